@@ -1,0 +1,195 @@
+"""The seam to the file system: what must be durable goes through here.
+
+Two classes, both small enough for a simulated disk to stand in for them. Calls that block are plain
+functions; the engine runs them off the event loop through :meth:`Disk.run`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
+
+from filelock import FileLock, Timeout
+
+from batcher.errors import LockedError, RunDirError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+class AppendFile(Protocol):
+    """A file that only grows."""
+
+    def write(self, data: bytes) -> None:
+        """Append all of ``data``. After an OSError some of it may be there: see ``truncate``."""
+        ...
+
+    def sync(self) -> None:
+        """Make everything written so far durable."""
+        ...
+
+    def truncate(self, size_bytes: int) -> None:
+        """Drop what follows the first ``size_bytes`` bytes."""
+        ...
+
+    def size_at_path(self) -> int | None:
+        """Size in bytes of what the *path* names now; None where that is no longer this file."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Disk(Protocol):
+    """What the ledger and the run directory need of a file system."""
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Call ``function`` off the loop, in the one thread that durable writes have to themselves."""
+        ...
+
+    def lock(self, path: Path) -> Callable[[], None]:
+        """Take the lock at ``path`` or raise LockedError; returns what releases it."""
+        ...
+
+    def open_append(self, path: Path) -> AppendFile: ...
+    def open_read(self, path: Path) -> BinaryIO: ...
+    def make_dirs(self, path: Path) -> None: ...
+    def size(self, path: Path) -> int | None:
+        """Size in bytes, or None where there is no such file."""
+        ...
+
+    def write_whole(self, path: Path, chunks: list[bytes]) -> None:
+        """Write a file that is whole or absent: temporary file, fsync, rename, directory fsync."""
+        ...
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename within one file system, making ``target``'s folder first. Not yet durable."""
+        ...
+
+    def sync_dir(self, path: Path) -> None:
+        """Make the names in a directory durable."""
+        ...
+
+    def remove(self, path: Path) -> None:
+        """Remove a file; one that is already gone is fine."""
+        ...
+
+    def list_dir(self, path: Path) -> list[str]:
+        """Names in a directory, sorted; none where there is no such directory."""
+        ...
+
+
+class LocalAppendFile:
+    """An append-only file descriptor on a local or shared file system."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def sync(self) -> None:
+        os.fsync(self._fd)
+
+    def truncate(self, size_bytes: int) -> None:
+        os.ftruncate(self._fd, size_bytes)
+
+    def size_at_path(self) -> int | None:
+        try:
+            there, ours = os.stat(self._path), os.fstat(self._fd)
+        except FileNotFoundError:
+            return None
+        same = (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+        return there.st_size if same else None
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class LocalDisk:
+    """The real thing."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batcher-disk")
+
+    async def run(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    def lock(self, path: Path) -> Callable[[], None]:
+        held = FileLock(path, fallback_to_soft=False, thread_local=False)
+        try:
+            held.acquire(blocking=False)
+        except Timeout:
+            raise LockedError(
+                f"{path.parent}: another run holds this run directory; wait for it, or choose "
+                "another with -o"
+            ) from None
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        return held.release
+
+    def open_append(self, path: Path) -> AppendFile:
+        return LocalAppendFile(path)
+
+    def open_read(self, path: Path) -> BinaryIO:
+        return path.open("rb")
+
+    def make_dirs(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+
+    def size(self, path: Path) -> int | None:
+        try:
+            return path.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write_whole(self, path: Path, chunks: list[bytes]) -> None:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.writelines(chunks)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        self.sync_dir(path.parent)
+
+    def rename(self, source: Path, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+
+    def sync_dir(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def list_dir(self, path: Path) -> list[str]:
+        try:
+            return sorted(os.listdir(path))
+        except FileNotFoundError:
+            return []
+
+
+def is_full(error: OSError) -> bool:
+    """Whether ``error`` says that there is no room left (disk, quota, or the file-size limit)."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def cannot_write(path: Path, error: OSError) -> RunDirError:
+    """``error`` in the words a user needs."""
+    return RunDirError(f"{path}: can't write: {error.strerror or error}")

@@ -1,0 +1,233 @@
+"""The error tree. Every error that leaves a room of this package is one of these.
+
+::
+
+    BatcherError
+    ├── UsageError             64   the options make no sense together
+    ├── InputError             65   the manifest or the ledger is bad; nothing was submitted
+    │   ├── ManifestError           rows with problems, all of them at once
+    │   └── LedgerError             a ledger that can't be read, or isn't ours to write
+    ├── UnreachableError       69   the API does not answer
+    ├── RunDirError            73   the run directory can't be written
+    ├── LockedError            75   another run holds the run directory
+    ├── CredentialsError       77   the token is missing or was refused
+    ├── StoppedError            3   stopped on purpose before the end (balance, limits)
+    ├── IncompleteError         1   the run ended, and some selected job is not done
+    ├── InterruptedRunError   130   SIGINT (143: SIGTERM)
+    ├── CallError                   one call to the API did not give what was asked for
+    │   ├── NotSent        transient   could not connect: nothing left this machine
+    │   ├── TurnedAway     transient   429, or 503 with Retry-After: surely not accepted
+    │   ├── Unavailable    transient   a GET met a 5xx, a time-out, a lost connection
+    │   ├── Rejected       permanent   a final answer for this one request
+    │   │   └── NotFound   permanent   404: unknown model, or unknown or expired request
+    │   ├── Refused        permanent   a final answer that concerns the whole run
+    │   │   ├── AuthRefused            401, 403, or the codes that mean the same
+    │   │   └── BalanceExhausted       402, or the code that means the same
+    │   └── OutcomeUnknown ambiguous   a POST that may have created a job
+    └── DownloadError               one output could not be fetched
+        ├── DownloadInterrupted transient   try again, from where it broke off
+        ├── UrlExpired          transient   ask the API for a fresh URL
+        └── DownloadRefused     permanent   a host, a size or a body that we don't accept
+
+``kind`` is decided where an error enters (the service and the downloader) and nowhere else.
+A call that is *transient* may be repeated, one that is *permanent* would fail again, and one that
+is *ambiguous* may have cost money: it is never repeated without the user's word.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROBLEMS_SHOWN = 50
+
+
+class Kind(StrEnum):
+    """What an error says about trying again."""
+
+    TRANSIENT = "transient"
+    PERMANENT = "permanent"
+    AMBIGUOUS = "ambiguous"
+
+
+class BatcherError(Exception):
+    """Root of the tree. ``str(error)`` is one or more lines fit for a user to read."""
+
+    exit_code: ClassVar[int] = 70
+
+
+class UsageError(BatcherError):
+    """Options that contradict each other or name nothing."""
+
+    exit_code = 64
+
+
+class InputError(BatcherError):
+    """The manifest or the ledger is bad. Nothing was submitted."""
+
+    exit_code = 65
+
+
+class ManifestError(InputError):
+    """Rows with problems. ``problems`` holds lines ``file:line: field: what is wrong``.
+
+    ``total`` counts all of them where ``problems`` was cut short.
+    """
+
+    def __init__(self, problems: Sequence[str], total: int | None = None) -> None:
+        self.problems = tuple(problems)
+        self.total = len(self.problems) if total is None else total
+        shown = list(self.problems[:PROBLEMS_SHOWN])
+        if self.total > len(shown):
+            shown.append(f"... and {self.total - len(shown)} more")
+        super().__init__("\n".join(shown))
+
+
+class LedgerError(InputError):
+    """A ledger that can't be read (``ledger.jsonl:LINE: what``) or is not ours to write."""
+
+
+class UnreachableError(BatcherError):
+    """No call to the API succeeded for as long as we were told to wait."""
+
+    exit_code = 69
+
+
+class RunDirError(BatcherError):
+    """The run directory can't be written."""
+
+    exit_code = 73
+
+
+class LockedError(BatcherError):
+    """Another run holds the run directory."""
+
+    exit_code = 75
+
+
+class CredentialsError(BatcherError):
+    """The token is missing or was refused."""
+
+    exit_code = 77
+
+
+class StoppedError(BatcherError):
+    """Stopped on purpose before the end; what was in flight was finished."""
+
+    exit_code = 3
+
+
+class IncompleteError(BatcherError):
+    """The run ended and some selected job is failed, unknown, cancelled or left over."""
+
+    exit_code = 1
+
+
+class InterruptedRunError(BatcherError):
+    """A signal ended the run; 128 + its number is the exit code."""
+
+    exit_code = 130
+
+
+class CallError(BatcherError):
+    """One call to the API did not give what was asked for.
+
+    ``http_status`` and ``error_code`` are the API's own where it gave any.
+    """
+
+    kind: ClassVar[Kind] = Kind.PERMANENT
+
+    def __init__(
+        self, message: str, *, http_status: int | None = None, error_code: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.http_status = http_status
+        self.error_code = error_code
+
+    @property
+    def code(self) -> int | str | None:
+        """The most telling number of the refusal: the API's code, else the HTTP status."""
+        return self.error_code if self.error_code is not None else self.http_status
+
+
+class NotSent(CallError):
+    """Could not connect, DNS or the TLS handshake failed: nothing left this machine."""
+
+    kind = Kind.TRANSIENT
+
+
+class TurnedAway(CallError):
+    """429, or 503 with ``Retry-After``. ``retry_after_s`` is None where no wait was named."""
+
+    kind = Kind.TRANSIENT
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        http_status: int | None = None,
+        error_code: int | None = None,
+    ) -> None:
+        super().__init__(message, http_status=http_status, error_code=error_code)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(CallError):
+    """A GET (or a cancel, which is idempotent) met a 5xx, a time-out or a lost connection."""
+
+    kind = Kind.TRANSIENT
+
+
+class Rejected(CallError):
+    """A final answer about this one request: it created nothing."""
+
+
+class NotFound(Rejected):
+    """404, or a code that means the same: unknown model, unknown or expired request."""
+
+
+class Refused(CallError):
+    """A final answer that concerns the whole run, not this job."""
+
+
+class AuthRefused(Refused):
+    """The token is missing, wrong or not allowed."""
+
+
+class BalanceExhausted(Refused):
+    """No balance is left."""
+
+
+class OutcomeUnknown(CallError):
+    """A POST that may have created, and charged for, a job."""
+
+    kind = Kind.AMBIGUOUS
+
+
+class DownloadError(BatcherError):
+    """One output could not be fetched."""
+
+    kind: ClassVar[Kind] = Kind.TRANSIENT
+
+
+class DownloadInterrupted(DownloadError):
+    """The transfer broke off or the server was not ready; try again from where it stopped."""
+
+
+class UrlExpired(DownloadError):
+    """The URL no longer serves the file: ask the API for the result again."""
+
+
+class DownloadRefused(DownloadError):
+    """A host, a size or a body that is not accepted. ``code`` is a word for the ledger."""
+
+    kind = Kind.PERMANENT
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code

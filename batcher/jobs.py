@@ -1,0 +1,215 @@
+"""The vocabulary: a job, its id, its canonical inputs, its output names, and an output's record."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from decimal import Decimal
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import msgspec
+
+EXPLICIT_ID_MAX_CHARS = 100
+SLUG_MAX_CHARS = 40
+HASH_CHARS = 16
+MATRIX_HASH_CHARS = 8
+MASK = "***"
+
+_EXPLICIT_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{EXPLICIT_ID_MAX_CHARS - 1}}}")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_PLAIN_EXPONENT_MAX = 30
+_SIGNING_PARAMETERS = frozenset(
+    "expires signature sig token policy key-pair-id awsaccesskeyid googleaccessid "
+    "se sp sv sr st spr skoid sktid skt ske sks skv hdnea hdnts".split()
+)
+_SIGNING_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "x-cos-", "q-sign")
+
+
+class Source(msgspec.Struct, frozen=True, gc=False):
+    """Where a row stands: ``file`` as the user would name it, ``line`` from 1."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class LocalMedia(msgspec.Struct, frozen=True):
+    """A local file in a media field. Sent inline as a ``data:`` URI, recorded by path and hash.
+
+    ``path`` is where the file is read from; ``shown`` is the path as the manifest wrote it.
+    """
+
+    path: str
+    shown: str
+    sha256: str
+    bytes: int
+    media_type: str
+
+    def record(self) -> dict[str, str]:
+        """What ledger and metadata hold of it."""
+        return {"path": self.shown, "sha256": self.sha256}
+
+
+class Artifact(msgspec.Struct, frozen=True, gc=False):
+    """One output file: ``path`` relative to the run directory (POSIX), size, SHA-256 in hex."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One generation to buy: a model and its inputs, typed and checked.
+
+    ``input`` holds JSON values and :class:`LocalMedia`. ``digest`` is :func:`input_digest` of model
+    and inputs. ``explicit`` says that the manifest named the job itself.
+    """
+
+    id: str
+    model: str
+    input: dict[str, Any]
+    meta: dict[str, Any]
+    source: Source
+    digest: str
+    explicit: bool = False
+
+
+def canonical(value: Any) -> Any:
+    """``value`` with every spelling of one input made the same (5, 5.0 and "5"; a re-signed URL)."""
+    if isinstance(value, str):
+        return _canonical_text(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return _canonical_number(repr(value)) if _NUMBER.fullmatch(repr(value)) else repr(value)
+    if isinstance(value, LocalMedia):
+        return f"sha256:{value.sha256}"
+    if isinstance(value, list):
+        return [canonical(item) for item in value]
+    if isinstance(value, dict):
+        if value.keys() == {"path", "sha256"}:
+            return f"sha256:{value['sha256']}"
+        return {key: canonical(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def _canonical_text(text: str) -> str:
+    if _NUMBER.fullmatch(text):
+        return _canonical_number(text)
+    if text.startswith("data:"):
+        return f"sha256:{_data_uri_sha256(text)}"
+    if text.startswith(("http://", "https://")):
+        return _without_signature(text)
+    return text.lower() if text.lower() in ("true", "false") else text
+
+
+def _canonical_number(text: str) -> str:
+    number = Decimal(text).normalize()
+    if not number:
+        return "0"
+    plain = abs(number.adjusted()) <= _PLAIN_EXPONENT_MAX
+    return format(number, "f") if plain else str(number)
+
+
+def input_digest(model: str, inputs: dict[str, Any]) -> str:
+    """16 hex digits of the SHA-256 over model and canonical inputs: what makes two rows one job."""
+    return _digest({"model": model, "input": canonical(inputs)}, HASH_CHARS)
+
+
+def matrix_digest(values: dict[str, Any]) -> str:
+    """What tells apart the jobs that a matrix makes of one explicit id."""
+    return _digest(canonical(values), MATRIX_HASH_CHARS)
+
+
+def _digest(value: Any, chars: int) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:chars]
+
+
+def slug(text: str) -> str:
+    """``text`` as up to 40 lower-case ASCII letters, digits and single dashes; "job" if none remain."""
+    ascii_text = unicodedata.normalize("NFKD", text[: 4 * SLUG_MAX_CHARS]).encode("ascii", "ignore")
+    words = re.sub(r"[^a-z0-9]+", "-", ascii_text.decode().lower()).strip("-")
+    return words[:SLUG_MAX_CHARS].rstrip("-") or "job"
+
+
+def generated_id(inputs: dict[str, Any], digest: str) -> str:
+    """The id of a job that the manifest doesn't name: slug of its prompt, then its digest."""
+    prompt = inputs.get("prompt")
+    return f"{slug(prompt if isinstance(prompt, str) else '')}-{digest}"
+
+
+def explicit_id_problem(text: str) -> str | None:
+    """What is wrong with an explicit id, with a suggestion; None where nothing is."""
+    if _EXPLICIT_ID.fullmatch(text):
+        return None
+    suggestion = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("-._")[:EXPLICIT_ID_MAX_CHARS]
+    return (
+        f"{text[:EXPLICIT_ID_MAX_CHARS]!r} is not a usable id (letters, digits, '.', '_', '-', up to "
+        f"{EXPLICIT_ID_MAX_CHARS} characters, beginning with a letter or digit); "
+        f"try {suggestion or 'job-1'!r}"
+    )
+
+
+def output_name(job_id: str, index: int, count: int, extension: str) -> str:
+    """File name of output ``index`` of ``count``: ``cat.mp4``, or ``cat.0.png``, ``cat.1.png``."""
+    return f"{job_id}{extension}" if count == 1 else f"{job_id}.{index}{extension}"
+
+
+def _is_signing(parameter: str) -> bool:
+    name = parameter.lower()
+    return name in _SIGNING_PARAMETERS or name.startswith(_SIGNING_PREFIXES)
+
+
+def _without_signature(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url
+    kept = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if not _is_signing(k)]
+    return url if not parts.query else urlunsplit(parts._replace(query=urlencode(kept)))
+
+
+def mask_url(url: str) -> str:
+    """``url`` with the values of parameters that only sign it replaced by ``***``."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    if not any(_is_signing(key) for key, _ in pairs):
+        return url
+    masked = [(key, MASK if _is_signing(key) else value) for key, value in pairs]
+    return urlunsplit(parts._replace(query=urlencode(masked, safe="*")))
+
+
+def recorded(value: Any) -> Any:
+    """``value`` as ledger, metadata and report hold it: no megabytes, no signatures."""
+    if isinstance(value, str):
+        if value.startswith("data:"):
+            return {"path": value[:40].split(",")[0], "sha256": _data_uri_sha256(value)}
+        return mask_url(value) if value.startswith(("http://", "https://")) else value
+    if isinstance(value, LocalMedia):
+        return value.record()
+    if isinstance(value, list):
+        return [recorded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: recorded(item) for key, item in value.items()}
+    return value
+
+
+def _data_uri_sha256(uri: str) -> str:
+    """The SHA-256 of what a data URI holds, so that it is the same input as the file it came from."""
+    import base64
+    import binascii
+    from urllib.parse import unquote_to_bytes
+
+    head, _, payload = uri.partition(",")
+    try:
+        content = base64.b64decode(payload) if head.endswith(";base64") else unquote_to_bytes(payload)
+    except binascii.Error:
+        content = uri.encode()
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,74 @@
+"""All that knows the RunComfy Model API. :class:`Service` is what the engine sees of it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+
+class Phase(StrEnum):
+    """What a request's status word means. The engine decides by this, never by the word."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNRECOGNISED = "unrecognised"
+    """A word that nobody documented: not terminal and not an error."""
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing will change any more."""
+        return self in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
+
+
+class Result(msgspec.Struct, frozen=True):
+    """An answer about a request. ``word`` is the API's own status word.
+
+    ``urls`` are the outputs in the order of the answer, unchecked: they are the server's word.
+    ``message`` and ``error_code`` tell of a failure; ``cost_usd`` is None where none was reported.
+    """
+
+    phase: Phase
+    word: str
+    urls: tuple[str, ...] = ()
+    cost_usd: float | None = None
+    queue_position: int | None = None
+    message: str | None = None
+    error_code: int | None = None
+
+
+class CancelOutcome(StrEnum):
+    """What became of a request to cancel."""
+
+    CANCELLED = "cancelled"
+    NOT_CANCELLABLE = "not_cancellable"
+
+
+class Service(Protocol):
+    """The Model API. Each call is one HTTP exchange; none retries. Errors are CallErrors."""
+
+    async def submit(self, model: str, body: bytes) -> str:
+        """POST one job and return its request id, checked to be safe in a path.
+
+        Never repeat it after OutcomeUnknown: a second POST is a second charge.
+        Raises NotSent, TurnedAway, Rejected, NotFound, AuthRefused, BalanceExhausted,
+        OutcomeUnknown.
+        """
+        ...
+
+    async def result(self, request_id: str) -> Result:
+        """Ask for a request's result; before it is terminal, its status. May be repeated.
+
+        A 200 whose body has an ``error_code`` is a Result in phase FAILED unless the code means
+        not found, auth or balance.
+        Raises NotSent, TurnedAway, Unavailable, NotFound, AuthRefused, BalanceExhausted.
+        """
+        ...
+
+    async def cancel(self, request_id: str) -> CancelOutcome:
+        """Ask to cancel a request that is still queued. May be repeated. Raises like ``result``."""
+        ...
