@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from batcher.errors import LockedError, RunDirError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class Disk(Protocol):
         """Size in bytes, or None where there is no such file."""
         ...
 
-    def write_whole(self, path: Path, chunks: list[bytes]) -> None:
+    def write_whole(self, path: Path, chunks: Iterable[bytes]) -> None:
         """Write a file that is whole or absent: temporary file, fsync, rename, directory fsync."""
         ...
 
@@ -151,7 +151,7 @@ class LocalDisk:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def write_whole(self, path: Path, chunks: list[bytes]) -> None:
+    def write_whole(self, path: Path, chunks: Iterable[bytes]) -> None:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as file:

@@ -27,6 +27,7 @@
     └── DownloadError               one output could not be fetched
         ├── DownloadInterrupted transient   try again, from where it broke off
         ├── UrlExpired          transient   ask the API for a fresh URL
+        ├── DownloadStalled     transient   tried for as long as allowed without a byte of progress
         └── DownloadRefused     permanent   a host, a size or a body that we don't accept
 
 ``kind`` is decided where an error enters (the service and the downloader) and nowhere else.
@@ -221,6 +222,15 @@ class DownloadInterrupted(DownloadError):
 
 class UrlExpired(DownloadError):
     """The URL no longer serves the file: ask the API for the result again."""
+
+
+class DownloadStalled(DownloadError):
+    """Retried for as long as allowed without a byte of progress. A later run may fare better.
+
+    ``code`` is a word for the ledger.
+    """
+
+    code: ClassVar[str] = "stalled"
 
 
 class DownloadRefused(DownloadError):

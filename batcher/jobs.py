@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from decimal import Decimal
+from collections.abc import Callable
+from decimal import MAX_EMAX, MIN_EMIN, Context
+from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote_plus
 
 import msgspec
 
@@ -18,11 +20,17 @@ MATRIX_HASH_CHARS = 8
 MASK = "***"
 
 _EXPLICIT_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{EXPLICIT_ID_MAX_CHARS - 1}}}")
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,39})(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,4})?")
+_EXACT = Context(prec=100, Emax=MAX_EMAX, Emin=MIN_EMIN)
+_DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[^,;\s]+)*,", re.ASCII)
+_HAS_SPELLINGS = re.compile(r"[-0-9\[]|data:|https?:|true|false", re.IGNORECASE)
 _PLAIN_EXPONENT_MAX = 30
 _SIGNING_PARAMETERS = frozenset(
-    "expires signature sig token policy key-pair-id awsaccesskeyid googleaccessid "
-    "se sp sv sr st spr skoid sktid skt ske sks skv hdnea hdnts".split()
+    {"expires", "signature", "sig", "token", "policy", "key-pair-id", "awsaccesskeyid", "googleaccessid"}
+    | {"hdnea", "hdnts"}
+)
+_SIGNING_BESIDE_SIG = frozenset(
+    {"se", "sp", "sv", "sr", "st", "spr", "skoid", "sktid", "skt", "ske", "sks", "skv"}
 )
 _SIGNING_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "x-cos-", "q-sign")
 
@@ -81,11 +89,11 @@ class Job(msgspec.Struct, frozen=True):
 def canonical(value: Any) -> Any:
     """``value`` with every spelling of one input made the same (5, 5.0 and "5"; a re-signed URL)."""
     if isinstance(value, str):
-        return _canonical_text(value)
+        return value if _HAS_SPELLINGS.match(value) is None else _canonical_text(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        return _canonical_number(repr(value)) if _NUMBER.fullmatch(repr(value)) else repr(value)
+        return _canonical_text(repr(value))
     if isinstance(value, LocalMedia):
         return f"sha256:{value.sha256}"
     if isinstance(value, list):
@@ -97,22 +105,34 @@ def canonical(value: Any) -> Any:
     return value
 
 
-def _canonical_text(text: str) -> str:
+def _canonical_text(text: str) -> str | list[Any]:
     if _NUMBER.fullmatch(text):
         return _canonical_number(text)
-    if text.startswith("data:"):
+    if _DATA_URI.match(text):
         return f"sha256:{_data_uri_sha256(text)}"
     if text.startswith(("http://", "https://")):
         return _without_signature(text)
+    if text.startswith("["):
+        return _canonical_array(text)
     return text.lower() if text.lower() in ("true", "false") else text
 
 
+@lru_cache(maxsize=4096)
 def _canonical_number(text: str) -> str:
-    number = Decimal(text).normalize()
+    number = _EXACT.create_decimal(text).normalize(_EXACT)
     if not number:
         return "0"
     plain = abs(number.adjusted()) <= _PLAIN_EXPONENT_MAX
     return format(number, "f") if plain else str(number)
+
+
+def _canonical_array(text: str) -> str | list[Any]:
+    """A table's cell writes a list as JSON: the same input as the list itself."""
+    try:
+        items = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return text
+    return [canonical(item) for item in items]
 
 
 def input_digest(model: str, inputs: dict[str, Any]) -> str:
@@ -138,7 +158,7 @@ def slug(text: str) -> str:
 
 def generated_id(inputs: dict[str, Any], digest: str) -> str:
     """The id of a job that the manifest doesn't name: slug of its prompt, then its digest."""
-    prompt = inputs.get("prompt")
+    prompt = canonical(inputs.get("prompt"))
     return f"{slug(prompt if isinstance(prompt, str) else '')}-{digest}"
 
 
@@ -159,37 +179,43 @@ def output_name(job_id: str, index: int, count: int, extension: str) -> str:
     return f"{job_id}{extension}" if count == 1 else f"{job_id}.{index}{extension}"
 
 
-def _is_signing(parameter: str) -> bool:
-    name = parameter.lower()
-    return name in _SIGNING_PARAMETERS or name.startswith(_SIGNING_PREFIXES)
+def _signing_in(pairs: list[str]) -> set[str]:
+    """Those of a query's ``name=value`` pairs that only sign it.
+
+    Azure's parameters have names too short to mean anything without their ``sig``.
+    """
+    named = {pair: unquote_plus(pair.partition("=")[0]).lower() for pair in pairs}
+    azure = _SIGNING_BESIDE_SIG if "sig" in named.values() else frozenset()
+    names = _SIGNING_PARAMETERS | azure
+    return {p for p, name in named.items() if name in names or name.startswith(_SIGNING_PREFIXES)}
+
+
+def _map_signing(url: str, change: Callable[[str], str | None]) -> str:
+    """``url`` with ``change`` made to each parameter that only signs it (None drops it)."""
+    head, hash_mark, fragment = url.partition("#")
+    base, _, query = head.partition("?")
+    pairs = query.split("&")
+    signing = _signing_in(pairs)
+    if not signing:
+        return url
+    changed = [change(pair) if pair in signing else pair for pair in pairs]
+    kept = "&".join(pair for pair in changed if pair is not None)
+    return f"{base}{'?' if kept else ''}{kept}{hash_mark}{fragment}"
 
 
 def _without_signature(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return url
-    kept = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if not _is_signing(k)]
-    return url if not parts.query else urlunsplit(parts._replace(query=urlencode(kept)))
+    return _map_signing(url, lambda pair: None) if "?" in url else url
 
 
 def mask_url(url: str) -> str:
     """``url`` with the values of parameters that only sign it replaced by ``***``."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return url
-    pairs = parse_qsl(parts.query, keep_blank_values=True)
-    if not any(_is_signing(key) for key, _ in pairs):
-        return url
-    masked = [(key, MASK if _is_signing(key) else value) for key, value in pairs]
-    return urlunsplit(parts._replace(query=urlencode(masked, safe="*")))
+    return _map_signing(url, lambda pair: f"{pair.partition('=')[0]}={MASK}") if "?" in url else url
 
 
 def recorded(value: Any) -> Any:
     """``value`` as ledger, metadata and report hold it: no megabytes, no signatures."""
     if isinstance(value, str):
-        if value.startswith("data:"):
+        if _DATA_URI.match(value):
             return {"path": value[:40].split(",")[0], "sha256": _data_uri_sha256(value)}
         return mask_url(value) if value.startswith(("http://", "https://")) else value
     if isinstance(value, LocalMedia):
@@ -204,12 +230,11 @@ def recorded(value: Any) -> Any:
 def _data_uri_sha256(uri: str) -> str:
     """The SHA-256 of what a data URI holds, so that it is the same input as the file it came from."""
     import base64
-    import binascii
     from urllib.parse import unquote_to_bytes
 
     head, _, payload = uri.partition(",")
     try:
         content = base64.b64decode(payload) if head.endswith(";base64") else unquote_to_bytes(payload)
-    except binascii.Error:
+    except ValueError:
         content = uri.encode()
     return hashlib.sha256(content).hexdigest()

@@ -112,7 +112,7 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
     meta: dict[str, Any] | None = None
     source: str | None = None
     digest: str | None = None
-    price_usd: float | None | UnsetType = UNSET
+    price_usd: float | UnsetType | None = UNSET
     request_id: str | None = None
     reason: str | None = None
     cost_usd: float | None = None
@@ -122,12 +122,11 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
     message: str | None = None
 
 
-class RunEvent(msgspec.Struct, omit_defaults=True):
+class RunEvent(msgspec.Struct, omit_defaults=True, tag_field="event", tag="run"):
     """The ledger line that opens a run or, with ``ended``, closes it."""
 
     run: str
     at: str
-    event: EventName = EventName.RUN
     manifest: str | None = None
     api: str | None = None
     version: int | str | None = None
@@ -140,7 +139,6 @@ class RunEvent(msgspec.Struct, omit_defaults=True):
     ended: bool = False
     exit_code: int | None = None
     counts: dict[str, int] | None = None
-
 
 
 class Record(msgspec.Struct, gc=False):
@@ -175,6 +173,7 @@ class Snapshot:
     def __init__(self) -> None:
         self.records: dict[str, Record] = {}
         self.last_run: RunEvent | None = None
+        self.ended = False
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
         self.orphaned = 0
         self.spent_usd = 0.0
@@ -191,6 +190,7 @@ class Snapshot:
 
     def apply_run(self, event: RunEvent) -> None:
         """Take in a line about a run."""
+        self.ended = event.ended
         if not event.ended:
             self.last_run = event
 
@@ -202,7 +202,7 @@ class Snapshot:
         record = self.records.get(event.job)
         before = record.state if record is not None else State.PENDING
         if event.event in (EventName.ORPHANED, EventName.RELISTED):
-            return self._relist(event.job, event.event is EventName.ORPHANED)
+            return self._relist(record, event)
         after = next_state(before, event.event)
         if record is None:
             record = self.records[event.job] = Record()
@@ -214,8 +214,10 @@ class Snapshot:
             self.counts[after] += 1
         return record
 
-    def _relist(self, job_id: str, orphaned: bool) -> Record:
-        record = self.records[job_id]
+    def _relist(self, record: Record | None, event: Event) -> Record:
+        orphaned = event.event is EventName.ORPHANED
+        if record is None:
+            raise IllegalTransition(f"a job that was never submitted can't be {event.event}")
         if record.orphaned != orphaned:
             sign = -1 if orphaned else 1
             record.orphaned = orphaned

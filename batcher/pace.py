@@ -1,4 +1,8 @@
-"""When to try, poll and admit: pure decisions on numbers, a clock reading and an rng."""
+"""When to try, poll and admit: pure decisions on numbers, a clock reading and an rng.
+
+Nothing here sleeps or reads a clock: the engine passes ``now_s`` (monotonic seconds) in and sleeps for
+what it gets back, so a day of pacing is tested in no time.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from random import Random
+
+GATE_BASE_S = 1.0
+GATE_CAP_S = 60.0
+REACH_BASE_S = 0.5
+REACH_CAP_S = 5.0
+SPREAD_CAP_S = 1.0
+POLL_FIRST_S = 1.0
+POLL_GROWTH = 0.3
+POLL_MIN_S = 0.5
+POLL_MAX_S = 20.0
+POLL_JITTER = 0.1
 
 
 def full_jitter_s(attempt: int, rng: Random, *, base_s: float, cap_s: float) -> float:
@@ -15,3 +30,87 @@ def full_jitter_s(attempt: int, rng: Random, *, base_s: float, cap_s: float) -> 
     """
     ceiling_s = min(cap_s, base_s * 2.0 ** min(attempt, 60))
     return rng.uniform(0.0, ceiling_s)
+
+
+class Gate:
+    """One gate for all calls to the API, so that a 429 pauses everybody once and a herd never forms.
+
+    A wait that the server named is kept to the full; where it named none, or can't be reached, the
+    pauses grow with each refusal in a row.
+    """
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._open_at_s = 0.0
+        self._spread_s = 0.0
+        self._refusals = 0
+        self._misses = 0
+
+    def delay_s(self, now_s: float) -> float:
+        """Seconds until a call may go out: 0 where the gate is open.
+
+        A closed gate adds a little of its own for each caller, so that they don't leave as one.
+        """
+        if now_s >= self._open_at_s:
+            return 0.0
+        return self._open_at_s - now_s + self._rng.uniform(0.0, self._spread_s)
+
+    def turned_away(self, now_s: float, retry_after_s: float | None) -> float:
+        """The API turned a call away: close, and return for how many seconds."""
+        pause_s = retry_after_s
+        if pause_s is None:
+            pause_s = GATE_BASE_S + full_jitter_s(
+                self._refusals, self._rng, base_s=GATE_BASE_S, cap_s=GATE_CAP_S
+            )
+        self._refusals += 1
+        return self._close(now_s, pause_s)
+
+    def unreachable(self, now_s: float) -> float:
+        """The API could not be reached: close for a moment that grows with each miss in a row."""
+        pause_s = full_jitter_s(self._misses, self._rng, base_s=REACH_BASE_S, cap_s=REACH_CAP_S)
+        self._misses += 1
+        return self._close(now_s, pause_s)
+
+    def answered(self) -> None:
+        """The API answered a call: refusals and misses are no longer in a row."""
+        self._refusals = self._misses = 0
+
+    def _close(self, now_s: float, pause_s: float) -> float:
+        self._open_at_s = max(self._open_at_s, now_s + pause_s)
+        self._spread_s = min(SPREAD_CAP_S, pause_s)
+        return pause_s
+
+
+class RateLimit:
+    """At most ``per_s`` submissions a second, evenly spaced (the generic cell rate algorithm)."""
+
+    def __init__(self, per_s: float | None) -> None:
+        self._interval_s = 1.0 / per_s if per_s else 0.0
+        self._next_s = 0.0
+
+    def reserve_s(self, now_s: float) -> float:
+        """Take the next place in line; returns the seconds until it comes."""
+        due_s = max(self._next_s, now_s)
+        self._next_s = due_s + self._interval_s
+        return due_s - now_s
+
+
+class PollSchedule:
+    """When to ask for a result: at a fixed interval, or at steps that grow with the request's age."""
+
+    def __init__(self, rng: Random, interval_s: float | None = None) -> None:
+        self._rng = rng
+        self._interval_s = interval_s
+
+    def first_s(self) -> float:
+        """Seconds from the answer of the POST to the first poll."""
+        return self._jittered(self._interval_s or POLL_FIRST_S)
+
+    def next_s(self, age_s: float) -> float:
+        """Seconds from a poll that found nothing, ``age_s`` after the POST, to the next one."""
+        if self._interval_s is not None:
+            return self._jittered(self._interval_s)
+        return self._jittered(min(max(age_s * POLL_GROWTH, POLL_MIN_S), POLL_MAX_S))
+
+    def _jittered(self, delay_s: float) -> float:
+        return delay_s * self._rng.uniform(1.0 - POLL_JITTER, 1.0 + POLL_JITTER)

@@ -64,8 +64,9 @@ class Service(Protocol):
         """Ask for a request's result; before it is terminal, its status. May be repeated.
 
         A 200 whose body has an ``error_code`` is a Result in phase FAILED unless the code means
-        not found, auth or balance.
-        Raises NotSent, TurnedAway, Unavailable, NotFound, AuthRefused, BalanceExhausted.
+        not found, auth or balance. No other error says that the request failed: a plain Rejected
+        (a redirect, a 400) is about the asking.
+        Raises NotSent, TurnedAway, Unavailable, Rejected, NotFound, AuthRefused, BalanceExhausted.
         """
         ...
 

@@ -1,0 +1,41 @@
+# Everything sets itself up in .venv, from nothing but Python 3.11 or newer, make and git.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SEEDS ?= 300
+.DEFAULT_GOAL := help
+
+.PHONY: help setup demo test lint bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+setup: $(READY)  ## make .venv with everything in it
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; \
+	sys.exit(0 if v >= (3, 11) else "batcher needs Python 3.11 or newer, and %s is %d.%d: make PYTHON=python3.11 ..." % (sys.executable, v[0], v[1]))'
+	@echo "setting up $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## run a real batch against the embedded sandbox
+	@$(BIN)/batcher run manifests/quickstart.yaml --sandbox -o output/demo
+	@echo
+	@echo "Type it again: nothing is bought twice. Or start over with: rm -r output/demo"
+
+test: $(READY)  ## run all tests
+	@$(BIN)/python -m pytest -q -n auto --cov --cov-report=term --cov-fail-under=95
+
+lint: $(READY)  ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(READY)  ## measure, and print ratios
+	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:  ## remove .venv and caches, not outputs
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*

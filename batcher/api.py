@@ -1,0 +1,128 @@
+"""``batcher`` from Python: the same engine, no signal handlers, no questions, progress off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+from batcher import app
+from batcher.disk import LocalDisk
+from batcher.errors import BatcherError, IncompleteError
+from batcher.ledger import read_snapshot
+from batcher.manifest import Overrides
+from batcher.options import DEFAULT_MAX_FILE_BYTES, Host, Money, Options, SandboxOptions, Trust
+from batcher.plan import DEFAULT_MAX_ATTEMPTS, Plan, Policy, Selection
+from batcher.runner import DEFAULT_CONCURRENCY, DEFAULT_DOWNLOADS, DEFAULT_JOB_TIMEOUT_S, Pace
+from batcher.runner.line import DEFAULT_OUTAGE_S
+from batcher.runner.view import Observer, Silence
+from batcher.summary import Status, Summary, status_of
+
+
+class RunOptions(TypedDict, total=False):
+    """What ``run`` and ``plan`` take besides the manifest: the options of the command line.
+
+    Durations are seconds, sizes bytes, money USD. ``yes`` buys also while jobs already paid for have
+    left the manifest. ``observer`` is told how the run goes.
+    """
+
+    output: str | PathLike[str] | None
+    model: str | None
+    set: Mapping[str, str]
+    skip_invalid: bool
+    limit: int | None
+    only: str | Iterable[str] | None
+    shard: tuple[int, int] | None
+    retry_failed: bool
+    retry_unknown: bool
+    redo: bool
+    max_attempts: int
+    concurrency: int
+    downloads: int
+    rate_per_s: float | None
+    poll_interval_s: float | None
+    job_timeout_s: float | None
+    outage_timeout_s: float
+    max_cost_usd: float | None
+    assume_price_usd: float | None
+    max_failures: float | None
+    yes: bool
+    allow_hosts: Iterable[str]
+    max_file_bytes: int
+    sandbox: bool | SandboxOptions
+    observer: Observer
+
+
+async def run(manifest: str | PathLike[str], **options: Unpack[RunOptions]) -> Summary:
+    """Run ``manifest`` to its end; resumes whatever the run directory already holds.
+
+    Returns the summary where the run came to its end, also if some jobs failed: see its
+    ``exit_code`` (0 or 1) and :func:`raise_if_incomplete`. Raises a BatcherError where nothing ran,
+    or where the run stopped early; then its ``summary`` attribute holds the summary, if any.
+    Cancelling the awaiting task stops at once; what was paid for is in the ledger all the same.
+    """
+    host = Host(observer=options.get("observer", Silence()))
+    return await app.run(_options(manifest, options), host)
+
+
+async def plan(manifest: str | PathLike[str], **options: Unpack[RunOptions]) -> Plan:
+    """What :func:`run` would do; spends nothing, writes nothing. Raises like it."""
+    return (await app.plan(_options(manifest, options), Host())).plan
+
+
+def status(run_dir: str | PathLike[str]) -> Status:
+    """What the ledger of ``run_dir`` says, live or at rest. Raises LedgerError."""
+    snapshot, tail = read_snapshot(Path(run_dir), LocalDisk())
+    return status_of(Path(run_dir), snapshot, tail)
+
+
+def raise_if_incomplete(summary: Summary) -> None:
+    """Raise IncompleteError where some selected job is not done."""
+    if summary.exit_code:
+        raise IncompleteError(f"{summary.total - summary.done} of {summary.total} jobs are not done")
+
+
+def _options(manifest: str | PathLike[str], given: RunOptions) -> Options:
+    output = given.get("output")
+    sandbox = given.get("sandbox", False)
+    only = given.get("only")
+    return Options(
+        manifest=Path(manifest),
+        output=Path(output) if output is not None else None,
+        overrides=Overrides(model=given.get("model"), set=dict(given.get("set", {}))),
+        skip_invalid=given.get("skip_invalid", False),
+        selection=Selection(
+            given.get("limit"),
+            only if only is None or isinstance(only, str) else frozenset(only),
+            given.get("shard"),
+        ),
+        policy=Policy(
+            given.get("retry_failed", False),
+            given.get("retry_unknown", False),
+            given.get("redo", False),
+            given.get("max_attempts", DEFAULT_MAX_ATTEMPTS),
+        ),
+        pace=_pace(given),
+        money=Money(
+            max_cost_usd=given.get("max_cost_usd"),
+            assume_price_usd=given.get("assume_price_usd"),
+            max_failures=given.get("max_failures"),
+            assume_yes=given.get("yes", False),
+        ),
+        trust=Trust(
+            tuple(given.get("allow_hosts", ())), given.get("max_file_bytes", DEFAULT_MAX_FILE_BYTES)
+        ),
+        sandbox=SandboxOptions() if sandbox is True else sandbox or None,
+    )
+
+
+def _pace(given: RunOptions) -> Pace:
+    return Pace(
+        concurrency=given.get("concurrency", DEFAULT_CONCURRENCY),
+        downloads=given.get("downloads", DEFAULT_DOWNLOADS),
+        rate_per_s=given.get("rate_per_s"),
+        poll_interval_s=given.get("poll_interval_s"),
+        job_timeout_s=given.get("job_timeout_s", DEFAULT_JOB_TIMEOUT_S),
+        outage_timeout_s=given.get("outage_timeout_s", DEFAULT_OUTAGE_S),
+    )

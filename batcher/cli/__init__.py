@@ -1,0 +1,134 @@
+"""The command line: parse, wire, map errors to exit codes. Heavy rooms are imported where needed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batcher.cli.run_options import options_from, planning_options, running_options
+from batcher.errors import BatcherError
+
+if TYPE_CHECKING:
+    from batcher.runner.view import Observer
+
+EX_USAGE = 64
+EX_SOFTWARE = 70
+SIGINT_EXIT = 130
+FOLLOW_EVERY_S = 1.0
+RUN_DIR = click.Path(path_type=Path, file_okay=False)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="batcher")
+def cli() -> None:
+    """Run batches of generations on the RunComfy Model API: plan, submit, poll, download, resume.
+
+    \b
+    Try it without an account:
+      batcher init && batcher run manifest.yaml --sandbox
+    """
+
+
+@cli.command()
+@planning_options
+@running_options
+def run(**given: Any) -> int:
+    """Plan MANIFEST, then submit, poll, download; resumes whatever the run directory holds."""
+    from batcher.cli.run_command import run_manifest
+
+    return run_manifest(options_from(given), given)
+
+
+@cli.command()
+@planning_options
+def plan(**given: Any) -> int:
+    """Say what `run` would do with MANIFEST, and what it may cost. Spends nothing."""
+    from batcher.cli.run_command import plan_manifest
+
+    return plan_manifest(options_from(given), given)
+
+
+@cli.command()
+@click.argument("run_dir", type=RUN_DIR)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--list", "states", metavar="STATE,...", help="One JSON line per job in these states.")
+@click.option("--follow", is_flag=True, help="Go on until the run ends.")
+def status(run_dir: Path, as_json: bool, states: str | None, follow: bool) -> int:
+    """Say what the ledger says, live or at rest. Never writes; needs no network."""
+    from batcher.cli.read_commands import show_status
+
+    return show_status(run_dir, as_json=as_json, states=states, follow=follow)
+
+
+@cli.command()
+@click.argument("run_dir", type=RUN_DIR)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def verify(run_dir: Path, as_json: bool) -> int:
+    """Re-hash every output against the ledger; exits 1 where it finds damage."""
+    from batcher.cli.read_commands import verify_outputs
+
+    return verify_outputs(run_dir, as_json=as_json)
+
+
+@cli.command()
+@click.argument("run_dir", type=RUN_DIR)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def cancel(run_dir: Path, as_json: bool) -> int:
+    """Cancel what is still queued remotely. What already runs can't be cancelled."""
+    from batcher.cli.remote_commands import cancel_queued
+
+    return cancel_queued(run_dir, as_json=as_json)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default="manifest.yaml")
+def init(file: Path) -> int:
+    """Write a commented starter manifest to FILE."""
+    from batcher.cli.starter import write_starter
+
+    return write_starter(file)
+
+
+@cli.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=8899, show_default=True)
+@click.option("--speed", type=click.FloatRange(min=0.01), default=1.0, show_default=True)
+@click.option("--faults", type=click.FloatRange(0, 1), default=0.0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--balance", type=float, help="USD that can run out.")
+@click.option("--rate", type=float, help="Calls a second before it answers 429.")
+@click.option("--state", type=click.Path(path_type=Path, dir_okay=False), help="Keep requests here.")
+def sandbox(**given: Any) -> int:
+    """Serve a local stand-in for the Model API until Ctrl-C."""
+    from batcher.cli.remote_commands import serve_sandbox
+
+    return serve_sandbox(given)
+
+
+def main() -> None:
+    """The console script: exit codes are those of the README's table, and no traceback ever shows."""
+    try:
+        code = cli(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.exceptions.Abort:
+        code = SIGINT_EXIT
+    except click.ClickException as error:
+        error.show()
+        code = EX_USAGE
+    except BatcherError as error:
+        click.echo(f"batcher: {error}", err=True)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = SIGINT_EXIT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:  # noqa: BLE001 - the last line of defence
+        click.echo(f"batcher: internal error: {type(error).__name__}: {error}", err=True)
+        code = EX_SOFTWARE
+    sys.exit(code or 0)

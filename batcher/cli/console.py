@@ -1,0 +1,178 @@
+"""What the commands say, in words: plans, summaries, states."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from batcher.lifecycle import Snapshot, Stage, State
+from batcher.plan import Bucket, Plan
+from batcher.summary import Status, Summary
+
+PROBLEMS_SHOWN = 10
+GENERATIONS_PAGE = "the Generations page of your RunComfy account"
+
+_BUCKET_WORDS = {
+    Bucket.NEW: "to submit",
+    Bucket.EDITED: "to submit after an edit",
+    Bucket.RETRY: "to try again",
+    Bucket.REDO: "to buy again",
+    Bucket.RESUME: "running at the API, to be watched",
+    Bucket.COLLECT: "generated, to be downloaded",
+    Bucket.DONE: "done",
+    Bucket.FAILED: "failed, left alone",
+    Bucket.UNKNOWN: "unknown, left alone",
+    Bucket.CANCELLED: "cancelled, left alone",
+    Bucket.EXHAUSTED: "out of attempts, left alone",
+}
+
+
+def money(usd: float | None) -> str:
+    """An amount for people: ``$12.60``; unknown stays unknown."""
+    return "unknown" if usd is None else f"${usd:,.2f}"
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: ``4.2 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def plan_lines(plan: Plan, run_dir: Path, spent_usd: float = 0.0) -> Iterator[str]:
+    """A plan: each bucket with its count, its price, and some examples with the reason."""
+    yield f"{plan.selected} of {plan.total} jobs selected, run directory {run_dir}"
+    for bucket in Bucket:
+        total = plan.buckets.get(bucket)
+        if total is None:
+            continue
+        price = ""
+        if total.buys:
+            price = f"  {money(None if total.unpriced else total.price_usd)}"
+        yield f"  {total.count:>7}  {_BUCKET_WORDS[bucket]}{price}"
+        for job_id, reason in total.examples:
+            yield f"             {job_id}: {reason}"
+    yield from _asides(plan)
+    if plan.to_buy:
+        yield f"estimated cost of {plan.to_buy} jobs: {money(plan.estimated_cost_usd)}"
+    if spent_usd:
+        yield f"already spent in this run directory: {money(spent_usd)}"
+
+
+def _asides(plan: Plan) -> Iterator[str]:
+    if plan.duplicates:
+        yield f"  {plan.duplicates:>7}  duplicates of other rows, run once"
+    if plan.invalid:
+        yield f"  {plan.invalid:>7}  invalid rows, left out"
+    if plan.orphans:
+        yield f"  {len(plan.orphans):>7}  no longer in the manifest ({plan.left_paid} of them paid for)"
+
+
+def status_lines(status: Status) -> Iterator[str]:
+    """A status, and what it cost."""
+    live = ", a run is under way" if status.live else ""
+    yield f"{status.batch}: {status.done} of {status.total} jobs done{live}"
+    for state in State:
+        count = getattr(status, state.value)
+        if count:
+            extra = f" ({status.submitting} being submitted now)" if (
+                state is State.UNKNOWN and status.submitting
+            ) else ""
+            yield f"  {count:>7}  {state}{extra}"
+    if status.orphaned:
+        yield f"  {status.orphaned:>7}  no longer in the manifest"
+    yield f"  {size(status.bytes)} in {Path(status.run_dir) / 'media'}, cost {_cost(status)}"
+
+
+def _cost(status: Status) -> str:
+    known = money(status.cost_usd)
+    if not status.unpriced_attempts:
+        return known
+    return f"{known} and {status.unpriced_attempts} attempts of unknown price"
+
+
+def summary_lines(summary: Summary, snapshot: Snapshot, command: str) -> Iterator[str]:
+    """The end of a run: counts, money, where the outputs are, and what to do about the rest."""
+    yield (
+        f"{summary.done} of {summary.total} jobs done in {duration(summary.elapsed_s)}"
+        f" ({summary.submitted_now} submitted now), {size(summary.bytes)}, cost {_cost(summary)}"
+    )
+    if summary.done:
+        yield f"outputs: {Path(summary.run_dir) / 'media'}  (a dataset: {Path(summary.run_dir) / 'metadata.jsonl'})"
+    if summary.invalid:
+        yield f"{summary.invalid} invalid rows were left out"
+    yield from _remedies(summary, snapshot, command)
+    if summary.stopped:
+        yield f"stopped: {summary.stopped}"
+
+
+def _remedies(summary: Summary, snapshot: Snapshot, command: str) -> Iterator[str]:
+    if summary.submitted:
+        yield (
+            f"{summary.submitted} requests go on running at the API ({money(_running_usd(snapshot))}): "
+            f"`{command}` takes them up again"
+        )
+    if summary.completed:
+        yield f"{summary.completed} are generated but not yet downloaded: `{command}` fetches them"
+    if summary.pending:
+        yield f"{summary.pending} were not submitted: `{command}` goes on with them"
+    yield from _failures(snapshot, command)
+    yield from _unknowns(snapshot, summary.run_dir, command)
+
+
+def _running_usd(snapshot: Snapshot) -> float | None:
+    running = [r for r in snapshot.records.values() if r.state is State.SUBMITTED]
+    if any(record.charge_usd is None for record in running):
+        return None
+    return sum(record.charge_usd or 0.0 for record in running)
+
+
+def _failures(snapshot: Snapshot, command: str) -> Iterator[str]:
+    failed = [
+        (job_id, record)
+        for job_id, record in snapshot.items()
+        if record.state in (State.FAILED, State.CANCELLED) and not record.orphaned
+    ]
+    if not failed:
+        return
+    yield f"{len(failed)} failed or were cancelled:"
+    for job_id, record in failed[:PROBLEMS_SHOWN]:
+        where = f"at {record.stage}" if record.stage is not None else "cancelled"
+        code = f" [{record.code}]" if record.code is not None else ""
+        yield f"  {job_id}: {where}{code} {record.message or ''}".rstrip()
+    if len(failed) > PROBLEMS_SHOWN:
+        yield f"  ... and {len(failed) - PROBLEMS_SHOWN} more (batcher status --list failed,cancelled)"
+    if any(record.stage is Stage.DOWNLOAD for _, record in failed):
+        yield f"  downloads are tried again, at no cost, by `{command}`"
+    yield f"  to try the others again, at their price: `{command} --retry-failed`"
+
+
+def _unknowns(snapshot: Snapshot, run_dir: str, command: str) -> Iterator[str]:
+    unknown = [
+        (job_id, record)
+        for job_id, record in snapshot.items()
+        if record.state is State.UNKNOWN and not record.orphaned
+    ]
+    if not unknown:
+        return
+    yield f"{len(unknown)} unknown: the POST left, no answer came, so each may have been charged:"
+    for job_id, record in unknown[:PROBLEMS_SHOWN]:
+        yield f"  {job_id}: sent {record.submitting_at}; {record.message or 'this program ended before the answer'}"
+    if len(unknown) > PROBLEMS_SHOWN:
+        yield f"  ... and {len(unknown) - PROBLEMS_SHOWN} more (batcher status --list unknown)"
+    yield f"  look for them on {GENERATIONS_PAGE}, then settle each:"
+    yield f"  `batcher resolve {shlex.quote(run_dir)} JOB --request-id ID` or `--not-created`,"
+    yield f"  or buy them once more, whatever became of the first: `{command} --retry-unknown`"

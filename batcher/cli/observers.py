@@ -1,0 +1,21 @@
+"""Which watcher a run gets: a bar on a terminal, lines elsewhere, little when quiet."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from batcher.clock import SystemClock
+from batcher.progress import Bar, JsonLines, Lines, Quiet
+from batcher.runner.view import Observer
+
+
+def observer_for(quiet: bool, log_format: str) -> Observer:
+    """The watcher for this process's stderr."""
+    if quiet:
+        return Quiet(sys.stderr)
+    if log_format == "json":
+        return JsonLines(sys.stderr, SystemClock())
+    if sys.stderr.isatty():
+        return Bar(sys.stderr, colour="NO_COLOR" not in os.environ)
+    return Lines(sys.stderr, SystemClock())

@@ -1,0 +1,65 @@
+"""Commands that only read a run directory: ``status`` and ``verify``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+import msgspec
+
+from batcher import summary as summaries
+from batcher.cli.console import status_lines
+from batcher.disk import LocalDisk
+from batcher.errors import UsageError
+from batcher.ledger import read_snapshot
+from batcher.lifecycle import State
+from batcher.rundir import RunDir
+
+FOLLOW_EVERY_S = 1.0
+
+
+def show_status(run_dir: Path, *, as_json: bool, states: str | None, follow: bool) -> int:
+    """Print a status, or the jobs in some states; with ``follow``, again until the run ends."""
+    wanted = _states(states) if states is not None else None
+    while True:
+        snapshot, tail = read_snapshot(run_dir, LocalDisk())
+        status = summaries.status_of(run_dir, snapshot, tail)
+        if wanted is not None:
+            _print_lines(summaries.listed_jobs(run_dir, snapshot, wanted, LocalDisk()))
+        elif as_json:
+            _print_lines([status])
+        else:
+            click.echo("\n".join(status_lines(status)))
+        if not (follow and status.live):
+            return 0
+        time.sleep(FOLLOW_EVERY_S)
+
+
+def verify_outputs(run_dir: Path, *, as_json: bool) -> int:
+    """Print what is wrong with the outputs, if anything; 1 where something is."""
+    disk = LocalDisk()
+    snapshot, _ = read_snapshot(run_dir, disk)
+    checked = sum(len(r.files) for r in snapshot.records.values() if r.state is State.DONE)
+    bad = list(RunDir(run_dir, disk).damaged(snapshot))
+    if as_json:
+        damage = [{"job": job, "path": file.path, "problem": what} for job, file, what in bad]
+        click.echo(msgspec.json.encode({"checked": checked, "damaged": damage}).decode())
+    else:
+        for job, file, what in bad:
+            click.echo(f"{file.path}: {what} (job {job})")
+        click.echo(f"{checked - len(bad)} of {checked} files are as the ledger says")
+    return int(bool(bad))
+
+
+def _states(text: str) -> frozenset[State]:
+    try:
+        return frozenset(State(word.strip()) for word in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--list: {error}; the states are {', '.join(State)}") from None
+
+
+def _print_lines(structs: Iterable[msgspec.Struct]) -> None:
+    for struct in structs:
+        click.echo(msgspec.json.encode(struct).decode())

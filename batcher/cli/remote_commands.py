@@ -1,0 +1,65 @@
+"""Commands that talk to the API, or stand in for it: ``cancel`` and ``sandbox``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from batcher.cli.observers import observer_for
+
+
+def cancel_queued(run_dir: Path, *, as_json: bool) -> int:
+    """Cancel every queued request; 1 where some could not be asked about."""
+    from batcher import app
+    from batcher.options import Host
+
+    told = asyncio.run(app.cancel(run_dir, Host(observer=observer_for(quiet=True, log_format="text"))))
+    if as_json:
+        click.echo(msgspec.json.encode(told).decode())
+    else:
+        click.echo(
+            f"{len(told.cancelled)} cancelled, {len(told.not_cancellable)} already running and not cancellable"
+        )
+        for job_id, message in told.unanswered:
+            click.echo(f"{job_id}: {message}", err=True)
+    return int(bool(told.unanswered))
+
+
+def serve_sandbox(given: dict[str, Any]) -> int:
+    """Serve until SIGINT or SIGTERM."""
+    from batcher.sandbox import SandboxSettings
+
+    settings = SandboxSettings(
+        seed=given["seed"],
+        speed=given["speed"],
+        faults=given["faults"],
+        balance_usd=given["balance"],
+        rate_per_s=given["rate"],
+        state=given["state"],
+    )
+    asyncio.run(_serve(settings, given["port"]))
+    return 0
+
+
+async def _serve(settings: Any, port: int) -> None:
+    from batcher.sandbox import Sandbox
+
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    sandbox = Sandbox(settings)
+    base = await sandbox.start("127.0.0.1", port)
+    try:
+        click.echo(f"export RUNCOMFY_MODEL_API_BASE={base}\nexport RUNCOMFY_TOKEN=sandbox")
+        click.echo(f"the sandbox listens on {base}; Ctrl-C ends it", err=True)
+        sys.stdout.flush()
+        await stopping.wait()
+    finally:
+        await sandbox.stop()

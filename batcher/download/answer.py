@@ -1,0 +1,104 @@
+"""What a media server's answer says: its status and headers, read once and checked."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# RFC 9110 section 14.4; a total of "*" is left out: a range of we don't know what can't be checked.
+_CONTENT_RANGE = re.compile(r"bytes[ =]+(\d{1,19})-(\d{1,19})/(\d{1,19})", re.IGNORECASE)
+_STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')
+_DIGITS = re.compile(r"[0-9]{1,19}")
+_CLOCK_STEP: Final = timedelta(seconds=1)
+
+
+class ContentRange(msgspec.Struct, frozen=True):
+    """``Content-Range: bytes first-last/total`` (RFC 9110 section 14.4), positions from 0."""
+
+    first: int
+    last: int
+    total: int
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The head of an answer.
+
+    ``length`` is the body's size in bytes where it was announced; ``validator`` is what ``If-Range``
+    may carry, None where a later request could not be sure of getting the rest of the same file.
+    """
+
+    status: int
+    media_type: str
+    encoding: str
+    length: int | None
+    range: ContentRange | None
+    validator: str | None
+    retry_after_s: float
+    location: str | None
+
+
+def read_answer(status: int, headers: Mapping[str, str], now: datetime) -> Answer:
+    """The facts of an answer received at ``now`` (UTC). ``headers`` ignores the case of names."""
+    return Answer(
+        status=status,
+        media_type=headers.get("Content-Type", ""),
+        encoding=headers.get("Content-Encoding", "").strip().lower() or "identity",
+        length=_count(headers.get("Content-Length", "")),
+        range=content_range(headers.get("Content-Range", "")),
+        validator=validator(headers),
+        retry_after_s=retry_after_s(headers.get("Retry-After", ""), now),
+        location=headers.get("Location"),
+    )
+
+
+def content_range(text: str) -> ContentRange | None:
+    """A ``Content-Range`` that makes sense, or None."""
+    match = _CONTENT_RANGE.fullmatch(text.strip())
+    if match is None:
+        return None
+    first, last, total = map(int, match.groups())
+    return ContentRange(first, last, total) if first <= last < total else None
+
+
+def validator(headers: Mapping[str, str]) -> str | None:
+    """The strong validator of an answer, for ``If-Range`` (RFC 9110 section 13.1.5).
+
+    A strong entity tag; without any tag, a ``Last-Modified`` that is at least a second older than the
+    answer's ``Date`` (section 8.8.2.2). A weak tag says that the bytes may differ.
+    """
+    tag = headers.get("ETag")
+    if tag is not None:
+        return tag if _STRONG_ETAG.fullmatch(tag) else None
+    modified, date = headers.get("Last-Modified", ""), headers.get("Date", "")
+    modified_at, answered_at = _http_date(modified), _http_date(date)
+    if modified_at is None or answered_at is None:
+        return None
+    return modified if answered_at - modified_at >= _CLOCK_STEP else None
+
+
+def retry_after_s(text: str, now: datetime) -> float:
+    """``Retry-After`` (RFC 9110 section 10.2.3; seconds or a date) in seconds from ``now``; 0 if none."""
+    seconds = _count(text)
+    if seconds is not None:
+        return float(seconds)
+    moment = _http_date(text)
+    return max((moment - now).total_seconds(), 0.0) if moment else 0.0
+
+
+def _count(text: str) -> int | None:
+    return int(text) if _DIGITS.fullmatch(text.strip()) else None
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

@@ -1,0 +1,134 @@
+"""The downloader: attempts, patience and fresh URLs, until a file is whole or hope is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Final, Protocol
+
+import aiohttp
+from aiohttp.resolver import DefaultResolver
+
+from batcher.download.patience import Patience
+from batcher.download.sink import PIECE_BYTES, PartialFile
+from batcher.download.transfer import Transfer, Wire
+from batcher.download.trust import TrustedResolver
+from batcher.errors import DownloadError, DownloadRefused, UrlExpired
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+    from random import Random
+    from types import TracebackType
+
+    from aiohttp.abc import AbstractResolver
+
+    from batcher.clock import Clock
+    from batcher.download.patience import DownloadLimits
+    from batcher.download.transfer import Fetched
+    from batcher.download.trust import TrustPolicy
+
+    Refresh = Callable[[], Awaitable[str]]
+
+THREADS_MAX: Final = 16
+USER_AGENT: Final = "batcher"
+
+
+class Fetcher(Protocol):
+    """What the runner needs of a downloader."""
+
+    async def fetch(self, url: str, partial: Path, refresh: Refresh) -> Fetched:
+        """Download ``url`` into the file ``partial``, whole and fsynced on return.
+
+        ``partial`` is written anew (its folder must exist) and removed where the download fails or is
+        cancelled. ``refresh`` gives a fresh URL of the same file; what it raises passes through.
+        Retries within; raises DownloadRefused or DownloadStalled in the end, RunDirError where the
+        disk refuses.
+        """
+        ...
+
+
+class Downloader:
+    """A :class:`Fetcher` over HTTP. An async context manager; needs one event loop for its life.
+
+    It has connections of its own and knows no token: no cookies, no ``netrc``, no proxy from the
+    environment. ``resolver`` stands in for the system's (tests, split DNS); it is closed with us.
+    """
+
+    def __init__(
+        self,
+        policy: TrustPolicy,
+        limits: DownloadLimits,
+        clock: Clock,
+        rng: Random,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
+        self._policy = policy
+        self._limits = limits
+        self._clock = clock
+        self._rng = rng
+        self._resolver = resolver
+        # A transfer holds its slot only during an attempt: who waits to retry is in nobody's way.
+        self._slots = asyncio.Semaphore(limits.downloads)
+        self._held = AsyncExitStack()
+
+    async def __aenter__(self) -> Downloader:
+        threads = min(self._limits.downloads + 1, THREADS_MAX)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="batcher-download")
+        self._held.callback(self._threads.shutdown)
+        resolver = TrustedResolver(self._policy, self._resolver or DefaultResolver())
+        self._held.push_async_callback(resolver.close)
+        session = await self._held.enter_async_context(self._session(resolver))
+        self._wire = Wire(session, self._policy, self._limits, self._clock)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._held.aclose()
+
+    async def fetch(self, url: str, partial: Path, refresh: Refresh) -> Fetched:
+        """See :meth:`Fetcher.fetch`."""
+        patience = Patience(self._limits, self._clock, self._rng)
+        sink = PartialFile(partial, self._threads)
+        transfer = Transfer(self._wire, sink, patience)
+        try:
+            while True:
+                try:
+                    return await self._in_turn(transfer, url, patience)
+                except DownloadRefused:
+                    raise
+                except DownloadError as error:
+                    wait_s = patience.wait_s(error)
+                    expired = isinstance(error, UrlExpired)
+                await self._clock.sleep(wait_s)
+                if expired:
+                    url = await refresh()
+        except BaseException:
+            await sink.abandon()
+            raise
+
+    async def _in_turn(self, transfer: Transfer, url: str, patience: Patience) -> Fetched:
+        queued_at_s = self._clock.monotonic()
+        async with self._slots:
+            patience.forgive(self._clock.monotonic() - queued_at_s)
+            return await transfer.attempt(url)
+
+    def _session(self, resolver: AbstractResolver) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._limits.downloads, resolver=resolver),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT},
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                sock_connect=self._limits.connect_timeout_s,
+                sock_read=self._limits.read_timeout_s,
+            ),
+            auto_decompress=False,
+            trust_env=False,
+            read_bufsize=PIECE_BYTES,
+        )

@@ -1,0 +1,239 @@
+"""What a file is: by its first bytes, by what its server calls it, by its name.
+
+Bytes don't lie, so they decide where they say anything; but many formats share a container (``mp4``,
+``mov`` and ``m4a`` are one), and within a container the URL's own extension is the better word.
+The tables are closed: an extension that is not in them never becomes part of a file name.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HEAD_BYTES: Final = 512
+"""As many first bytes as :func:`identify` looks at."""
+
+MEDIA_TYPES: Final = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+    ".bmp": "image/bmp",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".avif": "image/avif",
+    ".heic": "image/heic",
+    ".heif": "image/heif",
+    ".jxl": "image/jxl",
+    ".exr": "image/x-exr",
+    ".psd": "image/vnd.adobe.photoshop",
+    ".svg": "image/svg+xml",
+    ".mp4": "video/mp4",
+    ".m4v": "video/x-m4v",
+    ".mov": "video/quicktime",
+    ".webm": "video/webm",
+    ".mkv": "video/x-matroska",
+    ".avi": "video/x-msvideo",
+    ".ogv": "video/ogg",
+    ".mp3": "audio/mpeg",
+    ".wav": "audio/wav",
+    ".ogg": "audio/ogg",
+    ".oga": "audio/ogg",
+    ".opus": "audio/opus",
+    ".flac": "audio/flac",
+    ".m4a": "audio/mp4",
+    ".aac": "audio/aac",
+    ".aiff": "audio/aiff",
+    ".glb": "model/gltf-binary",
+    ".fbx": "model/vnd.fbx",
+    ".ply": "model/ply",
+    ".usdz": "model/vnd.usdz+zip",
+    ".zip": "application/zip",
+}
+UNKNOWN_EXTENSION: Final = ".bin"
+UNKNOWN_TYPE: Final = "application/octet-stream"
+
+_TYPE_ALIASES: Final = {
+    "image/jpg": ".jpg",
+    "image/pjpeg": ".jpg",
+    "image/x-png": ".png",
+    "image/x-ms-bmp": ".bmp",
+    "video/x-mp4": ".mp4",
+    "audio/mp3": ".mp3",
+    "audio/x-wav": ".wav",
+    "audio/wave": ".wav",
+    "audio/vnd.wave": ".wav",
+    "audio/x-m4a": ".m4a",
+    "audio/x-flac": ".flac",
+    "audio/x-aiff": ".aiff",
+    "audio/aacp": ".aac",
+    "application/ogg": ".ogg",
+    "application/x-zip-compressed": ".zip",
+}
+# The first extension of each type is its usual one: reversed, so that it is the one that stays.
+_EXTENSIONS: Final = {kind: ext for ext, kind in reversed(MEDIA_TYPES.items())} | _TYPE_ALIASES
+
+_JPEG = frozenset({".jpg", ".jpeg"})
+_TIFF = frozenset({".tif", ".tiff"})
+_MP4 = frozenset({".mp4", ".m4v", ".mov", ".m4a"})
+_HEIF = frozenset({".heic", ".heif", ".avif"})
+_EBML = frozenset({".webm", ".mkv"})
+_OGG = frozenset({".ogg", ".oga", ".ogv", ".opus"})
+_ZIP = frozenset({".zip", ".usdz"})
+
+_BRANDS: Final = {
+    b"avif": ".avif",
+    b"avis": ".avif",
+    b"heic": ".heic",
+    b"heix": ".heic",
+    b"hevc": ".heic",
+    b"mif1": ".heif",
+    b"msf1": ".heif",
+    b"qt  ": ".mov",
+    b"M4A ": ".m4a",
+    b"M4B ": ".m4a",
+    b"M4V ": ".m4v",
+}
+_QUICKTIME_ATOMS: Final = frozenset({b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
+_BMP_HEADER_BYTES: Final = frozenset({12, 40, 52, 56, 64, 108, 124})
+
+_DOCUMENT = re.compile(rb'<(?:!|\?|[a-z])|\{\s*["}]|\[\s*[\[\]{"\d-]', re.IGNORECASE)
+_DOCUMENT_TYPE = re.compile(r"text/.*|application/(?:.*\+)?(?:json|xml)|application/xhtml.*")
+
+
+class Format(msgspec.Struct, frozen=True):
+    """A file's ``extension`` (".mp4": lower case, with its dot) and ``media_type``."""
+
+    extension: str
+    media_type: str
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """What first bytes say: the likeliest ``extension``, and all that share the container."""
+
+    extension: str
+    family: frozenset[str]
+
+    @classmethod
+    def of(cls, extension: str, family: frozenset[str] | None = None) -> Signature:
+        return cls(extension, family or frozenset({extension}))
+
+
+def identify(head: bytes, paths: Sequence[str], content_type: str) -> Format | None:
+    """The format of a file; None where it is a document (HTML, JSON, XML, text), not media.
+
+    ``head`` holds its first :data:`HEAD_BYTES` bytes (all of a shorter file, not empty), ``paths`` are
+    decoded URL paths, the most telling first, ``content_type`` is the header's value. The extension is
+    the path's, else the content type's, else the bytes'; where the bytes contradict, theirs.
+    """
+    signature = sniff(head)
+    media_type = content_type.partition(";")[0].strip().lower()
+    if signature is None and is_document(head, media_type):
+        return None
+    claimed = (*map(_path_extension, paths), _EXTENSIONS.get(media_type))
+    for extension in claimed:
+        if extension and (signature is None or extension in signature.family):
+            return Format(extension, MEDIA_TYPES[extension])
+    if signature is not None:
+        return Format(signature.extension, MEDIA_TYPES[signature.extension])
+    return Format(UNKNOWN_EXTENSION, UNKNOWN_TYPE)
+
+
+def is_document(head: bytes, media_type: str) -> bool:
+    """Whether a file without a media signature is an error page or a message rather than media."""
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return _DOCUMENT.match(start) is not None or _DOCUMENT_TYPE.fullmatch(media_type) is not None
+
+
+def sniff(head: bytes) -> Signature | None:
+    """The format that first bytes announce, if it is one of ours."""
+    for magic, signature in _MAGIC:
+        if head.startswith(magic):
+            return signature
+    for look in (_iso_media, _riff, _ebml, _bitmap, _mpeg_audio, _svg):
+        found = look(head)
+        if found is not None:
+            return found
+    return None
+
+
+_MAGIC: Final = (
+    (b"\x89PNG\r\n\x1a\n", Signature.of(".png")),
+    (b"\xff\xd8\xff", Signature.of(".jpg", _JPEG)),
+    (b"GIF87a", Signature.of(".gif")),
+    (b"GIF89a", Signature.of(".gif")),
+    (b"II*\x00", Signature.of(".tif", _TIFF)),
+    (b"MM\x00*", Signature.of(".tif", _TIFF)),
+    (b"\x00\x00\x00\x0cJXL \r\n\x87\n", Signature.of(".jxl")),
+    (b"\xff\x0a", Signature.of(".jxl")),
+    (b"v/1\x01", Signature.of(".exr")),
+    (b"8BPS\x00", Signature.of(".psd")),
+    (b"ID3", Signature.of(".mp3", frozenset({".mp3", ".aac", ".flac", ".wav", ".aiff"}))),
+    (b"OggS", Signature.of(".ogg", _OGG)),
+    (b"fLaC", Signature.of(".flac")),
+    (b"glTF", Signature.of(".glb")),
+    (b"Kaydara FBX Binary", Signature.of(".fbx")),
+    (b"ply\n", Signature.of(".ply")),
+    (b"ply\r\n", Signature.of(".ply")),
+    (b"PK\x03\x04", Signature.of(".zip", _ZIP)),
+)
+
+
+def _iso_media(head: bytes) -> Signature | None:
+    """ISO base media files (ISO/IEC 14496-12): a box ``ftyp`` with a brand; QuickTime goes without."""
+    if head[4:8] == b"ftyp":
+        extension = _BRANDS.get(head[8:12], ".mp4")
+        return Signature.of(extension, _HEIF if extension in _HEIF else _MP4)
+    if head[4:8] in _QUICKTIME_ATOMS:
+        return Signature.of(".mov", _MP4)
+    return None
+
+
+def _riff(head: bytes) -> Signature | None:
+    container, form = head[:4], head[8:12]
+    if container == b"FORM" and form in (b"AIFF", b"AIFC"):
+        return Signature.of(".aiff")
+    extension = {b"WEBP": ".webp", b"WAVE": ".wav", b"AVI ": ".avi"}.get(form)
+    return Signature.of(extension) if container == b"RIFF" and extension else None
+
+
+def _ebml(head: bytes) -> Signature | None:
+    """Matroska (RFC 9559): the document type stands early in the EBML header."""
+    if not head.startswith(b"\x1aE\xdf\xa3"):
+        return None
+    return Signature.of(".webm" if b"webm" in head[:64] else ".mkv", _EBML)
+
+
+def _bitmap(head: bytes) -> Signature | None:
+    """Two letters are too little to go by: the size of the second header must be a real one."""
+    size = int.from_bytes(head[14:18], "little")
+    return Signature.of(".bmp") if head[:2] == b"BM" and size in _BMP_HEADER_BYTES else None
+
+
+def _mpeg_audio(head: bytes) -> Signature | None:
+    """A frame's sync word (ISO/IEC 11172-3): layer III is MP3; layer 0 is AAC in ADTS."""
+    if len(head) < 3 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    layer = head[1] & 0x06
+    if layer == 0x02 and head[1] & 0x18 != 0x08 and head[2] & 0xF0 != 0xF0:
+        return Signature.of(".mp3")
+    return Signature.of(".aac") if layer == 0 and head[1] & 0xF0 == 0xF0 else None
+
+
+_SVG = re.compile(rb"(?:<\?xml[^>]*>|<!--.*?-->|<!doctype svg[^>]*>|\s)*<svg[\s>]", re.I | re.S)
+
+
+def _svg(head: bytes) -> Signature | None:
+    return Signature.of(".svg") if _SVG.match(head.removeprefix(b"\xef\xbb\xbf")) else None
+
+
+def _path_extension(path: str) -> str | None:
+    extension = PurePosixPath(path).suffix.lower()
+    return extension if extension in MEDIA_TYPES else None

@@ -1,0 +1,211 @@
+"""One file on its way: an attempt to get it, or the rest of it."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+import aiohttp
+import msgspec
+
+from batcher.download.answer import read_answer
+from batcher.download.media import HEAD_BYTES, identify
+from batcher.download.patience import NotMedia, ServerBusy
+from batcher.download.trust import shown
+from batcher.errors import DownloadInterrupted, DownloadRefused, UrlExpired
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from yarl import URL
+
+    from batcher.clock import Clock
+    from batcher.download.answer import Answer
+    from batcher.download.media import Format
+    from batcher.download.patience import DownloadLimits, Patience
+    from batcher.download.sink import PartialFile
+    from batcher.download.trust import TrustPolicy
+
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_LATER: Final = frozenset({408, 425, 429})
+_REASON_MAX_CHARS: Final = 200
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """A file that is whole and durable: its size, SHA-256 in hex, extension (".mp4") and type."""
+
+    bytes: int
+    sha256: str
+    extension: str
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """What all transfers share."""
+
+    session: aiohttp.ClientSession
+    policy: TrustPolicy
+    limits: DownloadLimits
+    clock: Clock
+
+
+class Transfer:
+    """One download over as many attempts as it takes; what has arrived survives between them."""
+
+    def __init__(self, wire: Wire, sink: PartialFile, patience: Patience) -> None:
+        self._wire = wire
+        self._sink = sink
+        self._patience = patience
+        self._resource = self._shown = ""
+        self._validator: str | None = None
+        self._total_bytes: int | None = None
+        self._format: Format | None = None
+
+    async def attempt(self, url: str) -> Fetched:
+        """Get the file, or go on where the last attempt broke off.
+
+        Raises DownloadRefused for what must not be accepted, another DownloadError where a further
+        attempt may succeed (UrlExpired: with a fresh URL), and RunDirError where the disk refuses.
+        """
+        await self._keep_or_restart(url)
+        try:
+            async with self._open(url) as (response, answer):
+                await self._accept(answer)
+                await self._receive(response, answer)
+        except (aiohttp.ClientError, OSError) as error:
+            raise DownloadInterrupted(f"{self._shown}: {_reason(error)}") from error
+        return await self._finish()
+
+    async def _keep_or_restart(self, url: str) -> None:
+        """What arrived counts only if the rest can be asked for by name and version.
+
+        An entity tag speaks about one resource (RFC 9110 section 8.8.3): a fresh signature on the same
+        path names the same one, another path does not.
+        """
+        resource = url.partition("?")[0]
+        if self._validator is None or resource != self._resource:
+            await self._restart()
+        self._resource, self._shown = resource, shown(resource)
+
+    async def _restart(self) -> None:
+        self._validator = self._total_bytes = self._format = None
+        if self._sink.size_bytes:
+            await self._sink.restart()
+
+    @asynccontextmanager
+    async def _open(self, url: str) -> AsyncIterator[tuple[aiohttp.ClientResponse, Answer]]:
+        """The answer at the end of the redirects, each of them checked like the first URL."""
+        target = self._wire.policy.check(url)
+        for _ in range(self._wire.limits.max_redirects + 1):
+            response = await self._wire.session.get(
+                target, headers=self._range_headers(), allow_redirects=False
+            )
+            async with response:
+                now = self._wire.clock.now()
+                answer = read_answer(response.status, response.headers, now)
+                if answer.status not in _REDIRECTS or answer.location is None:
+                    yield response, answer
+                    return
+            target = self._wire.policy.follow(target, answer.location)
+        raise DownloadRefused(f"{self._shown}: redirected too often", "redirects")
+
+    def _range_headers(self) -> dict[str, str]:
+        """Ask for the rest, if it is still the same file (RFC 9110 sections 13.1.5 and 14.2)."""
+        if not self._sink.size_bytes or self._validator is None:
+            return {}
+        return {"Range": f"bytes={self._sink.size_bytes}-", "If-Range": self._validator}
+
+    async def _accept(self, answer: Answer) -> None:
+        """Make ready for the body, or raise what the answer means."""
+        match answer.status:
+            case HTTPStatus.OK:
+                await self._restart()
+                self._validator = answer.validator
+                self._total_bytes = answer.length
+            case HTTPStatus.PARTIAL_CONTENT:
+                await self._accept_rest(answer)
+            case _:
+                await self._decline(answer)
+        if answer.encoding != "identity":
+            raise DownloadRefused(
+                f"{self._shown}: encoded as {answer.encoding[:20]!r} though identity was asked for",
+                "encoding",
+            )
+        self._check_size(self._total_bytes or 0)
+
+    async def _accept_rest(self, answer: Answer) -> None:
+        """A 206 must continue where we are, in the file we have (RFC 9110 section 15.3.7)."""
+        rest = answer.range
+        if (
+            rest is None
+            or rest.first != self._sink.size_bytes
+            or self._total_bytes not in (None, rest.total)
+            or answer.length not in (None, rest.last - rest.first + 1)
+            or (answer.validator is not None and answer.validator != self._validator)
+        ):
+            await self._restart()
+            raise DownloadInterrupted(f"{self._shown}: answered with a range that does not fit")
+        self._total_bytes = rest.total
+
+    async def _decline(self, answer: Answer) -> None:
+        status = answer.status
+        message = f"{self._shown}: answered HTTP {status}"
+        if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            await self._restart()
+            raise DownloadInterrupted(message)
+        if status in _LATER or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise ServerBusy(message, answer.retry_after_s)
+        raise UrlExpired(message)
+
+    async def _receive(self, response: aiohttp.ClientResponse, answer: Answer) -> None:
+        async for chunk in response.content.iter_any():
+            size_bytes = self._sink.size_bytes + len(chunk)
+            self._check_size(size_bytes)
+            await self._check_total(size_bytes)
+            await self._sink.add(chunk)
+            self._patience.arrived(size_bytes)
+            if self._format is None and len(self._sink.head) == HEAD_BYTES:
+                await self._identify(response.url, answer.media_type)
+        if self._total_bytes is not None and self._sink.size_bytes < self._total_bytes:
+            raise DownloadInterrupted(f"{self._shown}: the body ended early")
+        if self._format is None:
+            await self._identify(response.url, answer.media_type)
+
+    def _check_size(self, size_bytes: int) -> None:
+        if size_bytes > self._wire.limits.max_file_bytes:
+            raise DownloadRefused(
+                f"{self._shown}: larger than {self._wire.limits.max_file_bytes} bytes "
+                "(--max-file-size sets the limit)",
+                "too_large",
+            )
+
+    async def _check_total(self, size_bytes: int) -> None:
+        if self._total_bytes is not None and size_bytes > self._total_bytes:
+            await self._restart()
+            raise DownloadInterrupted(f"{self._shown}: sent more than it announced")
+
+    async def _identify(self, final_url: URL, media_type: str) -> None:
+        head = self._sink.head
+        paths = (unquote(self._resource), final_url.path)
+        self._format = identify(head, paths, media_type) if head else None
+        if self._format is None:
+            await self._restart()
+            kind = media_type.partition(";")[0][:60] or "no type"
+            what = f"a page or a message ({kind})" if head else "an empty body"
+            raise NotMedia(f"{self._shown}: answered with {what} instead of media")
+
+    async def _finish(self) -> Fetched:
+        assert self._format is not None
+        sha256 = await self._sink.finish()
+        return Fetched(
+            self._sink.size_bytes, sha256, self._format.extension, self._format.media_type
+        )
+
+
+def _reason(error: Exception) -> str:
+    """An exception in a few words; some of aiohttp's have none."""
+    return (str(error) or type(error).__name__)[:_REASON_MAX_CHARS]

@@ -1,0 +1,272 @@
+"""Which URLs may be fetched, and which addresses may be connected to.
+
+Output URLs come from a server's answer, and redirects from yet others: what they name is checked at
+every hop, so that a run can't be made to read the cloud's metadata service or a neighbour's router.
+Two gates: :meth:`TrustPolicy.check` for the URL, and :class:`TrustedResolver` for the addresses that
+a name resolves to. The resolver hands the connector the very addresses it checked, so a name that
+answers differently the second time (DNS rebinding) gains nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from batcher.errors import DownloadRefused, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aiohttp.abc import ResolveResult
+
+    IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+VENDOR_DOMAINS: Final = ("runcomfy.net", "runcomfy.com")
+"""API.md, Outputs: URLs live on subdomains of these."""
+
+DEFAULT_PORTS: Final = {"https": 443, "http": 80}
+HOST_MAX_CHARS: Final = 253
+SHOWN_MAX_CHARS: Final = 200
+
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+# A name whose last label is a number is an address in one of the old spellings (2130706433, 127.1,
+# 0x7f.1): WHATWG URL, "ends in a number". Nobody needs them.
+_NUMERIC_END = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
+_USERINFO = re.compile(r"//[^/]*@")
+
+# RFC 4291 section 2.4: all that is routed globally; loopback, link-local, multicast lie outside.
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+# RFC 6052 section 2.1 (NAT64), RFC 4291 section 2.5.5.1 (IPv4-compatible): IPv4 in the last 32 bits.
+_CARRIES_IPV4 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
+
+
+class HostRule(msgspec.Struct, frozen=True):
+    """One line of the policy.
+
+    ``host`` is normalised (see :func:`normal_host`); ``subdomains`` means the names below it and not
+    itself. ``port`` is a port besides the default one. ``named`` says that the user chose this host,
+    so it may have a private address; ``plain`` that http will do.
+    """
+
+    host: str
+    subdomains: bool = False
+    port: int | None = None
+    named: bool = False
+    plain: bool = False
+
+    def covers_host(self, host: str) -> bool:
+        if self.subdomains:
+            return host.endswith(f".{self.host}") and _address(host) is None
+        return host == self.host
+
+    def covers(self, scheme: str, host: str, port: int) -> bool:
+        if not self.covers_host(host):
+            return False
+        if scheme == "http" and not self.plain:
+            return False
+        return port == (self.port or DEFAULT_PORTS[scheme])
+
+
+@dataclass(frozen=True, slots=True)
+class TrustPolicy:
+    """The hosts that outputs may come from.
+
+    ``api_base`` is the API's URL (its own host is trusted, with its own scheme and port as well);
+    ``allow_hosts`` the user's ``--allow-host`` entries: ``HOST``, ``*.DOMAIN``, either with ``:PORT``.
+    Raises UsageError where one of them names no host.
+    """
+
+    api_base: str
+    allow_hosts: tuple[str, ...] = ()
+    rules: tuple[HostRule, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        vendor = (HostRule(domain, subdomains=True) for domain in VENDOR_DOMAINS)
+        named = (_named_rule(entry) for entry in self.allow_hosts)
+        object.__setattr__(self, "rules", (*vendor, *_api_rules(self.api_base), *named))
+
+    def check(self, url: str | URL) -> URL:
+        """``url`` as it is to be requested: its host normalised, nothing else touched.
+
+        Raises DownloadRefused (code ``host``) for whatever is not an HTTPS URL on the default port of
+        a trusted host. Plain HTTP and other ports are for the API's own origin and for hosts that the
+        user named so.
+        """
+        parsed = _parse(url)
+        scheme, host = parsed.scheme, normal_host(parsed.host or "")
+        if scheme not in DEFAULT_PORTS:
+            raise _refused(url, "is not an https URL")
+        if "@" in parsed.raw_authority:
+            raise _refused(url, "carries a user name or password")
+        if host is None:
+            raise _refused(url, "names no usable host")
+        port = parsed.port or 0
+        if not any(rule.covers(scheme, host, port) for rule in self.rules):
+            raise _refused(url, self._reason(scheme, host, port))
+        return parsed.with_host(host)
+
+    def follow(self, base: URL, location: str) -> URL:
+        """:meth:`check` for a redirect from ``base`` (RFC 3986 section 5, RFC 9110 section 10.2.2)."""
+        try:
+            return self.check(base.join(_parse(location)))
+        except ValueError:
+            raise _refused(location, "is not a URL") from None
+
+    def is_named(self, host: str) -> bool:
+        """Whether the user chose ``host`` by name, so that a private address is what they meant."""
+        normal = normal_host(host)
+        return normal is not None and any(
+            rule.named and rule.covers_host(normal) for rule in self.rules
+        )
+
+    def _reason(self, scheme: str, host: str, port: int) -> str:
+        if not any(rule.covers_host(host) for rule in self.rules):
+            return f"is on a host that is not trusted (--allow-host {host} would allow it)"
+        if scheme == "http":
+            return "is plain http; only https is accepted"
+        return f"is on port {port}, which is not trusted (--allow-host {host}:{port} would allow it)"
+
+
+class TrustedResolver(AbstractResolver):
+    """``inner``, minus names with an address that is nobody's business.
+
+    ``resolve`` raises DownloadRefused (code ``host``) where any of a name's addresses is not a public
+    one, unless the policy says that the user named the host.
+    """
+
+    def __init__(self, policy: TrustPolicy, inner: AbstractResolver) -> None:
+        self._policy = policy
+        self._inner = inner
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await self._inner.resolve(host, port, family)
+        if not self._policy.is_named(host):
+            _require_public(host, (result["host"] for result in found))
+        return found
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def _require_public(host: str, addresses: Iterable[str]) -> None:
+    for address in addresses:
+        if not is_public(address):
+            raise DownloadRefused(
+                f"{host} resolves to {address}, which is not a public address "
+                f"(--allow-host {host} would allow it)",
+                "host",
+            )
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address (textual; a zone is ignored) is unicast on the public Internet.
+
+    IPv6 addresses that carry an IPv4 address (mapped, compatible, 6to4, NAT64) are judged by that.
+    What is no address at all is not public.
+    """
+    try:
+        ip = _inner_ipv4(ipaddress.ip_address(address.partition("%")[0]))
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address) and ip not in _GLOBAL_UNICAST:
+        return False
+    return ip.is_global and not ip.is_multicast
+
+
+def _inner_ipv4(ip: IPAddress) -> IPAddress:
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
+    if any(ip in network for network in _CARRIES_IPV4):
+        return ipaddress.IPv4Address(ip.packed[-4:])
+    return ip.ipv4_mapped or ip.sixtofour or ip
+
+
+def normal_host(host: str) -> str | None:
+    """``host`` in the one spelling that comparisons use; None where it is not a usable host.
+
+    Lower case, IDNA-encoded, without the root's dot; addresses in their shortest form, without
+    brackets.
+    """
+    address = _address(host)
+    if address is not None:
+        return str(address)
+    try:
+        name = URL.build(scheme="https", host=host.lower().removesuffix(".")).raw_host or ""
+    except ValueError:
+        return None
+    if len(name) > HOST_MAX_CHARS or not _NAME.fullmatch(name) or _NUMERIC_END.fullmatch(name):
+        return None
+    return name
+
+
+def _address(host: str) -> IPAddress | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _parse(url: str | URL) -> URL:
+    if isinstance(url, URL):
+        return url
+    if _UNSAFE.search(url):
+        raise _refused(url, "holds control characters")
+    try:
+        # What a signature covers must go out as it came; only what can't has to be quoted.
+        return URL(url, encoded=url.isascii() and " " not in url)
+    except ValueError:
+        raise _refused(url, "is not a URL") from None
+
+
+def _refused(url: str | URL, reason: str) -> DownloadRefused:
+    return DownloadRefused(f"{shown(str(url))} {reason}", "host")
+
+
+def shown(url: str) -> str:
+    """``url`` as it may be logged: one short line, without a password or a query that signs it."""
+    bare = _USERINFO.sub("//", url.partition("?")[0])
+    return ascii(bare[:SHOWN_MAX_CHARS])[1:-1]
+
+
+def _api_rules(api_base: str) -> tuple[HostRule, HostRule]:
+    """The API's host over https, and its very origin."""
+    url = URL(api_base)
+    host = normal_host(url.host or "")
+    if host is None or url.scheme not in DEFAULT_PORTS:
+        raise UsageError(f"{api_base!r} is not the URL of an API")
+    plain = url.scheme == "http"
+    return HostRule(host, named=True), HostRule(host, port=url.port, named=True, plain=plain)
+
+
+def _named_rule(entry: str) -> HostRule:
+    subdomains = entry.startswith("*.")
+    text = entry.removeprefix("*.").strip()
+    try:
+        url = URL(f"https://{f'[{text}]' if _address(text) and ':' in text else text}")
+        host, port = normal_host(url.host or ""), url.explicit_port
+    except ValueError:
+        host, port = None, None
+    if host is None or url.path_qs != "/" or "@" in text:
+        raise UsageError(
+            f"--allow-host {entry!r}: expected HOST, *.DOMAIN or HOST:PORT, without a scheme or path"
+        )
+    return HostRule(host, subdomains, port, named=True, plain=_is_loopback(host))
+
+
+def _is_loopback(host: str) -> bool:
+    """Names and addresses that never leave this machine (RFC 6761 section 6.3)."""
+    address = _address(host)
+    if address is not None:
+        return address.is_loopback
+    return host == "localhost" or host.endswith(".localhost")

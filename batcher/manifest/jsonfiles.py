@@ -1,0 +1,187 @@
+"""JSONL, which streams, and JSON, of which every job's line is known."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import msgspec
+
+from batcher.errors import ManifestError
+from batcher.manifest.files import ManifestFile
+from batcher.manifest.rows import Columns, Lined, Row, row_of
+from batcher.schema.dialect import INT_MAX, INT_MIN
+
+DEPTH_MAX = 100
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+class _NotJson(ValueError):
+    """What JSON doesn't allow; ``position`` counts characters."""
+
+    def __init__(self, message: str, position: int) -> None:
+        super().__init__(message)
+        self.position = position
+
+
+def jsonl_rows(file: ManifestFile, columns: Columns) -> Iterator[Row]:
+    """One row a line; a line that is not JSON is a row with a problem. Raises ManifestError."""
+    with file.open() as stream:
+        for number, line in enumerate(file.lines(stream), 1):
+            if line.isspace():
+                continue
+            try:
+                entry = msgspec.json.decode(line)
+                _check_values(entry)
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                yield Row(number, {}, problems=[(number, "", f"not JSON: {_reason(error)}")])
+            else:
+                yield row_of(entry, number, columns)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return str(error).removeprefix("JSON is malformed: ")
+
+
+def _check_values(value: Any, depth: int = 0) -> None:
+    """Raises ValueError for what JSON can write and the API can't take: huge integers, deep nesting."""
+    if type(value) is int:
+        if not INT_MIN <= value <= INT_MAX:
+            raise ValueError("an integer of more than 64 bits")
+    elif type(value) in (dict, list):
+        if depth >= DEPTH_MAX:
+            raise RecursionError
+        for item in value.values() if type(value) is dict else value:
+            _check_values(item, depth + 1)
+
+
+def json_document(file: ManifestFile) -> Any:
+    """The value of a JSON file: a list of jobs, or a mapping whose ``jobs`` is one.
+
+    The top mapping and the jobs are :class:`Lined`. Raises ManifestError with the line.
+    """
+    text = file.text()
+    try:
+        return _Scanner(text).document()
+    except (_NotJson, json.JSONDecodeError) as error:
+        position = error.position if isinstance(error, _NotJson) else error.pos
+        line = text.count("\n", 0, position) + 1
+        message = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise ManifestError([f"{file.shown}:{line}: not JSON: {message}"]) from None
+
+
+class _Scanner:
+    """Steps through the two outer levels of a JSON text, so that each job's line is known."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self._line = 1
+        self._counted_to = 0
+        self._decoder = json.JSONDecoder(
+            object_pairs_hook=self._object, parse_int=self._integer, parse_constant=self._constant
+        )
+
+    def document(self) -> Any:
+        self._skip_space()
+        if self._next() == "{":
+            value: Any = self._top()
+        elif self._next() == "[":
+            value = self._jobs()
+        else:
+            value = self._value()
+        self._skip_space()
+        if self._at < len(self._text):
+            raise _NotJson(
+                "something follows the end (one job a line is JSONL: name it .jsonl)", self._at
+            )
+        return value
+
+    def _top(self) -> Lined:
+        top = Lined(self._here())
+        for _ in self._items("}"):
+            line, key = self._here(), self._value()
+            if not isinstance(key, str) or key in top:
+                raise _NotJson(f"{key!r:.60} is no key, or stands here twice", self._at)
+            self._expect(":")
+            self._skip_space()
+            top.lines[key] = line
+            top[key] = self._jobs() if key == "jobs" and self._next() == "[" else self._value()
+        return top
+
+    def _jobs(self) -> list[Any]:
+        jobs = []
+        for _ in self._items("]"):
+            line, entry = self._here(), self._value()
+            if isinstance(entry, dict):
+                lined = Lined(line)
+                lined.update(entry)
+                entry = lined
+            jobs.append(entry)
+        return jobs
+
+    def _items(self, end: str) -> Iterator[None]:
+        """Stop at the beginning of each item of the mapping or list that begins here."""
+        self._at += 1
+        self._skip_space()
+        while self._next() != end:
+            yield
+            self._skip_space()
+            if self._next() != end:
+                self._expect(",")
+                self._skip_space()
+        self._at += 1
+
+    def _value(self) -> Any:
+        try:
+            value, self._at = self._decoder.raw_decode(self._text, self._at)
+            _check_values(value)
+            msgspec.json.encode(value)
+        except RecursionError:
+            raise _NotJson("nested too deeply", self._at) from None
+        except UnicodeEncodeError:
+            raise _NotJson("half of a surrogate pair", self._at) from None
+        except json.JSONDecodeError:
+            raise
+        except ValueError as error:
+            raise _NotJson(str(error), self._at) from None
+        return value
+
+    def _here(self) -> int:
+        self._line += self._text.count("\n", self._counted_to, self._at)
+        self._counted_to = self._at
+        return self._line
+
+    def _next(self) -> str:
+        return self._text[self._at : self._at + 1]
+
+    def _expect(self, mark: str) -> None:
+        self._skip_space()
+        if self._next() != mark:
+            raise _NotJson(f"{mark!r} is missing", self._at)
+        self._at += 1
+
+    def _skip_space(self) -> None:
+        match = _SPACE.match(self._text, self._at)
+        self._at = match.end() if match else self._at
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise _NotJson(f"the key {twice!r:.60} stands here twice", self._at)
+        return result
+
+    def _integer(self, digits: str) -> int:
+        if len(digits) > len(str(INT_MIN)):
+            raise _NotJson("an integer of more than 64 bits", self._at)
+        return int(digits)
+
+    def _constant(self, name: str) -> NoReturn:
+        raise _NotJson(f"{name} is not a JSON value", self._at)

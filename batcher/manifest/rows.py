@@ -1,0 +1,205 @@
+"""A row as a manifest file has it, before anything is filled in: the vocabulary of this room.
+
+A job entry, the head of a manifest and a ``from`` entry have one shape, :class:`Row`: what a head and
+a ``from`` entry hold acts as defaults for the rows that they stand around.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from batcher.errors import ManifestError
+from batcher.schema.wording import shown, unknown_field
+
+RESERVED = ("id", "model", "matrix", "vars", "repeat", "meta", "from", "input")
+REPEAT_MAX = 100_000
+GLOB = "glob"
+
+RowProblem = tuple[int, str, str]
+"""Line, field (may be empty), what is wrong."""
+
+
+class ManifestChanged(ManifestError):
+    """A manifest file is no longer the one that was checked."""
+
+
+class LocalPath(str):
+    """A path that a glob found: a local file, whatever the field's name says."""
+
+    __slots__ = ()
+
+
+class Row(msgspec.Struct):
+    """One entry. Absent fields are absent: no input, variable or metadata is null.
+
+    ``line`` is the entry's first, ``lines`` those of its keys where the format tells them.
+    ``include`` is its ``from``. ``problems`` are those that reading found; a row with any is invalid.
+    """
+
+    line: int
+    inputs: dict[str, Any]
+    id: str | None = None
+    model: str | None = None
+    matrix: dict[str, Any] | None = None
+    vars: dict[str, Any] | None = None
+    repeat: int | None = None
+    meta: dict[str, Any] | None = None
+    include: str | None = None
+    lines: Mapping[str, int] = msgspec.field(default_factory=dict)
+    problems: list[RowProblem] = msgspec.field(default_factory=list)
+
+    def line_of(self, name: str) -> int:
+        """Where key ``name`` (or the key that ``name[3].part`` is in) stands."""
+        return self.lines.get(name.partition("[")[0].partition(".")[0], self.line)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Names that the command line takes out of the inputs: to ``meta``, or away."""
+
+    meta: frozenset[str] = field(default_factory=frozenset)
+    ignored: frozenset[str] = field(default_factory=frozenset)
+
+
+class Lined(dict[str, Any]):
+    """A mapping that knows where it and its keys stand."""
+
+    __slots__ = ("line", "lines")
+
+    def __init__(self, line: int) -> None:
+        super().__init__()
+        self.line = line
+        self.lines: dict[str, int] = {}
+
+
+def plain(value: Any) -> Any:
+    """``value`` made of nothing but what JSON has."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value
+
+
+def is_glob(value: Any) -> bool:
+    """Whether ``value`` is ``{glob: PATTERN}``."""
+    return isinstance(value, dict) and value.keys() == {GLOB} and isinstance(value[GLOB], str)
+
+
+def row_of(entry: Any, line: int, columns: Columns) -> Row:
+    """The row that a job entry of a YAML, JSON or JSONL manifest stands for."""
+    if not isinstance(entry, dict):
+        return Row(line, {}, problems=[(line, "", f"{shown(entry)} is not a job: a mapping is needed")])
+    row = Row(line, {}, lines=entry.lines if isinstance(entry, Lined) else {})
+    extra: dict[str, Any] = {}
+    for key, value in entry.items():
+        if value is None or key in columns.ignored:
+            continue
+        if key in columns.meta:
+            extra[key] = plain(value)
+        elif key in PARSERS:
+            set_reserved(row, key, value)
+        else:
+            row.inputs[key] = plain(value)
+    if extra:
+        row.meta = {**(row.meta or {}), **extra}
+    return row
+
+
+def set_reserved(row: Row, key: str, value: Any) -> None:
+    """Put the value of a reserved key where it belongs in ``row``, or a problem if it can't be that."""
+    try:
+        parsed = PARSERS[key](plain(value))
+    except ValueError as error:
+        row.problems.append((row.line_of(key), key, str(error)))
+        return
+    if key == "input":
+        row.inputs.update(parsed)
+    else:
+        setattr(row, "include" if key == "from" else key, parsed)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str) and value:
+        return value
+    raise ValueError(f"{shown(value)} is not text")
+
+
+def _id(value: Any) -> str:
+    return str(value) if type(value) is int else _text(value)
+
+
+def _repeat(value: Any) -> int:
+    if type(value) is int and 1 <= value <= REPEAT_MAX:
+        return value
+    raise ValueError(f"{shown(value)} is not a whole number from 1 to {REPEAT_MAX}")
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{shown(value)} is not a mapping")
+    return {str(key): item for key, item in value.items() if item is not None}
+
+
+def _matrix(value: Any) -> dict[str, Any]:
+    matrix = _mapping(value)
+    for key, values in matrix.items():
+        if key in RESERVED and key != "model":
+            raise ValueError(f"{key!r} can't vary in a matrix")
+        if is_glob(values):
+            continue
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"{key}: {shown(values)} is not a list with at least one value")
+        if key == "model" and not all(isinstance(item, str) and item for item in values):
+            raise ValueError("model: a list of model ids is needed")
+    return matrix
+
+
+PARSERS: Mapping[str, Callable[[Any], Any]] = {
+    "id": _id,
+    "model": _text,
+    "matrix": _matrix,
+    "vars": _mapping,
+    "repeat": _repeat,
+    "meta": _mapping,
+    "from": _text,
+    "input": _mapping,
+}
+_HEAD_KEYS = ("name", "model", "defaults", "matrix", "vars", "meta", "repeat", "jobs")
+_NOT_IN_DEFAULTS = frozenset({"id", "from", "matrix"})
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a manifest says about all of its rows. Tables and JSONL have an empty one."""
+
+    name: str | None = None
+    layer: Row = field(default_factory=lambda: Row(1, {}))
+
+
+def head_of(top: Mapping[str, Any], columns: Columns, known: Collection[str] = _HEAD_KEYS) -> Head:
+    """The head in the top mapping of a YAML or JSON manifest; its problems are in ``layer``."""
+    line = top.line if isinstance(top, Lined) else 1
+    defaults = top.get("defaults")
+    layer = row_of({} if defaults is None else defaults, line, columns)
+    if isinstance(defaults, Lined):
+        layer.problems += [
+            (defaults.lines[key], f"defaults.{key}", "does not belong here")
+            for key in defaults.keys() & _NOT_IN_DEFAULTS
+        ]
+    layer.lines = {**layer.lines, **(top.lines if isinstance(top, Lined) else {})}
+    for key, value in top.items():
+        if key not in known:
+            what = unknown_field(key, known).replace("field", "key")
+            layer.problems.append((layer.line_of(key), key, f"{what} (inputs of all jobs: defaults)"))
+        elif value is not None and key in PARSERS:
+            set_reserved(layer, key, value)
+    name = top.get("name")
+    if name is not None and not isinstance(name, str):
+        layer.problems.append((layer.line_of("name"), "name", f"{shown(name)} is not text"))
+        name = None
+    return Head(name, layer)

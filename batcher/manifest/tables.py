@@ -1,0 +1,210 @@
+"""CSV and TSV: a header compiled once, then rows one at a time."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from batcher.errors import ManifestError
+from batcher.manifest.files import ManifestFile
+from batcher.manifest.rows import RESERVED, Columns, Row, set_reserved
+from batcher.schema.dialect import boolean_in, integer_in, number_in
+from batcher.schema.wording import shown
+
+CELL_MAX_CHARS = 1024 * 1024
+COLUMNS_MAX = 4096
+
+_DELIMITERS = (",", "\t", ";")
+_EXCEL_HINT = re.compile(r'"?sep=([,;\t])"?\r?\n?')
+_PREFIXED = re.compile(r"(meta|vars|input)\.(.+)", re.DOTALL)
+_AS_JSON = frozenset({"matrix", "vars", "meta", "input"})
+
+
+def _json_in(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+_TYPES: Mapping[str, tuple[Callable[[str], Any], str]] = {
+    "int": (integer_in, "an integer"),
+    "float": (number_in, "a number"),
+    "bool": (boolean_in, "true or false"),
+    "json": (_json_in, "JSON"),
+    "str": (str, "text"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """What one column that is more than a plain input is for: ``role`` is a reserved key, or none."""
+
+    index: int
+    role: str | None
+    name: str
+    type: str | None = None
+
+    def put(self, row: Row, cell: str) -> None:
+        value: Any = cell
+        if self.type is not None:
+            convert, wanted = _TYPES[self.type]
+            value = convert(cell if self.type == "str" else cell.strip())
+            if value is None:
+                row.problems.append((row.line, self.name, f"{shown(cell)} is not {wanted}"))
+                return
+        if self.role == "input":
+            row.inputs[self.name] = value
+        elif self.role == "meta":
+            row.meta = {**(row.meta or {}), self.name: value}
+        elif self.role == "vars":
+            row.vars = {**(row.vars or {}), self.name: value}
+        elif self.role is None:
+            row.problems.append((row.line, "", f"{shown(cell)} stands in a column without a header"))
+        else:
+            self._put_reserved(row, cell.strip())
+
+    def _put_reserved(self, row: Row, text: str) -> None:
+        value: Any = text
+        if self.name == "repeat":
+            value = integer_in(text)
+        elif self.name in _AS_JSON:
+            value = _json_in(text)
+        if text:
+            set_reserved(row, self.name, text if value is None else value)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A CSV or TSV file whose header has been read. ``header_line`` is where it stands.
+
+    ``names`` has, for each column, its name where it is a plain input; ``others`` are the rest.
+    """
+
+    file: ManifestFile
+    delimiter: str
+    header_line: int
+    names: tuple[str | None, ...]
+    others: tuple[_Column, ...]
+
+    @property
+    def row_keys(self) -> frozenset[str]:
+        """The reserved keys that rows of this table may have."""
+        return frozenset(c.name for c in self.others if c.role == "reserved")
+
+    def rows(self) -> Iterator[Row]:
+        """The rows that are not blank. Raises ManifestError where the file can't be read on."""
+        for line, cells in _cells(self.file, self.delimiter):
+            if line > self.header_line and not _is_blank(cells):
+                yield self._row(line, cells)
+
+    def _row(self, line: int, cells: list[str]) -> Row:
+        row = Row(line, {name: c for name, c in zip(self.names, cells, strict=False) if c and name})
+        for column in self.others:
+            if column.index < len(cells) and cells[column.index]:
+                column.put(row, cells[column.index])
+        if len(cells) > len(self.names) and any(cells[len(self.names) :]):
+            what = f"{len(cells)} cells under {len(self.names)} headers; is a quote missing?"
+            row.problems.append((line, "", what))
+        return row
+
+
+def open_table(file: ManifestFile, columns: Columns, delimiter: str | None = None) -> Table:
+    """Read the header of a CSV or TSV file. Raises ManifestError where it has none or a bad one."""
+    delimiter = delimiter or _sniffed(file)
+    header_line = 0
+    for line, cells in _cells(file, delimiter):
+        if not _is_blank(cells) and not (line == 1 and _EXCEL_HINT.fullmatch(delimiter.join(cells))):
+            return _compiled(file, delimiter, (line, cells), columns)
+        header_line = line
+    raise ManifestError([f"{file.shown}:{header_line or 1}: no header: the file is empty"])
+
+
+def _compiled(
+    file: ManifestFile, delimiter: str, header: tuple[int, list[str]], columns: Columns
+) -> Table:
+    line, cells = header
+    if len(cells) > COLUMNS_MAX:
+        raise ManifestError([f"{file.shown}:{line}: more than {COLUMNS_MAX} columns"])
+    found: dict[tuple[str | None, str], _Column] = {}
+    problems = []
+    for index, cell in enumerate(cells):
+        try:
+            column = _column(index, cell, columns)
+        except ValueError as error:
+            problems.append(f"{file.shown}:{line}: {error}")
+            continue
+        if column.name and (column.role, column.name) in found:
+            problems.append(f"{file.shown}:{line}: {column.name}: two columns of this name")
+        found[column.role, column.name or f"\0{index}"] = column
+    if problems:
+        raise ManifestError(problems)
+    plain = {c.index: c.name for c in found.values() if c.role == "input" and c.type is None}
+    others = tuple(c for c in found.values() if c.index not in plain and c.role != "ignored")
+    return Table(file, delimiter, line, tuple(plain.get(i) for i in range(len(cells))), others)
+
+
+def _column(index: int, cell: str, columns: Columns) -> _Column:
+    """What the column under header ``cell`` is for. Raises ValueError for a type that isn't one."""
+    name, _, type_ = cell.strip().lower().partition(":")
+    name, type_ = "_".join(name.split()), type_.strip()
+    if type_ and type_ not in _TYPES:
+        raise ValueError(f"{name}: {type_!r} is not a column type ({', '.join(_TYPES)})")
+    if name in columns.ignored:
+        return _Column(index, "ignored", name)
+    if name in columns.meta:
+        return _Column(index, "meta", name, type_ or None)
+    if match := _PREFIXED.fullmatch(name):
+        return _Column(index, match[1], match[2], type_ or None)
+    if name in RESERVED:
+        return _Column(index, "reserved", name)
+    return _Column(index, "input" if name else None, name, type_ or None)
+
+
+def _sniffed(file: ManifestFile) -> str:
+    """The delimiter that stands most often, outside quotes, in the first line with anything on it."""
+    with file.open() as stream:
+        for number, line in enumerate(file.lines(stream), 1):
+            text = file.decoded(line, number)
+            if hint := _EXCEL_HINT.fullmatch(text):
+                return hint[1]
+            if text.strip():
+                outside = re.sub(r'"[^"]*"?', "", text)
+                return max(_DELIMITERS, key=outside.count)
+    return _DELIMITERS[0]
+
+
+def _cells(file: ManifestFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Each record with the line on which it begins, blank ones included."""
+    csv.field_size_limit(CELL_MAX_CHARS)
+    with file.open() as stream:
+        lines = (file.decoded(line, number) for number, line in enumerate(file.lines(stream), 1))
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        line = 1
+        while True:
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise ManifestError([f"{file.shown}:{line}: {_csv_reason(error)}"]) from None
+            yield line, cells
+            line = reader.line_num + 1
+
+
+def _csv_reason(error: csv.Error) -> str:
+    text = str(error)
+    if "field limit" in text:
+        return f"a cell of more than {CELL_MAX_CHARS} characters; is a quote missing?"
+    if "end of data" in text:
+        return "a quote is opened here and never closed"
+    return f"not CSV: {text}"
+
+
+def _is_blank(cells: list[str]) -> bool:
+    return not cells or (not cells[0].strip() and not "".join(cells).strip())

@@ -1,0 +1,233 @@
+"""YAML: the core schema of YAML 1.2 built from the events of the C parser, with lines.
+
+Built from events and not by PyYAML's constructors for what those would do: read ``16:9`` as 969,
+``no`` as false and ``2024-01-01`` as a date, keep the last of two equal keys, unfold aliases without
+end, and follow any depth of nesting on the C stack.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from batcher.errors import ManifestError
+from batcher.manifest.files import ManifestFile
+from batcher.manifest.rows import Lined
+from batcher.schema.dialect import INT_MAX, INT_MIN
+
+if TYPE_CHECKING:
+    import yaml
+
+DEPTH_MAX = 100
+ALIASED_VALUES_MAX = 1_000_000
+INTEGER_MAX_CHARS = 24
+
+_NULL = re.compile(r"null|Null|NULL|~|")
+_TRUE = re.compile(r"true|True|TRUE")
+_FALSE = re.compile(r"false|False|FALSE")
+_DECIMAL = re.compile(r"[-+]?[0-9]+")
+_OCTAL = re.compile(r"0o[0-7]+")
+_HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+
+_TAG = "tag:yaml.org,2002:"
+_MERGE = object()
+"""The key ``<<``."""
+
+
+class _NotYaml(Exception):
+    """What this reader doesn't take; ``line`` counts from 1."""
+
+    def __init__(self, line: int, what: str) -> None:
+        super().__init__(what)
+        self.line = line
+
+
+def yaml_document(file: ManifestFile) -> Any:
+    """The value of a YAML file; its mappings are :class:`Lined`. Raises ManifestError with the line."""
+    import yaml
+
+    text = file.text()
+    try:
+        return _Composer(yaml.parse(text, Loader=yaml.CSafeLoader)).document()
+    except _NotYaml as error:
+        raise ManifestError([f"{file.shown}:{error.line}: {error}"]) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ManifestError([f"{file.shown}:{line}: not YAML: {error.reason}"]) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{file.shown}:{mark.line + 1}" if mark else file.shown
+        raise ManifestError([f"{place}: not YAML: {error.problem or error.context}"]) from None
+
+
+class _Composer:
+    """Values from events. Counts what aliases repeat: a bomb is small as text and huge unfolded."""
+
+    def __init__(self, events: Iterator[yaml.Event]) -> None:
+        self._events = events
+        self._anchors: dict[str, tuple[Any, int] | None] = {}
+        self._values = 0
+        self._aliased = 0
+
+    def document(self) -> Any:
+        import yaml
+
+        value = None
+        documents = 0
+        for event in self._events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    raise _NotYaml(_line(event), "a second document begins here; one is allowed")
+                value = self._value(next(self._events), 0)
+        return value
+
+    def _value(self, event: Any, depth: int) -> Any:
+        import yaml
+
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event)
+        if depth > DEPTH_MAX:
+            raise _NotYaml(_line(event), f"nested deeper than {DEPTH_MAX} levels")
+        before = self._values
+        self._values += 1
+        if event.anchor is not None:
+            self._anchors[event.anchor] = None
+        if isinstance(event, yaml.ScalarEvent):
+            value = _scalar(event)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            value = self._sequence(event, depth)
+        else:
+            value = self._mapping(event, depth)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = (value, self._values - before)
+        return value
+
+    def _alias(self, event: Any) -> Any:
+        if event.anchor not in self._anchors:
+            raise _NotYaml(_line(event), f"*{event.anchor} stands for nothing")
+        anchored = self._anchors[event.anchor]
+        if anchored is None:
+            raise _NotYaml(_line(event), f"*{event.anchor} contains itself")
+        value, size = anchored
+        self._values += size
+        self._aliased += size
+        if self._aliased > ALIASED_VALUES_MAX:
+            raise _NotYaml(_line(event), f"aliases repeat more than {ALIASED_VALUES_MAX} values")
+        return value
+
+    def _sequence(self, start: Any, depth: int) -> list[Any]:
+        import yaml
+
+        _check_tag(start, "seq")
+        items = []
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            items.append(self._value(event, depth + 1))
+        return items
+
+    def _mapping(self, start: Any, depth: int) -> Lined:
+        import yaml
+
+        _check_tag(start, "map")
+        mapping = Lined(_line(start))
+        merged: list[Lined] = []
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            key = self._key(event)
+            value = self._value(next(self._events), depth + 1)
+            if key is _MERGE:
+                merged += _mergeable(value, _line(event))
+            elif key in mapping:
+                first = mapping.lines[key]
+                raise _NotYaml(_line(event), f"{key}: this key stands already on line {first}")
+            else:
+                mapping[key] = value
+                mapping.lines[key] = _line(event)
+        for other in merged:
+            for key in other.keys() - mapping.keys():
+                mapping[key], mapping.lines[key] = other[key], other.lines[key]
+        return mapping
+
+    def _key(self, event: Any) -> Any:
+        import yaml
+
+        if isinstance(event, yaml.AliasEvent):
+            key = self._alias(event)
+            if isinstance(key, str):
+                return key
+        elif isinstance(event, yaml.ScalarEvent):
+            if event.value == "<<" and event.implicit[0]:
+                return _MERGE
+            self._value(event, 0)
+            return event.value
+        raise _NotYaml(_line(event), "a key has to be plain text")
+
+
+def _line(event: Any) -> int:
+    return int(event.start_mark.line) + 1
+
+
+def _check_tag(event: Any, name: str) -> None:
+    if event.tag not in (None, "!", _TAG + name):
+        raise _NotYaml(_line(event), f"the tag {_shown_tag(event.tag)} is not supported")
+
+
+def _shown_tag(tag: str) -> str:
+    return tag.replace(_TAG, "!!")
+
+
+def _mergeable(value: Any, line: int) -> list[Lined]:
+    items = value if isinstance(value, list) else [value]
+    if not all(isinstance(item, Lined) for item in items):
+        raise _NotYaml(line, "<< needs a mapping, or a list of mappings")
+    return items
+
+
+def _scalar(event: Any) -> Any:
+    text: str = event.value
+    if event.tag in (None, "!"):
+        return _resolved(text, _line(event)) if event.implicit[0] else text
+    if event.tag == _TAG + "str":
+        return text
+    value = _resolved(text, _line(event))
+    kinds = {"int": int, "float": (int, float), "bool": bool, "null": type(None)}
+    kind = kinds.get(event.tag.removeprefix(_TAG))
+    if kind is None:
+        raise _NotYaml(_line(event), f"the tag {_shown_tag(event.tag)} is not supported")
+    if not isinstance(value, kind):
+        raise _NotYaml(_line(event), f"{text!r:.60} is not {_shown_tag(event.tag)}")
+    return value
+
+
+def _resolved(text: str, line: int) -> Any:
+    """A plain scalar by the core schema (YAML 1.2.2, section 10.3.2)."""
+    if _NULL.fullmatch(text):
+        return None
+    if text[0] not in "+-.0123456789tTfF":
+        return text
+    if _TRUE.fullmatch(text):
+        return True
+    if _FALSE.fullmatch(text):
+        return False
+    for pattern, base in ((_DECIMAL, 10), (_OCTAL, 8), (_HEXADECIMAL, 16)):
+        if pattern.fullmatch(text):
+            return _integer(text, base, line)
+    if _FLOAT.fullmatch(text) or _NOT_FINITE.fullmatch(text):
+        return _float(text, line)
+    return text
+
+
+def _integer(text: str, base: int, line: int) -> int:
+    value = int(text.removeprefix("0o"), base) if len(text) <= INTEGER_MAX_CHARS else INT_MAX + 1
+    if not INT_MIN <= value <= INT_MAX:
+        raise _NotYaml(line, f"{text[:INTEGER_MAX_CHARS]} has more than 64 bits; text needs quotes")
+    return value
+
+
+def _float(text: str, line: int) -> float:
+    value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    if value != value or abs(value) == float("inf"):
+        raise _NotYaml(line, f"{text:.60} is not a finite number; text needs quotes")
+    return value

@@ -1,0 +1,126 @@
+"""The run directory: what lies where, how a result gets there whole, and whether it still is.
+
+::
+
+    output/<batch>/
+      ledger.jsonl      the only state
+      metadata.jsonl    derived from it: one line per output file
+      media/            outputs, each of them whole
+      superseded/       outputs of attempts that were bought again
+      .batcher/         lock, partial downloads, a reserve for a full disk
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from batcher.disk import Disk
+from batcher.jobs import Artifact
+from batcher.ledger import HIDDEN_NAME, LEDGER_NAME
+from batcher.lifecycle import Record, Snapshot, State
+
+MEDIA_NAME = "media"
+SUPERSEDED_NAME = "superseded"
+METADATA_NAME = "metadata.jsonl"
+
+
+class RunDir:
+    """Paths of one run directory, and the moves between them."""
+
+    def __init__(self, root: Path, disk: Disk) -> None:
+        self.root = root
+        self.ledger = root / LEDGER_NAME
+        self.metadata = root / METADATA_NAME
+        self.hidden = root / HIDDEN_NAME
+        self._partials = self.hidden / "partial"
+        self._disk = disk
+        self._syncing: asyncio.Task[None] | None = None
+        self._waiting: asyncio.Task[None] | None = None
+
+    def prepare(self) -> None:
+        """Make the folders, and drop the partial downloads of a run that died."""
+        for folder in (self.root / MEDIA_NAME, self._partials):
+            self._disk.make_dirs(folder)
+        for name in self._disk.list_dir(self._partials):
+            self._disk.remove(self._partials / name)
+
+    def partial(self, job_id: str, index: int) -> Path:
+        """Where output ``index`` of a job is downloaded to."""
+        return self._partials / f"{job_id}.{index}.part"
+
+    def publish(self, source: Path, name: str) -> str:
+        """Move a whole, fsynced file into ``media/``; returns its path in the run directory.
+
+        Durable only after ``settle``.
+        """
+        self._disk.rename(source, self.root / MEDIA_NAME / name)
+        return f"{MEDIA_NAME}/{name}"
+
+    async def settle(self) -> None:
+        """Make the names in ``media/`` durable. Callers that arrive during a sync share the next one."""
+        while self._syncing is not None:
+            syncing = self._syncing
+            if self._waiting is None:
+                self._waiting = asyncio.create_task(self._sync_after(syncing))
+            await asyncio.shield(self._waiting)
+            return
+        self._syncing = asyncio.create_task(self._sync())
+        await asyncio.shield(self._syncing)
+
+    async def _sync_after(self, syncing: asyncio.Task[None]) -> None:
+        await asyncio.wait([syncing])
+        self._waiting = None
+        self._syncing = asyncio.current_task()
+        await self._sync()
+
+    async def _sync(self) -> None:
+        try:
+            await self._disk.run(partial(self._disk.sync_dir, self.root / MEDIA_NAME))
+        finally:
+            self._syncing = None
+
+    def supersede(self, files: tuple[Artifact, ...], attempt: int) -> None:
+        """Move the files of attempt number ``attempt`` out of the dataset."""
+        for artifact in files:
+            self.make_way(PurePosixPath(artifact.path).name, attempt)
+
+    def make_way(self, name: str, attempt: int) -> None:
+        """Move an output of attempt number ``attempt``, if there is one of this name, out of the way."""
+        old = self.root / MEDIA_NAME / name
+        if self._disk.size(old) is not None:
+            target = f"{old.stem}.attempt-{attempt}{old.suffix}"
+            self._disk.rename(old, self.root / SUPERSEDED_NAME / target)
+
+    def missing(self, record: Record) -> list[int]:
+        """Which of a done job's files are not there with their size, by index."""
+        return [
+            index
+            for index, artifact in enumerate(record.files)
+            if self._disk.size(self.root / artifact.path) != artifact.bytes
+        ]
+
+    def damaged(self, snapshot: Snapshot) -> Iterator[tuple[str, Artifact, str]]:
+        """Re-hash every output: job, file and what is wrong, for each that is not as recorded."""
+        for job_id, record in snapshot.items():
+            if record.state is State.DONE:
+                for artifact in record.files:
+                    if wrong := self._wrong(artifact):
+                        yield job_id, artifact, wrong
+
+    def _wrong(self, artifact: Artifact) -> str | None:
+        path = self.root / artifact.path
+        size = self._disk.size(path)
+        if size is None:
+            return "missing"
+        if size != artifact.bytes:
+            return f"{size} bytes instead of {artifact.bytes}"
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            return f"can't be read: {error.strerror}"
+        return None if digest == artifact.sha256 else "its bytes have changed (SHA-256 differs)"

@@ -1,0 +1,104 @@
+"""How a run is held and how it ends: slots, the reason to stop, and the circuit breaker."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from batcher.errors import BatcherError, StoppedError
+
+PERCENT_FROM_JOBS = 50
+
+
+class Slots:
+    """How many requests may be unfinished at the API. What was taken over may exceed the limit."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+        self._changed = asyncio.Event()
+
+    def hold(self) -> None:
+        """Take a slot, whether or not there is room: for requests that exist already."""
+        self.held += 1
+
+    def free(self) -> None:
+        """Give a slot back."""
+        self.held -= 1
+        self._changed.set()
+
+    async def acquire(self) -> None:
+        """Wait for room, then take a slot. For one caller at a time: admission keeps the order."""
+        while self.held >= self.limit:
+            self._changed.clear()
+            await self._changed.wait()
+        self.held += 1
+
+
+class Control:
+    """Why the run stops before its end, if it does.
+
+    *Draining* submits nothing more and finishes what is in flight. *Halted* lets go of polls and
+    downloads as well, and waits for the answers of POSTs under way only. *Aborting* doesn't.
+    """
+
+    def __init__(self) -> None:
+        self.error: BatcherError | None = None
+        self.draining = False
+        self.halting = asyncio.Event()
+        self.aborting = asyncio.Event()
+
+    @property
+    def halted(self) -> bool:
+        """Whether polls and downloads are to be let go."""
+        return self.halting.is_set()
+
+    def drain(self, error: BatcherError) -> None:
+        """Submit nothing more. The first reason stays."""
+        self.error = self.error or error
+        self.draining = True
+
+    def halt(self, error: BatcherError) -> None:
+        """Let go of everything. Stronger than a reason to drain; the first of its kind stays."""
+        if not self.halted:
+            self.error = error
+        self.draining = True
+        self.halting.set()
+
+    def abort(self, error: BatcherError) -> None:
+        """Halt, and don't wait for POSTs under way either: what they did stays unknown."""
+        self.halt(error)
+        self.aborting.set()
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Stops submitting when too many jobs of this run failed at submit or generate.
+
+    ``limit`` is a number of jobs or, with ``percent``, a share of the finished ones, which is looked
+    at from the 50th on.
+    """
+
+    limit: float | None = None
+    percent: bool = False
+    finished: int = 0
+    failed: int = 0
+
+    def note(self, failed: bool) -> StoppedError | None:
+        """Count a job that was generated or failed; the reason to stop once the limit is passed."""
+        self.finished += 1
+        self.failed += failed
+        if self.limit is None or not failed:
+            return None
+        value: float = self.failed
+        if self.percent:
+            if self.finished < PERCENT_FROM_JOBS:
+                return None
+            value = 100.0 * self.failed / self.finished
+        if value <= self.limit:
+            return None
+        sign = "%" if self.percent else ""
+        return StoppedError(
+            f"{self.failed} of {self.finished} jobs of this run failed, more than --max-failures "
+            f"{self.limit:g}{sign}: nothing more was submitted"
+        )

@@ -1,0 +1,208 @@
+"""The submitting lane: intent before effect, one POST at a time for each job, its answer on record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Protocol
+
+from batcher.clock import Clock
+from batcher.errors import (
+    BalanceExhausted,
+    CallError,
+    CredentialsError,
+    Kind,
+    OutcomeUnknown,
+    Refused,
+    RunDirError,
+    StoppedError,
+)
+from batcher.jobs import Job, recorded
+from batcher.ledger import Ledger
+from batcher.lifecycle import EventName, Record, Stage
+from batcher.pace import RateLimit
+from batcher.plan import PriceOf, next_attempt
+from batcher.runner.control import Control
+from batcher.runner.line import ApiLine
+from batcher.service import Service
+
+LOCAL_MEDIA = "local_media"
+_CENT_FRACTION_USD = 1e-9
+
+
+class BodyOf(Protocol):
+    """Makes the JSON body of a job's POST; reads local media, so it runs off the loop.
+
+    Raises OSError or ValueError where a local file is gone or is no longer what was planned.
+    """
+
+    def __call__(self, job: Job) -> bytes: ...
+
+
+class Budget:
+    """``--max-cost``: holds before each POST, over every attempt that the ledger counts."""
+
+    def __init__(self, ledger: Ledger, price_of: PriceOf, max_cost_usd: float | None) -> None:
+        self._ledger = ledger
+        self._price_of = price_of
+        self.max_cost_usd = max_cost_usd
+        self.left_out = 0
+
+    def price_usd(self, job: Job) -> float | None:
+        """What one attempt of ``job`` costs in USD; None where nobody named a price."""
+        return self._price_of(job)
+
+    def admits(self, job: Job) -> bool:
+        """Whether the job fits now. Ask in the same step in which ``submitting`` is appended."""
+        if self.max_cost_usd is None:
+            return True
+        price_usd = self._price_of(job)
+        after_usd = self._ledger.snapshot.spent_usd + (price_usd or 0.0)
+        fits = price_usd is not None and after_usd <= self.max_cost_usd + _CENT_FRACTION_USD
+        self.left_out += not fits
+        return fits
+
+
+class Outcome(Enum):
+    """What became of a job that was to be submitted."""
+
+    ACCEPTED = auto()
+    FAILED = auto()
+    UNKNOWN = auto()
+    PUT_OFF = auto()
+    """Not accepted, for reasons that pass: the same job may try again."""
+    LEFT = auto()
+    """The run stops, or the budget has no room: the job stays pending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms jobs are submitted."""
+
+    budget: Budget
+    rate: RateLimit
+    body_of: BodyOf
+    clock: Clock
+
+
+class Submitter:
+    """POSTs jobs. Of each it records the intent before, and the answer before anything else."""
+
+    def __init__(
+        self, service: Service, line: ApiLine, ledger: Ledger, control: Control, terms: Terms
+    ) -> None:
+        self._service = service
+        self._line = line
+        self._ledger = ledger
+        self._control = control
+        self._terms = terms
+        self.posting: set[asyncio.Task[Any]] = set()
+
+    async def submit(self, job: Job) -> Outcome:
+        """Take ``job`` to an answer, waiting out every refusal that surely created nothing."""
+        terms = self._terms
+        while True:
+            await self._line.ready()
+            if wait_s := terms.rate.reserve_s(terms.clock.monotonic()):
+                await terms.clock.sleep(wait_s)
+            if self._control.draining or not terms.budget.admits(job):
+                return Outcome.LEFT
+            with self._critical():
+                outcome = await self._attempt(job, terms.budget.price_usd(job))
+            if outcome is not Outcome.PUT_OFF:
+                return outcome
+
+    @contextmanager
+    def _critical(self) -> Iterator[None]:
+        """A stretch that a halt waits for: between the intent and the record of its answer."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.posting.add(task)
+        try:
+            yield
+        finally:
+            self.posting.discard(task)
+
+    async def _attempt(self, job: Job, price_usd: float | None) -> Outcome:
+        await self._ledger.durable(self._intend(job, price_usd))
+        if self._ledger.full:
+            self._control.halt(RunDirError(f"{self._ledger.path}: no space left on the disk"))
+        if self._control.halted or not self._line.is_open:
+            # Between intent and POST the run was told to stop, or the API to wait: nothing was sent.
+            return await self._put_off(
+                job, "not sent: the run was stopping, or the API asked for a pause"
+            )
+        try:
+            body = await asyncio.to_thread(self._terms.body_of, job)
+        except (OSError, ValueError) as error:
+            return await self._failed(job, LOCAL_MEDIA, str(error))
+        try:
+            request_id = await self._line.exchange(lambda: self._service.submit(job.model, body))
+        except CallError as error:
+            return await self._answer(job, error)
+        await self._keep(job, request_id)
+        return Outcome.ACCEPTED
+
+    def _intend(self, job: Job, price_usd: float | None) -> asyncio.Future[None]:
+        record = self._ledger.snapshot.get(job.id)
+        fields: dict[str, Any] = {"model": job.model, "source": str(job.source), "digest": job.digest}
+        if not _on_record(job, record):
+            fields["input"] = recorded(job.input)
+            fields["meta"] = recorded(job.meta)
+        covered = self._ledger.append(
+            EventName.SUBMITTING, job.id, attempt=next_attempt(record), price_usd=price_usd, **fields
+        )
+        self._ledger.snapshot.records[job.id].listed = True
+        return covered
+
+    async def _keep(self, job: Job, request_id: str) -> None:
+        """Record what was paid for. Where that fails, the id is at least in the error."""
+        try:
+            await self._ledger.record(EventName.SUBMITTED, job.id, request_id=request_id)
+        except RunDirError as error:
+            raise RunDirError(
+                f"{error}\njob {job.id} was accepted as request {request_id}, which could not be "
+                f"recorded; settle it later: batcher resolve {self._ledger.path.parent} {job.id} "
+                f"--request-id {request_id}"
+            ) from error
+
+    async def _answer(self, job: Job, error: CallError) -> Outcome:
+        if error.kind is Kind.TRANSIENT:
+            return await self._put_off(job, error.message)
+        if isinstance(error, OutcomeUnknown):
+            await self._ledger.record(
+                EventName.UNANSWERED, job.id, code=error.code, message=error.message
+            )
+            return Outcome.UNKNOWN
+        if isinstance(error, Refused):
+            self._control.drain(_whole_run(error))
+            await self._put_off(job, error.message)
+            return Outcome.LEFT
+        return await self._failed(job, error.code, error.message)
+
+    async def _put_off(self, job: Job, reason: str) -> Outcome:
+        await self._ledger.record(EventName.DEFERRED, job.id, reason=reason)
+        return Outcome.PUT_OFF
+
+    async def _failed(self, job: Job, code: int | str | None, message: str) -> Outcome:
+        await self._ledger.record(
+            EventName.FAILED, job.id, stage=Stage.SUBMIT, code=code, message=message
+        )
+        return Outcome.FAILED
+
+
+def _on_record(job: Job, record: Record | None) -> bool:
+    """Whether the ledger already holds these inputs for this job."""
+    return record is not None and record.input_offset >= 0 and record.digest == job.digest
+
+
+def _whole_run(error: Refused) -> StoppedError | CredentialsError:
+    """The reason to stop that a refusal gives: what to do about it, then what the API said."""
+    if isinstance(error, BalanceExhausted):
+        remedy = "top it up and run the same command again"
+        return StoppedError(f"the balance is used up: {remedy} ({error.message})")
+    remedy = "check it and run the same command again"
+    return CredentialsError(f"the API refused the token: {remedy} ({error.message})")

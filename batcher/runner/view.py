@@ -1,0 +1,39 @@
+"""What a run looks like from outside while it goes on: plain numbers, and who may watch them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(slots=True)
+class RunView:
+    """Counts of a run in progress. ``selected`` jobs end up in ``done`` or stay something else."""
+
+    selected: int = 0
+    done: int = 0
+    failed: int = 0
+    unknown: int = 0
+    queued: int = 0
+    """Requests that wait or run at the API."""
+    downloading: int = 0
+    submitted_now: int = 0
+    timed_out: list[str] = field(default_factory=list)
+
+
+class Observer(Protocol):
+    """Who is told how a run goes. Called on the event loop: must not block."""
+
+    def started(self, view: RunView) -> None: ...
+    def changed(self, view: RunView) -> None: ...
+    def warn(self, message: str) -> None: ...
+    def finished(self, view: RunView) -> None: ...
+
+
+class Silence:
+    """Watches nothing."""
+
+    def started(self, view: RunView) -> None: ...
+    def changed(self, view: RunView) -> None: ...
+    def warn(self, message: str) -> None: ...
+    def finished(self, view: RunView) -> None: ...

@@ -1,0 +1,278 @@
+"""The Model API's own calls: submit, status, result, cancel, and the catalogue."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+
+from batcher.clock import iso
+from batcher.jobs import input_digest, recorded
+from batcher.sandbox.answers import (
+    GENERATION_ERROR,
+    INSUFFICIENT_RESOURCES,
+    Refusal,
+    gone_wrong,
+    hang_up,
+    not_found,
+)
+from batcher.sandbox.catalogue import Model, catalogue, find
+from batcher.sandbox.faults import Fault, Faults, Stage, dice
+from batcher.sandbox.journal import Order
+from batcher.sandbox.outputs import names, output
+from batcher.sandbox.store import Phase, Request, Store
+
+if TYPE_CHECKING:
+    from batcher.sandbox.outputs import Signer
+    from batcher.sandbox.settings import SandboxSettings, SandboxStats
+
+MAX_BODY_BYTES = 64 << 20
+DEFAULT_PAGE, MAX_PAGE = 50, 200
+
+WORDS = {
+    Phase.IN_QUEUE: "in_queue",
+    Phase.IN_PROGRESS: "in_progress",
+    Phase.FINISHED: "completed",
+    Phase.CANCELLED: "cancelled",
+}
+SYNONYMS = {
+    Phase.IN_QUEUE: "pending",
+    Phase.IN_PROGRESS: "processing",
+    Phase.FINISHED: "succeeded",
+    Phase.CANCELLED: "canceled",
+}
+STRANGE_WORD = "post_processing"
+
+_FAILED = "failed"
+_FAILURES = (Fault.GENERATE_FAILED, Fault.GENERATE_FAILED_RESULT)
+_FAILURE = "The model could not generate anything from this input"
+
+
+class ModelApi:
+    """Handlers of the calls. Each raises Refusal where the API would say no."""
+
+    def __init__(
+        self, settings: SandboxSettings, store: Store, stats: SandboxStats, signer: Signer
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._stats = stats
+        self._signer = signer
+        self._faults = Faults.of(settings)
+        self._unread: Counter[str] = Counter()
+        self._asked: Counter[str] = Counter()
+        self._lost: set[str] = set()
+
+    async def models(self, request: web.Request) -> web.Response:
+        """``GET /v1/models``: a page of the catalogue, and how many there are in all."""
+        query = request.query
+        found = find(query.get("search", ""), query.get("category", ""))
+        offset = _whole_number(query, "offset", 0)
+        limit = min(_whole_number(query, "limit", DEFAULT_PAGE), MAX_PAGE)
+        full = query.get("include_schema", "").lower() in ("true", "1")
+        page = [model.listing(include_schema=full) for model in found[offset : offset + limit]]
+        return web.json_response({"models": page, "total": len(found)})
+
+    async def model(self, request: web.Request) -> web.Response:
+        """``GET /v1/models/{model_id}``: one entry, with its schema."""
+        return web.json_response(_model(request).listing(include_schema=True))
+
+    async def submit(self, request: web.Request) -> web.Response:
+        """``POST /v1/models/{model_id}``: check, charge, enqueue, and only then answer."""
+        model = _model(request)
+        if self._drops_unread(request):
+            return hang_up(request)
+        inputs = await _inputs(request, model)
+        price_usd = model.price_usd(inputs)
+        if not self._store.affords(price_usd):
+            raise Refusal(400, "Insufficient balance", error_code=INSUFFICIENT_RESOURCES)
+        key = input_digest(model.model_id, inputs)
+        nth = self._store.posts_for(key)
+        order = self._order(model, inputs, key, nth)
+        fault = self._met(self._faults.draw(Stage.SUBMIT, key, nth))
+        if self._faults.creates(fault, key, nth):
+            self._store.create(order)
+            self._met(Fault(order.fate) if order.fate else None)
+        else:
+            self._store.spurn(key)
+        if fault is not None:
+            return gone_wrong(request, fault, self._settings.clock.now())
+        return web.json_response({"request_id": order.id, **_links(request, order.id)})
+
+    async def status(self, request: web.Request) -> web.Response:
+        """``GET /v1/requests/{request_id}/status``."""
+        asked = self._request(request)
+        fault = self._poll_fault(asked)
+        if fault is not None:
+            return gone_wrong(request, fault, self._settings.clock.now())
+        return web.json_response(self._standing(request, asked))
+
+    async def result(self, request: web.Request) -> web.Response:
+        """``GET /v1/requests/{request_id}/result``; before the end, what the status is."""
+        asked = self._request(request)
+        fault = self._poll_fault(asked)
+        if fault is not None:
+            return gone_wrong(request, fault, self._settings.clock.now())
+        if not asked.phase(self._store.now_s()).terminal:
+            return web.json_response(self._standing(request, asked))
+        return web.json_response(self._ending(request, asked), dumps=_dumps)
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """``POST /v1/requests/{request_id}/cancel``: only what is queued can be."""
+        asked = self._request(request)
+        fault = self._poll_fault(asked)
+        if fault is not None:
+            return gone_wrong(request, fault, self._settings.clock.now())
+        queued = asked.phase(self._store.now_s()) is Phase.IN_QUEUE
+        if queued:
+            self._store.cancel(asked)
+        outcome = "cancelled" if queued else "not_cancellable"
+        return web.json_response({"outcome": outcome, "status": self._word(asked)})
+
+    def _order(self, model: Model, inputs: dict[str, Any], key: str, nth: int) -> Order:
+        """The ``nth`` order for these inputs. Its whole future is drawn here."""
+        rng = dice(self._settings.seed, "order", key, nth)
+        simulation, speed = model.simulation, self._settings.speed
+        return Order(
+            id=str(uuid.UUID(int=rng.getrandbits(128), version=4)),
+            at=self._store.now_s(),
+            model=model.model_id,
+            key=key,
+            input=msgspec.Raw(msgspec.json.encode(recorded(inputs))),
+            price_usd=model.price_usd(inputs),
+            queue_s=rng.uniform(*simulation.queue_s) / speed,
+            run_s=rng.uniform(*simulation.run_s) / speed,
+            fate=self._faults.draw(Stage.GENERATE, key, nth) or "",
+        )
+
+    def _drops_unread(self, request: web.Request) -> bool:
+        # Drawn by all that is known of the job before its body is read.
+        key = f"{request.path}:{request.content_length}"
+        self._unread[key] += 1
+        drawn = self._faults.draw(Stage.CONNECT, key, self._unread[key])
+        return self._met(drawn) is not None
+
+    def _poll_fault(self, asked: Request) -> Fault | None:
+        request_id = asked.order.id
+        if self._faults.share:
+            self._asked[request_id] += 1
+        fault = self._faults.draw(Stage.POLL, request_id, self._asked[request_id])
+        if fault is Fault.POLL_LOST:
+            if request_id in self._lost:
+                return None
+            self._lost.add(request_id)
+        return self._met(fault)
+
+    def _met(self, fault: Fault | None) -> Fault | None:
+        if fault is not None:
+            self._stats.faults[fault.value] += 1
+        return fault
+
+    def _request(self, request: web.Request) -> Request:
+        found = self._store.get(request.match_info["request_id"])
+        if found is None:
+            raise not_found("request")
+        return found
+
+    def _word(self, asked: Request, *, final: bool = False) -> str:
+        """The status word; ``final`` is the result's, which may differ from ``/status``."""
+        phase, fate = asked.phase(self._store.now_s()), asked.order.fate
+        if fate == Fault.GENERATE_SYNONYMS:
+            return SYNONYMS[phase]
+        if fate == Fault.GENERATE_STRANGE_WORD and phase is Phase.IN_PROGRESS:
+            return STRANGE_WORD
+        failed = fate == Fault.GENERATE_FAILED or (final and fate in _FAILURES)
+        return _FAILED if failed and phase is Phase.FINISHED else WORDS[phase]
+
+    def _standing(self, request: web.Request, asked: Request) -> dict[str, Any]:
+        """The answer of ``/status``, and of ``/result`` before the end."""
+        request_id = asked.order.id
+        body: dict[str, Any] = {"request_id": request_id, "status": self._word(asked)}
+        if asked.phase(self._store.now_s()) is Phase.IN_QUEUE:
+            body["queue_position"] = self._store.queue_position(request_id)
+        return body | _links(request, request_id)
+
+    def _ending(self, request: web.Request, asked: Request) -> dict[str, Any]:
+        """The answer of ``/result`` once the request is terminal."""
+        order, word = asked.order, self._word(asked, final=True)
+        if order.fate == Fault.GENERATE_ERROR_CODE and asked.cancelled_s is None:
+            return {"error_code": GENERATION_ERROR, "message": _FAILURE}
+        body: dict[str, Any] = {
+            "request_id": order.id,
+            "status": word,
+            "input": order.input,
+            "output": self._output(request, asked),
+            "created_at": _iso(order.at),
+            "finished_at": _iso(asked.ended_s or order.at),
+        }
+        if word == _FAILED:
+            body["error"] = _FAILURE
+        if request.query.get("include_cost", "").lower() == "true":
+            body["cost"] = 0.0 if asked.cancelled_s is not None else order.price_usd
+        return body | _links(request, order.id)
+
+    def _output(self, request: web.Request, asked: Request) -> dict[str, Any]:
+        order = asked.order
+        if asked.cancelled_s is not None or order.fate in (*_FAILURES, Fault.GENERATE_NO_OUTPUT):
+            return {}
+        origin, now_s = _origin(request), self._store.now_s()
+        paths = [f"/outputs/{order.id}/{name}" for name in names(order)]
+        return output(order, [origin + self._signer.sign(path, now_s) for path in paths])
+
+
+def _dumps(body: dict[str, Any]) -> str:
+    return msgspec.json.encode(body).decode()
+
+
+def _iso(epoch_s: float) -> str:
+    return iso(datetime.fromtimestamp(epoch_s, UTC))
+
+
+def _origin(request: web.Request) -> str:
+    return f"{request.scheme}://{request.host}"
+
+
+def _links(request: web.Request, request_id: str) -> dict[str, str]:
+    base = f"{_origin(request)}/v1/requests/{request_id}"
+    return {f"{call}_url": f"{base}/{call}" for call in ("status", "result", "cancel")}
+
+
+def _model(request: web.Request) -> Model:
+    model = catalogue().get(request.match_info["model_id"])
+    if model is None:
+        raise not_found("model")
+    return model
+
+
+def _whole_number(query: Any, name: str, default: int) -> int:
+    text = query.get(name, str(default))
+    if not (text.isascii() and text.isdigit()):
+        problem = {"loc": ["query", name], "msg": "not a whole number", "type": "int_parsing"}
+        raise Refusal(422, "Validation failed", detail=[problem])
+    return int(text)
+
+
+async def _inputs(request: web.Request, model: Model) -> dict[str, Any]:
+    """The body, checked by the model's schema. Raises Refusal: 413, 400 (no JSON), 422."""
+    try:
+        inputs = msgspec.json.decode(await _body(request))
+    except msgspec.DecodeError as error:
+        raise Refusal(400, "Body is not JSON", detail=str(error)) from error
+    problems = model.problems(inputs)
+    if problems:
+        raise Refusal(422, "Input validation failed", detail=problems)
+    return dict(inputs)
+
+
+async def _body(request: web.Request) -> bytes:
+    too_large = Refusal(413, f"Body is larger than {MAX_BODY_BYTES} bytes")
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise too_large
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        raise too_large from error

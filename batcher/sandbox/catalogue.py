@@ -1,0 +1,149 @@
+"""The models on offer: what they take, what they cost, and what simulating one means.
+
+The catalogue itself is data (``catalogue.json``), in the vendor's own dialect of JSON Schema.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Draft202012Validator
+
+OutputKind = Literal["video", "videos", "image", "images", "audio"]
+
+MEDIA_FORMATS = ("image_uri", "video_uri", "audio_uri")
+MEDIA_SCHEMES = ("https://", "data:")
+TYPES = {"float": "number"}
+RULES = {
+    "min_length": "minLength",
+    "max_length": "maxLength",
+    "min_items": "minItems",
+    "max_items": "maxItems",
+    "min": "minimum",
+    "max": "maximum",
+}
+"""The vendor's ``validation_rule`` → JSON Schema's keyword."""
+
+_CHARACTERS_PRICED = 1000
+
+
+class Simulation(msgspec.Struct, frozen=True):
+    """What a generation looks like from outside: key under ``output``, ranges of time in seconds."""
+
+    output: OutputKind
+    queue_s: tuple[float, float]
+    run_s: tuple[float, float]
+
+
+class Model(msgspec.Struct, frozen=True):
+    """One entry of the catalogue. ``input_schema`` is the vendor's, not yet JSON Schema."""
+
+    model_id: str
+    display_name: str
+    categories: tuple[str, ...]
+    base_price_usd: float
+    price_unit: Literal["second", "output", "thousand_characters"]
+    input_schema: dict[str, Any]
+    simulation: Simulation
+    pricing_note: str | None = None
+
+    def listing(self, *, include_schema: bool) -> dict[str, Any]:
+        """What the API tells of this model."""
+        listed = {
+            "model_id": self.model_id,
+            "display_name": self.display_name,
+            "kind": "model",
+            "categories": self.categories,
+            "base_price_usd": self.base_price_usd,
+            "price_unit": self.price_unit,
+        }
+        if self.pricing_note is not None:
+            listed["pricing_note"] = self.pricing_note
+        return listed | ({"input_schema": self.input_schema} if include_schema else {})
+
+    def value(self, inputs: dict[str, Any], field: str) -> Any:
+        """An input's value, or the schema's default for it, or None."""
+        schema = self.input_schema["properties"].get(field, {})
+        return inputs.get(field, schema.get("default"))
+
+    def price_usd(self, inputs: dict[str, Any]) -> float:
+        """What one job with these (valid) inputs costs, in USD."""
+        units: float
+        match self.price_unit:
+            case "second":
+                units = self.value(inputs, "duration")
+            case "output":
+                units = self.value(inputs, "num_images") or 1
+            case "thousand_characters":
+                units = len(inputs["text"]) / _CHARACTERS_PRICED
+        return round(self.base_price_usd * units, 6)
+
+    def problems(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
+        """What is wrong with ``inputs``, as the ``detail`` of a 422: where, what, which rule."""
+        return [
+            {
+                "loc": ["body", *(error.instance_path or _missing(error.message))],
+                "msg": error.message,
+                "type": str(error.schema_path[-1]),
+            }
+            for error in _validator(self.model_id).iter_errors(inputs)
+        ]
+
+
+def _missing(message: str) -> list[str]:
+    # An error of "required" points at the object, and the field is only in the words.
+    return [message.split('"')[1]] if message.endswith("is a required property") else []
+
+
+@cache
+def catalogue() -> dict[str, Model]:
+    """All models by id, in the order of the file."""
+    data = resources.files(__package__).joinpath("catalogue.json").read_bytes()
+    return {model.model_id: model for model in msgspec.json.decode(data, type=list[Model])}
+
+
+def find(search: str, category: str) -> list[Model]:
+    """Models whose id or name has ``search`` in it (any case) and that are of ``category``."""
+    wanted = search.lower()
+    return [
+        model
+        for model in catalogue().values()
+        if wanted in f"{model.model_id} {model.display_name}".lower()
+        and (not category or category in model.categories)
+    ]
+
+
+def json_schema(vendor: dict[str, Any]) -> dict[str, Any]:
+    """The vendor's dialect as JSON Schema: ``float`` and ``validations`` are translated."""
+    schema = {key: _translated(value) for key, value in vendor.items() if key != "validations"}
+    if isinstance(schema.get("type"), str):
+        schema["type"] = TYPES.get(schema["type"], schema["type"])
+    for rule in vendor.get("validations", ()):
+        schema[RULES[rule["validation_rule"]]] = rule["validation_value"]
+    return schema
+
+
+def _translated(value: Any) -> Any:
+    if isinstance(value, dict):
+        return json_schema(value)
+    return [_translated(item) for item in value] if isinstance(value, list) else value
+
+
+@cache
+def _validator(model_id: str) -> Draft202012Validator:
+    from jsonschema_rs import Draft202012Validator
+
+    return Draft202012Validator(
+        json_schema(catalogue()[model_id].input_schema),
+        validate_formats=True,
+        formats=dict.fromkeys(MEDIA_FORMATS, _is_fetchable),
+    )
+
+
+def _is_fetchable(uri: str) -> bool:
+    return uri.startswith(MEDIA_SCHEMES)

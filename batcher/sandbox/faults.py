@@ -1,0 +1,142 @@
+"""What can go wrong, how often, and what it means for the job. Pure: numbers in, a fault out.
+
+Each decision is drawn from the seed and from what is asked for (a job's inputs, a request id), and
+which time it is asked: so a run repeats exactly, in whatever order its calls arrive.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batcher.sandbox.settings import SandboxSettings
+
+
+class Stage(StrEnum):
+    """Where a fault strikes."""
+
+    CONNECT = "connect"
+    SUBMIT = "submit"
+    POLL = "poll"
+    GENERATE = "generate"
+    DOWNLOAD = "download"
+
+
+class Fault(StrEnum):
+    """Every way to fail: ``stage:kind``. Those of one stage are equally likely."""
+
+    CONNECT_DROPPED = "connect:dropped"
+    """A POST's connection is closed before the server has read the body: no job."""
+
+    SUBMIT_DROPPED = "submit:dropped"
+    """The job is created, then the connection closes without an answer."""
+    SUBMIT_INTERNAL = "submit:internal"
+    SUBMIT_GATEWAY = "submit:gateway"
+    SUBMIT_UNAVAILABLE = "submit:unavailable"
+    SUBMIT_BUSY = "submit:busy"
+    SUBMIT_LIMITED = "submit:limited"
+    SUBMIT_LIMITED_DATE = "submit:limited-date"
+    SUBMIT_ERROR_CODE = "submit:error-code"
+    SUBMIT_UNREADABLE = "submit:unreadable"
+    SUBMIT_NO_ID = "submit:no-id"
+    SUBMIT_REDIRECT = "submit:redirect"
+
+    POLL_DROPPED = "poll:dropped"
+    POLL_INTERNAL = "poll:internal"
+    POLL_GATEWAY = "poll:gateway"
+    POLL_UNAVAILABLE = "poll:unavailable"
+    POLL_BUSY = "poll:busy"
+    POLL_LIMITED = "poll:limited"
+    POLL_LIMITED_DATE = "poll:limited-date"
+    POLL_UNREADABLE = "poll:unreadable"
+    POLL_LOST = "poll:lost"
+    """404 for a request that exists; at most once for each."""
+
+    GENERATE_FAILED = "generate:failed"
+    GENERATE_FAILED_RESULT = "generate:failed-result"
+    """``/status`` says completed, ``/result`` says failed."""
+    GENERATE_ERROR_CODE = "generate:error-code"
+    """``/result`` is a 200 whose body has an ``error_code``."""
+    GENERATE_NO_OUTPUT = "generate:no-output"
+    """Completed, with nothing under ``output``."""
+    GENERATE_STRANGE_WORD = "generate:strange-word"
+    """A status word that nobody documented, on the way to a normal end."""
+    GENERATE_SYNONYMS = "generate:synonyms"
+    """The observed words (pending, processing, succeeded, canceled) in place of the documented."""
+
+    DOWNLOAD_DROPPED = "download:dropped"
+    DOWNLOAD_INTERNAL = "download:internal"
+    DOWNLOAD_BUSY = "download:busy"
+    DOWNLOAD_TRUNCATED = "download:truncated"
+    DOWNLOAD_WRONG_LENGTH = "download:wrong-length"
+    """The whole body under a Content-Length that promises more."""
+    DOWNLOAD_HTML = "download:html"
+    DOWNLOAD_EMPTY = "download:empty"
+    DOWNLOAD_EXPIRED = "download:expired"
+    DOWNLOAD_RANGE_IGNORED = "download:range-ignored"
+    """Not an error: a Range request is answered 200 with the whole file."""
+
+    @property
+    def stage(self) -> Stage:
+        return Stage(self.partition(":")[0])
+
+    @property
+    def kind(self) -> str:
+        """What goes wrong, without where: calls of different stages share their answers by it."""
+        return self.partition(":")[2]
+
+
+OF_STAGE = {stage: tuple(f for f in Fault if f.stage is stage) for stage in Stage}
+
+CREATION_SHARE = {
+    Fault.SUBMIT_DROPPED: 1.0,
+    Fault.SUBMIT_INTERNAL: 0.5,
+    Fault.SUBMIT_GATEWAY: 0.5,
+    Fault.SUBMIT_UNAVAILABLE: 0.5,
+    Fault.SUBMIT_UNREADABLE: 0.5,
+    Fault.SUBMIT_NO_ID: 0.5,
+}
+"""How many of these POSTs have created a job all the same. Of those not listed, none."""
+
+# Closing before the body is read is one way of many in which a POST fails, though it is drawn on
+# its own, when nothing is known of the job yet: together the two stages make up one share.
+_WAYS_TO_FAIL_A_POST = len(OF_STAGE[Stage.SUBMIT]) + len(OF_STAGE[Stage.CONNECT])
+PART_OF_SHARE = {
+    stage: len(OF_STAGE[stage]) / _WAYS_TO_FAIL_A_POST for stage in (Stage.CONNECT, Stage.SUBMIT)
+}
+
+
+def dice(seed: int, *key: object) -> random.Random:
+    """A generator that depends on ``seed`` and ``key`` alone."""
+    return random.Random(":".join(map(str, (seed, *key))))  # noqa: S311 - a simulation's dice
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """The dice of one sandbox. ``share`` (0..1) of the calls fail; ``only`` empty means anyhow."""
+
+    seed: int
+    share: float
+    only: frozenset[Fault] = frozenset()
+
+    @classmethod
+    def of(cls, settings: SandboxSettings) -> Faults:
+        return cls(settings.seed, settings.faults, settings.only_faults)
+
+    def draw(self, stage: Stage, key: str, nth: int) -> Fault | None:
+        """What goes wrong when ``key`` is asked for the ``nth`` time; None for nothing."""
+        pool = [f for f in OF_STAGE[stage] if not self.only or f in self.only]
+        if not pool or not self.share:
+            return None
+        rng = dice(self.seed, stage, key, nth)
+        share = self.share * (1.0 if self.only else PART_OF_SHARE.get(stage, 1.0))
+        return rng.choice(pool) if rng.random() < share else None
+
+    def creates(self, fault: Fault | None, key: str, nth: int) -> bool:
+        """Whether a POST that met ``fault`` has created a job. Without a fault it has."""
+        if fault is None:
+            return True
+        return dice(self.seed, "creates", key, nth).random() < CREATION_SHARE.get(fault, 0.0)

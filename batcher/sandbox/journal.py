@@ -1,0 +1,113 @@
+"""The state file: what a sandbox must remember when its process is killed. Append-only JSONL.
+
+Each line goes to the kernel in one write before the answer that it is about, so a killed process
+loses nothing. (A power failure may: a stand-in does not fsync.) A torn last line is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from batcher.errors import InputError, RunDirError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_READ_SIZE_BYTES = 1 << 20
+
+
+class Order(msgspec.Struct, frozen=True, tag_field="event", tag="created"):
+    """A job was created and charged for. All that its future depends on.
+
+    ``key`` is the digest of model and inputs; ``input`` is fit for the file (``data:`` URIs are
+    recorded by their hash); ``queue_s`` and ``run_s`` are durations in seconds, ``at`` seconds
+    since the epoch; ``fate`` is the fault of its generation, or empty.
+    """
+
+    id: str
+    at: float
+    model: str
+    key: str
+    input: msgspec.Raw
+    price_usd: float
+    queue_s: float
+    run_s: float
+    fate: str = ""
+
+
+class Cancellation(msgspec.Struct, frozen=True, tag_field="event", tag="cancelled"):
+    """A queued request was cancelled and its price refunded."""
+
+    id: str
+    at: float
+
+
+class Spurned(msgspec.Struct, frozen=True, tag_field="event", tag="spurned"):
+    """A POST went wrong and created nothing: the next one for ``key`` meets another fate."""
+
+    key: str
+
+
+Entry = Order | Cancellation | Spurned
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
+
+
+class Journal:
+    """An open state file; with ``path`` None it keeps nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Open, creating it where missing. Raises RunDirError where that can't be done."""
+        self._path = path
+        self._descriptor: int | None = None
+        if path is None:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise RunDirError(f"the sandbox can't write {path}: {error.strerror}") from error
+
+    def replay(self) -> Iterator[Entry]:
+        """All entries, oldest first; cuts a torn last line off the file.
+
+        Raises InputError where any other line can't be read.
+        """
+        if self._path is None or self._descriptor is None:
+            return
+        whole_bytes = 0
+        with self._path.open("rb", buffering=_READ_SIZE_BYTES) as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                yield self._decoded(line, number)
+                whole_bytes += len(line)
+        os.ftruncate(self._descriptor, whole_bytes)
+
+    def _decoded(self, line: bytes, number: int) -> Entry:
+        try:
+            return _decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{self._path}:{number}: not a sandbox's state: {error}") from error
+
+    def append(self, entry: Entry) -> None:
+        """Hand one line to the kernel. Raises RunDirError where it can't take the whole of it."""
+        if self._descriptor is None:
+            return
+        line = _encoder.encode(entry) + b"\n"
+        try:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+        except OSError as error:
+            raise RunDirError(f"the sandbox can't write {self._path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close the file. May be repeated."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,120 @@
+"""What a finished request yields: real media, made on request, and URLs that expire.
+
+Nothing is stored. An output's bytes follow from its request alone, so a URL serves the same file
+on every call and in every process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import random
+import struct
+from functools import cache
+from importlib import resources
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from batcher.sandbox.catalogue import catalogue
+from batcher.sandbox.pictures import draw_png
+
+if TYPE_CHECKING:
+    from batcher.sandbox.journal import Order
+
+MEDIA_TYPES = {"mp4": "video/mp4", "png": "image/png", "wav": "audio/wav"}
+EXTENSIONS = {"video": "mp4", "videos": "mp4", "image": "png", "images": "png", "audio": "wav"}
+
+_BOX_HEADER_BYTES = 8
+_SAMPLE_RATE_HZ = 8000
+_NOTE_SAMPLES = 1600
+_NOTES = 5
+_SIGNATURE_CHARS = 32
+
+
+def names(order: Order) -> list[str]:
+    """File names of a request's outputs: ``0.png``, ``1.png``, ..."""
+    model = catalogue()[order.model]
+    kind = model.simulation.output
+    inputs = msgspec.json.decode(order.input)
+    count = (model.value(inputs, "num_images") or 1) if kind == "images" else 1
+    return [f"{index}.{EXTENSIONS[kind]}" for index in range(count)]
+
+
+def output(order: Order, urls: list[str]) -> dict[str, Any]:
+    """The ``output`` object: its shape is the model's habit (one URL, a list, a nested object)."""
+    kind = catalogue()[order.model].simulation.output
+    if kind == "audio":
+        return {kind: {"url": urls[0], "content_type": MEDIA_TYPES["wav"]}}
+    return {kind: urls if kind in ("images", "videos") else urls[0]}
+
+
+def content(order: Order, name: str) -> bytes:
+    """The bytes of one output. ``name`` is one of :func:`names`."""
+    inputs = msgspec.json.decode(order.input)
+    rng = random.Random(f"{_subject(order, inputs)}:{name}")  # noqa: S311 - a painter's dice
+    match name.partition(".")[2]:
+        case "mp4":
+            return rng.choice(clips()) + _free_box(f"request={order.id}&output={name}")
+        case "png":
+            aspect_ratio = catalogue()[order.model].value(inputs, "aspect_ratio")
+            return draw_png(rng, aspect_ratio, f"request={order.id}&output={name}")
+        case _:
+            return _wav(rng, f"request={order.id}&output={name}")
+
+
+def _subject(order: Order, inputs: dict[str, Any]) -> str:
+    """What the picture depends on: with an input ``seed`` on the inputs alone, as models do."""
+    return f"{order.model}:{inputs.get('prompt')}:{inputs.get('seed', order.id)}"
+
+
+@cache
+def clips() -> tuple[bytes, ...]:
+    """The clips that stand in for generated videos, in the order of their names."""
+    folder = resources.files(__package__).joinpath("clips")
+    found = sorted(item.name for item in folder.iterdir() if item.name.endswith(".mp4"))
+    return tuple(folder.joinpath(name).read_bytes() for name in found)
+
+
+def _free_box(text: str) -> bytes:
+    """A box that players skip (ISO 14496-12, 8.1.2): makes a copy of a clip its own file."""
+    payload = text.encode()
+    return struct.pack(">I4s", _BOX_HEADER_BYTES + len(payload), b"free") + payload
+
+
+def _wav(rng: random.Random, label: str) -> bytes:
+    """One second of square-wave melody: 8-bit mono PCM, with ``label`` in an ignored chunk."""
+    half_waves = [rng.randrange(6, 16) for _ in range(_NOTES)]
+    samples = b"".join(
+        (b"\x70" * half + b"\x90" * half) * (_NOTE_SAMPLES // (2 * half)) for half in half_waves
+    )
+    form = struct.pack("<HHIIHH", 1, 1, _SAMPLE_RATE_HZ, _SAMPLE_RATE_HZ, 1, 8)
+    chunks = _riff(b"fmt ", form) + _riff(b"data", samples) + _riff(b"note", label.encode())
+    return _riff(b"RIFF", b"WAVE" + chunks)
+
+
+def _riff(kind: bytes, data: bytes) -> bytes:
+    return kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+
+
+class Signer:
+    """Signs output URLs, and knows its own signatures, also those of an earlier process."""
+
+    def __init__(self, seed: int, url_ttl_s: float) -> None:
+        self._key = f"sandbox:{seed}".encode()
+        self._url_ttl_s = url_ttl_s
+
+    def sign(self, path: str, now_s: float) -> str:
+        """``path`` with a query that lets it be fetched for ``url_ttl_s`` seconds."""
+        expires_s = str(ceil(now_s + self._url_ttl_s))
+        return f"{path}?Expires={expires_s}&Signature={self._signature(path, expires_s)}"
+
+    def allows(self, path: str, expires_s: str, signature: str, now_s: float) -> bool:
+        """Whether the query is ours and has not expired."""
+        genuine = hmac.compare_digest(self._signature(path, expires_s).encode(), signature.encode())
+        return genuine and now_s < int(expires_s)
+
+    def _signature(self, path: str, expires_s: str) -> str:
+        message = f"{path}:{expires_s}".encode()
+        return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:_SIGNATURE_CHARS]

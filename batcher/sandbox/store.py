@@ -1,0 +1,169 @@
+"""The requests of a sandbox and the queue they stand in.
+
+No timer moves anything. What became of a request is worked out when somebody asks, from the times
+at which requests were created and cancelled: so they go on "running" while the process is dead,
+and a replay of the state file gives the same history.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from batcher.errors import InputError
+from batcher.sandbox.journal import Cancellation, Journal, Order, Spurned
+
+if TYPE_CHECKING:
+    from batcher.sandbox.journal import Entry
+    from batcher.sandbox.settings import SandboxSettings, SandboxStats
+
+
+class Phase(Enum):
+    """Where a request stands."""
+
+    IN_QUEUE = auto()
+    IN_PROGRESS = auto()
+    FINISHED = auto()
+    CANCELLED = auto()
+
+    @property
+    def terminal(self) -> bool:
+        return self in (Phase.FINISHED, Phase.CANCELLED)
+
+
+class Request(msgspec.Struct):
+    """An order and what became of it so far. Times are seconds since the epoch."""
+
+    order: Order
+    started_s: float | None = None
+    cancelled_s: float | None = None
+
+    @property
+    def ended_s(self) -> float | None:
+        """When it ended, or will end; None while that depends on the queue."""
+        if self.cancelled_s is not None:
+            return self.cancelled_s
+        return None if self.started_s is None else self.started_s + self.order.run_s
+
+    def phase(self, now_s: float) -> Phase:
+        if self.cancelled_s is not None:
+            return Phase.CANCELLED
+        if self.started_s is None:
+            return Phase.IN_QUEUE
+        return Phase.FINISHED if self.started_s + self.order.run_s <= now_s else Phase.IN_PROGRESS
+
+
+class Store:
+    """All requests by id. First come, first served, by as many workers as the settings name."""
+
+    def __init__(self, settings: SandboxSettings, stats: SandboxStats) -> None:
+        """Open the state file and replay it. Raises RunDirError, InputError."""
+        self._settings = settings
+        self._stats = stats
+        self._requests: dict[str, Request] = {}
+        self._queue: dict[str, Request] = {}
+        self._free_at_s = [0.0] * settings.workers
+        self._moved_up_s = 0.0
+        self._posts_by_key: Counter[str] = Counter()
+        self._journal = Journal(settings.state)
+        try:
+            for entry in self._journal.replay():
+                self._apply(entry)
+        except KeyError as error:
+            self.close()
+            raise InputError(f"{settings.state}: cancels {error}, which it never created") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the state file. May be repeated."""
+        self._journal.close()
+
+    def now_s(self) -> float:
+        """Wall-clock time in seconds since the epoch."""
+        return self._settings.clock.now().timestamp()
+
+    def get(self, request_id: str) -> Request | None:
+        """The request as of now; None where there is none, or its result was not kept so long."""
+        now_s = self.now_s()
+        self._advance(now_s)
+        request = self._requests.get(request_id)
+        if request is None or request.ended_s is None:
+            return request
+        return request if now_s < request.ended_s + self._settings.retention_s else None
+
+    def queue_position(self, request_id: str) -> int:
+        """How many stand before this queued request."""
+        return next(place for place, queued in enumerate(self._queue) if queued == request_id)
+
+    def posts_for(self, key: str) -> int:
+        """How many POSTs for ``key`` were served or went wrong, over all processes."""
+        return self._posts_by_key[key]
+
+    def affords(self, price_usd: float) -> bool:
+        """Whether the balance covers ``price_usd``."""
+        balance_usd = self._settings.balance_usd
+        return balance_usd is None or self._stats.spent_usd + price_usd <= balance_usd + 1e-9
+
+    def create(self, order: Order) -> None:
+        """Record, charge and enqueue. Raises RunDirError, and then nothing was created."""
+        self._record(order)
+
+    def cancel(self, request: Request) -> None:
+        """Take a queued request out of the queue and refund it. Raises RunDirError."""
+        self._record(Cancellation(request.order.id, self.now_s()))
+
+    def spurn(self, key: str) -> None:
+        """Record a POST for ``key`` that went wrong and created nothing. Raises RunDirError."""
+        self._record(Spurned(key))
+
+    def _record(self, entry: Entry) -> None:
+        self._journal.append(entry)
+        self._apply(entry)
+
+    def _apply(self, entry: Entry) -> None:
+        match entry:
+            case Order():
+                self._advance(entry.at)
+                self._enqueue(entry)
+            case Cancellation():
+                self._advance(entry.at)
+                self._dequeue(entry)
+            case Spurned():
+                self._posts_by_key[entry.key] += 1
+
+    def _enqueue(self, order: Order) -> None:
+        request = Request(order)
+        self._requests[order.id] = self._queue[order.id] = request
+        self._posts_by_key[order.key] += 1
+        stats = self._stats
+        stats.jobs_created += 1
+        stats.charged_usd += order.price_usd
+        stats.max_unfinished = max(stats.max_unfinished, self._unfinished(order.at))
+
+    def _dequeue(self, cancellation: Cancellation) -> None:
+        # With other workers than the state file was written by, it may be in no queue: so be it.
+        request = self._requests[cancellation.id]
+        request.cancelled_s = self._moved_up_s = cancellation.at
+        self._queue.pop(cancellation.id, None)
+        self._stats.jobs_cancelled += 1
+        self._stats.refunded_usd += request.order.price_usd
+
+    def _unfinished(self, now_s: float) -> int:
+        return len(self._queue) + sum(free_s > now_s for free_s in self._free_at_s)
+
+    def _advance(self, now_s: float) -> None:
+        """Start what would have started by ``now_s``: the head of the queue takes the next slot."""
+        while self._queue:
+            head = next(iter(self._queue.values()))
+            start_s = max(head.order.at + head.order.queue_s, self._free_at_s[0], self._moved_up_s)
+            if start_s > now_s:
+                return
+            del self._queue[head.order.id]
+            head.started_s = start_s
+            heapq.heapreplace(self._free_at_s, start_s + head.order.run_s)

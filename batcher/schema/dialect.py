@@ -1,0 +1,245 @@
+"""The vendor's input schema translated to JSON Schema, and what its properties say of text and media.
+
+The vendor writes JSON Schema with habits of its own: ``"type": "float"``, ``validations``, a
+``required`` inside a property, null for "not set". A schema comes from the network, so nothing in it
+is taken on trust: what can't be used gives a :class:`SchemaError`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from batcher.errors import InputError
+
+MAX_DEPTH = 32
+INT_MIN, INT_MAX = -(2**63), 2**64 - 1
+EXACT_FLOAT_INT_MAX = 2**53
+
+_TYPE_WORDS = {
+    "float": "number", "double": "number", "decimal": "number", "int": "integer", "long": "integer",
+    "bool": "boolean", "str": "string", "text": "string", "list": "array", "dict": "object",
+}  # fmt: skip
+_JSON_TYPES = frozenset({"string", "number", "integer", "boolean", "array", "object", "null"})
+_PYTHON_TYPES: Mapping[type, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
+_SCHEMA_MAPS = frozenset({"properties", "$defs", "definitions"})
+_SCHEMA_LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
+_LITERALS = frozenset({"default", "const", "enum", "examples", "example"})
+_DROPPED = frozenset({"$schema", "$id", "id", "nullable", "validations", "discriminator"})
+_RULES = {
+    "min": "minimum", "minimum": "minimum", "max": "maximum", "maximum": "maximum",
+    "minlength": "minLength", "maxlength": "maxLength", "minitems": "minItems",
+    "maxitems": "maxItems", "pattern": "pattern", "regex": "pattern",
+}  # fmt: skip
+_OWN_REQUIRED = "x-required"
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_MEDIA_FORMAT = re.compile(r"(image|video|audio)_ur[il]s?")
+_MEDIA_NAME = re.compile(
+    r"(?:(?P<before>\w+)_)?(?P<kind>image|video|audio)s?(?:_?ur[li]s?)?(?:_?[0-9]+)?", re.IGNORECASE
+)
+_COUNT_OR_SWITCH = re.compile(
+    r"(?:num|number_of|max|min|n|count|enable|disable|generate|with|without|keep|add|use|has|no|is|"
+    r"sync|return|include|remove|mute)(?:_.*)?",
+    re.IGNORECASE,
+)
+
+
+class SchemaError(InputError):
+    """The catalogue's answer about a model can't be used; ``str(error)`` names model and reason."""
+
+
+def translate(node: Any, *, with_rules: bool = True, depth: int = 0) -> Any:
+    """A vendor schema as JSON Schema (2020-12); ``with_rules`` takes in its ``validations`` as well.
+
+    Raises SchemaError for types and a nesting that mean nothing.
+    """
+    if depth > MAX_DEPTH:
+        raise SchemaError(f"it is nested deeper than {MAX_DEPTH} levels")
+    if not isinstance(node, dict):
+        return node
+    into = partial(translate, with_rules=with_rules, depth=depth + 1)
+    out = {k: v for k, v in node.items() if k not in _DROPPED and (v is not None or k in _LITERALS)}
+    for key, value in out.items():
+        if key in _SCHEMA_MAPS and isinstance(value, dict):
+            out[key] = {name: into(_property(name, schema)) for name, schema in value.items()}
+        elif key in _SCHEMA_LISTS and isinstance(value, list):
+            out[key] = [into(item) for item in value]
+        elif isinstance(value, dict) and key not in _LITERALS:
+            out[key] = into(value)
+    _translate_types(out)
+    _translate_bounds(out)
+    _translate_required(out)
+    if with_rules:
+        _add_rules(out, node.get("validations"))
+    return _without_null(out)
+
+
+def _property(name: str, schema: Any) -> Any:
+    if not isinstance(schema, dict | bool):
+        raise SchemaError(f"its property {name!r} is not a schema")
+    return schema
+
+
+def _translate_types(out: dict[str, Any]) -> None:
+    if "type" not in out:
+        return
+    words = out["type"] if isinstance(out["type"], list) else [out["type"]]
+    types = [_TYPE_WORDS.get(word, word) if isinstance(word, str) else word for word in words]
+    for name in types:
+        if not isinstance(name, str) or name not in _JSON_TYPES:
+            raise SchemaError(f"{name!r:.60} is not a type")
+    out["type"] = types if isinstance(out["type"], list) else types[0]
+
+
+def _translate_bounds(out: dict[str, Any]) -> None:
+    """JSON Schema's draft 4 wrote ``"minimum": 0, "exclusiveMinimum": true``; an empty enum is none."""
+    for keyword, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if isinstance(out.get(keyword), bool) and out.pop(keyword) and bound in out:
+            out[keyword] = out.pop(bound)
+    for literal in ("enum", "const"):
+        if literal in out and out[literal] in (None, []):
+            del out[literal]
+
+
+def _translate_required(out: dict[str, Any]) -> None:
+    """Move a property's own ``"required": true`` to the list of the object that holds it."""
+    if isinstance(out.get("required"), bool):
+        out[_OWN_REQUIRED] = out.pop("required")
+    properties = out.get("properties")
+    named = [
+        name
+        for name, schema in (properties.items() if isinstance(properties, dict) else ())
+        if isinstance(schema, dict) and schema.pop(_OWN_REQUIRED, False)
+    ]
+    if named:
+        listed = out.get("required")
+        out["required"] = list(dict.fromkeys([*(listed if isinstance(listed, list) else []), *named]))
+
+
+def _add_rules(out: dict[str, Any], rules: Any) -> None:
+    """Take in those of the vendor's ``validations`` that JSON Schema can say; ignore the others."""
+    for rule in rules if isinstance(rules, list) else ():
+        if isinstance(rule, dict):
+            word = re.sub("[_-]", "", str(rule.get("validation_rule")).lower())
+            keyword, value = _RULES.get(word), rule.get("validation_value")
+            if keyword is not None and keyword not in out and _fits_keyword(keyword, value):
+                out[keyword] = value
+
+
+def _fits_keyword(keyword: str, value: Any) -> bool:
+    if keyword == "pattern":
+        return isinstance(value, str)
+    if keyword.endswith(("Length", "Items")):
+        return type(value) is int and value >= 0
+    return type(value) in (int, float)
+
+
+def _without_null(out: dict[str, Any]) -> dict[str, Any]:
+    """Fold "this or null" into "this": a null input is an absent one here, and never sent."""
+    forms = out.get("anyOf")
+    if not isinstance(forms, list):
+        return out
+    kept = [form for form in forms if not (isinstance(form, dict) and form.get("type") == "null")]
+    if len(kept) != 1 or not isinstance(kept[0], dict):
+        return out
+    return {**kept[0], **{key: value for key, value in out.items() if key != "anyOf"}}
+
+
+def resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A property with what its reference into ``root`` says of it; ``{}`` where it says nothing."""
+    if not isinstance(schema, dict):
+        return {}
+    parts = schema.get("allOf")
+    only = parts[0] if isinstance(parts, list) and len(parts) == 1 else schema
+    pointer = only.get("$ref") if isinstance(only, dict) else None
+    target: Any = root
+    for step in pointer[2:].split("/") if isinstance(pointer, str) and pointer[:2] == "#/" else ("",):
+        target = target.get(step) if isinstance(target, dict) else None
+    return {**target, **schema} if isinstance(target, dict) else schema
+
+
+def types_of(schema: Any) -> set[str]:
+    """The JSON types that a property may have, as far as it says."""
+    if not isinstance(schema, dict):
+        return set()
+    declared = schema.get("type")
+    if declared is not None:
+        return set(declared) if isinstance(declared, list) else {declared}
+    forms = [form for key in ("anyOf", "oneOf", "allOf") for form in schema.get(key) or ()]
+    named = {name for form in forms for name in types_of(form)}
+    return named | {_PYTHON_TYPES[type(v)] for v in schema.get("enum") or () if type(v) in _PYTHON_TYPES}
+
+
+def media_kind(name: str) -> str | None:
+    """The kind of media (image, video, audio) that a field's name says it takes, else None."""
+    match = _MEDIA_NAME.fullmatch(name)
+    if match is None or _COUNT_OR_SWITCH.fullmatch(match["before"] or ""):
+        return None
+    return match["kind"].lower()
+
+
+def media_of(name: str, schema: Mapping[str, Any]) -> str | None:
+    """The kind of media that a property takes: by its ``format``, else by its name."""
+    items = schema.get("items")
+    for text in (schema.get("format"), items.get("format") if isinstance(items, dict) else None):
+        if isinstance(text, str) and (match := _MEDIA_FORMAT.fullmatch(text)):
+            return match[1]
+    other = types_of(schema) & {"integer", "number", "boolean", "object"} or "enum" in schema
+    return None if other else media_kind(name)
+
+
+def from_text(schema: Any, text: str) -> Any:
+    """``text`` as the type that ``schema`` wants, or as it is where it can't be that."""
+    types = types_of(schema)
+    if text.lstrip()[:1] in ("[", "{") and types & {"array", "object"}:
+        try:
+            return msgspec.json.decode(text)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return text
+    if types == {"array"}:
+        return [from_text(schema.get("items"), text)]
+    if "string" in types:
+        return text
+    for name, convert in CONVERSIONS.items():
+        if name in types and (value := convert(text.strip())) is not None:
+            return value
+    return text
+
+
+def integer_in(text: str) -> int | None:
+    """The integer of up to 64 bits that ``text`` writes (also as 5.0 or 1e3), else None."""
+    number = number_in(text)
+    if isinstance(number, float):
+        whole = number.is_integer() and abs(number) <= EXACT_FLOAT_INT_MAX
+        return int(number) if whole else None
+    return number
+
+
+def number_in(text: str) -> int | float | None:
+    """The finite number that ``text`` writes, else None."""
+    if _INTEGER.fullmatch(text):
+        value = int(text)
+        return value if INT_MIN <= value <= INT_MAX else None
+    if not _DECIMAL.fullmatch(text):
+        return None
+    number = float(text)
+    return None if abs(number) == float("inf") else number
+
+
+def boolean_in(text: str) -> bool | None:
+    """The truth that ``text`` writes (true, yes, 1, false, no, 0 in any case), else None."""
+    return _BOOLEANS.get(text.lower())
+
+
+CONVERSIONS: Mapping[str, Callable[[str], Any]] = {
+    "integer": integer_in,
+    "number": number_in,
+    "boolean": boolean_in,
+}

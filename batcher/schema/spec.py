@@ -1,0 +1,253 @@
+"""One model: its input schema compiled, the types it gives to text, and its price."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from batcher.jobs import LocalMedia
+from batcher.schema.dialect import (
+    INT_MAX,
+    SchemaError,
+    from_text,
+    media_of,
+    number_in,
+    resolved,
+    translate,
+    types_of,
+)
+from batcher.schema.wording import Problem, described
+
+USD_DIGITS = 9
+
+DURATION_FIELDS = ("duration", "duration_seconds", "duration_s", "seconds")
+COUNT_FIELDS = (
+    "num_images", "num_outputs", "num_videos", "num_generations", "number_of_images",
+    "number_of_outputs", "number_of_videos", "image_count", "n",
+)  # fmt: skip
+TIMED_UNITS = frozenset({"second", "seconds"})
+COUNTED_UNITS = frozenset(
+    word + plural
+    for word in ("output", "image", "video", "request", "generation")
+    for plural in ("", "s")
+)
+
+
+class Validator:
+    """A compiled schema, made on first use: importing the compiler takes longer than ``--help``."""
+
+    def __init__(self, model_id: str, schema: dict[str, Any]) -> None:
+        self._model_id = model_id
+        self._schema = schema
+        self.is_valid: Callable[[Any], bool] = self._compile_and_check
+
+    def compile(self) -> None:
+        """Raises SchemaError where the schema is not one. Fetches nothing."""
+        import jsonschema_rs
+
+        try:
+            compiled = jsonschema_rs.Draft202012Validator(self._schema, retriever=_refuse_to_fetch)
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise SchemaError(f"{self._model_id}: its input schema is broken: {reason}") from None
+        self._compiled = compiled
+        self.is_valid = compiled.is_valid
+
+    def errors(self, value: Any) -> Iterator[Any]:
+        """Everything that the schema has against ``value``; after :attr:`is_valid` was asked."""
+        return iter(self._compiled.iter_errors(value))
+
+    def _compile_and_check(self, value: Any) -> bool:
+        self.compile()
+        return self.is_valid(value)
+
+
+def _refuse_to_fetch(uri: str) -> Any:
+    raise ValueError(f"a reference to {uri} is not followed")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What is known of one model.
+
+    ``origin`` is "catalogue" or "built-in". ``schema`` is JSON Schema (2020-12) of the inputs.
+    ``base_price_usd`` is the price of one ``price_unit`` in USD, None where it isn't known.
+    ``fields`` are the inputs' schemas, ``media`` maps each media field to its kind (image, video,
+    audio), ``typed`` holds how to read text for each field that doesn't take just any text.
+    """
+
+    model_id: str
+    origin: str
+    schema: dict[str, Any]
+    display_name: str = ""
+    categories: tuple[str, ...] = ()
+    base_price_usd: float | None = None
+    price_unit: str | None = None
+    pricing_note: str | None = None
+    fields: Mapping[str, Mapping[str, Any]] = field(init=False, repr=False)
+    media: Mapping[str, str] = field(init=False, repr=False)
+    typed: Mapping[str, Callable[[str], Any]] = field(init=False, repr=False, compare=False)
+    validator: Validator = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        properties = self.schema["properties"]
+        fields = {name: resolved(schema, self.schema) for name, schema in properties.items()}
+        derived = {
+            "fields": fields,
+            "media": {name: kind for name, schema in fields.items() if (kind := media_of(name, schema))},
+            "typed": {
+                name: partial(from_text, schema)
+                for name, schema in fields.items()
+                if types_of(schema) - {"string", "null"}
+            },
+            "validator": Validator(self.model_id, self.schema),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_catalogue(cls, entry: Any) -> ModelSpec:
+        """The spec in an answer of ``GET /v1/models/{model_id}`` (API.md, "Endpoints").
+
+        Raises SchemaError where the answer is not usable. An odd price is no price, and vendor
+        rules that make no sense are left out: the API checks them anyway.
+        """
+        for with_rules in (True, False):
+            spec = _spec(entry, "catalogue", with_rules=with_rules)
+            try:
+                spec.validator.compile()
+            except SchemaError:
+                if not with_rules:
+                    raise
+            else:
+                break
+        return spec
+
+    def type_text(self, name: str, text: str) -> Any:
+        """``text`` (a CSV cell, a ``--set``) with the type that the schema gives field ``name``.
+
+        Text that doesn't fit the type stays text, so that :meth:`problems` reports it.
+        """
+        convert = self.typed.get(name)
+        return text if convert is None else convert(text)
+
+    def problems(self, inputs: dict[str, Any]) -> list[Problem]:
+        """What the schema has against ``inputs``, each with its field; empty where nothing.
+
+        Local media count as text, as which they are sent.
+        """
+        try:
+            if self.validator.is_valid(inputs):
+                return []
+        except ValueError:  # local media are nothing that JSON has
+            pass
+        errors = self.validator.errors(_as_sent(inputs))
+        found: dict[str, str] = {}
+        for error in errors:
+            for name, what in described(self.fields, error):
+                found.setdefault(name, what)
+        return list(found.items())
+
+    def price_usd(self, inputs: Mapping[str, Any]) -> float | None:
+        """What one generation costs in USD; None where price, unit or duration isn't known."""
+        unit = (self.price_unit or "").strip().lower().removeprefix("per ").strip()
+        if self.base_price_usd is None or unit not in TIMED_UNITS | COUNTED_UNITS:
+            return None
+        seconds = self._number(DURATION_FIELDS, inputs, None) if unit in TIMED_UNITS else 1.0
+        count = self._number(COUNT_FIELDS, inputs, 1.0)
+        if seconds is None or count is None:
+            return None
+        return round(self.base_price_usd * seconds * count, USD_DIGITS)
+
+    def _number(
+        self, names: tuple[str, ...], inputs: Mapping[str, Any], missing: float | None
+    ) -> float | None:
+        """The first field of ``names`` that the schema has: the input's number, else its default.
+
+        ``missing`` where there is no such field or nobody gave it a value, None where it holds no
+        usable number.
+        """
+        name = next((name for name in names if name in self.fields), None)
+        if name is None:
+            return missing
+        value = inputs.get(name)
+        value = self.fields[name].get("default") if value is None else value
+        if value is None:
+            return missing
+        number = _finite(number_in(value) if isinstance(value, str) else value)
+        return number or None
+
+
+def _as_sent(value: Any) -> Any:
+    """``value`` with local media as the beginning of the ``data:`` URI that will be sent."""
+    if isinstance(value, LocalMedia):
+        return f"data:{value.media_type};base64,"
+    if isinstance(value, list):
+        return [_as_sent(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _as_sent(item) for key, item in value.items()}
+    return str(value) if isinstance(value, str) else value
+
+
+def _spec(entry: Any, origin: str, *, with_rules: bool = True) -> ModelSpec:
+    model_id = entry.get("model_id") if isinstance(entry, dict) else None
+    if not isinstance(model_id, str) or not model_id:
+        raise SchemaError("the catalogue's answer names no model_id")
+    schema = entry.get("input_schema")
+    if not isinstance(schema, dict) or not isinstance(schema.get("properties"), dict):
+        raise SchemaError(f"{model_id}: the catalogue gives no input schema with properties")
+    try:
+        translated = translate(schema, with_rules=with_rules)
+    except SchemaError as error:
+        raise SchemaError(f"{model_id}: its input schema is broken: {error}") from None
+    categories = entry.get("categories")
+    categories = categories if isinstance(categories, list) else []
+    return ModelSpec(
+        model_id=model_id,
+        origin=origin,
+        schema={"additionalProperties": False, **translated, "type": "object"},
+        display_name=_text(entry.get("display_name")) or model_id,
+        categories=tuple(c for c in categories if isinstance(c, str)),
+        base_price_usd=_finite(entry.get("base_price_usd")),
+        price_unit=_text(entry.get("price_unit")),
+        pricing_note=_text(entry.get("pricing_note")),
+    )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _finite(value: Any) -> float | None:
+    """``value`` where it is a number that can be an amount: finite, and not negative."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value < INT_MAX else None
+
+
+KLING = _spec(
+    {
+        "model_id": "kling/kling-2-1/master/image-to-video",
+        "display_name": "Kling 2.1 Master, image to video",
+        "categories": ["image-to-video"],
+        "input_schema": {
+            "type": "object",
+            "required": ["prompt", "image_url"],
+            "properties": {
+                "prompt": {"type": "string"},
+                "image_url": {"type": "string", "format": "image_uri"},
+                "duration": {"type": "integer", "enum": [5, 10], "default": 5},
+                "aspect_ratio": {"type": "string", "enum": ["16:9", "1:1", "9:16"], "default": "16:9"},
+                "negative_prompt": {"type": "string"},
+                "cfg_scale": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.5},
+            },
+        },
+    },
+    "built-in",
+)
+"""The documented inputs of the vendor's own example. It has no price: that is known online only."""
+
+BUILT_IN: Mapping[str, ModelSpec] = {KLING.model_id: KLING}
+"""Models whose inputs are known without the network, by model id."""

@@ -1,0 +1,113 @@
+"""What a schema has against an input, in words that a user can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from batcher.jobs import recorded
+
+SHOWN_CHARS = 60
+WHAT_MAX_CHARS = 300
+
+Problem = tuple[str, str]
+"""A field (``image_urls[1]``) and what is wrong with it."""
+
+_TYPES = {
+    "string": "text", "integer": "an integer", "number": "a number", "boolean": "true or false",
+    "array": "a list", "object": "a mapping", "null": "null",
+}  # fmt: skip
+
+
+def shown(value: Any) -> str:
+    """``value`` for a message: short, on one line, without the signature of a URL."""
+    value = recorded(value)
+    if isinstance(value, dict | list):
+        text = msgspec.json.encode(value).decode()
+    elif isinstance(value, bool) or value is None:
+        text = str(value).lower()
+    else:
+        text = repr(value)
+    return _cut(text, SHOWN_CHARS)
+
+
+def _cut(text: str, chars: int) -> str:
+    return text if len(text) <= chars else f"{text[: chars - 3]}..."
+
+
+def described(fields: Mapping[str, Any], error: Any) -> Iterator[Problem]:
+    """The problems that one validation error stands for; ``fields`` are the properties there are."""
+    path = field_name(error.instance_path)
+    details = error.kind.as_dict()
+    match error.kind.name:
+        case "required":
+            yield _below(path, details["property"]), "required, but missing"
+        case "additionalProperties" | "unevaluatedProperties":
+            for name in details["unexpected"]:
+                yield _below(path, name), unknown_field(name, () if path else fields)
+        case kind:
+            wording = _WORDING.get(kind)
+            what = wording(error.instance, details) if wording else f"is not allowed ({error.message})"
+            yield path or "input", _cut(what, WHAT_MAX_CHARS)
+
+
+def field_name(path: list[str | int]) -> str:
+    """A path into an input as a user writes it: ``image_urls[1]``, ``camera.zoom``."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return "".join(steps).removeprefix(".")
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def unknown_field(name: str, known: Mapping[str, Any] | tuple[()]) -> str:
+    """That ``name`` is unknown, with the nearest of ``known``."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name.lower(), known, n=1)
+    return f"unknown field, did you mean {near[0]}?" if near else "unknown field"
+
+
+def _not_one_of(value: Any, details: Mapping[str, Any]) -> str:
+    options = ", ".join(o if isinstance(o, str) else shown(o) for o in details["options"])
+    return f"{shown(value)} is not one of {options}"
+
+
+def _not_of_type(value: Any, details: Mapping[str, Any]) -> str:
+    types = details["types"]
+    what = f"{shown(value)} is not {' or '.join(_TYPES[name] for name in types)}"
+    textual = isinstance(value, int | float) and "string" in types
+    return f"{what}; put it in quotes" if textual else what
+
+
+def _bound(what: str) -> Callable[[Any, Mapping[str, Any]], str]:
+    return lambda value, details: f"{shown(value)} is {what} {shown(details['limit'])}"
+
+
+def _size(what: str, unit: str) -> Callable[[Any, Mapping[str, Any]], str]:
+    return lambda value, details: f"has {len(value)} {unit}, {what} {details['limit']}"
+
+
+_WORDING: Mapping[str, Callable[[Any, Mapping[str, Any]], str]] = {
+    "enum": _not_one_of,
+    "const": lambda value, details: f"{shown(value)} is not {shown(details['expected_value'])}",
+    "type": _not_of_type,
+    "minimum": _bound("less than the minimum"),
+    "maximum": _bound("more than the maximum"),
+    "exclusiveMinimum": _bound("not more than"),
+    "exclusiveMaximum": _bound("not less than"),
+    "multipleOf": lambda value, details: (
+        f"{shown(value)} is not a multiple of {shown(details['multiple_of'])}"
+    ),
+    "minLength": _size("at least", "characters"),
+    "maxLength": _size("at most", "characters"),
+    "minItems": _size("at least", "items"),
+    "maxItems": _size("at most", "items"),
+    "uniqueItems": lambda value, details: "has an item twice",
+    "pattern": lambda value, details: f"{shown(value)} does not match {details['pattern']}",
+    "anyOf": lambda value, details: f"{shown(value)} fits none of the forms that the model takes",
+    "oneOf": lambda value, details: f"{shown(value)} fits none of the forms that the model takes",
+}

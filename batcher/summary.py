@@ -1,0 +1,144 @@
+"""What a ledger says, in numbers and lines: the answer of ``status`` and the end of ``run``."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batcher.disk import Disk
+from batcher.jobs import Artifact
+from batcher.ledger import LEDGER_NAME, Tail, line_at
+from batcher.lifecycle import Record, RunEvent, Snapshot, State
+
+
+class Status(msgspec.Struct, kw_only=True):
+    """The seven states add up to ``total``, the jobs of the last run's manifest.
+
+    ``submitting`` are those of the unknown whose POST is under way in a live run. ``cost_usd`` sums
+    every attempt that may have been charged, at its reported cost, else at its price when submitted;
+    ``unpriced_attempts`` are the ones for which neither is known. ``bytes`` counts output files.
+    """
+
+    batch: str
+    run_dir: str
+    total: int
+    pending: int
+    unknown: int
+    submitting: int
+    submitted: int
+    completed: int
+    done: int
+    failed: int
+    cancelled: int
+    duplicates: int
+    orphaned: int
+    cost_usd: float
+    unpriced_attempts: int
+    bytes: int
+    live: bool
+
+
+class Summary(Status, kw_only=True):
+    """A status, and what this run added to it. ``exit_code`` as in the README's table."""
+
+    selected: int
+    elapsed_s: float
+    submitted_now: int
+    exit_code: int
+    invalid: int = 0
+    stopped: str | None = None
+    """Why the run ended before its end, if it did."""
+
+
+class ListedJob(msgspec.Struct, kw_only=True):
+    """One job in ``status --list``."""
+
+    job: str
+    state: State
+    source: str | None
+    input: dict[str, Any] | None
+    stage: str | None = None
+    code: int | str | None = None
+    message: str | None = None
+    request_id: str | None = None
+    submitting_at: str | None = None
+    files: tuple[Artifact, ...] = ()
+
+
+def status_of(run_dir: Path, snapshot: Snapshot, tail: Tail | None = None) -> Status:
+    """The status that ``snapshot`` amounts to; with ``tail``, as seen from beside a live run."""
+    counts = {state.value: count for state, count in snapshot.counts.items()}
+    listed = sum(counts.values())
+    run = snapshot.last_run
+    total = max(listed, run.total if run is not None and run.total is not None else 0)
+    counts[State.PENDING.value] += total - listed
+    live = tail is not None and run is not None and _is_live(run, snapshot)
+    return Status(
+        batch=run_dir.resolve().name,
+        run_dir=str(run_dir),
+        total=total,
+        submitting=_under_way(snapshot, tail.last_run_offset) if live and tail is not None else 0,
+        duplicates=(run.duplicates or 0) if run is not None else 0,
+        orphaned=snapshot.orphaned,
+        cost_usd=round(snapshot.spent_usd, 6),
+        unpriced_attempts=snapshot.unpriced_attempts,
+        bytes=snapshot.bytes,
+        live=live,
+        **counts,
+    )
+
+
+def _is_live(run: RunEvent, snapshot: Snapshot) -> bool:
+    """Whether the run that wrote last still goes on, as far as this machine can tell."""
+    if snapshot.ended or run.host != socket.gethostname() or run.pid is None:
+        return False
+    try:
+        os.kill(run.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _under_way(snapshot: Snapshot, run_offset: int) -> int:
+    """Jobs whose POST left in this run and has no answer, nor word that there will be none."""
+    return sum(
+        record.state is State.UNKNOWN
+        and record.submitting_offset > run_offset
+        and record.message is None
+        and not record.orphaned
+        for record in snapshot.records.values()
+    )
+
+
+def listed_jobs(
+    run_dir: Path, snapshot: Snapshot, states: frozenset[State], disk: Disk
+) -> Iterator[ListedJob]:
+    """The jobs in ``states`` that the ledger mentions, in the order of their first line."""
+    with disk.open_read(run_dir / LEDGER_NAME) as ledger:
+        for job_id, record in snapshot.items():
+            if record.state in states and not record.orphaned:
+                yield _listed(job_id, record, ledger)
+
+
+def _listed(job_id: str, record: Record, ledger: Any) -> ListedJob:
+    intent = line_at(ledger, record.submitting_offset) if record.submitting_offset >= 0 else None
+    inputs = line_at(ledger, record.input_offset).input if record.input_offset >= 0 else None
+    return ListedJob(
+        job=job_id,
+        state=record.state,
+        source=intent.source if intent is not None else None,
+        input=inputs,
+        stage=record.stage,
+        code=record.code,
+        message=record.message,
+        request_id=record.request_id,
+        submitting_at=record.submitting_at,
+        files=record.files,
+    )
