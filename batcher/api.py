@@ -9,7 +9,7 @@ from typing import TypedDict, Unpack
 
 from batcher import app
 from batcher.disk import LocalDisk
-from batcher.errors import BatcherError, IncompleteError
+from batcher.errors import IncompleteError
 from batcher.ledger import read_snapshot
 from batcher.manifest import Overrides
 from batcher.options import DEFAULT_MAX_FILE_BYTES, Host, Money, Options, SandboxOptions, Trust

@@ -285,9 +285,7 @@ def _opening(prepared: Prepared, site: Site, host: Host) -> RunEvent:
 
 def _closing(opening: RunEvent, summary: Summary, at: str) -> RunEvent:
     counts = {state.value: getattr(summary, state.value) for state in State}
-    return RunEvent(
-        run=opening.run, at=at, ended=True, exit_code=summary.exit_code, counts=counts
-    )
+    return RunEvent(run=opening.run, at=at, ended=True, exit_code=summary.exit_code, counts=counts)
 
 
 def _summarise(prepared: Prepared, ledger: Ledger, runner: Runner, elapsed_s: float) -> Summary:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from batcher.runner.view import RunView
 
 LINE_EVERY_S = 60.0
-BAR_FORMAT = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]{postfix}"
+BAR_FORMAT = (
+    "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]{postfix}"
+)
 
 
 def in_words(view: RunView) -> str:

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from batcher.download import Downloader, DownloadLimits, TrustPolicy
 from batcher.errors import CredentialsError, LedgerError
 from batcher.ledger import HIDDEN_NAME
@@ -70,9 +69,7 @@ def _real(host: Host, *, needs_token: bool) -> Endpoint:
 
 
 @asynccontextmanager
-async def _sandbox(
-    options: SandboxOptions, host: Host, run_dir: Path | None
-) -> AsyncIterator[Site]:
+async def _sandbox(options: SandboxOptions, host: Host, run_dir: Path | None) -> AsyncIterator[Site]:
     from batcher.sandbox import Sandbox, SandboxSettings
 
     settings = SandboxSettings(
@@ -100,5 +97,3 @@ def check_same_api(snapshot: Snapshot, site: Site, run_dir: Path) -> None:
     if before is not None and (before == SANDBOX_API) != (site.api == SANDBOX_API):
         held = "the sandbox" if before == SANDBOX_API else "the real API"
         raise LedgerError(f"{run_dir}: holds a run against {held}; choose another directory with -o")
-
-

@@ -88,9 +88,11 @@ def status_lines(status: Status) -> Iterator[str]:
     for state in State:
         count = getattr(status, state.value)
         if count:
-            extra = f" ({status.submitting} being submitted now)" if (
-                state is State.UNKNOWN and status.submitting
-            ) else ""
+            extra = (
+                f" ({status.submitting} being submitted now)"
+                if (state is State.UNKNOWN and status.submitting)
+                else ""
+            )
             yield f"  {count:>7}  {state}{extra}"
     if status.orphaned:
         yield f"  {status.orphaned:>7}  no longer in the manifest"

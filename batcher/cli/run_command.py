@@ -54,7 +54,10 @@ def plan_manifest(options: Options, given: dict[str, Any]) -> int:
     if given["as_json"]:
         _print_json(_plan_json(prepared))
     elif not given["quiet"]:
-        for line in (*plan_lines(prepared.plan, prepared.run_dir, prepared.spent_usd), *_sources(prepared)):
+        for line in (
+            *plan_lines(prepared.plan, prepared.run_dir, prepared.spent_usd),
+            *_sources(prepared),
+        ):
             click.echo(line)
     return int(prepared.plan.invalid > 0)
 

@@ -73,9 +73,7 @@ _PLANNING = (
 _RUNNING = (
     click.option("--rate", type=Rate(), metavar="N/s|N/m", help="Submissions at most."),
     click.option("--downloads", type=_POSITIVE, default=8, show_default=True, help="At a time."),
-    click.option(
-        "--poll", type=Poll(), default="auto", show_default=True, help="Polling interval."
-    ),
+    click.option("--poll", type=Poll(), default="auto", show_default=True, help="Polling interval."),
     click.option(
         "--job-timeout",
         type=Duration(),
@@ -90,9 +88,7 @@ _RUNNING = (
         show_default=True,
         help="Give up when no call succeeds for this long.",
     ),
-    click.option(
-        "--max-failures", type=Share(), help="Stop submitting after more failures than this."
-    ),
+    click.option("--max-failures", type=Share(), help="Stop submitting after more failures than this."),
     click.option("-y", "--yes", is_flag=True, help="Don't ask before buying."),
     click.option(
         "--on-interrupt",
@@ -118,9 +114,7 @@ _RUNNING = (
         is_flag=True,
         help="Exit 0 even where failures of earlier runs remain.",
     ),
-    click.option(
-        "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True
-    ),
+    click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True),
     click.option("--sandbox-speed", type=click.FloatRange(min=0.01), default=1.0, hidden=True),
     click.option("--sandbox-faults", type=click.FloatRange(0, 1), default=0.0, hidden=True),
     click.option("--sandbox-seed", type=int, default=0, hidden=True),

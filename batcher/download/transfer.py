@@ -201,9 +201,7 @@ class Transfer:
     async def _finish(self) -> Fetched:
         assert self._format is not None
         sha256 = await self._sink.finish()
-        return Fetched(
-            self._sink.size_bytes, sha256, self._format.extension, self._format.media_type
-        )
+        return Fetched(self._sink.size_bytes, sha256, self._format.extension, self._format.media_type)
 
 
 def _reason(error: Exception) -> str:

@@ -124,9 +124,7 @@ class TrustPolicy:
     def is_named(self, host: str) -> bool:
         """Whether the user chose ``host`` by name, so that a private address is what they meant."""
         normal = normal_host(host)
-        return normal is not None and any(
-            rule.named and rule.covers_host(normal) for rule in self.rules
-        )
+        return normal is not None and any(rule.named and rule.covers_host(normal) for rule in self.rules)
 
     def _reason(self, scheme: str, host: str, port: int) -> str:
         if not any(rule.covers_host(host) for rule in self.rules):

@@ -76,7 +76,7 @@ class ManifestFile:
             yield line if number > 1 else line.removeprefix(codecs.BOM_UTF8)
 
     def decoded(self, content: bytes, first_line: int = 1) -> str:
-        """``content`` as text; raises ManifestError with the line of the first byte that is not UTF-8."""
+        """``content`` as text; raises ManifestError with the line where it is not UTF-8."""
         try:
             return content.decode("utf-8")
         except UnicodeDecodeError as error:

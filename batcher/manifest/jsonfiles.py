@@ -11,7 +11,7 @@ import msgspec
 
 from batcher.errors import ManifestError
 from batcher.manifest.files import ManifestFile
-from batcher.manifest.rows import Columns, Lined, Row, row_of
+from batcher.manifest.rows import Columns, Lined, LinedList, Row, row_of
 from batcher.schema.dialect import INT_MAX, INT_MIN
 
 DEPTH_MAX = 100
@@ -114,15 +114,11 @@ class _Scanner:
             top[key] = self._jobs() if key == "jobs" and self._next() == "[" else self._value()
         return top
 
-    def _jobs(self) -> list[Any]:
-        jobs = []
+    def _jobs(self) -> LinedList:
+        jobs = LinedList()
         for _ in self._items("]"):
-            line, entry = self._here(), self._value()
-            if isinstance(entry, dict):
-                lined = Lined(line)
-                lined.update(entry)
-                entry = lined
-            jobs.append(entry)
+            jobs.lines.append(self._here())
+            jobs.append(self._value())
         return jobs
 
     def _items(self, end: str) -> Iterator[None]:
@@ -171,11 +167,11 @@ class _Scanner:
         self._at = match.end() if match else self._at
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise _NotJson(f"the key {twice!r:.60} stands here twice", self._at)
+        result: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in result:
+                raise _NotJson(f"the key {key!r:.60} stands here twice", self._at)
+            result[key] = value
         return result
 
     def _integer(self, digits: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from batcher.errors import ManifestError
 from batcher.manifest.files import ManifestFile
 from batcher.manifest.jsonfiles import json_document, jsonl_rows
-from batcher.manifest.rows import Columns, Head, ManifestChanged, Row, head_of, row_of
+from batcher.manifest.rows import Columns, Head, LinedList, ManifestChanged, Row, head_of, row_of
 from batcher.manifest.tables import open_table
 from batcher.manifest.yamlfiles import yaml_document
 from batcher.schema.wording import shown
@@ -73,15 +73,11 @@ def _read_held(load: Callable[[ManifestFile], Any], file: ManifestFile, columns:
         problems.append(f"{file.shown}:{head.layer.line_of('jobs')}: jobs: a list of jobs is needed")
     if problems:
         raise ManifestError(problems)
-    rows = _rows_of(top, columns)
+    jobs = top["jobs"]
+    lines = jobs.lines if isinstance(jobs, LinedList) else itertools.repeat(1)
+    rows = [row_of(entry, line, columns) for entry, line in zip(jobs, lines, strict=False)]
     keys = frozenset(_keys_of(rows))
     return Document(file, head, partial(_unchanged, file, rows), keys, held=len(rows))
-
-
-def _rows_of(top: Mapping[str, Any], columns: Columns) -> list[Row]:
-    lines = itertools.repeat(1)
-    entries = zip(top["jobs"], lines, strict=False)
-    return [row_of(entry, getattr(entry, "line", line), columns) for entry, line in entries]
 
 
 def _keys_of(rows: list[Row]) -> Iterator[str]:

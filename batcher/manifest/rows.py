@@ -76,6 +76,16 @@ class Lined(dict[str, Any]):
         self.lines: dict[str, int] = {}
 
 
+class LinedList(list[Any]):
+    """A list that knows where its items stand."""
+
+    __slots__ = ("lines",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[int] = []
+
+
 def plain(value: Any) -> Any:
     """``value`` made of nothing but what JSON has."""
     if isinstance(value, dict):

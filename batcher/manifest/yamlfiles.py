@@ -7,13 +7,14 @@ end, and follow any depth of nesting on the C stack.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from batcher.errors import ManifestError
 from batcher.manifest.files import ManifestFile
-from batcher.manifest.rows import Lined
+from batcher.manifest.rows import Lined, LinedList
 from batcher.schema.dialect import INT_MAX, INT_MIN
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
 _TAG = "tag:yaml.org,2002:"
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "null": (type(None),),
+}
 _MERGE = object()
 """The key ``<<``."""
 
@@ -119,12 +126,13 @@ class _Composer:
             raise _NotYaml(_line(event), f"aliases repeat more than {ALIASED_VALUES_MAX} values")
         return value
 
-    def _sequence(self, start: Any, depth: int) -> list[Any]:
+    def _sequence(self, start: Any, depth: int) -> LinedList:
         import yaml
 
         _check_tag(start, "seq")
-        items = []
+        items = LinedList()
         while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            items.lines.append(_line(event))
             items.append(self._value(event, depth + 1))
         return items
 
@@ -146,7 +154,7 @@ class _Composer:
                 mapping[key] = value
                 mapping.lines[key] = _line(event)
         for other in merged:
-            for key in other.keys() - mapping.keys():
+            for key in [key for key in other if key not in mapping]:
                 mapping[key], mapping.lines[key] = other[key], other.lines[key]
         return mapping
 
@@ -192,8 +200,7 @@ def _scalar(event: Any) -> Any:
     if event.tag == _TAG + "str":
         return text
     value = _resolved(text, _line(event))
-    kinds = {"int": int, "float": (int, float), "bool": bool, "null": type(None)}
-    kind = kinds.get(event.tag.removeprefix(_TAG))
+    kind = _KINDS.get(event.tag.removeprefix(_TAG))
     if kind is None:
         raise _NotYaml(_line(event), f"the tag {_shown_tag(event.tag)} is not supported")
     if not isinstance(value, kind):
@@ -228,6 +235,6 @@ def _integer(text: str, base: int, line: int) -> int:
 
 def _float(text: str, line: int) -> float:
     value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-    if value != value or abs(value) == float("inf"):
+    if not math.isfinite(value):
         raise _NotYaml(line, f"{text:.60} is not a finite number; text needs quotes")
     return value

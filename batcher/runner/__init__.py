@@ -91,7 +91,6 @@ class Runner:
             deps.fetcher, self._watcher, deps.ledger, deps.run_dir, deps.metadata
         )
         self._schedule = PollSchedule(deps.rng, pace.poll_interval_s)
-        self._downloads = asyncio.Semaphore(pace.downloads)
         self._backlog = Slots(BACKLOG_PER_DOWNLOAD * pace.downloads)
         self._live: set[asyncio.Task[None]] = set()
         self._holders: set[asyncio.Task[None]] = set()
@@ -298,14 +297,11 @@ class Runner:
 
     async def _collect(self, job_id: str, result: Result | None) -> None:
         self._backlog.hold()
+        self.view.downloading += 1
         try:
-            async with self._downloads:
-                self.view.downloading += 1
-                try:
-                    done = await self._collector.collect(job_id, result)
-                finally:
-                    self.view.downloading -= 1
+            done = await self._collector.collect(job_id, result)
         finally:
+            self.view.downloading -= 1
             self._backlog.free()
         self._note_collected(job_id, done)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -63,7 +63,7 @@ def _below(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def unknown_field(name: str, known: Mapping[str, Any] | tuple[()]) -> str:
+def unknown_field(name: str, known: Collection[str]) -> str:
     """That ``name`` is unknown, with the nearest of ``known``."""
     from difflib import get_close_matches
 
