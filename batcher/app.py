@@ -13,22 +13,21 @@ from pathlib import Path
 from batcher.body import request_body
 from batcher.clock import iso
 from batcher.disk import cannot_write
-from batcher.errors import CallError, InputError, LockedError, UsageError
-from batcher.jobs import Artifact, Job
+from batcher.errors import InputError, LockedError, UsageError
+from batcher.jobs import Job
 from batcher.ledger import LEDGER_NAME, Ledger, read_snapshot
 from batcher.lifecycle import FORMAT_VERSION, EventName, RunEvent, Snapshot, State
 from batcher.manifest import Manifest, Tally, open_manifest
 from batcher.metadata import Columns, Metadata
-from batcher.options import Host, Money, Options, SandboxOptions
+from batcher.options import Host, Money, Options
 from batcher.plan import Bucket, Decision, Plan, PriceOf, decide, make_plan
 from batcher.rundir import RunDir
 from batcher.runner import Budget, Deps, Runner
 from batcher.runner.control import Breaker
 from batcher.schema import ModelSpec
-from batcher.service import CancelOutcome
 from batcher.service.catalog import Specs
-from batcher.site import SANDBOX_API, Site, check_same_api, connect
-from batcher.summary import Status, Summary, status_of
+from batcher.site import Site, check_same_api, connect
+from batcher.summary import Summary, status_of
 
 OUTPUT_ROOT = Path("output")
 ASK_FROM_JOBS = 20
@@ -83,19 +82,6 @@ async def plan(options: Options, host: Host) -> Prepared:
             snapshot, _ = read_snapshot(run_dir, host.disk)
             check_same_api(snapshot, site, run_dir)
         return prepare(options, manifest, specs, snapshot, run_dir)
-
-
-def status(run_dir: Path, host: Host) -> Status:
-    """What the ledger says, live or at rest. Writes nothing. Raises LedgerError."""
-    snapshot, tail = read_snapshot(run_dir, host.disk)
-    return status_of(run_dir, snapshot, tail)
-
-
-def verify(run_dir: Path, host: Host) -> tuple[int, list[tuple[str, Artifact, str]]]:
-    """Re-hash every output: how many files were checked, and (job, file, what is wrong) for each bad one."""
-    snapshot, _ = read_snapshot(run_dir, host.disk)
-    checked = sum(len(r.files) for r in snapshot.records.values() if r.state is State.DONE)
-    return checked, list(RunDir(run_dir, host.disk).damaged(snapshot))
 
 
 def run_dir_of(options: Options, manifest: Manifest) -> Path:
@@ -160,9 +146,9 @@ def confirm(prepared: Prepared, host: Host) -> None:
         if made.left_paid:
             raise InputError(f"{leavers}. Nothing was submitted; if that is meant, add --yes")
         return
-    if made.left_paid or made.to_buy > ASK_FROM_JOBS:
-        if not host.confirm(made, prepared.run_dir, leavers if made.left_paid else None):
-            raise UsageError("not confirmed: nothing was submitted")
+    asks = made.left_paid or made.to_buy > ASK_FROM_JOBS
+    if asks and not host.confirm(made, prepared.run_dir, leavers if made.left_paid else None):
+        raise UsageError("not confirmed: nothing was submitted")
 
 
 class _Held:
@@ -312,47 +298,3 @@ def _exit_code(prepared: Prepared, runner: Runner) -> int:
     if prepared.options.ignore_old_failures:
         excused = sum(map(made.count, (Bucket.FAILED, Bucket.CANCELLED)))
     return int(runner.view.done + excused < made.selected or made.invalid > 0)
-
-
-@dataclass(slots=True)
-class Cancelled:
-    """What became of the requests that ``cancel`` asked the API to cancel."""
-
-    cancelled: list[str]
-    not_cancellable: list[str]
-    unanswered: list[tuple[str, str]]
-
-
-async def cancel(run_dir: Path, host: Host) -> Cancelled:
-    """Cancel what is still queued remotely. Raises LedgerError, LockedError, CredentialsError."""
-    snapshot, _ = read_snapshot(run_dir, host.disk)
-    async with connect(sandbox_of(snapshot), host, run_dir) as site:
-        ledger = Ledger(run_dir, host.disk, host.clock)
-        try:
-            return await _cancel_all(site, ledger)
-        finally:
-            await ledger.close()
-
-
-async def _cancel_all(site: Site, ledger: Ledger) -> Cancelled:
-    told = Cancelled([], [], [])
-    for job_id, record in list(ledger.snapshot.items()):
-        if record.state is not State.SUBMITTED or record.request_id is None:
-            continue
-        try:
-            outcome = await site.service.cancel(record.request_id)
-        except CallError as error:
-            told.unanswered.append((job_id, error.message))
-            continue
-        if outcome is CancelOutcome.CANCELLED:
-            await ledger.record(EventName.CANCELLED, job_id)
-            told.cancelled.append(job_id)
-        else:
-            told.not_cancellable.append(job_id)
-    return told
-
-
-def sandbox_of(snapshot: Snapshot) -> SandboxOptions | None:
-    """The sandbox, where that is what the last run in this directory ran against."""
-    run = snapshot.last_run
-    return SandboxOptions() if run is not None and run.api == SANDBOX_API else None

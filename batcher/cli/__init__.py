@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from batcher.cli.run_options import options_from, planning_options, running_options
 from batcher.errors import BatcherError
 
-if TYPE_CHECKING:
-    from batcher.runner.view import Observer
-
 EX_USAGE = 64
 EX_SOFTWARE = 70
 SIGINT_EXIT = 130
-FOLLOW_EVERY_S = 1.0
 RUN_DIR = click.Path(path_type=Path, file_okay=False)
 
 
@@ -83,6 +78,20 @@ def cancel(run_dir: Path, as_json: bool) -> int:
     from batcher.cli.remote_commands import cancel_queued
 
     return cancel_queued(run_dir, as_json=as_json)
+
+
+@cli.command()
+@click.argument("run_dir", type=RUN_DIR)
+@click.argument("job")
+@click.option("--request-id", metavar="ID", help="It is this request.")
+@click.option("--not-created", is_flag=True, help="No request was created: the next run submits it.")
+def resolve(run_dir: Path, job: str, request_id: str | None, not_created: bool) -> int:
+    """Settle an unknown JOB by hand, after looking it up on the vendor's Generations page."""
+    from batcher.cli.remote_commands import resolve_unknown
+
+    if (request_id is None) != not_created:
+        raise click.UsageError("say either --request-id ID or --not-created")
+    return resolve_unknown(run_dir, job, request_id)
 
 
 @cli.command()

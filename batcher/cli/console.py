@@ -113,7 +113,8 @@ def summary_lines(summary: Summary, snapshot: Snapshot, command: str) -> Iterato
         f" ({summary.submitted_now} submitted now), {size(summary.bytes)}, cost {_cost(summary)}"
     )
     if summary.done:
-        yield f"outputs: {Path(summary.run_dir) / 'media'}  (a dataset: {Path(summary.run_dir) / 'metadata.jsonl'})"
+        root = Path(summary.run_dir)
+        yield f"outputs: {root / 'media'}, described in {root / 'metadata.jsonl'}"
     if summary.invalid:
         yield f"{summary.invalid} invalid rows were left out"
     yield from _remedies(summary, snapshot, command)
@@ -172,7 +173,8 @@ def _unknowns(snapshot: Snapshot, run_dir: str, command: str) -> Iterator[str]:
         return
     yield f"{len(unknown)} unknown: the POST left, no answer came, so each may have been charged:"
     for job_id, record in unknown[:PROBLEMS_SHOWN]:
-        yield f"  {job_id}: sent {record.submitting_at}; {record.message or 'this program ended before the answer'}"
+        why = record.message or "this program ended before the answer"
+        yield f"  {job_id}: sent {record.submitting_at}; {why}"
     if len(unknown) > PROBLEMS_SHOWN:
         yield f"  ... and {len(unknown) - PROBLEMS_SHOWN} more (batcher status --list unknown)"
     yield f"  look for them on {GENERATIONS_PAGE}, then settle each:"

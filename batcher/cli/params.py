@@ -16,7 +16,7 @@ _SIZE_UNITS |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt"
 _RATE_UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """Seconds (fractions too), or ``15m``, ``2h``."""
 
     name = "duration"
@@ -30,7 +30,7 @@ class Duration(click.ParamType):
         return float(match[1]) * _DURATION_UNITS[match[2]]
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[int]):
     """Bytes, or ``500MB``, ``2GiB``."""
 
     name = "size"
@@ -44,7 +44,7 @@ class Size(click.ParamType):
         return int(float(match[1]) * _SIZE_UNITS[match[2]])
 
 
-class Rate(click.ParamType):
+class Rate(click.ParamType[float]):
     """``N/s`` or ``N/m``; converted to a number a second."""
 
     name = "rate"
@@ -58,7 +58,7 @@ class Rate(click.ParamType):
         return float(match[1]) / _RATE_UNITS[match[2]]
 
 
-class Share(click.ParamType):
+class Share(click.ParamType[tuple[float, bool]]):
     """A number of jobs, or ``N%`` of them: a number and whether it is a percentage."""
 
     name = "N|N%"
@@ -74,7 +74,7 @@ class Share(click.ParamType):
         return float(match[1]), bool(match[2])
 
 
-class Poll(click.ParamType):
+class Poll(click.ParamType[float | str]):
     """``auto``, or a fixed interval."""
 
     name = "auto|SECONDS"
@@ -90,7 +90,7 @@ class Poll(click.ParamType):
         return interval_s
 
 
-class Shard(click.ParamType):
+class Shard(click.ParamType[tuple[int, int]]):
     """``I/N``, 1-based."""
 
     name = "I/N"
@@ -106,7 +106,7 @@ class Shard(click.ParamType):
         return int(match[1]), int(match[2])
 
 
-class Dollars(click.ParamType):
+class Dollars(click.ParamType[float]):
     """An amount of USD, with or without a ``$``."""
 
     name = "usd"

@@ -11,24 +11,34 @@ from typing import Any
 import click
 import msgspec
 
+from batcher import settle
 from batcher.cli.observers import observer_for
+from batcher.options import Host
 
 
 def cancel_queued(run_dir: Path, *, as_json: bool) -> int:
     """Cancel every queued request; 1 where some could not be asked about."""
-    from batcher import app
-    from batcher.options import Host
-
-    told = asyncio.run(app.cancel(run_dir, Host(observer=observer_for(quiet=True, log_format="text"))))
+    told = asyncio.run(settle.cancel(run_dir, _host()))
     if as_json:
         click.echo(msgspec.json.encode(told).decode())
     else:
         click.echo(
-            f"{len(told.cancelled)} cancelled, {len(told.not_cancellable)} already running and not cancellable"
+            f"{len(told.cancelled)} cancelled, {len(told.not_cancellable)} already running: "
+            "those can't be cancelled"
         )
         for job_id, message in told.unanswered:
             click.echo(f"{job_id}: {message}", err=True)
     return int(bool(told.unanswered))
+
+
+def resolve_unknown(run_dir: Path, job: str, request_id: str | None) -> int:
+    """Settle an unknown job by the user's word."""
+    click.echo(asyncio.run(settle.resolve(run_dir, job, request_id, _host())))
+    return 0
+
+
+def _host() -> Host:
+    return Host(observer=observer_for(quiet=True, log_format="text"))
 
 
 def serve_sandbox(given: dict[str, Any]) -> int:

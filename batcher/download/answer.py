@@ -84,7 +84,7 @@ def validator(headers: Mapping[str, str]) -> str | None:
 
 
 def retry_after_s(text: str, now: datetime) -> float:
-    """``Retry-After`` (RFC 9110 section 10.2.3; seconds or a date) in seconds from ``now``; 0 if none."""
+    """``Retry-After`` (RFC 9110 section 10.2.3: seconds or a date) as seconds from ``now``; else 0."""
     seconds = _count(text)
     if seconds is not None:
         return float(seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import aiohttp
 from aiohttp.resolver import DefaultResolver
@@ -73,7 +73,7 @@ class Downloader:
         self._slots = asyncio.Semaphore(limits.downloads)
         self._held = AsyncExitStack()
 
-    async def __aenter__(self) -> Downloader:
+    async def __aenter__(self) -> Self:
         threads = min(self._limits.downloads + 1, THREADS_MAX)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="batcher-download")
         self._held.callback(self._threads.shutdown)

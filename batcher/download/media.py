@@ -227,8 +227,9 @@ def _mpeg_audio(head: bytes) -> Signature | None:
     return Signature.of(".aac") if layer == 0 and head[1] & 0xF0 == 0xF0 else None
 
 
-_SVG = re.compile(
-    rb"(?:<\?xml[^>]*>|<!--.*?-->|<!doctype svg[^>]*>|\s)*<svg[\s>]", re.IGNORECASE | re.DOTALL
+# Atomic and possessive, so that a head full of comments costs no backtracking.
+_SVG: Final = re.compile(
+    rb"(?:<\?xml[^>]*+>|(?><!--.*?-->)|<!doctype svg[^>]*+>|\s++)*+<svg[\s>]", re.IGNORECASE | re.DOTALL
 )
 
 

@@ -205,5 +205,6 @@ class Transfer:
 
 
 def _reason(error: Exception) -> str:
-    """An exception in a few words; some of aiohttp's have none."""
-    return (str(error) or type(error).__name__)[:_REASON_MAX_CHARS]
+    """An exception in one short line. Some have no text, and some show the URL, signature and all."""
+    text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+    return " ".join((text or type(error).__name__).split())[:_REASON_MAX_CHARS]

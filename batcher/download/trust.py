@@ -116,10 +116,7 @@ class TrustPolicy:
 
     def follow(self, base: URL, location: str) -> URL:
         """:meth:`check` for a redirect from ``base`` (RFC 3986 section 5, RFC 9110 section 10.2.2)."""
-        try:
-            return self.check(base.join(_parse(location)))
-        except ValueError:
-            raise _refused(location, "is not a URL") from None
+        return self.check(base.join(_parse(location)))
 
     def is_named(self, host: str) -> bool:
         """Whether the user chose ``host`` by name, so that a private address is what they meant."""
@@ -216,15 +213,16 @@ def _address(host: str) -> IPAddress | None:
 
 
 def _parse(url: str | URL) -> URL:
-    if isinstance(url, URL):
-        return url
-    if _UNSAFE.search(url):
+    text = str(url)
+    if _UNSAFE.search(text):
         raise _refused(url, "holds control characters")
     try:
         # What a signature covers must go out as it came; only what can't has to be quoted.
-        return URL(url, encoded=url.isascii() and " " not in url)
+        parsed = url if isinstance(url, URL) else URL(text, encoded=text.isascii() and " " not in text)
+        _ = parsed.host, parsed.port  # read lazily, so this is where a bad one shows
     except ValueError:
         raise _refused(url, "is not a URL") from None
+    return parsed
 
 
 def _refused(url: str | URL, reason: str) -> DownloadRefused:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import glob
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
 
 from batcher.jobs import matrix_digest
-from batcher.manifest.rows import LocalPath, Row
-from batcher.manifest.templates import names_in
+from batcher.manifest.rows import GLOB, LocalPath, Row, is_glob
+from batcher.manifest.templates import TemplateError, filled, names_in
 
 JOBS_PER_ROW_MAX = 1_000_000
 
@@ -86,7 +86,7 @@ class Globs:
         key = (directory, pattern)
         if key not in self._found:
             try:
-                found = sorted(glob.glob(pattern, root_dir=directory, recursive=True))
+                found = sorted(glob.iglob(pattern, root_dir=directory, recursive=True))  # noqa: PTH207 (root_dir)
             except (ValueError, OSError, RecursionError) as error:
                 raise ValueError(f"glob {pattern!r:.60}: {error}") from None
             self._found[key] = [LocalPath(name) for name in found if (directory / name).is_file()]
@@ -103,78 +103,233 @@ class Scope:
     ) -> None:
         self.layers = layers
         self.directory = directory
-        self._setting = setting
-        self._globs = globs
-        weakest_first = sorted(reversed(layers), key=lambda layer: layer.is_entry)
-        self._defaults: dict[str, Any] = {}
-        self._bases: dict[str, Path] = {}
-        for layer in weakest_first:
-            self._defaults.update(layer.row.inputs)
-            self._bases.update(dict.fromkeys(layer.row.inputs, layer.directory))
-        self._vars = _merged(layer.row.vars for layer in weakest_first)
-        self._meta = _merged(layer.row.meta for layer in weakest_first)
-        self.model = setting.model or _last(layer.row.model for layer in weakest_first)
-        self._repeat = _last(layer.row.repeat for layer in weakest_first) or 1
-        self._matrix = {
-            key: (values, layer.directory)
-            for layer in reversed(layers)
-            for key, values in (layer.row.matrix or {}).items()
-        }
-        self._bases = {name: base for name, base in self._bases.items() if base != directory}
-        self._bases.update(dict.fromkeys(setting.inputs, setting.directory))
-        self._simple = not self._matrix and self._repeat == 1 and not _is_special(self._defaults)
-        self._simple &= not _is_special(self._meta) and not _is_special(setting.inputs)
+        self.setting = setting
+        self.globs = globs
+        outside_in = layers[::-1]
+        weakest_first = sorted(outside_in, key=lambda layer: layer.is_entry)
+        rows = [layer.row for layer in weakest_first]
+        self.defaults = _merged(row.inputs for row in rows)
+        self.vars = _merged(row.vars for row in rows)
+        self.meta = _merged(row.meta for row in rows)
+        self.model = setting.model or _last(row.model for row in rows)
+        self.repeat = _last(row.repeat for row in rows) or 1
+        self.matrix: dict[str, tuple[Any, Path]] = {}
+        for layer in outside_in:
+            self.matrix.update(_located(layer.row.matrix, layer.directory))
+        bases = {name: layer.directory for layer in weakest_first for name in layer.row.inputs}
+        bases.update(dict.fromkeys(setting.inputs, setting.directory))
+        self.bases = {name: base for name, base in bases.items() if base != directory}
+        self._simple = not (
+            self.matrix
+            or self.repeat > 1
+            or _is_special(self.defaults)
+            or _is_special(self.meta)
+            or _is_special(setting.inputs)
+        )
 
     def drafts(self, row: Row) -> Iterator[Draft]:
         """The jobs that ``row`` makes, in a stable order. Raises ExpandError."""
-        simple = self._simple and row.matrix is None and row.repeat is None
-        if not simple or _is_special(row.inputs) or _is_special((row.meta or {}) | {"": row.id}):
-            yield from self._expanded(row)
+        if not self._simple or _needs_expansion(row):
+            yield from expanded(row, self)
             return
-        inputs = {**self._defaults, **row.inputs} if self._defaults else row.inputs.copy()
-        if self._setting.inputs:
-            self._set(inputs)
-        bases = self._bases_of(row) if self._bases else None
-        meta = {**self._meta, **(row.meta or {})}
-        yield Draft(inputs, self._model_of(row), meta, row.id, row.id, 1, bases)
+        meta = {**self.meta, **row.meta} if row.meta else self.meta
+        bases = self.bases_of(row) if self.bases else None
+        yield Draft(self.inputs_of(row), self.model_of(row), meta, row.id, row.id, 1, bases)
 
-    def _model_of(self, row: Row) -> str | None:
-        return self._setting.model or row.model or self.model
-
-    def _set(self, inputs: dict[str, Any]) -> None:
-        for name, text in self._setting.inputs.items():
+    def inputs_of(self, row: Row) -> dict[str, Any]:
+        """A fresh dict of what ``row`` sends when nothing varies."""
+        inputs = {**self.defaults, **row.inputs}
+        for name, text in self.setting.inputs.items():
             if text is None:
                 inputs.pop(name, None)
             else:
                 inputs[name] = text
+        return inputs
 
-    def _bases_of(self, row: Row) -> dict[str, Path]:
-        own = row.inputs.keys() - self._setting.inputs.keys()
-        return {name: base for name, base in self._bases.items() if name not in own}
+    def model_of(self, row: Row) -> str | None:
+        """The model that is named for ``row``, a matrix aside."""
+        return self.setting.model or row.model or self.model
 
-    def _expanded(self, row: Row) -> Iterator[Draft]:
-        base = {**self._defaults, **row.inputs}
-        self._set(base)
-        bases = self._bases_of(row)
-        meta = {**self._meta, **(row.meta or {})}
-        axes = self._axes(row, base, bases)
-        inputs, variables = self._divided(axes, row, (base, meta, row.id))
-        samples = row.repeat or self._repeat
-        if samples * math.prod(len(values) for values in axes.values()) > JOBS_PER_ROW_MAX:
-            raise ExpandError("matrix", f"this row makes more than {JOBS_PER_ROW_MAX} jobs")
-        for name in inputs:
-            bases.pop(name, None)
-            if name in self._matrix and name not in (row.matrix or {}):
-                bases[name] = self._matrix[name][1]
-        named = {name.partition(".")[0] for name in names_in(row.id)}
-        for values in itertools.product(*axes.values()):
-            combination = dict(zip(axes, values, strict=True))
-            scope = {**self._vars, **{k: combination[k] for k in variables}, **(row.vars or {})}
-            draft = self._draft(row, {**base, **{k: combination[k] for k in inputs}}, meta, scope)
-            draft.bases = bases
-            draft.model = combination.get("model") or draft.model
-            told_apart = {k: v for k, v in combination.items() if k not in named}
-            if draft.id is not None and told_apart:
-                draft.id = f"{draft.id}-{matrix_digest(told_apart)}"
-            for sample in range(1, samples + 1):
-                yield msgspec.structs.replace(draft, inputs=draft.inputs.copy(), sample=sample)
+    def models_of(self, row: Row) -> set[str]:
+        """The models of the jobs that ``row`` makes."""
+        named = self.setting.model or row.model
+        varied = (row.matrix or {}).get("model") or self.matrix.get("model", ((),))[0]
+        if named or not varied:
+            named = self.model_of(row)
+            return set() if named is None else {named}
+        return set(varied)
+
+    def bases_of(self, row: Row) -> dict[str, Path]:
+        """The directories of fields whose value doesn't stand in the row's own file."""
+        own = row.inputs.keys() - self.setting.inputs.keys()
+        return {name: base for name, base in self.bases.items() if name not in own}
+
+
+def _needs_expansion(row: Row) -> bool:
+    return (
+        row.matrix is not None
+        or row.repeat is not None
+        or _is_special(row.inputs)
+        or (row.meta is not None and _is_special(row.meta))
+        or (row.id is not None and "{{" in row.id)
+    )
+
+
+def _is_special(values: Mapping[str, Any]) -> bool:
+    """Whether ``values`` may hold a template or a glob."""
+    for value in values.values():
+        if isinstance(value, str):
+            if "{{" in value:
+                return True
+        elif isinstance(value, dict | list):
+            return True
+    return False
+
+
+def _merged(mappings: Iterable[dict[str, Any] | None]) -> dict[str, Any]:
+    return {key: value for mapping in mappings for key, value in (mapping or {}).items()}
+
+
+def _last(values: Iterable[Any]) -> Any:
+    return next((value for value in reversed([*values]) if value is not None), None)
+
+
+def expanded(row: Row, scope: Scope) -> Iterator[Draft]:
+    """The jobs of a row with a matrix, templates, a glob or samples. Raises ExpandError."""
+    base = scope.inputs_of(row)
+    meta = {**scope.meta, **(row.meta or {})}
+    axes = _Axes(row, scope, (base, meta, row.id))
+    axes.add_matrix()
+    axes.add_globs(base)
+    samples = row.repeat or scope.repeat
+    if samples * axes.count() > JOBS_PER_ROW_MAX:
+        raise ExpandError("matrix", f"this row makes more than {JOBS_PER_ROW_MAX} jobs")
+    for combination in axes.combinations():
+        inputs = {**base, **{name: combination[name] for name in axes.inputs}}
+        draft = _filled(row, inputs, meta, axes.variables_in(combination))
+        draft.model = combination.get("model") or scope.model_of(row)
+        draft.bases = axes.bases
+        told_apart = axes.told_apart(combination)
+        if draft.id is not None and told_apart:
+            draft.id = f"{draft.id}-{matrix_digest(told_apart)}"
+        for sample in range(1, samples + 1):
+            yield msgspec.structs.replace(draft, inputs=draft.inputs.copy(), sample=sample)
+
+
+class _Axes:
+    """What varies in one row: the values of each axis, those that are inputs, those that are variables.
+
+    ``bases`` is :attr:`Draft.bases` of all its drafts.
+    """
+
+    def __init__(self, row: Row, scope: Scope, templated: tuple[Any, ...]) -> None:
+        self._row = row
+        self._scope = scope
+        self._values: dict[str, list[Any]] = {}
+        self._file: str | None = None
+        self._matrix = {**scope.matrix, **_located(row.matrix, scope.directory)}
+        self._used = _names_used(templated, self._matrix)
+        self.inputs: list[str] = []
+        self.bases = scope.bases_of(row)
+
+    def add_matrix(self) -> None:
+        """Take in each key of the matrix that the row or the command line doesn't decide."""
+        for key, (values, directory) in self._matrix.items():
+            if self._is_decided(key):
+                continue
+            self._add(key, values, directory)
+            if key not in self._used and key != "model":
+                self.inputs.append(key)
+                self.bases[key] = directory
+
+    def add_globs(self, base: Mapping[str, Any]) -> None:
+        """Take in each input that is a glob: a matrix over its files."""
+        for name, value in base.items():
+            if is_glob(value) and name not in self.inputs:
+                self._add(name, value, self.bases.get(name, self._scope.directory))
+                self.inputs.append(name)
+
+    def count(self) -> int:
+        """How many combinations there are."""
+        return math.prod(len(values) for values in self._values.values())
+
+    def combinations(self) -> Iterator[dict[str, Any]]:
+        """Every combination, the last axis varying fastest."""
+        for values in itertools.product(*self._values.values()):
+            yield dict(zip(self._values, values, strict=True))
+
+    def variables_in(self, combination: Mapping[str, Any]) -> dict[str, Any]:
+        """What templates can name: the row's own ``vars`` before the matrix, before those around."""
+        varying = {key: value for key, value in combination.items() if key not in self.inputs}
+        if self._file is not None:
+            varying["file"] = _about_file(PurePath(combination[self._file]))
+        return {**self._scope.vars, **varying, **(self._row.vars or {})}
+
+    def told_apart(self, combination: Mapping[str, Any]) -> dict[str, Any]:
+        """The part of a combination that the explicit id doesn't already spell out."""
+        spelled = {name.partition(".")[0] for name in names_in(self._row.id)}
+        if self._file is not None and "file" in spelled:
+            spelled.add(self._file)
+        return {key: value for key, value in combination.items() if key not in spelled}
+
+    def _is_decided(self, key: str) -> bool:
+        setting = self._scope.setting
+        if key == "model":
+            return bool(setting.model or self._row.model)
+        if key in self._used:
+            return key in (self._row.vars or {})
+        return key in self._row.inputs or key in setting.inputs
+
+    def _add(self, key: str, values: Any, directory: Path) -> None:
+        if is_glob(values):
+            if self._file is not None:
+                raise ExpandError(key, f"a second glob in one job; {self._file} has one already")
+            self._file = key
+            try:
+                values = self._scope.globs.files(directory, values[GLOB])
+            except ValueError as error:
+                raise ExpandError(key, str(error)) from None
+        self._values[key] = values
+
+
+def _located(matrix: Mapping[str, Any] | None, directory: Path) -> dict[str, tuple[Any, Path]]:
+    return {key: (values, directory) for key, values in (matrix or {}).items()}
+
+
+def _names_used(templated: tuple[Any, ...], matrix: Mapping[str, tuple[Any, Path]]) -> set[str]:
+    """The first parts of all names in templates, those in values that the matrix gives to inputs too."""
+    used = {name.partition(".")[0] for value in templated for name in names_in(value)}
+    for key, (values, _) in matrix.items():
+        if key not in used:
+            used |= {name.partition(".")[0] for name in names_in(values)}
+    return used
+
+
+def _about_file(path: PurePath) -> dict[str, str]:
+    return {"path": str(path), "name": path.name, "stem": path.stem, "suffix": path.suffix}
+
+
+def _filled(
+    row: Row, inputs: Mapping[str, Any], meta: Mapping[str, Any], variables: Mapping[str, Any]
+) -> Draft:
+    """A draft with its templates filled; what can't be filled is a problem of its field."""
+    problems: list[FieldProblem] = []
+
+    def fill(name: str, value: Any) -> Any:
+        try:
+            return filled(value, variables)
+        except TemplateError as error:
+            problems.append((name, str(error)))
+            return None
+
+    sent = {name: fill(name, value) for name, value in inputs.items()}
+    kept = {name: fill(f"meta.{name}", value) for name, value in meta.items()}
+    explicit = fill("id", row.id)
+    explicit = None if explicit is None else str(explicit)
+    return Draft(
+        _without_null(sent), None, _without_null(kept), explicit, explicit, problems=tuple(problems)
+    )
+
+
+def _without_null(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -46,6 +46,10 @@ class ManifestFile:
             raise ManifestError([f"{shown}:1: this is UTF-16; save it as UTF-8"])
         return cls(path, shown, _fingerprint(status))
 
+    def is_same_as(self, other: ManifestFile) -> bool:
+        """Whether both are one file on disk, under whatever names."""
+        return self.fingerprint[:2] == other.fingerprint[:2]
+
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """The file, for reading bytes. Raises ManifestChanged where it is not the same any more."""

@@ -12,8 +12,9 @@ from typing import Any
 from batcher.errors import ManifestError
 from batcher.manifest.files import ManifestFile
 from batcher.manifest.jsonfiles import json_document, jsonl_rows
-from batcher.manifest.rows import Columns, Head, LinedList, ManifestChanged, Row, head_of, row_of
+from batcher.manifest.rows import Columns, Head, LinedList, Row, head_of, row_of
 from batcher.manifest.tables import open_table
+from batcher.manifest.tally import problem_line
 from batcher.manifest.yamlfiles import yaml_document
 from batcher.schema.wording import shown
 
@@ -68,7 +69,7 @@ def _read_held(load: Callable[[ManifestFile], Any], file: ManifestFile, columns:
     if not isinstance(top, dict):
         raise ManifestError([f"{file.shown}:1: {_what_is(top)}: a list of jobs or a mapping is needed"])
     head = head_of(top, columns)
-    problems = [_line_of(file, *problem) for problem in head.layer.problems]
+    problems = [problem_line(file.shown, *problem) for problem in head.layer.problems]
     if not isinstance(top.get("jobs"), list):
         problems.append(f"{file.shown}:{head.layer.line_of('jobs')}: jobs: a list of jobs is needed")
     if problems:
@@ -97,10 +98,6 @@ def _what_is(top: Any) -> str:
     return "the file is empty" if top is None else f"{shown(top)} is no manifest"
 
 
-def _line_of(file: ManifestFile, line: int, field: str, what: str) -> str:
-    return f"{file.shown}:{line}: {field}: {what}" if field else f"{file.shown}:{line}: {what}"
-
-
 _READERS: Mapping[str, Callable[[ManifestFile, Columns], Document]] = {
     ".csv": _read_table,
     ".tsv": partial(_read_table, delimiter="\t"),
@@ -110,5 +107,3 @@ _READERS: Mapping[str, Callable[[ManifestFile, Columns], Document]] = {
     ".ndjson": _read_jsonl,
     ".json": partial(_read_held, json_document),
 }
-
-__all__ = ["Document", "ManifestChanged", "open_document"]

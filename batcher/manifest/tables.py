@@ -32,6 +32,14 @@ def _json_in(text: str) -> Any:
         return None
 
 
+def json_list_in(value: Any) -> Any:
+    """The list that text writes as JSON, anything else as it is."""
+    if not isinstance(value, str) or not value.startswith("["):
+        return value
+    decoded = _json_in(value)
+    return decoded if isinstance(decoded, list) else value
+
+
 _TYPES: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "int": (integer_in, "an integer"),
     "float": (number_in, "a number"),

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from batcher.manifest.rows import LocalPath
+
 _TEMPLATE = re.compile(r"\{\{\s*([^\W\d]\w*(?:\.\w+)*)\s*\}\}")
 NAMES_SHOWN = 12
 
@@ -35,7 +37,8 @@ def filled(value: Any, variables: Mapping[str, Any]) -> Any:
     What is filled in is never read as a template again. Raises TemplateError.
     """
     if isinstance(value, str):
-        return _filled_text(value, variables) if "{{" in value else value
+        is_text = "{{" in value and not isinstance(value, LocalPath)
+        return _filled_text(value, variables) if is_text else value
     if isinstance(value, dict):
         return {key: filled(item, variables) for key, item in value.items()}
     if isinstance(value, list):

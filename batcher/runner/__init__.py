@@ -120,7 +120,8 @@ class Runner:
         if not left_out:
             return None
         return StoppedError(
-            f"{left_out} jobs did not fit into --max-cost ${self._budget.max_cost_usd:.2f} and stay pending"
+            f"{left_out} jobs did not fit into --max-cost ${self._budget.max_cost_usd:.2f}: they "
+            "stay pending"
         )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

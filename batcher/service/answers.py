@@ -259,7 +259,14 @@ def _result(answer: Answer, document: dict[str, Any], word: str) -> Result:
         queue_position=position if _is_plain_int(position) else None,
         message=said or None,
         error_code=code if isinstance(code, int) else None,
+        model=_model(document),
     )
+
+
+def _model(document: dict[str, Any]) -> str | None:
+    """The model that an answer names: not documented, so taken only where it is plainly there."""
+    named = document.get("model_id", document.get("model"))
+    return named if isinstance(named, str) else None
 
 
 def _is_plain_int(value: object) -> TypeGuard[int]:

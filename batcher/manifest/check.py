@@ -1,0 +1,137 @@
+"""Drafts to jobs: media, types and limits by the model's schema, ids. Every problem is one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from batcher.jobs import Job, LocalMedia, Source, explicit_id_problem, generated_id, input_digest
+from batcher.manifest.expand import Draft, FieldProblem
+from batcher.manifest.idtable import Claim, IdTable
+from batcher.manifest.media import LocalFiles, MediaError, check_body_size
+from batcher.manifest.rows import LocalPath
+from batcher.manifest.tables import json_list_in
+from batcher.schema import ModelSpec, media_kind
+
+_LINE_BITS = 40
+_LINE_MASK = (1 << _LINE_BITS) - 1
+"""A place in the id table: the number of the file, then the line."""
+
+
+class Rejects(Exception):
+    """A draft that is no job."""
+
+    def __init__(self, problems: list[FieldProblem]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+
+class Checker:
+    """Makes drafts into jobs, for one pass: it knows the ids that the pass has seen."""
+
+    def __init__(self, specs: Mapping[str, ModelSpec], files: LocalFiles) -> None:
+        self._specs = specs
+        self._files = files
+        self._ids = IdTable()
+        self._file_numbers: dict[str, int] = {}
+
+    def job(self, draft: Draft, source: Source, directory: Path) -> Job | None:
+        """The job that ``draft`` is, None where it was listed before. Raises Rejects.
+
+        ``source`` is where its row stands, ``directory`` what paths in that row are relative to.
+        """
+        if draft.model is None:
+            raise Rejects(
+                [*draft.problems, ("model", "no model is named (model: in the file, or --model)")]
+            )
+        problems = list(draft.problems)
+        spec = self._specs.get(draft.model)
+        self._resolve_media(draft, spec, directory, problems)
+        digest = input_digest(draft.model, draft.inputs)
+        if spec is not None:
+            _give_types(draft.inputs, spec)
+            blamed = {name for name, _ in problems}
+            problems += [p for p in spec.problems(draft.inputs) if p[0] not in blamed]
+        if draft.explicit is not None and (what := explicit_id_problem(draft.explicit)):
+            problems.append(("id", what))
+        if problems:
+            raise Rejects(problems)
+        job = _job(draft, digest, source)
+        return job if self._is_new(job, draft) else None
+
+    def _resolve_media(
+        self, draft: Draft, spec: ModelSpec | None, directory: Path, problems: list[FieldProblem]
+    ) -> None:
+        inputs = draft.inputs
+        inline = False
+        for name, kind in _media_fields(inputs, spec):
+            base = draft.bases.get(name, directory) if draft.bases else directory
+            value = inputs[name]
+            try:
+                value = self._files.resolved(json_list_in(value), kind, base)
+            except MediaError as error:
+                problems.append((name, str(error)))
+                continue
+            if value is not inputs[name] or (isinstance(value, str) and value[:5].lower() == "data:"):
+                inputs[name] = value
+                inline = True
+        if inline:
+            try:
+                check_body_size(inputs)
+            except MediaError as error:
+                problems.append(("", str(error)))
+
+    def _is_new(self, job: Job, draft: Draft) -> bool:
+        """Claim the job's id. Raises Rejects where it stands for something else."""
+        kind = "own" if draft.explicit == job.id else "made"
+        file_number = self._file_numbers.setdefault(job.source.file, len(self._file_numbers))
+        place = file_number << _LINE_BITS | job.source.line
+        claim, first = self._ids.claim(job.id, f"{kind}\0{job.digest}", place)
+        if claim is Claim.TAKEN:
+            where = f"{[*self._file_numbers][first >> _LINE_BITS]}:{first & _LINE_MASK}"
+            what = (
+                f"{job.id!r} is taken by other inputs, or in other letter case, at {where}"
+                if kind == "own"
+                else f"{job.id!r}, made for this job, is the id of another one, at {where}"
+            )
+            raise Rejects([("id", what)])
+        return claim is Claim.NEW
+
+
+def _media_fields(inputs: Mapping[str, Any], spec: ModelSpec | None) -> list[tuple[str, str | None]]:
+    """The media fields of an input with the kind of media that each takes, as far as known."""
+    if spec is None:
+        return [
+            (name, _kind_by_name(name))
+            for name, value in inputs.items()
+            if _kind_by_name(name) is not None or isinstance(value, LocalPath)
+        ]
+    fields: list[tuple[str, str | None]] = [(n, kind) for n, kind in spec.media.items() if n in inputs]
+    return fields
+
+
+_kind_by_name: Callable[[str], str | None] = lru_cache(maxsize=4096)(media_kind)
+
+
+def _give_types(inputs: dict[str, Any], spec: ModelSpec) -> None:
+    """Let text become what the schema says the field is, and 5.0 an integer where one is wanted."""
+    for name in spec.typed.keys() & inputs.keys():
+        value = inputs[name]
+        if isinstance(value, str):
+            inputs[name] = spec.type_text(name, value)
+        elif isinstance(value, float) and value.is_integer():
+            inputs[name] = spec.type_text(name, repr(value))
+        elif isinstance(value, LocalMedia) and spec.fields[name].get("type") == "array":
+            inputs[name] = [value]
+
+
+def _job(draft: Draft, digest: str, source: Source) -> Job:
+    job_id = generated_id(draft.inputs, digest) if draft.id is None else draft.id
+    if draft.sample > 1:
+        job_id = f"{job_id}-{draft.sample}"
+    assert draft.model is not None
+    return Job(
+        job_id, draft.model, draft.inputs, draft.meta, source, digest, explicit=draft.id is not None
+    )

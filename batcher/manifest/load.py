@@ -1,0 +1,135 @@
+"""A manifest as the engine sees it: a name, models, and jobs that can be read again and again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from batcher.errors import ManifestError
+from batcher.jobs import Job, Source
+from batcher.manifest.check import Checker, Rejects
+from batcher.manifest.expand import ExpandError, FieldProblem, Setting
+from batcher.manifest.media import LocalFiles
+from batcher.manifest.read import open_document
+from batcher.manifest.rows import Columns, ManifestChanged, Row
+from batcher.manifest.tally import Tally, problem_line
+from batcher.manifest.walk import Found, Tree
+from batcher.schema import ModelSpec
+
+NAME_MAX_BYTES = 200
+
+_SAFE_NAME = re.compile(r'(?![.~ -])[^/\\<>:"|?*\x00-\x1f\x7f\ud800-\udfff]{1,100}(?<![. ])')
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the command line says of a manifest.
+
+    ``model`` is for every job, ``set`` maps inputs to texts for every job (an empty one takes the
+    input away), ``meta_columns`` and ``ignore_columns`` name what is not an input.
+    """
+
+    model: str | None = None
+    set: Mapping[str, str] = field(default_factory=dict)
+    meta_columns: Collection[str] = ()
+    ignore_columns: Collection[str] = ()
+
+
+NO_OVERRIDES = Overrides()
+
+
+def open_manifest(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
+    """Open a manifest and check all but its rows. Raises ManifestError where it can't be read."""
+    path = Path(path)
+    columns = Columns(_both_spellings(overrides.meta_columns), _both_spellings(overrides.ignore_columns))
+    document = open_document(path, str(path), columns)
+    name = document.head.name if document.head.name is not None else path.stem
+    if not _SAFE_NAME.fullmatch(name) or len(name.encode()) > NAME_MAX_BYTES:
+        line = document.head.layer.line_of("name")
+        what = f"{name!r:.120} can't name a folder; try letters, digits, '.', '_', '-'"
+        raise ManifestError([problem_line(str(path), line, "name", what)])
+    inputs = {name: text or None for name, text in overrides.set.items()}
+    setting = Setting(inputs, overrides.model, path.parent)
+    return Manifest(name, Tree(document, columns, setting))
+
+
+def _both_spellings(names: Collection[str]) -> frozenset[str]:
+    """``names`` as they are (a YAML key) and as a table's header is read."""
+    return frozenset(names) | {"_".join(name.lower().split()) for name in names}
+
+
+class Manifest:
+    """One manifest with the files that it includes. Each pass reads them again, and sees the same.
+
+    A pass raises ManifestError where a file can't be read on, or is not the one any more that an
+    earlier pass read.
+    """
+
+    def __init__(self, name: str, tree: Tree) -> None:
+        self.name = name
+        self._tree = tree
+        self._media = LocalFiles()
+
+    @property
+    def path(self) -> Path:
+        """The manifest's own file."""
+        return self._tree.top.file.path
+
+    def models(self) -> set[str]:
+        """Every model that the manifest names. Reads the rows only where rows can name models.
+
+        Rows with problems are left for :meth:`jobs` to report. Raises ManifestChanged.
+        """
+        top = self._tree.top
+        scope = self._tree.scope(top)
+        if scope.setting.model is not None or not top.row_keys & {"model", "matrix", "from"}:
+            return scope.models_of(Row(1, {}))
+        models: set[str] = set()
+        try:
+            for scope, row, _ in self._tree.rows(Tally()):
+                models |= scope.models_of(row)
+        except ManifestChanged:
+            raise
+        except ManifestError:
+            pass
+        return models
+
+    def jobs(self, specs: Mapping[str, ModelSpec], tally: Tally) -> Iterator[Job]:
+        """Each valid job in manifest order, once; ``tally`` collects the rest as the pass goes on.
+
+        A model without a spec is sent its inputs as they are, media aside. Raises ManifestError,
+        with all problems so far, where a file can't be read on.
+        """
+        checker = Checker(specs, self._media)
+        try:
+            for found in self._tree.rows(tally):
+                yield from _checked(found, checker, tally)
+        except ManifestChanged:
+            raise
+        except ManifestError as error:
+            tally.extend(error.problems)
+            raise ManifestError(tally.problems, tally.problem_count) from None
+
+
+def _checked(found: Found, checker: Checker, tally: Tally) -> Iterator[Job]:
+    """The jobs of one row. What a matrix says of each of its jobs is said once."""
+    scope, row, document = found
+    source = Source(document.file.shown, row.line)
+    problems: dict[FieldProblem, None] = {}
+    try:
+        for draft in scope.drafts(row):
+            try:
+                job = checker.job(draft, source, document.directory)
+            except Rejects as rejects:
+                problems.update(dict.fromkeys(rejects.problems))
+            else:
+                if job is None:
+                    tally.duplicates += 1
+                else:
+                    yield job
+    except ExpandError as error:
+        problems[error.field, str(error)] = None
+    if problems:
+        tally.reject(source.file, ((row.line_of(name), name, what) for name, what in problems))

@@ -1,0 +1,217 @@
+"""Media in an input: a public HTTPS URL, a ``data:`` URI, or a local file that is read once."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import re
+import stat
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batcher.jobs import LocalMedia
+from batcher.manifest.rows import LocalPath
+from batcher.schema.wording import shown
+
+BODY_MAX_BYTES = 64 * 1024 * 1024
+"""The API's limit for a request body, inline media included (API.md, "Inputs")."""
+FILE_MAX_BYTES = BODY_MAX_BYTES // 4 * 3
+KNOWN_FILES_MAX = 16_384
+CHUNK_BYTES = 1024 * 1024
+SNIFFED_BYTES = 64
+HOST_MAX_CHARS = 253
+
+_URL = re.compile(
+    r"https://([^/?#\s\\@:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:[/?#]\S*)?", re.IGNORECASE
+)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?://|(?=\S*@))")
+_LABEL = re.compile(r"(?!-)[^\W_](?:[\w-]*[^\W_])?|_[\w-]+")
+_DATA_URI = re.compile(r"data:(image|video|audio)/[\w.+-]+(?:;[^,;\s]+)*?;base64,([A-Za-z0-9+/]*={0,2})")
+_PRIVATE_SUFFIXES = (".localhost", ".local", ".localdomain", ".internal", ".lan", ".home.arpa")
+
+_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\x89PNG\r\n\x1a\n", "image/png"),
+    (0, b"\xff\xd8\xff", "image/jpeg"),
+    (0, b"GIF87a", "image/gif"),
+    (0, b"GIF89a", "image/gif"),
+    (8, b"WEBP", "image/webp"),
+    (0, b"BM", "image/bmp"),
+    (0, b"II*\x00", "image/tiff"),
+    (0, b"MM\x00*", "image/tiff"),
+    (0, b"\x00\x00\x00\x0cJXL ", "image/jxl"),
+    (4, b"ftypavif", "image/avif"),
+    (4, b"ftyphei", "image/heic"),
+    (4, b"ftypmif1", "image/heic"),
+    (4, b"ftypM4A", "audio/mp4"),
+    (4, b"ftypqt", "video/quicktime"),
+    (4, b"ftyp", "video/mp4"),
+    (0, b"\x1aE\xdf\xa3", "video/webm"),
+    (8, b"AVI ", "video/x-msvideo"),
+    (0, b"\x00\x00\x01\xba", "video/mpeg"),
+    (8, b"WAVE", "audio/wav"),
+    (0, b"ID3", "audio/mpeg"),
+    (0, b"\xff\xfb", "audio/mpeg"),
+    (0, b"\xff\xf3", "audio/mpeg"),
+    (0, b"\xff\xf2", "audio/mpeg"),
+    (0, b"fLaC", "audio/flac"),
+    (0, b"OggS", "audio/ogg"),
+    (0, b"\xff\xf1", "audio/aac"),
+)
+
+
+class MediaError(ValueError):
+    """Media that can't be sent; ``str(error)`` says why."""
+
+
+class LocalFiles:
+    """Local media files, hashed once for each (path, size, modification time)."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int, int], tuple[str, str]] = {}
+
+    def resolved(self, value: Any, kind: str | None, directory: Path) -> Any:
+        """``value`` of a media field as it is sent: URLs as they are, local files as LocalMedia.
+
+        ``kind`` is image, video, audio, or None for any. Raises MediaError.
+        """
+        if isinstance(value, list):
+            return [self.resolved(item, kind, directory) for item in value]
+        if not isinstance(value, str):
+            return value
+        if not isinstance(value, LocalPath):
+            if (match := _URL.fullmatch(value)) is not None:
+                check_host(match[1])
+                return value
+            if value[:5].lower() == "data:":
+                check_data_uri(value, kind)
+                return value
+            if _SCHEME.match(value):
+                raise MediaError(f"{_without_user(value)} is not a public HTTPS URL (https://...)")
+        return self._local(value, kind, directory)
+
+    def _local(self, text: str, kind: str | None, directory: Path) -> LocalMedia:
+        path = directory / text
+        try:
+            status = path.stat()
+        except (OSError, ValueError):
+            raise MediaError(
+                f"{shown(text)} is neither a public HTTPS URL nor a file that exists"
+            ) from None
+        if not stat.S_ISREG(status.st_mode):
+            raise MediaError(f"{shown(text)} is not a file")
+        if status.st_size > FILE_MAX_BYTES:
+            raise MediaError(f"{shown(text)} has {status.st_size} bytes; {_limit()}")
+        sha256, media_type = self._identity(path, status)
+        found = media_type.partition("/")[0]
+        if kind is not None and found != kind:
+            raise MediaError(f"{shown(text)} is {media_type}, not {kind}")
+        return LocalMedia(str(path), str(text), sha256, status.st_size, media_type)
+
+    def _identity(self, path: Path, status: os.stat_result) -> tuple[str, str]:
+        key = (str(path), status.st_size, status.st_mtime_ns)
+        if key not in self._known:
+            if len(self._known) >= KNOWN_FILES_MAX:
+                self._known.pop(next(iter(self._known)))
+            self._known[key] = _read_identity(path)
+        return self._known[key]
+
+
+def _read_identity(path: Path) -> tuple[str, str]:
+    """SHA-256 in hex and media type of a file. Raises MediaError."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            head = file.read(SNIFFED_BYTES)
+            media_type = media_type_of(head)
+            digest.update(head)
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise MediaError(f"{shown(str(path))} can't be read: {error.strerror}") from None
+    if media_type is None:
+        raise MediaError(
+            f"{shown(str(path))} is no image, video or audio that is known by its first bytes"
+        )
+    return digest.hexdigest(), media_type
+
+
+def media_type_of(head: bytes) -> str | None:
+    """The media type that a file's first bytes tell, None for anything else."""
+    for offset, signature, media_type in _SIGNATURES:
+        if head.startswith(signature, offset) and (offset != 8 or head.startswith(b"RIFF")):
+            return media_type
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _host_problem(host: str) -> str | None:
+    name = host.lower().rstrip(".")
+    if name.startswith("["):
+        return _address_problem(name[1:-1])
+    labels = name.split(".")
+    if len(labels) < 2 or name.endswith(_PRIVATE_SUFFIXES):
+        return "is not a public host"
+    if labels[-1].isdigit() or labels[-1].startswith("0x"):
+        return _address_problem(name)
+    if len(name) > HOST_MAX_CHARS or not all(_LABEL.fullmatch(label) for label in labels):
+        return "is not a host name"
+    return None
+
+
+def _address_problem(text: str) -> str | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return "is not an address"
+    inner = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None) or address
+    public = inner.is_global and address.is_global and not inner.is_multicast
+    return None if public else "is not a public address"
+
+
+def check_host(host: str) -> None:
+    """Raises MediaError for a host that the API's servers can't reach, or must not."""
+    problem = _host_problem(host)
+    if problem is not None:
+        raise MediaError(f"{host:.80} {problem}")
+
+
+def check_data_uri(uri: str, kind: str | None) -> None:
+    """Raises MediaError for a ``data:`` URI that is not base64 of media of that kind, or too large."""
+    if len(uri) > BODY_MAX_BYTES:
+        raise MediaError(f"a data: URI of {len(uri)} bytes; {_limit()}")
+    match = _DATA_URI.fullmatch(uri)
+    if match is None or len(match[2]) % 4 or not match[2]:
+        raise MediaError("not a data: URI of media in base64 (data:image/png;base64,...)")
+    if kind is not None and match[1] != kind:
+        raise MediaError(f"a data: URI of {match[1]}, not {kind}")
+
+
+def check_body_size(inputs: dict[str, Any]) -> None:
+    """Raises MediaError where the request with its inline media is beyond the API's limit."""
+    size_bytes = 0
+
+    def inline(value: Any) -> Any:
+        nonlocal size_bytes
+        if isinstance(value, LocalMedia):
+            size_bytes += len(f"data:{value.media_type};base64,") + 4 * -(-value.bytes // 3)
+            return ""
+        return str(value)
+
+    size_bytes += len(msgspec.json.encode(inputs, enc_hook=inline))
+    if size_bytes > BODY_MAX_BYTES:
+        raise MediaError(f"the request has {size_bytes} bytes with its media inline; {_limit()}")
+
+
+def _limit() -> str:
+    return f"a request may have {BODY_MAX_BYTES // 2**20} MiB, media in base64 included"
+
+
+def _without_user(url: str) -> str:
+    return shown(re.sub(r"//[^/?#]*@", "//***@", url))
+
+
+__all__ = ["LocalFiles", "MediaError", "check_body_size", "media_type_of"]

@@ -1,0 +1,49 @@
+"""What a pass over a manifest found, besides its jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from batcher.errors import PROBLEMS_SHOWN, ManifestError
+from batcher.manifest.rows import RowProblem
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of one pass over a manifest; pass a fresh one to each.
+
+    ``problems`` are the first lines ``file:line: field: what is wrong``, ``problem_count`` counts all.
+    ``rows`` are the entries read, ``invalid`` those with a problem, ``duplicates`` the jobs that were
+    listed before. ``warnings`` are lines for the user that stop nothing.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    problem_count: int = 0
+    rows: int = 0
+    invalid: int = 0
+    duplicates: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+    def reject(self, file: str, problems: Iterable[RowProblem]) -> None:
+        """Count one row of ``file`` as invalid, with what is wrong with it."""
+        self.invalid += 1
+        self.extend(problem_line(file, *problem) for problem in problems)
+
+    def extend(self, lines: Iterable[str]) -> None:
+        """Count problems; the first of them are kept."""
+        for line in lines:
+            self.problem_count += 1
+            if len(self.problems) < PROBLEMS_SHOWN:
+                self.problems.append(line)
+
+    def raise_if_invalid(self) -> None:
+        """Raises ManifestError with what was found, if anything was."""
+        if self.problem_count:
+            raise ManifestError(self.problems, self.problem_count)
+
+
+def problem_line(file: str, line: int, field_name: str, what: str) -> str:
+    """``file:line: field: what``, on one line whatever the field is called."""
+    place = f"{file}:{line}: {field_name}: " if field_name else f"{file}:{line}: "
+    return place.replace("\n", " ") + what

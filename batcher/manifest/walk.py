@@ -1,0 +1,96 @@
+"""The rows of a manifest and of all files that it includes, each with what stands around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from batcher.errors import ManifestError
+from batcher.manifest.expand import Globs, Layer, Scope, Setting
+from batcher.manifest.read import HELD_ROWS_HINT, Document, open_document
+from batcher.manifest.rows import Columns, ManifestChanged, Row
+from batcher.manifest.tally import Tally
+
+INCLUDE_DEPTH_MAX = 20
+
+Found = tuple[Scope, Row, Document]
+"""A row, what stands around it, and the file that it stands in."""
+
+
+class Tree:
+    """A manifest file and all that it includes. Files and globs are opened once, read in each pass."""
+
+    def __init__(self, top: Document, columns: Columns, setting: Setting) -> None:
+        self.top = top
+        self._columns = columns
+        self._setting = setting
+        self._globs = Globs()
+        self._included: dict[Path, Document] = {}
+
+    def rows(self, tally: Tally) -> Iterator[Found]:
+        """Each row without a problem of its own. Counts rows, and the others' problems, in ``tally``.
+
+        Raises ManifestError where a file can't be read on, ManifestChanged where it was changed.
+        """
+        return self._rows((self.top,), (), tally)
+
+    def scope(self, document: Document, around: tuple[Layer, ...] = ()) -> Scope:
+        """What stands around the rows of ``document``, ``around`` being what includes it."""
+        layers = (Layer(document.head.layer, document.directory), *around)
+        return Scope(layers, document.directory, self._setting, self._globs)
+
+    def _rows(
+        self, trail: tuple[Document, ...], around: tuple[Layer, ...], tally: Tally
+    ) -> Iterator[Found]:
+        document = trail[-1]
+        scope = self.scope(document, around)
+        if document.held > HELD_ROWS_HINT:
+            tally.warnings.append(
+                f"{document.file.shown}: {document.held} jobs are held in memory; "
+                "CSV or JSONL stream (also from YAML, with `from: jobs.csv`)"
+            )
+        for row in document.rows():
+            tally.rows += row.include is None
+            if row.problems:
+                tally.reject(document.file.shown, row.problems)
+            elif row.include is None:
+                yield scope, row, document
+            else:
+                yield from self._included_rows(row, trail, scope.layers, tally)
+
+    def _included_rows(
+        self, entry: Row, trail: tuple[Document, ...], around: tuple[Layer, ...], tally: Tally
+    ) -> Iterator[Found]:
+        document = trail[-1]
+        try:
+            inner = self._open(entry, trail)
+        except ManifestChanged:
+            raise
+        except ManifestError as error:
+            tally.invalid += 1
+            tally.extend(error.problems)
+            return
+        layer = Layer(entry, document.directory, is_entry=True)
+        yield from self._rows((*trail, inner), (layer, *around), tally)
+
+    def _open(self, entry: Row, trail: tuple[Document, ...]) -> Document:
+        """The document that ``entry`` includes. Raises ManifestError, its lines complete."""
+        document = trail[-1]
+        assert entry.include is not None
+        path = document.directory / entry.include
+        place = f"{document.file.shown}:{entry.line_of('from')}: from"
+        if entry.id is not None:
+            raise ManifestError([f"{place}: rows of another file can't share the id {entry.id!r}"])
+        if len(trail) > INCLUDE_DEPTH_MAX:
+            raise ManifestError([f"{place}: files include each other deeper than {INCLUDE_DEPTH_MAX}"])
+        if path not in self._included:
+            shown_as = str(Path(document.file.shown).parent / entry.include)
+            try:
+                self._included[path] = open_document(path, shown_as, self._columns)
+            except ManifestError as error:
+                lines = (f"{place}: {line}" for line in error.problems)
+                raise ManifestError([*lines], error.total) from None
+        inner = self._included[path]
+        if any(inner.file.is_same_as(outer.file) for outer in trail):
+            raise ManifestError([f"{place}: {entry.include} includes itself"])
+        return inner

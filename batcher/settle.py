@@ -1,0 +1,115 @@
+"""What a user settles by hand: ``cancel`` what is queued, ``resolve`` what is unknown."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from batcher.errors import CallError, InputError, NotFound, UsageError
+from batcher.ledger import Ledger, read_snapshot
+from batcher.lifecycle import EventName, Record, Snapshot, State
+from batcher.options import Host, SandboxOptions
+from batcher.service import CancelOutcome, Result, Service
+from batcher.site import SANDBOX_API, Site, connect
+
+
+@dataclass(slots=True)
+class Cancelled:
+    """What became of the requests that ``cancel`` asked the API to cancel: job ids."""
+
+    cancelled: list[str]
+    not_cancellable: list[str]
+    unanswered: list[tuple[str, str]]
+
+
+async def cancel(run_dir: Path, host: Host) -> Cancelled:
+    """Cancel what is still queued remotely. Raises LedgerError, LockedError, CredentialsError."""
+    async with _held(run_dir, host) as (site, ledger):
+        told = Cancelled([], [], [])
+        for job_id, record in list(ledger.snapshot.items()):
+            if record.state is State.SUBMITTED and record.request_id is not None:
+                await _cancel(site.service, ledger, told, (job_id, record.request_id))
+        return told
+
+
+async def _cancel(service: Service, ledger: Ledger, told: Cancelled, job: tuple[str, str]) -> None:
+    job_id, request_id = job
+    try:
+        outcome = await service.cancel(request_id)
+    except CallError as error:
+        told.unanswered.append((job_id, error.message))
+        return
+    if outcome is CancelOutcome.CANCELLED:
+        await ledger.record(EventName.CANCELLED, job_id)
+        told.cancelled.append(job_id)
+    else:
+        told.not_cancellable.append(job_id)
+
+
+async def resolve(run_dir: Path, job_id: str, request_id: str | None, host: Host) -> str:
+    """Settle an unknown job: it is ``request_id``, or (None) no request was created for it.
+
+    The API is asked about the id first. Returns what was recorded, in words. Raises UsageError where
+    the job is not unknown, InputError where the id can't be its request.
+    """
+    snapshot, _ = read_snapshot(run_dir, host.disk)
+    _unknown(snapshot, job_id)
+    if request_id is None:
+        ledger = Ledger(run_dir, host.disk, host.clock)
+        try:
+            _unknown(ledger.snapshot, job_id)
+            await ledger.record(EventName.DEFERRED, job_id, reason="settled by hand: not created")
+        finally:
+            await ledger.close()
+        return f"{job_id}: not created; the next run submits it"
+    async with _held(run_dir, host) as (site, ledger):
+        record = _unknown(ledger.snapshot, job_id)
+        result = await _ask(site.service, request_id)
+        _check_fits(ledger.snapshot, record, request_id, result)
+        await ledger.record(EventName.SUBMITTED, job_id, request_id=request_id)
+        return f"{job_id}: is request {request_id}, which is {result.word}; the next run takes it up"
+
+
+def _unknown(snapshot: Snapshot, job_id: str) -> Record:
+    record = snapshot.get(job_id)
+    if record is None:
+        raise UsageError(f"{job_id}: no such job in the ledger (batcher status RUN_DIR --list unknown)")
+    if record.state is not State.UNKNOWN:
+        raise UsageError(f"{job_id}: is {record.state}, there is nothing to settle")
+    return record
+
+
+async def _ask(service: Service, request_id: str) -> Result:
+    try:
+        return await service.result(request_id)
+    except NotFound as error:
+        raise InputError(f"{request_id}: the API knows no such request ({error.message})") from error
+    except CallError as error:
+        raise InputError(f"{request_id}: could not be asked about: {error.message}") from error
+
+
+def _check_fits(snapshot: Snapshot, record: Record, request_id: str, result: Result) -> None:
+    for other_id, other in snapshot.items():
+        if other.request_id == request_id:
+            raise InputError(f"{request_id}: is the request of job {other_id} already")
+    if result.model is not None and result.model != record.model:
+        raise InputError(f"{request_id}: is of model {result.model}, the job of {record.model}")
+
+
+@asynccontextmanager
+async def _held(run_dir: Path, host: Host) -> AsyncIterator[tuple[Site, Ledger]]:
+    """The API that the last run in ``run_dir`` used, and the ledger, locked."""
+    snapshot, _ = read_snapshot(run_dir, host.disk)
+    async with connect(_sandbox_of(snapshot), host, run_dir) as site:
+        ledger = Ledger(run_dir, host.disk, host.clock)
+        try:
+            yield site, ledger
+        finally:
+            await ledger.close()
+
+
+def _sandbox_of(snapshot: Snapshot) -> SandboxOptions | None:
+    run = snapshot.last_run
+    return SandboxOptions() if run is not None and run.api == SANDBOX_API else None
