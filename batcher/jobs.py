@@ -25,6 +25,8 @@ _EXACT = Context(prec=100, Emax=MAX_EMAX, Emin=MIN_EMIN)
 _DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[^,;\s]+)*,", re.ASCII)
 _HAS_SPELLINGS = re.compile(r"[-0-9\[]|data:|https?:|true|false", re.IGNORECASE)
 _PLAIN_EXPONENT_MAX = 30
+_WORDS_APART = {code: " " for code in range(128) if not chr(code).isalnum()}
+_SHORT_CHARS = 24
 _SIGNING_PARAMETERS = frozenset(
     {"expires", "signature", "sig", "token", "policy", "key-pair-id", "awsaccesskeyid", "googleaccessid"}
     | {"hdnea", "hdnts"}
@@ -89,11 +91,13 @@ class Job(msgspec.Struct, frozen=True):
 def canonical(value: Any) -> Any:
     """``value`` with every spelling of one input made the same (5, 5.0 and "5"; a re-signed URL)."""
     if isinstance(value, str):
-        return value if _HAS_SPELLINGS.match(value) is None else _canonical_text(value)
+        if _HAS_SPELLINGS.match(value) is None:
+            return value
+        return _canonical_short(value) if len(value) <= _SHORT_CHARS else _canonical_text(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        return _canonical_text(repr(value))
+        return _canonical_short(repr(value))
     if isinstance(value, LocalMedia):
         return f"sha256:{value.sha256}"
     if isinstance(value, list):
@@ -106,18 +110,21 @@ def canonical(value: Any) -> Any:
 
 
 def _canonical_text(text: str) -> str | list[Any]:
+    if text.startswith(("http://", "https://")):
+        return _without_signature(text)
     if _NUMBER.fullmatch(text):
         return _canonical_number(text)
     if _DATA_URI.match(text):
         return f"sha256:{_data_uri_sha256(text)}"
-    if text.startswith(("http://", "https://")):
-        return _without_signature(text)
     if text.startswith("["):
         return _canonical_array(text)
     return text.lower() if text.lower() in ("true", "false") else text
 
 
-@lru_cache(maxsize=4096)
+_canonical_short = lru_cache(maxsize=4096)(_canonical_text)
+"""Of texts up to _SHORT_CHARS: most columns repeat a few values over and over."""
+
+
 def _canonical_number(text: str) -> str:
     number = _EXACT.create_decimal(text).normalize(_EXACT)
     if not number:
@@ -151,8 +158,10 @@ def _digest(value: Any, chars: int) -> str:
 
 def slug(text: str) -> str:
     """``text`` as up to 40 lower-case ASCII letters, digits and single dashes; "job" if none remain."""
-    ascii_text = unicodedata.normalize("NFKD", text[: 4 * SLUG_MAX_CHARS]).encode("ascii", "ignore")
-    words = re.sub(r"[^a-z0-9]+", "-", ascii_text.decode().lower()).strip("-")
+    text = text[: 4 * SLUG_MAX_CHARS]
+    if not text.isascii():
+        text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    words = "-".join(text.lower().translate(_WORDS_APART).split())
     return words[:SLUG_MAX_CHARS].rstrip("-") or "job"
 
 

@@ -88,9 +88,9 @@ class ApiServer:
         app.router.add_get("/v1/requests/{id}/{what:status|result}", self._result)
         app.router.add_post("/v1/requests/{id}/cancel", self._cancel)
         app.router.add_get("/media/{id}.mp4", self._media)
-        runner = web.AppRunner(app, handler_cancellation=False)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self.port, shutdown_timeout=0.1)
+        site = web.TCPSite(runner, "127.0.0.1", self.port)
         await site.start()
         self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
         ready.set()

@@ -138,7 +138,7 @@ def wait_for(condition, timeout_s=20.0):
 
 
 def test_two_runs_at_once_the_second_exits_75(server, tmp_path):
-    server.generate_s = 1.5
+    server.generate_s = 60.0
     write_pairs(tmp_path / "pairs.csv", 2)
     first = subprocess.Popen(
         command("run", "pairs.csv"),
@@ -152,7 +152,8 @@ def test_two_runs_at_once_the_second_exits_75(server, tmp_path):
     second = run_command(server, tmp_path, "run", "pairs.csv")
     assert second.returncode == 75
     assert "another run" in second.stderr
-    assert first.wait(20) == 0
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(20) == 143
 
 
 def test_bad_rows_are_all_named_at_once_and_nothing_is_sent(server, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 from batcher.jobs import Job, LocalMedia, Source, explicit_id_problem, generated_id, input_digest
 from batcher.manifest.expand import Draft, FieldProblem
 from batcher.manifest.idtable import Claim, IdTable
-from batcher.manifest.media import LocalFiles, MediaError, check_body_size
+from batcher.manifest.media import LocalFiles, MediaError, check_body_size, is_public_url
 from batcher.manifest.rows import LocalPath
 from batcher.manifest.tables import json_list_in
 from batcher.schema import ModelSpec, media_kind
+
+NO_MODEL = "no model is named (model: in the file, or --model)"
 
 _LINE_BITS = 40
 _LINE_MASK = (1 << _LINE_BITS) - 1
@@ -42,42 +44,50 @@ class Checker:
 
         ``source`` is where its row stands, ``directory`` what paths in that row are relative to.
         """
-        if draft.model is None:
-            raise Rejects(
-                [*draft.problems, ("model", "no model is named (model: in the file, or --model)")]
-            )
+        model, inputs = draft.model, draft.inputs
+        if model is None:
+            raise Rejects([*draft.problems, ("model", NO_MODEL)])
         problems = list(draft.problems)
-        spec = self._specs.get(draft.model)
-        self._resolve_media(draft, spec, directory, problems)
-        digest = input_digest(draft.model, draft.inputs)
+        spec = self._specs.get(model)
+        self._resolve_media(draft, _media_fields(inputs, spec), directory, problems)
+        digest = input_digest(model, inputs)
         if spec is not None:
-            _give_types(draft.inputs, spec)
-            blamed = {name for name, _ in problems}
-            problems += [p for p in spec.problems(draft.inputs) if p[0] not in blamed]
+            _give_types(inputs, spec)
+            against = spec.problems(inputs)
+            if against:
+                blamed = {name for name, _ in problems}
+                problems += [problem for problem in against if problem[0] not in blamed]
         if draft.explicit is not None and (what := explicit_id_problem(draft.explicit)):
             problems.append(("id", what))
         if problems:
             raise Rejects(problems)
-        job = _job(draft, digest, source)
+        job_id = generated_id(inputs, digest) if draft.id is None else draft.id
+        if draft.sample > 1:
+            job_id = f"{job_id}-{draft.sample}"
+        job = Job(job_id, model, inputs, draft.meta, source, digest, draft.id is not None)
         return job if self._is_new(job, draft) else None
 
     def _resolve_media(
-        self, draft: Draft, spec: ModelSpec | None, directory: Path, problems: list[FieldProblem]
+        self,
+        draft: Draft,
+        fields: Iterable[tuple[str, str | None]],
+        directory: Path,
+        problems: list[FieldProblem],
     ) -> None:
+        """Put local media in the place of their paths, in ``draft``; note what can't be sent."""
         inputs = draft.inputs
-        inline = False
-        for name, kind in _media_fields(inputs, spec):
+        changed = False
+        for name, kind in fields:
+            value = inputs.get(name)
+            if isinstance(value, str) and is_public_url(value):
+                continue
             base = draft.bases.get(name, directory) if draft.bases else directory
-            value = inputs[name]
             try:
-                value = self._files.resolved(json_list_in(value), kind, base)
+                inputs[name] = self._files.resolved(json_list_in(value), kind, base)
             except MediaError as error:
                 problems.append((name, str(error)))
-                continue
-            if value is not inputs[name] or (isinstance(value, str) and value[:5].lower() == "data:"):
-                inputs[name] = value
-                inline = True
-        if inline:
+            changed = True
+        if changed:
             try:
                 check_body_size(inputs)
             except MediaError as error:
@@ -100,16 +110,15 @@ class Checker:
         return claim is Claim.NEW
 
 
-def _media_fields(inputs: Mapping[str, Any], spec: ModelSpec | None) -> list[tuple[str, str | None]]:
-    """The media fields of an input with the kind of media that each takes, as far as known."""
-    if spec is None:
-        return [
-            (name, _kind_by_name(name))
-            for name, value in inputs.items()
-            if _kind_by_name(name) is not None or isinstance(value, LocalPath)
-        ]
-    fields: list[tuple[str, str | None]] = [(n, kind) for n, kind in spec.media.items() if n in inputs]
-    return fields
+def _media_fields(inputs: Mapping[str, Any], spec: ModelSpec | None) -> Iterable[tuple[str, str | None]]:
+    """The media fields with the kind of media that each takes; without a spec, by their names."""
+    if spec is not None:
+        return [(name, kind) for name, kind in spec.media.items() if name in inputs]
+    return [
+        (name, _kind_by_name(name))
+        for name, value in inputs.items()
+        if _kind_by_name(name) is not None or isinstance(value, LocalPath)
+    ]
 
 
 _kind_by_name: Callable[[str], str | None] = lru_cache(maxsize=4096)(media_kind)
@@ -117,21 +126,11 @@ _kind_by_name: Callable[[str], str | None] = lru_cache(maxsize=4096)(media_kind)
 
 def _give_types(inputs: dict[str, Any], spec: ModelSpec) -> None:
     """Let text become what the schema says the field is, and 5.0 an integer where one is wanted."""
-    for name in spec.typed.keys() & inputs.keys():
-        value = inputs[name]
+    for name in spec.typed:
+        value = inputs.get(name)
         if isinstance(value, str):
             inputs[name] = spec.type_text(name, value)
         elif isinstance(value, float) and value.is_integer():
             inputs[name] = spec.type_text(name, repr(value))
         elif isinstance(value, LocalMedia) and spec.fields[name].get("type") == "array":
             inputs[name] = [value]
-
-
-def _job(draft: Draft, digest: str, source: Source) -> Job:
-    job_id = generated_id(draft.inputs, digest) if draft.id is None else draft.id
-    if draft.sample > 1:
-        job_id = f"{job_id}-{draft.sample}"
-    assert draft.model is not None
-    return Job(
-        job_id, draft.model, draft.inputs, draft.meta, source, digest, explicit=draft.id is not None
-    )

@@ -127,14 +127,13 @@ class Scope:
             or _is_special(setting.inputs)
         )
 
-    def drafts(self, row: Row) -> Iterator[Draft]:
-        """The jobs that ``row`` makes, in a stable order. Raises ExpandError."""
+    def drafts(self, row: Row) -> Iterable[Draft]:
+        """The jobs that ``row`` makes, in a stable order. Raises ExpandError, also while iterated."""
         if not self._simple or _needs_expansion(row):
-            yield from expanded(row, self)
-            return
+            return expanded(row, self)
         meta = {**self.meta, **row.meta} if row.meta else self.meta
         bases = self.bases_of(row) if self.bases else None
-        yield Draft(self.inputs_of(row), self.model_of(row), meta, row.id, row.id, 1, bases)
+        return (Draft(self.inputs_of(row), self.model_of(row), meta, row.id, row.id, 1, bases),)
 
     def inputs_of(self, row: Row) -> dict[str, Any]:
         """A fresh dict of what ``row`` sends when nothing varies."""

@@ -72,12 +72,26 @@ class ManifestFile:
         Raises ManifestChanged, or ManifestError for a line beyond LINE_MAX_BYTES.
         """
         number = 0
+        descriptor = file.fileno()
+        size_bytes, mtime_ns = self.fingerprint[2:]
         while line := file.readline(LINE_MAX_BYTES):
             number += 1
-            self.check_unchanged(file)
+            status = os.fstat(descriptor)
+            if status.st_mtime_ns != mtime_ns or status.st_size != size_bytes:
+                self.check_unchanged(file)
             if len(line) == LINE_MAX_BYTES:
                 raise ManifestError([f"{self.shown}:{number}: a line of more than {len(line)} bytes"])
             yield line if number > 1 else line.removeprefix(codecs.BOM_UTF8)
+
+    def text_lines(self, file: BinaryIO) -> Iterator[str]:
+        """:meth:`lines` as text. Raises ManifestError where they are not UTF-8."""
+        number = 0
+        for line in self.lines(file):
+            number += 1
+            try:
+                yield line.decode()
+            except UnicodeDecodeError:
+                self.decoded(line, number)
 
     def decoded(self, content: bytes, first_line: int = 1) -> str:
         """``content`` as text; raises ManifestError with the line where it is not UTF-8."""

@@ -1,17 +1,18 @@
 """Which job ids are taken, and by what: 24 bytes each, for a million ids at a time.
 
-Open addressing with linear probing over ``array('Q')``, three words an entry: a digest of the
-case-folded id, a digest of what it stands for, and the place of its row. A dict of a million id
-strings takes four times as much. Split into shards, so that growing copies a 256th at a time.
+Open addressing with linear probing over ``array('Q')``, three words an entry: a hash of the
+case-folded id, a hash of what it stands for, and the place of its row. A dict of a million id strings
+takes four times as much. Split into shards, so that growing copies a 256th at a time. The hash is
+Python's own (SipHash, keyed for each process): the table never leaves the process.
 """
 
 from __future__ import annotations
 
 from array import array
 from enum import Enum
-from hashlib import blake2b
 
 SHARDS = 256
+HASH_MASK = 2**64 - 1
 FIRST_SLOTS = 16
 WORDS = 3
 WORD_BYTES = 8
@@ -31,7 +32,7 @@ class Claim(Enum):
 class IdTable:
     """Ids claimed so far.
 
-    Two ids whose 64-bit digests are equal are taken for one: of a million, with a chance of 3e-8.
+    Two ids whose 64-bit hashes are equal are taken for one: of a million, with a chance of 3e-8.
     """
 
     def __init__(self) -> None:
@@ -46,8 +47,8 @@ class IdTable:
 
         Returns the place of the first claim with it: ``place`` itself where this is the first.
         """
-        key = _digest(job_id.casefold()) or 1  # 0 marks an empty slot
-        value = _digest(f"{job_id}\0{meaning}")
+        key = hash(job_id.casefold()) & HASH_MASK or 1  # 0 marks an empty slot
+        value = hash(f"{job_id}\0{meaning}") & HASH_MASK
         shard = key % SHARDS
         slots = self._slots[shard]
         at = _find(slots, key)
@@ -58,10 +59,6 @@ class IdTable:
         if self._counts[shard] * WORDS > LOAD_MAX * len(slots):
             self._slots[shard] = _grown(slots)
         return Claim.NEW, place
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=WORD_BYTES).digest(), "little")
 
 
 def _find(slots: array[int], key: int) -> int:

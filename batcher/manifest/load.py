@@ -121,7 +121,7 @@ def _checked(found: Found, checker: Checker, tally: Tally) -> Iterator[Job]:
     try:
         for draft in scope.drafts(row):
             try:
-                job = checker.job(draft, source, document.directory)
+                job = checker.job(draft, source, scope.directory)
             except Rejects as rejects:
                 problems.update(dict.fromkeys(rejects.problems))
             else:

@@ -83,9 +83,10 @@ class LocalFiles:
         if not isinstance(value, str):
             return value
         if not isinstance(value, LocalPath):
-            if (match := _URL.fullmatch(value)) is not None:
-                check_host(match[1])
+            if is_public_url(value):
                 return value
+            if (match := _URL.fullmatch(value)) is not None:
+                raise MediaError(f"{match[1]:.80} {_host_problem(match[1])}")
             if value[:5].lower() == "data:":
                 check_data_uri(value, kind)
                 return value
@@ -172,11 +173,10 @@ def _address_problem(text: str) -> str | None:
     return None if public else "is not a public address"
 
 
-def check_host(host: str) -> None:
-    """Raises MediaError for a host that the API's servers can't reach, or must not."""
-    problem = _host_problem(host)
-    if problem is not None:
-        raise MediaError(f"{host:.80} {problem}")
+def is_public_url(text: str) -> bool:
+    """Whether ``text`` is an HTTPS URL of a host that is not known to be private."""
+    match = _URL.fullmatch(text)
+    return match is not None and _host_problem(match[1]) is None
 
 
 def check_data_uri(uri: str, kind: str | None) -> None:

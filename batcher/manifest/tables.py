@@ -177,8 +177,7 @@ def _column(index: int, cell: str, columns: Columns) -> _Column:
 def _sniffed(file: ManifestFile) -> str:
     """The delimiter that stands most often, outside quotes, in the first line with anything on it."""
     with file.open() as stream:
-        for number, line in enumerate(file.lines(stream), 1):
-            text = file.decoded(line, number)
+        for text in file.text_lines(stream):
             if hint := _EXCEL_HINT.fullmatch(text):
                 return hint[1]
             if text.strip():
@@ -191,8 +190,7 @@ def _cells(file: ManifestFile, delimiter: str) -> Iterator[tuple[int, list[str]]
     """Each record with the line on which it begins, blank ones included."""
     csv.field_size_limit(CELL_MAX_CHARS)
     with file.open() as stream:
-        lines = (file.decoded(line, number) for number, line in enumerate(file.lines(stream), 1))
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        reader = csv.reader(file.text_lines(stream), delimiter=delimiter, strict=True)
         line = 1
         while True:
             try:

@@ -221,7 +221,8 @@ class Runner:
         if old_files and outcome is not Outcome.LEFT:
             self._deps.run_dir.supersede(old_files, old_attempt)
             self._deps.metadata.mark_stale()
-        return outcome is Outcome.ACCEPTED
+        # A halt waits for the answer of a POST, not for what comes of it.
+        return outcome is Outcome.ACCEPTED and not self.control.halted
 
     def _note_submit(self, outcome: Outcome, job: Job) -> None:
         self.view.submitted_now += outcome is Outcome.ACCEPTED

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from batcher.errors import InputError
 
 MAX_DEPTH = 32
 INT_MIN, INT_MAX = -(2**63), 2**64 - 1
+SCALAR_MAX_CHARS = 64
 EXACT_FLOAT_INT_MAX = 2**53
 
 _TYPE_WORDS = {
@@ -195,16 +196,25 @@ def media_of(name: str, schema: Mapping[str, Any]) -> str | None:
     return None if other else media_kind(name)
 
 
-def from_text(schema: Any, text: str) -> Any:
-    """``text`` as the type that ``schema`` wants, or as it is where it can't be that."""
+def reader_of(schema: Any) -> Callable[[str], Any]:
+    """How to read text for a property: as the type it wants, or as it is where it can't be that."""
     types = types_of(schema)
+    read = partial(_from_text, schema, types)
+    if types & {"array", "object"}:
+        return read
+    # Most columns repeat a few values over and over; no number is longer than a short text.
+    remembered = lru_cache(maxsize=1024)(read)
+    return lambda text: remembered(text) if len(text) <= SCALAR_MAX_CHARS else text
+
+
+def _from_text(schema: Any, types: set[str], text: str) -> Any:
     if text.lstrip()[:1] in ("[", "{") and types & {"array", "object"}:
         try:
             return msgspec.json.decode(text)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return text
     if types == {"array"}:
-        return [from_text(schema.get("items"), text)]
+        return [reader_of(schema.get("items"))(text)]
     if "string" in types:
         return text
     for name, convert in CONVERSIONS.items():

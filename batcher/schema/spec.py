@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from batcher.jobs import LocalMedia
 from batcher.schema.dialect import (
     INT_MAX,
     SchemaError,
-    from_text,
     media_of,
     number_in,
+    reader_of,
     resolved,
     translate,
     types_of,
@@ -98,7 +97,7 @@ class ModelSpec:
             "fields": fields,
             "media": {name: kind for name, schema in fields.items() if (kind := media_of(name, schema))},
             "typed": {
-                name: partial(from_text, schema)
+                name: reader_of(schema)
                 for name, schema in fields.items()
                 if types_of(schema) - {"string", "null"}
             },

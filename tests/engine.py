@@ -1,0 +1,411 @@
+"""A run in virtual time: an API, a download server and a run directory, all within one process.
+
+::
+
+    @in_virtual_time
+    async def test_a_day_passes_in_no_time(batch):
+        batch.api.takes_s = 86400
+        ended = await batch.run(some_jobs(3))
+        assert ended.states == {"done": 3}
+
+Scripts are lists of steps for one job, used up from the front; where none is left, all goes well. A step
+is an answer, an error to raise, or a coroutine function to await first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import looptime
+
+from batcher.body import request_body
+from batcher.clock import iso
+from batcher.disk import LocalAppendFile, LocalDisk
+from batcher.download import Fetched
+from batcher.errors import BatcherError
+from batcher.jobs import Job, Source, input_digest
+from batcher.ledger import LEDGER_NAME, Ledger
+from batcher.lifecycle import EventName, Record, RunEvent, State
+from batcher.metadata import Columns, Metadata
+from batcher.plan import Plan, Policy, Selection, decide, make_plan
+from batcher.rundir import RunDir
+from batcher.runner import Budget, Deps, Pace, Runner
+from batcher.runner.control import Breaker
+from batcher.runner.view import Silence
+from batcher.service import CancelOutcome, Phase, Result
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+MODEL = "acme/paint"
+PRICE_USD = 1.0
+Step = Any
+
+
+class InlineExecutor(ThreadPoolExecutor):
+    """Runs everything at once, in the caller's thread: virtual time waits for no real thread."""
+
+    def submit(self, function, /, *args, **kwargs):
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def virtual_loop() -> asyncio.AbstractEventLoop:
+    loop = looptime.new_event_loop()
+    loop.set_default_executor(InlineExecutor())
+    return loop
+
+
+def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Makes an async test a plain one, whose loop jumps from timer to timer."""
+
+    @functools.wraps(test)
+    def run(**fixtures: Any) -> None:
+        with asyncio.Runner(loop_factory=virtual_loop) as runner:
+            runner.run(test(**fixtures))
+
+    return run
+
+
+class LoopClock:
+    """The time of the running loop."""
+
+    def now(self) -> datetime:
+        return EPOCH + timedelta(seconds=self.monotonic())
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, delay_s: float) -> None:
+        await asyncio.sleep(max(delay_s, 0.0))
+
+
+class FakeClock:
+    """A clock that somebody sets; sleeping moves it on."""
+
+    def __init__(self, at_s: float = 0.0) -> None:
+        self.at_s = at_s
+        self.slept: list[float] = []
+
+    def now(self) -> datetime:
+        return EPOCH + timedelta(seconds=self.at_s)
+
+    def monotonic(self) -> float:
+        return self.at_s
+
+    async def sleep(self, delay_s: float) -> None:
+        self.slept.append(delay_s)
+        self.at_s += max(delay_s, 0.0)
+        await asyncio.sleep(0)
+
+
+class _UnsyncedFile(LocalAppendFile):
+    def sync(self) -> None: ...
+
+
+class QuickDisk(LocalDisk):
+    """A real file system without the thread and without waiting for the platters."""
+
+    async def run(self, function):
+        await asyncio.sleep(0)
+        return function()
+
+    def open_append(self, path: Path) -> LocalAppendFile:
+        return _UnsyncedFile(path)
+
+    def sync_dir(self, path: Path) -> None: ...
+
+
+def job(name: str = "cat", *, model: str = MODEL, explicit: bool = True, meta: Any = None, **inputs: Any) -> Job:
+    inputs.setdefault("prompt", name)
+    digest = input_digest(model, inputs)
+    return Job(name, model, inputs, meta or {}, Source("m.yaml", 1), digest, explicit)
+
+
+def some_jobs(count: int) -> list[Job]:
+    return [job(f"job-{number:03d}") for number in range(count)]
+
+
+def answer(phase: Phase = Phase.SUCCEEDED, **fields: Any) -> Result:
+    fields.setdefault("word", phase.value)
+    if phase is Phase.SUCCEEDED:
+        fields.setdefault("urls", ("https://cdn/x.mp4",))
+    return Result(phase, **fields)
+
+
+async def _play(steps: list[Step] | None, otherwise: Any) -> Any:
+    """The next step's answer; raises where the step is an error."""
+    step = steps.pop(0) if steps else otherwise
+    if callable(step):
+        step = await step()
+    if isinstance(step, BaseException):
+        raise step
+    return step
+
+
+def after(delay_s: float, step: Step = None) -> Callable[[], Awaitable[Any]]:
+    """A step that comes ``delay_s`` seconds later."""
+
+    async def wait() -> Any:
+        await asyncio.sleep(delay_s)
+        return step
+
+    return wait
+
+
+def for_ever(step: Step) -> Iterator[Step]:
+    """A script that never ends."""
+    return _Endless([step])
+
+
+class _Endless(list):
+    def pop(self, index: int = -1) -> Step:
+        return self[0]
+
+
+@dataclass
+class Request:
+    """One request at the API."""
+
+    prompt: str
+    at_s: float
+    ended: bool = False
+
+
+@dataclass
+class Api:
+    """A Service in memory. Scripts are by prompt; ``results`` may also go by request id."""
+
+    takes_s: float = 10.0
+    post_takes_s: float = 0.1
+    posting: dict[str, list[Step]] = field(default_factory=dict)
+    results: dict[str, list[Step]] = field(default_factory=dict)
+    cancels: dict[str, list[Step]] = field(default_factory=dict)
+    posts: list[tuple[float, str]] = field(default_factory=list)
+    polls: list[tuple[float, str]] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    requests: dict[str, Request] = field(default_factory=dict)
+    peak: int = 0
+    """The most requests that were unfinished at once, POSTs under way included."""
+    _posting_now: int = 0
+
+    @property
+    def prompts(self) -> list[str]:
+        """Of each POST in turn."""
+        return [prompt for _, prompt in self.posts]
+
+    @property
+    def unfinished(self) -> int:
+        return self._posting_now + sum(not request.ended for request in self.requests.values())
+
+    def knows(self, *request_ids: str, age_s: float = 0.0) -> None:
+        """Requests of earlier runs."""
+        for request_id in request_ids:
+            self.requests[request_id] = Request(request_id, -age_s)
+
+    async def submit(self, model: str, body: bytes) -> str:
+        now_s = asyncio.get_running_loop().time()
+        prompt = json.loads(body)["prompt"]
+        self.posts.append((now_s, prompt))
+        self._posting_now += 1
+        self.peak = max(self.peak, self.unfinished)
+        try:
+            await asyncio.sleep(self.post_takes_s)
+            request_id = await _play(self.posting.get(prompt), f"r{len(self.posts)}-{prompt}")
+        finally:
+            self._posting_now -= 1
+        self.requests[request_id] = Request(prompt, asyncio.get_running_loop().time())
+        return request_id
+
+    async def result(self, request_id: str) -> Result:
+        now_s = asyncio.get_running_loop().time()
+        self.polls.append((now_s, request_id))
+        request = self.requests.get(request_id) or Request(request_id, now_s)
+        due = now_s - request.at_s >= self.takes_s
+        usual = answer(urls=(f"https://cdn/{request_id}.mp4",)) if due else answer(Phase.RUNNING)
+        script = self.results.get(request_id, self.results.get(request.prompt))
+        result = await _play(script, usual)
+        request.ended = result.phase.terminal
+        return result
+
+    async def cancel(self, request_id: str) -> CancelOutcome:
+        self.cancelled.append(request_id)
+        outcome = await _play(self.cancels.get(request_id), CancelOutcome.CANCELLED)
+        self.requests[request_id].ended = outcome is CancelOutcome.CANCELLED
+        return outcome
+
+
+@dataclass
+class Files:
+    """A Fetcher in memory. Scripts are by URL: a step may be the content."""
+
+    takes_s: float = 0.0
+    scripts: dict[str, list[Step]] = field(default_factory=dict)
+    fetched: list[str] = field(default_factory=list)
+    refreshed: list[str] = field(default_factory=list)
+
+    async def fetch(self, url: str, partial: Path, refresh: Callable[[], Awaitable[str]]) -> Fetched:
+        self.fetched.append(url)
+        await asyncio.sleep(self.takes_s)
+        content = await _play(self.scripts.get(url), url.encode())
+        if content == "refresh":
+            self.refreshed.append(await refresh())
+            content = self.refreshed[-1].encode()
+        partial.write_bytes(content)
+        return Fetched(len(content), hashlib.sha256(content).hexdigest(), Path(url).suffix, "video/mp4")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run went."""
+
+    runner: Runner
+    plan: Plan
+    records: dict[str, Record]
+    spent_usd: float
+
+    @property
+    def states(self) -> dict[str, int]:
+        return dict(Counter(record.state.value for record in self.records.values()))
+
+    @property
+    def error(self) -> BatcherError | None:
+        return self.runner.control.error or self.runner.shortfall()
+
+    def ids(self, state: State) -> list[str]:
+        return [job_id for job_id, record in self.records.items() if record.state is state]
+
+
+Meanwhile = Callable[[Runner], Awaitable[None]]
+
+
+@dataclass
+class Batch:
+    """One run directory and the world around it, over any number of runs."""
+
+    path: Path
+    api: Api = field(default_factory=Api)
+    files: Files = field(default_factory=Files)
+    clock: LoopClock = field(default_factory=LoopClock)
+    disk: LocalDisk = field(default_factory=QuickDisk)
+    observer: Any = field(default_factory=Silence)
+    price_of: Callable[[Job], float | None] = lambda job: PRICE_USD
+    body_of: Callable[[Job], bytes] = request_body
+    policy: Policy = field(default_factory=Policy)
+    selection: Selection = field(default_factory=Selection)
+    max_cost_usd: float | None = None
+    breaker: Breaker = field(default_factory=Breaker)
+
+    async def run(self, jobs: Iterable[Job], *, meanwhile: Meanwhile | None = None, **pace: Any) -> Ended:
+        """Plan and run ``jobs``; ``meanwhile`` goes on beside the run."""
+        ledger = Ledger(self.path, self.disk, self.clock)
+        try:
+            return await self._run(list(jobs), ledger, meanwhile, Pace(**pace))
+        finally:
+            await ledger.close()
+
+    async def _run(self, jobs: list[Job], ledger: Ledger, meanwhile: Meanwhile | None, pace: Pace) -> Ended:
+        run_dir, columns = RunDir(self.path, self.disk), Columns()
+        metadata = Metadata(run_dir, ledger, self.disk)
+        plan = make_plan(columns.watch(jobs), ledger.snapshot, self.selection, self.policy, self.price_of)
+        run_dir.prepare()
+        ledger.announce(RunEvent(run="x", at=iso(self.clock.now()), manifest="m.yaml", total=plan.total))
+        for job_id in plan.orphans:
+            ledger.append(EventName.ORPHANED, job_id)
+        for job_id in plan.returned:
+            ledger.append(EventName.RELISTED, job_id)
+        metadata.open(columns)
+        runner = Runner(self._deps(ledger, run_dir, metadata), pace, self._budget(ledger), self.breaker)
+        beside = asyncio.create_task(meanwhile(runner)) if meanwhile else None
+        try:
+            await runner.run(plan, self._work(jobs, ledger))
+        finally:
+            metadata.close()
+            if beside is not None:
+                beside.cancel()
+                await asyncio.wait([beside])
+        return Ended(runner, plan, dict(ledger.snapshot.items()), ledger.snapshot.spent_usd)
+
+    def _work(self, jobs: list[Job], ledger: Ledger) -> Iterator[Any]:
+        for one, selected in self.selection.select(jobs):
+            if selected:
+                yield one, decide(one, ledger.snapshot.get(one.id), self.policy)
+
+    def _budget(self, ledger: Ledger) -> Budget:
+        return Budget(ledger, self.price_of, self.max_cost_usd)
+
+    def _deps(self, ledger: Ledger, run_dir: RunDir, metadata: Metadata) -> Deps:
+        return Deps(
+            service=self.api,
+            fetcher=self.files,
+            ledger=ledger,
+            run_dir=run_dir,
+            metadata=metadata,
+            body_of=self.body_of,
+            clock=self.clock,
+            rng=random.Random(7),
+            observer=self.observer,
+        )
+
+    async def hold(self, *events: tuple[Any, ...]) -> None:
+        """Write a ledger beforehand: ``(event, job id, fields)`` each."""
+        ledger = Ledger(self.path, self.disk, self.clock)
+        for name, job_id, fields in events:
+            ledger.append(name, job_id, **fields)
+        await ledger.close()
+
+    @property
+    def ledger_bytes(self) -> bytes:
+        return (self.path / LEDGER_NAME).read_bytes()
+
+    def lines(self, *names: str) -> list[dict[str, Any]]:
+        """What the ledger says, or only of ``names``."""
+        lines = [json.loads(line) for line in self.ledger_bytes.splitlines()]
+        return [line for line in lines if not names or line["event"] in names]
+
+    def story(self, job_id: str) -> list[str]:
+        """The events of one job."""
+        return [line["event"] for line in self.lines() if line.get("job") == job_id]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        path = self.path / "metadata.jsonl"
+        return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+
+    @property
+    def media(self) -> list[str]:
+        return self.disk.list_dir(self.path / "media")
+
+    @property
+    def superseded(self) -> list[str]:
+        return self.disk.list_dir(self.path / "superseded")
+
+
+def bought(one: Job, request_id: str = "r1", attempt: int = 1) -> list[tuple[Any, ...]]:
+    """The lines of a job that was submitted."""
+    intent = {
+        "attempt": attempt,
+        "model": one.model,
+        "input": one.input,
+        "meta": one.meta,
+        "digest": one.digest,
+        "source": str(one.source),
+        "price_usd": PRICE_USD,
+    }
+    return [
+        (EventName.SUBMITTING, one.id, intent),
+        (EventName.SUBMITTED, one.id, {"request_id": request_id}),
+    ]
