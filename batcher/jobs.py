@@ -25,8 +25,9 @@ _EXACT = Context(prec=100, Emax=MAX_EMAX, Emin=MIN_EMIN)
 _DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[^,;\s]+)*,", re.ASCII)
 _HAS_SPELLINGS = re.compile(r"[-0-9\[]|data:|https?:|true|false", re.IGNORECASE)
 _PLAIN_EXPONENT_MAX = 30
-_WORDS_APART = {code: " " for code in range(128) if not chr(code).isalnum()}
+_WORDS_APART = bytes(c if chr(c).isalnum() and c < 128 else ord(" ") for c in range(256))
 _SHORT_CHARS = 24
+_SPELLING_STARTS = frozenset("-0123456789[dDhHtTfF")
 _SIGNING_PARAMETERS = frozenset(
     {"expires", "signature", "sig", "token", "policy", "key-pair-id", "awsaccesskeyid", "googleaccessid"}
     | {"hdnea", "hdnts"}
@@ -91,7 +92,7 @@ class Job(msgspec.Struct, frozen=True):
 def canonical(value: Any) -> Any:
     """``value`` with every spelling of one input made the same (5, 5.0 and "5"; a re-signed URL)."""
     if isinstance(value, str):
-        if _HAS_SPELLINGS.match(value) is None:
+        if value[:1] not in _SPELLING_STARTS or _HAS_SPELLINGS.match(value) is None:
             return value
         return _canonical_short(value) if len(value) <= _SHORT_CHARS else _canonical_text(value)
     if isinstance(value, bool):
@@ -160,9 +161,9 @@ def slug(text: str) -> str:
     """``text`` as up to 40 lower-case ASCII letters, digits and single dashes; "job" if none remain."""
     text = text[: 4 * SLUG_MAX_CHARS]
     if not text.isascii():
-        text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    words = "-".join(text.lower().translate(_WORDS_APART).split())
-    return words[:SLUG_MAX_CHARS].rstrip("-") or "job"
+        text = unicodedata.normalize("NFKD", text)
+    words = b"-".join(text.encode("ascii", "ignore").lower().translate(_WORDS_APART).split())
+    return words[:SLUG_MAX_CHARS].rstrip(b"-").decode() or "job"
 
 
 def generated_id(inputs: dict[str, Any], digest: str) -> str:

@@ -7,13 +7,14 @@ the manifest) the file is made anew from the ledger, whole or not at all.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import msgspec
 
 from batcher.disk import AppendFile, Disk
-from batcher.jobs import Job
+from batcher.jobs import Job, LocalMedia
 from batcher.ledger import Ledger, line_at
 from batcher.lifecycle import Record, Snapshot, State
 from batcher.rundir import RunDir
@@ -38,8 +39,9 @@ class Columns:
 
     def add(self, inputs: dict[str, Any], meta: dict[str, Any]) -> None:
         """Take in one job's inputs and metadata. Most jobs look like one seen before."""
-        shape = (*inputs, None, *map(type, inputs.values()), *meta, *map(type, meta.values()))
-        if shape in self._seen and not any(isinstance(v, list) for v in inputs.values()):
+        values = (*inputs.values(), *meta.values())
+        shape = (*inputs, None, *meta, None, *map(type, values))
+        if shape in self._seen and not any(isinstance(value, list) for value in values):
             return
         self._seen.add(shape)
         for name, value in _flat(inputs, meta):
@@ -55,9 +57,18 @@ class Columns:
 
 def _flat(inputs: dict[str, Any], meta: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in inputs.items():
-        yield f"input.{name}", value
+        yield f"input.{name}", _shown(value)
     for name, value in meta.items():
-        yield f"meta.{name}", value
+        yield f"meta.{name}", _shown(value)
+
+
+def _shown(value: Any) -> Any:
+    """``value`` with its local media as their paths, as a job or a ledger line holds them."""
+    if isinstance(value, LocalMedia):
+        return value.shown
+    if isinstance(value, dict) and value.keys() == {"path", "sha256"}:
+        return value["path"]
+    return [_shown(item) for item in value] if isinstance(value, list) else value
 
 
 def _type_of(value: Any) -> str:
@@ -89,16 +100,17 @@ def _cast(value: Any, kind: str) -> Any:
         return value
     if kind == _NUMBER:
         return float(value)
-    if isinstance(value, dict) and value.keys() == {"path", "sha256"}:
-        return value["path"]
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 class _Cache(msgspec.Struct):
-    """What the last run knew of the file: if it no longer holds, the file is made anew."""
+    """What the last run knew of the file: if it no longer holds, the file is made anew.
+
+    ``orphans`` stands for which jobs had left the manifest: their lines say so.
+    """
 
     columns: dict[str, str]
-    orphaned: int
+    orphans: str
 
 
 class Metadata:
@@ -108,6 +120,7 @@ class Metadata:
         self._run_dir = run_dir
         self._ledger = ledger
         self._disk = disk
+        self._cache_path = run_dir.hidden / _CACHE_NAME
         self._columns = Columns()
         self._source: BinaryIO | None = None
         self._file: AppendFile | None = None
@@ -123,7 +136,7 @@ class Metadata:
             for name, kind in columns.types.items():
                 known = self._columns.types.get(name, _NOTHING)
                 self._columns.types[name] = _merged(known, kind)
-        wanted = _Cache(self._columns.types, self._ledger.snapshot.orphaned)
+        wanted = self._present_cache()
         if cache != wanted or self._line_count() != self._expected_count():
             self._stale = True
         self.refresh()
@@ -136,7 +149,12 @@ class Metadata:
         self._file.write(b"".join(self._rows(job_id, record)))
 
     def mark_stale(self) -> None:
-        """Lines that stand in the file are no longer true: make it anew at the next ``refresh``."""
+        """Lines that stand in the file are no longer true: make it anew at the next ``refresh``.
+
+        The cache goes at once, so that the next run does it where this one can't.
+        """
+        if not self._stale:
+            self._disk.remove(self._cache_path)
         self._stale = True
 
     def refresh(self) -> None:
@@ -210,18 +228,23 @@ class Metadata:
             self._file = None
 
     def _read_cache(self) -> _Cache | None:
-        path = self._run_dir.hidden / _CACHE_NAME
-        if self._disk.size(path) is None:
+        if self._disk.size(self._cache_path) is None:
             return None
-        with self._disk.open_read(path) as file:
+        with self._disk.open_read(self._cache_path) as file:
             try:
                 return msgspec.json.decode(file.read(), type=_Cache)
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 return None
 
     def _write_cache(self) -> None:
-        cache = _Cache(self._columns.types, self._ledger.snapshot.orphaned)
-        self._disk.write_whole(self._run_dir.hidden / _CACHE_NAME, [msgspec.json.encode(cache)])
+        self._disk.write_whole(self._cache_path, [msgspec.json.encode(self._present_cache())])
+
+    def _present_cache(self) -> _Cache:
+        digest = hashlib.sha256()
+        for job_id, record in self._ledger.snapshot.items():
+            if record.orphaned:
+                digest.update(job_id.encode() + b"\n")
+        return _Cache(self._columns.types, digest.hexdigest())
 
 
 def _prompt(inputs: dict[str, Any]) -> str | None:

@@ -293,8 +293,15 @@ def _leavers(plan: Plan, snapshot: Snapshot, selection: Selection) -> None:
             continue
         if not record.orphaned:
             plan.orphans.append(job_id)
-            plan.left_paid += record.request_id is not None or record.state is State.UNKNOWN
+            plan.left_paid += _may_have_cost(record)
         if selection.everything and record.state is State.SUBMITTED:
             plan.resumed.append(job_id)
         elif selection.everything and _by_state(record, Policy()).action is Action.COLLECT:
             plan.owed.append(job_id)
+
+
+def _may_have_cost(record: Record) -> bool:
+    """Whether the last attempt may have been charged: a confirmed cancel was not."""
+    if record.state is State.CANCELLED:
+        return False
+    return record.request_id is not None or record.state is State.UNKNOWN

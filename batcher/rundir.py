@@ -62,10 +62,9 @@ class RunDir:
 
     async def settle(self) -> None:
         """Make the names in ``media/`` durable. Callers that arrive during a sync share the next one."""
-        while self._syncing is not None:
-            syncing = self._syncing
-            if self._waiting is None:
-                self._waiting = asyncio.create_task(self._sync_after(syncing))
+        if self._waiting is None and self._syncing is not None:
+            self._waiting = asyncio.create_task(self._sync_after(self._syncing))
+        if self._waiting is not None:
             await asyncio.shield(self._waiting)
             return
         self._syncing = asyncio.create_task(self._sync())
@@ -89,11 +88,14 @@ class RunDir:
             self.make_way(PurePosixPath(artifact.path).name, attempt)
 
     def make_way(self, name: str, attempt: int) -> None:
-        """Move an output of attempt number ``attempt``, if there is one of this name, out of the way."""
+        """Move an output of attempt number ``attempt``, if there is one of this name, out of the way.
+
+        Where that was done before, what has this name is of a later attempt: it may be written over.
+        """
         old = self.root / MEDIA_NAME / name
-        if self._disk.size(old) is not None:
-            target = f"{old.stem}.attempt-{attempt}{old.suffix}"
-            self._disk.rename(old, self.root / SUPERSEDED_NAME / target)
+        target = self.root / SUPERSEDED_NAME / f"{old.stem}.attempt-{attempt}{old.suffix}"
+        if self._disk.size(old) is not None and self._disk.size(target) is None:
+            self._disk.rename(old, target)
 
     def missing(self, record: Record) -> list[int]:
         """Which of a done job's files are not there with their size, by index."""

@@ -123,8 +123,7 @@ class PartialFile:
             while not task.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([task])
-            if not task.cancelled():
-                task.exception()
+            task.exception()  # looked at, so that asyncio doesn't complain: the file goes anyway
             raise
         except OSError as error:
             raise cannot_write(self.path, error) from error

@@ -98,7 +98,7 @@ class Checker:
         kind = "own" if draft.explicit == job.id else "made"
         file_number = self._file_numbers.setdefault(job.source.file, len(self._file_numbers))
         place = file_number << _LINE_BITS | job.source.line
-        claim, first = self._ids.claim(job.id, f"{kind}\0{job.digest}", place)
+        claim, first = self._ids.claim(job.id, (kind, job.digest), place)
         if claim is Claim.TAKEN:
             where = f"{[*self._file_numbers][first >> _LINE_BITS]}:{first & _LINE_MASK}"
             what = (

@@ -177,10 +177,8 @@ def _needs_expansion(row: Row) -> bool:
 def _is_special(values: Mapping[str, Any]) -> bool:
     """Whether ``values`` may hold a template or a glob."""
     for value in values.values():
-        if isinstance(value, str):
-            if "{{" in value:
-                return True
-        elif isinstance(value, dict | list):
+        kind = type(value)
+        if (kind is str and "{{" in value) or kind is dict or kind is list:
             return True
     return False
 

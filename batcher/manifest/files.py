@@ -15,6 +15,7 @@ from batcher.errors import ManifestError
 from batcher.manifest.rows import ManifestChanged
 
 LINE_MAX_BYTES = 64 * 1024 * 1024
+LINES_BETWEEN_CHECKS = 32
 WHOLE_FILE_MAX_BYTES = 512 * 1024 * 1024
 
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -69,38 +70,32 @@ class ManifestFile:
     def lines(self, file: BinaryIO) -> Iterator[bytes]:
         """The lines of the open file with their ends, without a byte-order mark.
 
-        Raises ManifestChanged, or ManifestError for a line beyond LINE_MAX_BYTES.
+        Raises ManifestChanged (a few lines late, but never after the last), or ManifestError for a
+        line beyond LINE_MAX_BYTES.
         """
         number = 0
-        descriptor = file.fileno()
-        size_bytes, mtime_ns = self.fingerprint[2:]
         while line := file.readline(LINE_MAX_BYTES):
             number += 1
-            status = os.fstat(descriptor)
-            if status.st_mtime_ns != mtime_ns or status.st_size != size_bytes:
+            if number % LINES_BETWEEN_CHECKS == 0:
                 self.check_unchanged(file)
             if len(line) == LINE_MAX_BYTES:
                 raise ManifestError([f"{self.shown}:{number}: a line of more than {len(line)} bytes"])
             yield line if number > 1 else line.removeprefix(codecs.BOM_UTF8)
-
-    def text_lines(self, file: BinaryIO) -> Iterator[str]:
-        """:meth:`lines` as text. Raises ManifestError where they are not UTF-8."""
-        number = 0
-        for line in self.lines(file):
-            number += 1
-            try:
-                yield line.decode()
-            except UnicodeDecodeError:
-                self.decoded(line, number)
+        self.check_unchanged(file)
 
     def decoded(self, content: bytes, first_line: int = 1) -> str:
         """``content`` as text; raises ManifestError with the line where it is not UTF-8."""
         try:
-            return content.decode("utf-8")
+            return content.decode()
         except UnicodeDecodeError as error:
-            line = first_line + content.count(b"\n", 0, error.start)
-            what = f"byte 0x{content[error.start]:02x} is not UTF-8"
-            raise ManifestError([f"{self.shown}:{line}: {what}"]) from None
+            raise self.not_utf8(error, first_line) from None
+
+    def not_utf8(self, error: UnicodeDecodeError, first_line: int) -> ManifestError:
+        """What to raise for ``error`` in bytes that begin on ``first_line``."""
+        line = first_line + error.object.count(b"\n", 0, error.start)
+        return ManifestError(
+            [f"{self.shown}:{line}: byte 0x{error.object[error.start]:02x} is not UTF-8"]
+        )
 
     def text(self) -> str:
         """The whole file as text. Raises ManifestError."""

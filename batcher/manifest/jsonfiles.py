@@ -37,7 +37,7 @@ def jsonl_rows(file: ManifestFile, columns: Columns) -> Iterator[Row]:
                 entry = msgspec.json.decode(line)
                 _check_values(entry)
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                yield Row(number, {}, problems=[(number, "", f"not JSON: {_reason(error)}")])
+                yield Row(number, {}, problems=((number, "", f"not JSON: {_reason(error)}"),))
             else:
                 yield row_of(entry, number, columns)
 

@@ -175,6 +175,10 @@ def _address_problem(text: str) -> str | None:
 
 def is_public_url(text: str) -> bool:
     """Whether ``text`` is an HTTPS URL of a host that is not known to be private."""
+    if text[:8] == "https://" and " " not in text and text.isprintable():
+        host = text[8:].partition("/")[0]
+        if host.isascii() and host.replace(".", "").isalnum():
+            return _host_problem(host) is None
     match = _URL.fullmatch(text)
     return match is not None and _host_problem(match[1]) is None
 

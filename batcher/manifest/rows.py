@@ -49,12 +49,17 @@ class Row(msgspec.Struct):
     repeat: int | None = None
     meta: dict[str, Any] | None = None
     include: str | None = None
-    lines: Mapping[str, int] = msgspec.field(default_factory=dict)
-    problems: list[RowProblem] = msgspec.field(default_factory=list)
+    lines: Mapping[str, int] | None = None
+    problems: tuple[RowProblem, ...] = ()
 
     def line_of(self, name: str) -> int:
         """Where key ``name`` (or the key that ``name[3].part`` is in) stands."""
-        return self.lines.get(name.partition("[")[0].partition(".")[0], self.line)
+        lines = self.lines or {}
+        return lines.get(name.partition("[")[0].partition(".")[0], self.line)
+
+    def blame(self, name: str, what: str) -> None:
+        """Note a problem of field ``name`` (empty: of the whole entry)."""
+        self.problems += ((self.line_of(name), name, what),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +108,8 @@ def is_glob(value: Any) -> bool:
 def row_of(entry: Any, line: int, columns: Columns) -> Row:
     """The row that a job entry of a YAML, JSON or JSONL manifest stands for."""
     if not isinstance(entry, dict):
-        return Row(line, {}, problems=[(line, "", f"{shown(entry)} is not a job: a mapping is needed")])
-    row = Row(line, {}, lines=entry.lines if isinstance(entry, Lined) else {})
+        return Row(line, {}, problems=((line, "", f"{shown(entry)} is not a job: a mapping is needed"),))
+    row = Row(line, {}, lines=entry.lines if isinstance(entry, Lined) else None)
     extra: dict[str, Any] = {}
     for key, value in entry.items():
         if value is None or key in columns.ignored:
@@ -125,7 +130,7 @@ def set_reserved(row: Row, key: str, value: Any) -> None:
     try:
         parsed = PARSERS[key](plain(value))
     except ValueError as error:
-        row.problems.append((row.line_of(key), key, str(error)))
+        row.blame(key, str(error))
         return
     if key == "input":
         row.inputs.update(parsed)
@@ -197,19 +202,17 @@ def head_of(top: Mapping[str, Any], columns: Columns, known: Collection[str] = _
     defaults = top.get("defaults")
     layer = row_of({} if defaults is None else defaults, line, columns)
     if isinstance(defaults, Lined):
-        layer.problems += [
-            (defaults.lines[key], f"defaults.{key}", "does not belong here")
-            for key in defaults.keys() & _NOT_IN_DEFAULTS
-        ]
-    layer.lines = {**layer.lines, **(top.lines if isinstance(top, Lined) else {})}
+        for key in sorted(defaults.keys() & _NOT_IN_DEFAULTS):
+            layer.blame(key, "does not belong into defaults")
+    layer.lines = {**(layer.lines or {}), **(top.lines if isinstance(top, Lined) else {})}
     for key, value in top.items():
         if key not in known:
             what = unknown_field(key, known).replace("field", "key")
-            layer.problems.append((layer.line_of(key), key, f"{what} (inputs of all jobs: defaults)"))
+            layer.blame(key, f"{what} (inputs of all jobs: defaults)")
         elif value is not None and key in PARSERS:
             set_reserved(layer, key, value)
     name = top.get("name")
     if name is not None and not isinstance(name, str):
-        layer.problems.append((layer.line_of("name"), "name", f"{shown(name)} is not text"))
+        layer.blame("name", f"{shown(name)} is not text")
         name = None
     return Head(name, layer)

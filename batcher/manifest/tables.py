@@ -64,7 +64,7 @@ class _Column:
             convert, wanted = _TYPES[self.type]
             value = convert(cell if self.type == "str" else cell.strip())
             if value is None:
-                row.problems.append((row.line, self.name, f"{shown(cell)} is not {wanted}"))
+                row.blame(self.name, f"{shown(cell)} is not {wanted}")
                 return
         if self.role == "input":
             row.inputs[self.name] = value
@@ -73,7 +73,7 @@ class _Column:
         elif self.role == "vars":
             row.vars = {**(row.vars or {}), self.name: value}
         elif self.role is None:
-            row.problems.append((row.line, "", f"{shown(cell)} stands in a column without a header"))
+            row.blame("", f"{shown(cell)} stands in a column without a header")
         else:
             self._put_reserved(row, cell.strip())
 
@@ -107,19 +107,21 @@ class Table:
 
     def rows(self) -> Iterator[Row]:
         """The rows that are not blank. Raises ManifestError where the file can't be read on."""
+        names, header_line = self.names, self.header_line
         for line, cells in _cells(self.file, self.delimiter):
-            if line > self.header_line and not _is_blank(cells):
-                yield self._row(line, cells)
+            if line > header_line and ((cells and cells[0]) or not _is_blank(cells)):
+                row = Row(line, {name: c for name, c in zip(names, cells, strict=False) if c and name})
+                if self.others or len(cells) > len(names):
+                    self._put_others(row, cells)
+                yield row
 
-    def _row(self, line: int, cells: list[str]) -> Row:
-        row = Row(line, {name: c for name, c in zip(self.names, cells, strict=False) if c and name})
+    def _put_others(self, row: Row, cells: list[str]) -> None:
         for column in self.others:
             if column.index < len(cells) and cells[column.index]:
                 column.put(row, cells[column.index])
-        if len(cells) > len(self.names) and any(cells[len(self.names) :]):
+        if any(cells[len(self.names) :]):
             what = f"{len(cells)} cells under {len(self.names)} headers; is a quote missing?"
-            row.problems.append((line, "", what))
-        return row
+            row.blame("", what)
 
 
 def open_table(file: ManifestFile, columns: Columns, delimiter: str | None = None) -> Table:
@@ -177,7 +179,8 @@ def _column(index: int, cell: str, columns: Columns) -> _Column:
 def _sniffed(file: ManifestFile) -> str:
     """The delimiter that stands most often, outside quotes, in the first line with anything on it."""
     with file.open() as stream:
-        for text in file.text_lines(stream):
+        for number, line in enumerate(file.lines(stream), 1):
+            text = file.decoded(line, number)
             if hint := _EXCEL_HINT.fullmatch(text):
                 return hint[1]
             if text.strip():
@@ -187,20 +190,19 @@ def _sniffed(file: ManifestFile) -> str:
 
 
 def _cells(file: ManifestFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Each record with the line on which it begins, blank ones included."""
+    """Each record with the line on which it begins, blank ones included. Raises ManifestError."""
     csv.field_size_limit(CELL_MAX_CHARS)
+    line = 1
     with file.open() as stream:
-        reader = csv.reader(file.text_lines(stream), delimiter=delimiter, strict=True)
-        line = 1
-        while True:
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise ManifestError([f"{file.shown}:{line}: {_csv_reason(error)}"]) from None
-            yield line, cells
-            line = reader.line_num + 1
+        reader = csv.reader(map(bytes.decode, file.lines(stream)), delimiter=delimiter, strict=True)
+        try:
+            for cells in reader:
+                yield line, cells
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise ManifestError([f"{file.shown}:{line}: {_csv_reason(error)}"]) from None
+        except UnicodeDecodeError as error:
+            raise file.not_utf8(error, reader.line_num + 1) from None
 
 
 def _csv_reason(error: csv.Error) -> str:

@@ -1,0 +1,37 @@
+"""The machine's clocks, and how a moment is written down."""
+
+from datetime import UTC, datetime
+
+import pytest
+from engine import LoopClock, in_virtual_time
+
+from batcher.clock import SystemClock, iso
+
+
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [
+        (datetime(2026, 1, 31, 9, 30, 0, 125_000, UTC), "2026-01-31T09:30:00.125Z"),
+        (datetime(2026, 1, 31, 9, 30, 0, 999_999, UTC), "2026-01-31T09:30:00.999Z"),
+        (datetime(2026, 12, 1, tzinfo=UTC), "2026-12-01T00:00:00.000Z"),
+    ],
+)
+def test_a_moment_is_written_to_the_millisecond_and_never_rounded_up(moment, text):
+    assert iso(moment) == text
+
+
+async def test_the_system_clock_goes_forward_and_knows_its_zone():
+    clock = SystemClock()
+    before_s, before = clock.monotonic(), clock.now()
+    await clock.sleep(0)
+    await clock.sleep(-1)
+    assert clock.monotonic() >= before_s
+    assert clock.now().tzinfo is UTC
+    assert clock.now() >= before
+
+
+@in_virtual_time
+async def test_sleeping_takes_as_long_as_asked_for():
+    system, loop = SystemClock(), LoopClock()
+    await system.sleep(100_000)
+    assert loop.monotonic() == pytest.approx(100_000)
