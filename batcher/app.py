@@ -21,6 +21,7 @@ from batcher.manifest import Manifest, Tally, open_manifest
 from batcher.metadata import Columns, Metadata
 from batcher.options import Host, Money, Options
 from batcher.plan import Bucket, Decision, Plan, PriceOf, decide, make_plan
+from batcher.probe.inspector import MediaInspector
 from batcher.rundir import RunDir
 from batcher.runner import Budget, Deps, Runner
 from batcher.runner.control import Breaker
@@ -239,6 +240,7 @@ async def _drive(
             clock=host.clock,
             rng=host.rng,
             observer=host.observer,
+            inspector=MediaInspector(prepared.run_dir, ledger, host.disk),
         )
         runner = Runner(deps, options.pace, budget, breaker)
         with host.signals(runner.control):

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
@@ -18,7 +19,7 @@ from filelock import FileLock, Timeout
 from batcher.errors import LockedError, RunDirError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
 
@@ -58,7 +59,10 @@ class Disk(Protocol):
 
     def open_append(self, path: Path) -> AppendFile: ...
     def open_read(self, path: Path) -> BinaryIO: ...
-    def make_dirs(self, path: Path) -> None: ...
+    def make_dirs(self, path: Path) -> None:
+        """Make a directory and those above it; each new name is durable on return."""
+        ...
+
     def size(self, path: Path) -> int | None:
         """Size in bytes, or None where there is no such file."""
         ...
@@ -68,7 +72,10 @@ class Disk(Protocol):
         ...
 
     def rename(self, source: Path, target: Path) -> None:
-        """Rename within one file system, making ``target``'s folder first. Not yet durable."""
+        """Rename within one file system, making ``target``'s folder first.
+
+        Durable once both folders are synced.
+        """
         ...
 
     def sync_dir(self, path: Path) -> None:
@@ -143,7 +150,11 @@ class LocalDisk:
         return path.open("rb")
 
     def make_dirs(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            return
+        self.make_dirs(path.parent)
+        path.mkdir(exist_ok=True)
+        self.sync_dir(path.parent)
 
     def size(self, path: Path) -> int | None:
         try:
@@ -165,7 +176,7 @@ class LocalDisk:
         self.sync_dir(path.parent)
 
     def rename(self, source: Path, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        self.make_dirs(target.parent)
         source.replace(target)
 
     def sync_dir(self, path: Path) -> None:
@@ -188,6 +199,15 @@ class LocalDisk:
 def is_full(error: OSError) -> bool:
     """Whether ``error`` says that there is no room left (disk, quota, or the file-size limit)."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Errors of the system, in a stretch that writes at ``path``, become RunDirErrors."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def cannot_write(path: Path, error: OSError) -> RunDirError:

@@ -73,6 +73,19 @@ class Artifact(msgspec.Struct, frozen=True, gc=False):
     sha256: str
 
 
+class Probed(Artifact, frozen=True, gc=False, omit_defaults=True):
+    """An output file with what was found in it; None where that is unknown.
+
+    ``width`` and ``height`` are in pixels, as shown (a rotated video: after rotating).
+    """
+
+    media_type: str | None = None
+    width: int | None = None
+    height: int | None = None
+    duration_s: float | None = None
+    fps: float | None = None
+
+
 class Job(msgspec.Struct, frozen=True):
     """One generation to buy: a model and its inputs, typed and checked.
 
@@ -144,8 +157,12 @@ def _canonical_array(text: str) -> str | list[Any]:
 
 
 def input_digest(model: str, inputs: dict[str, Any]) -> str:
-    """16 hex digits of the SHA-256 over model and canonical inputs: what makes two rows one job."""
-    return _digest({"model": model, "input": canonical(inputs)}, HASH_CHARS)
+    """16 hex digits of the SHA-256 over model and canonical inputs: what makes two rows one job.
+
+    The case of input names doesn't count: a table's header has none.
+    """
+    named = {name.lower(): canonical(value) for name, value in inputs.items() if value is not None}
+    return _digest({"model": model, "input": named}, HASH_CHARS)
 
 
 def matrix_digest(values: dict[str, Any]) -> str:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -27,9 +28,6 @@ from batcher.lifecycle import (
     RunEvent,
     Snapshot,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 LEDGER_NAME = "ledger.jsonl"
 HIDDEN_NAME = ".batcher"
@@ -204,22 +202,25 @@ class Ledger:
         self._lines: list[bytes] = []
         self._pump: asyncio.Task[None] | None = None
         self._covered: asyncio.Future[None] | None = None
-        self._release: Callable[[], None] = lambda: None
+        self._undo = ExitStack()
         self._file = self._open()
 
     def _open(self) -> AppendFile:
         try:
             self._disk.make_dirs(self._hidden)
-            self._release = self._disk.lock(self._hidden / "lock")
+            self._undo.callback(self._disk.lock(self._hidden / "lock"))
             tail = self._replay()
             file = self._disk.open_append(self.path)
+            self._undo.callback(file.close)
             self._mend(file, tail)
+            # The file's own name: without it, a power loss would take every line that was fsynced.
+            self._disk.sync_dir(self.path.parent)
             self._reserve()
         except OSError as error:
-            self._release()
+            self.release()
             raise cannot_write(self.path, error) from error
         except BaseException:
-            self._release()
+            self.release()
             raise
         return file
 
@@ -357,6 +358,11 @@ class Ledger:
             self._covered.set_exception(self._error)
             self._covered, self._lines = None, []
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether all that the snapshot holds is on disk."""
+        return self._pump is None and self._error is None
+
     async def close(self) -> None:
         """Wait for what is being written, then let go of file and lock."""
         if self._pump is not None:
@@ -365,8 +371,7 @@ class Ledger:
 
     def release(self) -> None:
         """Let go of file and lock without waiting: for a ledger that nothing was appended to."""
-        self._file.close()
-        self._release()
+        self._undo.close()
 
 
 def _retrieve(future: asyncio.Future[None]) -> None:

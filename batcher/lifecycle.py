@@ -117,6 +117,7 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
     reason: str | None = None
     cost_usd: float | None = None
     files: tuple[Artifact, ...] | None = None
+    quality: str | None = None
     stage: Stage | None = None
     code: int | str | None = None
     message: str | None = None
@@ -141,12 +142,20 @@ class RunEvent(msgspec.Struct, omit_defaults=True, tag_field="event", tag="run")
     counts: dict[str, int] | None = None
 
 
+class Replaced(msgspec.Struct, frozen=True, gc=False):
+    """The files of an attempt that was bought again; they may still lie in the dataset."""
+
+    attempt: int
+    files: tuple[Artifact, ...]
+
+
 class Record(msgspec.Struct, gc=False):
     """What the fold knows of one job.
 
     ``charge_usd`` is what the current attempt may cost: 0 where it surely cost nothing, None where
     it counts but nobody named a price. Offsets are byte positions of lines in the ledger that hold
-    what is not kept in memory: the last ``submitting``, the last one that carried ``input``.
+    what is not kept in memory: the last ``submitting``, the last one that carried ``input``, the last
+    ``done``. ``quality`` is what is wrong with a done job's outputs, if anything.
     """
 
     state: State = State.PENDING
@@ -160,11 +169,14 @@ class Record(msgspec.Struct, gc=False):
     price_usd: float | None = None
     charge_usd: float | None = 0.0
     files: tuple[Artifact, ...] = ()
+    replaced: Replaced | None = None
+    quality: str | None = None
     orphaned: bool = False
     listed: bool = False
     submitting_at: str | None = None
     submitting_offset: int = -1
     input_offset: int = -1
+    done_offset: int = -1
 
 
 class Snapshot:
@@ -179,6 +191,8 @@ class Snapshot:
         self.spent_usd = 0.0
         self.unpriced_attempts = 0
         self.bytes = 0
+        self.dataset_offset = -1
+        """Byte position of the last line that changed the outputs, or what is said of them."""
 
     def get(self, job_id: str) -> Record | None:
         """The job's record, or None where the ledger doesn't mention it."""
@@ -202,19 +216,21 @@ class Snapshot:
         record = self.records.get(event.job)
         before = record.state if record is not None else State.PENDING
         if event.event in (EventName.ORPHANED, EventName.RELISTED):
-            return self._relist(record, event)
+            return self._relist(record, event, offset)
         after = next_state(before, event.event)
         if record is None:
             record = self.records[event.job] = Record()
             self.counts[State.PENDING] += 1
         _APPLY[event.event](self, record, event, offset)
         record.state = after
+        if State.DONE in (before, after):
+            self.dataset_offset = offset
         if not record.orphaned:
             self.counts[before] -= 1
             self.counts[after] += 1
         return record
 
-    def _relist(self, record: Record | None, event: Event) -> Record:
+    def _relist(self, record: Record | None, event: Event, offset: int) -> Record:
         orphaned = event.event is EventName.ORPHANED
         if record is None:
             raise IllegalTransition(f"a job that was never submitted can't be {event.event}")
@@ -223,6 +239,8 @@ class Snapshot:
             record.orphaned = orphaned
             self.counts[record.state] += sign
             self.orphaned -= sign
+            if record.state is State.DONE:
+                self.dataset_offset = offset
         return record
 
     def _charge(self, record: Record, usd: float | None) -> None:
@@ -236,6 +254,8 @@ class Snapshot:
         record.files = files
 
     def _submitting(self, record: Record, event: Event, offset: int) -> None:
+        if record.files:
+            record.replaced = Replaced(record.attempt, record.files)
         record.attempt = event.attempt
         record.request_id = record.stage = record.code = record.message = None
         record.model = event.model or record.model
@@ -245,6 +265,7 @@ class Snapshot:
         if event.input is not None:
             record.input_offset = offset
         self._set_files(record, ())
+        record.quality, record.done_offset = None, -1
         record.charge_usd = 0.0  # what earlier attempts cost stays in the sum
         self._charge(record, record.price_usd)
 
@@ -268,7 +289,9 @@ class Snapshot:
             self._charge(record, event.cost_usd)
 
     def _done(self, record: Record, event: Event, offset: int) -> None:
+        record.quality, record.done_offset = event.quality, offset
         self._set_files(record, event.files or ())
+        record.replaced = None
 
     def _failed(self, record: Record, event: Event, offset: int) -> None:
         record.stage, record.code, record.message = event.stage, event.code, event.message

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from batcher.disk import Disk
+from batcher.disk import Disk, writing
 from batcher.jobs import Artifact
 from batcher.ledger import HIDDEN_NAME, LEDGER_NAME
-from batcher.lifecycle import Record, Snapshot, State
+from batcher.lifecycle import Record, Replaced, Snapshot, State
 
 MEDIA_NAME = "media"
 SUPERSEDED_NAME = "superseded"
@@ -42,11 +42,12 @@ class RunDir:
         self._waiting: asyncio.Task[None] | None = None
 
     def prepare(self) -> None:
-        """Make the folders, and drop the partial downloads of a run that died."""
-        for folder in (self.root / MEDIA_NAME, self._partials):
-            self._disk.make_dirs(folder)
-        for name in self._disk.list_dir(self._partials):
-            self._disk.remove(self._partials / name)
+        """Make the folders, and drop the partial downloads of a run that died. Raises RunDirError."""
+        with writing(self.root):
+            for folder in (self.root / MEDIA_NAME, self._partials):
+                self._disk.make_dirs(folder)
+            for name in self._disk.list_dir(self._partials):
+                self._disk.remove(self._partials / name)
 
     def partial(self, job_id: str, index: int) -> Path:
         """Where output ``index`` of a job is downloaded to."""
@@ -82,8 +83,20 @@ class RunDir:
         finally:
             self._syncing = None
 
+    async def set_aside(self, replaced: Replaced) -> None:
+        """Move the files of an attempt that was bought again out of the dataset, durably.
+
+        May be repeated: what was moved stays, and what has their names since then is left alone.
+        """
+        await self._disk.run(partial(self._set_aside, replaced))
+
+    def _set_aside(self, replaced: Replaced) -> None:
+        self.supersede(replaced.files, replaced.attempt)
+        for name in (SUPERSEDED_NAME, MEDIA_NAME):
+            self._disk.sync_dir(self.root / name)
+
     def supersede(self, files: tuple[Artifact, ...], attempt: int) -> None:
-        """Move the files of attempt number ``attempt`` out of the dataset."""
+        """Move the files of attempt number ``attempt`` out of the dataset. Not yet durable."""
         for artifact in files:
             self.make_way(PurePosixPath(artifact.path).name, attempt)
 

@@ -41,6 +41,8 @@ class Status(msgspec.Struct, kw_only=True):
     unpriced_attempts: int
     bytes: int
     live: bool
+    bad_quality: int = 0
+    """Done jobs whose outputs have a note on their quality."""
 
 
 class Summary(Status, kw_only=True):
@@ -66,6 +68,7 @@ class ListedJob(msgspec.Struct, kw_only=True):
     code: int | str | None = None
     message: str | None = None
     request_id: str | None = None
+    quality: str | None = None
     submitting_at: str | None = None
     files: tuple[Artifact, ...] = ()
 
@@ -89,8 +92,14 @@ def status_of(run_dir: Path, snapshot: Snapshot, tail: Tail | None = None) -> St
         unpriced_attempts=snapshot.unpriced_attempts,
         bytes=snapshot.bytes,
         live=live,
+        bad_quality=sum(map(is_bad, snapshot.records.values())),
         **counts,
     )
+
+
+def is_bad(record: Record) -> bool:
+    """Whether a job's outputs are there, listed, and not what they should be."""
+    return record.state is State.DONE and record.quality is not None and not record.orphaned
 
 
 def _is_live(run: RunEvent, snapshot: Snapshot) -> bool:
@@ -118,12 +127,21 @@ def _under_way(snapshot: Snapshot, run_offset: int) -> int:
 
 
 def listed_jobs(
-    run_dir: Path, snapshot: Snapshot, states: frozenset[State], disk: Disk
+    run_dir: Path,
+    snapshot: Snapshot,
+    states: frozenset[State],
+    disk: Disk,
+    *,
+    bad: bool | None = None,
 ) -> Iterator[ListedJob]:
-    """The jobs in ``states`` that the ledger mentions, in the order of their first line."""
+    """The jobs in ``states`` that the ledger mentions, in the order of their first line.
+
+    ``bad``: only those with (or without) a note on the quality of their outputs.
+    """
     with disk.open_read(run_dir / LEDGER_NAME) as ledger:
         for job_id, record in snapshot.items():
-            if record.state in states and not record.orphaned:
+            fits = bad is None or is_bad(record) is bad
+            if record.state in states and fits and not record.orphaned:
                 yield _listed(job_id, record, ledger)
 
 
@@ -139,6 +157,7 @@ def _listed(job_id: str, record: Record, ledger: Any) -> ListedJob:
         code=record.code,
         message=record.message,
         request_id=record.request_id,
+        quality=record.quality,
         submitting_at=record.submitting_at,
         files=record.files,
     )

@@ -1,5 +1,6 @@
 """Pacing: bounds of every wait, one gate for all, an even rate, a patient schedule."""
 
+import itertools
 from random import Random
 
 import pytest
@@ -122,7 +123,7 @@ def test_no_two_places_are_closer_than_the_rate_allows(per_s, steps_s):
         wait_s = limit.reserve_s(now_s)
         assert wait_s >= 0
         places_s.append(now_s + wait_s)
-    gaps_s = [later - earlier for earlier, later in zip(places_s, places_s[1:], strict=False)]
+    gaps_s = [later - earlier for earlier, later in itertools.pairwise(places_s)]
     assert min(gaps_s) >= 1 / per_s - 1e-6
 
 

@@ -52,12 +52,18 @@ def plan(**given: Any) -> int:
 @click.argument("run_dir", type=RUN_DIR)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--list", "states", metavar="STATE,...", help="One JSON line per job in these states.")
+@click.option("--quality", type=click.Choice(["good", "bad"]), help="With --list: only these.")
 @click.option("--follow", is_flag=True, help="Go on until the run ends.")
-def status(run_dir: Path, as_json: bool, states: str | None, follow: bool) -> int:
+def status(
+    run_dir: Path, as_json: bool, states: str | None, quality: str | None, follow: bool
+) -> int:
     """Say what the ledger says, live or at rest. Never writes; needs no network."""
-    from batcher.cli.read_commands import show_status
+    from batcher.cli.read_commands import Listing, show_status
 
-    return show_status(run_dir, as_json=as_json, states=states, follow=follow)
+    if quality is not None and states is None:
+        raise click.UsageError("--quality goes with --list, as in --list done --quality bad")
+    listing = Listing(states, quality) if states is not None else None
+    return show_status(run_dir, as_json=as_json, listing=listing, follow=follow)
 
 
 @cli.command()

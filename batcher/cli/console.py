@@ -94,6 +94,8 @@ def status_lines(status: Status) -> Iterator[str]:
                 else ""
             )
             yield f"  {count:>7}  {state}{extra}"
+    if status.bad_quality:
+        yield f"  {status.bad_quality:>7}  of the done have poor outputs (--list done --quality bad)"
     if status.orphaned:
         yield f"  {status.orphaned:>7}  no longer in the manifest"
     yield f"  {size(status.bytes)} in {Path(status.run_dir) / 'media'}, cost {_cost(status)}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import msgspec
@@ -14,20 +15,31 @@ from batcher.cli.console import status_lines
 from batcher.disk import LocalDisk
 from batcher.errors import UsageError
 from batcher.ledger import read_snapshot
-from batcher.lifecycle import State
+from batcher.lifecycle import Snapshot, State
 from batcher.rundir import RunDir
 
 FOLLOW_EVERY_S = 1.0
 
 
-def show_status(run_dir: Path, *, as_json: bool, states: str | None, follow: bool) -> int:
-    """Print a status, or the jobs in some states; with ``follow``, again until the run ends."""
-    wanted = _states(states) if states is not None else None
+class Listing(NamedTuple):
+    """Which jobs to list: states as written, and "good" or "bad" for only those."""
+
+    states: str
+    quality: str | None = None
+
+    def of(self, run_dir: Path, snapshot: Snapshot) -> Iterator[summaries.ListedJob]:
+        """The jobs that are meant. Raises UsageError for a state that there isn't."""
+        bad = None if self.quality is None else self.quality == "bad"
+        return summaries.listed_jobs(run_dir, snapshot, _states(self.states), LocalDisk(), bad=bad)
+
+
+def show_status(run_dir: Path, *, as_json: bool, listing: Listing | None, follow: bool) -> int:
+    """Print a status, or the jobs in ``listing``; with ``follow``, again until the run ends."""
     while True:
         snapshot, tail = read_snapshot(run_dir, LocalDisk())
         status = summaries.status_of(run_dir, snapshot, tail)
-        if wanted is not None:
-            _print_lines(summaries.listed_jobs(run_dir, snapshot, wanted, LocalDisk()))
+        if listing is not None:
+            _print_lines(listing.of(run_dir, snapshot))
         elif as_json:
             _print_lines([status])
         else:

@@ -11,7 +11,6 @@ from batcher.jobs import Job, LocalMedia, Source, explicit_id_problem, generated
 from batcher.manifest.expand import Draft, FieldProblem
 from batcher.manifest.idtable import Claim, IdTable
 from batcher.manifest.media import LocalFiles, MediaError, check_body_size, is_public_url
-from batcher.manifest.rows import LocalPath
 from batcher.manifest.tables import json_list_in
 from batcher.schema import ModelSpec, media_kind
 
@@ -49,14 +48,16 @@ class Checker:
             raise Rejects([*draft.problems, ("model", NO_MODEL)])
         problems = list(draft.problems)
         spec = self._specs.get(model)
-        self._resolve_media(draft, _media_fields(inputs, spec), directory, problems)
+        if spec is not None and spec.capitals:
+            _spell(inputs, spec)
+        self._resolve_media(draft, _media_fields(draft, spec), directory, problems)
         digest = input_digest(model, inputs)
         if spec is not None:
             _give_types(inputs, spec)
             against = spec.problems(inputs)
             if against:
                 blamed = {name for name, _ in problems}
-                problems += [problem for problem in against if problem[0] not in blamed]
+                problems += [(name, _hinted(name, what)) for name, what in against if name not in blamed]
         if draft.explicit is not None and (what := explicit_id_problem(draft.explicit)):
             problems.append(("id", what))
         if problems:
@@ -86,6 +87,7 @@ class Checker:
                 inputs[name] = self._files.resolved(json_list_in(value), kind, base)
             except MediaError as error:
                 problems.append((name, str(error)))
+                del inputs[name]
             changed = True
         if changed:
             try:
@@ -110,18 +112,32 @@ class Checker:
         return claim is Claim.NEW
 
 
-def _media_fields(inputs: Mapping[str, Any], spec: ModelSpec | None) -> Iterable[tuple[str, str | None]]:
+def _media_fields(draft: Draft, spec: ModelSpec | None) -> list[tuple[str, str | None]]:
     """The media fields with the kind of media that each takes; without a spec, by their names."""
-    if spec is not None:
-        return [(name, kind) for name, kind in spec.media.items() if name in inputs]
-    return [
-        (name, _kind_by_name(name))
-        for name, value in inputs.items()
-        if _kind_by_name(name) is not None or isinstance(value, LocalPath)
-    ]
+    inputs = draft.inputs
+    fields: list[tuple[str, str | None]]
+    if spec is None:
+        fields = [(name, kind) for name in inputs if (kind := _kind_by_name(name)) is not None]
+    else:
+        fields = [(name, kind) for name, kind in spec.media.items() if name in inputs]
+    if draft.glob is not None and all(name != draft.glob for name, _ in fields):
+        fields.append((draft.glob, None))
+    return fields
 
 
 _kind_by_name: Callable[[str], str | None] = lru_cache(maxsize=4096)(media_kind)
+
+
+def _spell(inputs: dict[str, Any], spec: ModelSpec) -> None:
+    """Give fields the capitals that the schema writes and a table's header can't."""
+    for name in [n for n in inputs if n not in spec.fields and n in spec.capitals]:
+        inputs.setdefault(spec.capitals[name], inputs.pop(name))
+
+
+def _hinted(name: str, what: str) -> str:
+    if what != "unknown field":
+        return what
+    return f"{what} (--meta {name} keeps it with the results, --ignore {name} drops it)"
 
 
 def _give_types(inputs: dict[str, Any], spec: ModelSpec) -> None:
@@ -132,5 +148,5 @@ def _give_types(inputs: dict[str, Any], spec: ModelSpec) -> None:
             inputs[name] = spec.type_text(name, value)
         elif isinstance(value, float) and value.is_integer():
             inputs[name] = spec.type_text(name, repr(value))
-        elif isinstance(value, LocalMedia) and spec.fields[name].get("type") == "array":
+        elif isinstance(value, LocalMedia) and name in spec.lists:
             inputs[name] = [value]

@@ -40,8 +40,8 @@ class Draft(msgspec.Struct):
 
     ``id`` is the explicit id with what a matrix adds to it, ``explicit`` that id as it was written;
     both None where the job names itself. ``sample`` counts from 1. ``bases`` says what relative paths
-    are relative to, for fields whose value stands in another file than the row. ``problems`` are
-    those of its templates.
+    are relative to, for fields whose value stands in another file than the row. ``glob`` is the input
+    that a glob gave a file. ``problems`` are those of its templates.
     """
 
     inputs: dict[str, Any]
@@ -51,6 +51,7 @@ class Draft(msgspec.Struct):
     explicit: str | None = None
     sample: int = 1
     bases: Mapping[str, Path] | None = None
+    glob: str | None = None
     problems: tuple[FieldProblem, ...] = ()
 
 
@@ -205,7 +206,7 @@ def expanded(row: Row, scope: Scope) -> Iterator[Draft]:
         inputs = {**base, **{name: combination[name] for name in axes.inputs}}
         draft = _filled(row, inputs, meta, axes.variables_in(combination))
         draft.model = combination.get("model") or scope.model_of(row)
-        draft.bases = axes.bases
+        draft.bases, draft.glob = axes.bases, axes.globbed
         told_apart = axes.told_apart(combination)
         if draft.id is not None and told_apart:
             draft.id = f"{draft.id}-{matrix_digest(told_apart)}"
@@ -246,6 +247,11 @@ class _Axes:
                 self._add(name, value, self.bases.get(name, self._scope.directory))
                 self.inputs.append(name)
 
+    @property
+    def globbed(self) -> str | None:
+        """The input whose values are files that a glob found."""
+        return self._file if self._file in self.inputs else None
+
     def count(self) -> int:
         """How many combinations there are."""
         return math.prod(len(values) for values in self._values.values())
@@ -267,7 +273,8 @@ class _Axes:
         spelled = {name.partition(".")[0] for name in names_in(self._row.id)}
         if self._file is not None and "file" in spelled:
             spelled.add(self._file)
-        return {key: value for key, value in combination.items() if key not in spelled}
+        told = {key: value for key, value in combination.items() if key not in spelled}
+        return {key: str(value) if key == self._file else value for key, value in told.items()}
 
     def _is_decided(self, key: str) -> bool:
         setting = self._scope.setting

@@ -12,9 +12,7 @@ import msgspec
 from batcher.errors import ManifestError
 from batcher.manifest.files import ManifestFile
 from batcher.manifest.rows import Columns, Lined, LinedList, Row, row_of
-from batcher.schema.dialect import INT_MAX, INT_MIN
-
-DEPTH_MAX = 100
+from batcher.schema.dialect import INT_MIN, check_json, json_value
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -34,30 +32,11 @@ def jsonl_rows(file: ManifestFile, columns: Columns) -> Iterator[Row]:
             if line.isspace():
                 continue
             try:
-                entry = msgspec.json.decode(line)
-                _check_values(entry)
-            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                yield Row(number, {}, problems=((number, "", f"not JSON: {_reason(error)}"),))
+                entry = json_value(line)
+            except ValueError as error:
+                yield Row(number, {}, problems=((number, "", f"not JSON: {error}"),))
             else:
                 yield row_of(entry, number, columns)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    return str(error).removeprefix("JSON is malformed: ")
-
-
-def _check_values(value: Any, depth: int = 0) -> None:
-    """Raises ValueError for what JSON can write and the API can't take: huge integers, deep nesting."""
-    if type(value) is int:
-        if not INT_MIN <= value <= INT_MAX:
-            raise ValueError("an integer of more than 64 bits")
-    elif type(value) in (dict, list):
-        if depth >= DEPTH_MAX:
-            raise RecursionError
-        for item in value.values() if type(value) is dict else value:
-            _check_values(item, depth + 1)
 
 
 def json_document(file: ManifestFile) -> Any:
@@ -136,7 +115,7 @@ class _Scanner:
     def _value(self) -> Any:
         try:
             value, self._at = self._decoder.raw_decode(self._text, self._at)
-            _check_values(value)
+            check_json(value)
             msgspec.json.encode(value)
         except RecursionError:
             raise _NotJson("nested too deeply", self._at) from None

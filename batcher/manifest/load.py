@@ -106,6 +106,8 @@ class Manifest:
         try:
             for found in self._tree.rows(tally):
                 yield from _checked(found, checker, tally)
+            if not tally.rows:
+                tally.warnings.append(f"{self.path}: no jobs")
         except ManifestChanged:
             raise
         except ManifestError as error:

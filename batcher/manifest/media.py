@@ -18,11 +18,12 @@ from batcher.manifest.rows import LocalPath
 from batcher.schema.wording import shown
 
 BODY_MAX_BYTES = 64 * 1024 * 1024
-"""The API's limit for a request body, inline media included (API.md, "Inputs")."""
+"""The API's limit for a request body, inline media included."""
 FILE_MAX_BYTES = BODY_MAX_BYTES // 4 * 3
 KNOWN_FILES_MAX = 16_384
 CHUNK_BYTES = 1024 * 1024
 SNIFFED_BYTES = 64
+URL_FORM = "https://host/path, without login or spaces"
 HOST_MAX_CHARS = 253
 
 _URL = re.compile(
@@ -91,7 +92,7 @@ class LocalFiles:
                 check_data_uri(value, kind)
                 return value
             if _SCHEME.match(value):
-                raise MediaError(f"{_without_user(value)} is not a public HTTPS URL (https://...)")
+                raise MediaError(f"{_without_user(value)} is not a public HTTPS URL ({URL_FORM})")
         return self._local(value, kind, directory)
 
     def _local(self, text: str, kind: str | None, directory: Path) -> LocalMedia:

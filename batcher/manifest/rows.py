@@ -134,6 +134,8 @@ def set_reserved(row: Row, key: str, value: Any) -> None:
         return
     if key == "input":
         row.inputs.update(parsed)
+    elif key in ("meta", "vars"):
+        setattr(row, key, {**(getattr(row, key) or {}), **parsed})
     else:
         setattr(row, "include" if key == "from" else key, parsed)
 
@@ -185,7 +187,6 @@ PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "input": _mapping,
 }
 _HEAD_KEYS = ("name", "model", "defaults", "matrix", "vars", "meta", "repeat", "jobs")
-_NOT_IN_DEFAULTS = frozenset({"id", "from", "matrix"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +199,7 @@ class Head:
 
 def head_of(top: Mapping[str, Any], columns: Columns, known: Collection[str] = _HEAD_KEYS) -> Head:
     """The head in the top mapping of a YAML or JSON manifest; its problems are in ``layer``."""
-    line = top.line if isinstance(top, Lined) else 1
-    defaults = top.get("defaults")
-    layer = row_of({} if defaults is None else defaults, line, columns)
-    if isinstance(defaults, Lined):
-        for key in sorted(defaults.keys() & _NOT_IN_DEFAULTS):
-            layer.blame(key, "does not belong into defaults")
+    layer = _defaults_of(top, columns)
     layer.lines = {**(layer.lines or {}), **(top.lines if isinstance(top, Lined) else {})}
     for key, value in top.items():
         if key not in known:
@@ -216,3 +212,19 @@ def head_of(top: Mapping[str, Any], columns: Columns, known: Collection[str] = _
         layer.blame("name", f"{shown(name)} is not text")
         name = None
     return Head(name, layer)
+
+
+def _defaults_of(top: Mapping[str, Any], columns: Columns) -> Row:
+    """``defaults`` hold inputs, and nothing that has its own place beside them."""
+    line = top.line if isinstance(top, Lined) else 1
+    defaults = top.get("defaults")
+    if defaults is None:
+        return Row(line, {})
+    if not isinstance(defaults, dict):
+        return Row(line, {}, problems=((line, "defaults", f"{shown(defaults)} is not a mapping"),))
+    layer = row_of(defaults, line, columns)
+    for key in sorted(PARSERS.keys() & defaults.keys() - {"input"}):
+        layer.blame(
+            key, "does not belong into defaults, which hold inputs (any other input: under `input`)"
+        )
+    return layer

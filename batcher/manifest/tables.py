@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from batcher.errors import ManifestError
 from batcher.manifest.files import ManifestFile
 from batcher.manifest.rows import RESERVED, Columns, Row, set_reserved
-from batcher.schema.dialect import boolean_in, integer_in, number_in
+from batcher.schema.dialect import boolean_in, integer_in, json_value, number_in
 from batcher.schema.wording import shown
 
 CELL_MAX_CHARS = 1024 * 1024
@@ -27,8 +25,8 @@ _AS_JSON = frozenset({"matrix", "vars", "meta", "input"})
 
 def _json_in(text: str) -> Any:
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return json_value(text)
+    except ValueError:
         return None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -22,7 +22,9 @@ from batcher.lifecycle import NOT_FOUND, EventName, Record, Stage, State
 from batcher.metadata import Metadata
 from batcher.pace import Gate, PollSchedule, RateLimit
 from batcher.plan import Action, Bucket, Decision, Plan
+from batcher.probe import Inspector, Unchecked
 from batcher.rundir import RunDir
+from batcher.runner.canary import Canary, no_canary
 from batcher.runner.collect import Collector
 from batcher.runner.control import Breaker, Control, Slots
 from batcher.runner.line import DEFAULT_OUTAGE_S, ApiLine
@@ -69,12 +71,15 @@ class Deps:
     clock: Clock
     rng: Random
     observer: Observer
+    inspector: Inspector = field(default_factory=Unchecked)
 
 
 class Runner:
     """One run. ``control`` may be told from outside to drain or to halt."""
 
-    def __init__(self, deps: Deps, pace: Pace, budget: Budget, breaker: Breaker) -> None:
+    def __init__(
+        self, deps: Deps, pace: Pace, budget: Budget, breaker: Breaker, canary: Canary | None = None
+    ) -> None:
         self.control = Control()
         self.view = RunView()
         self._deps = deps
@@ -82,13 +87,14 @@ class Runner:
         self._ledger = deps.ledger
         self._budget = budget
         self._breaker = breaker
+        self._canary = canary or no_canary(deps.ledger.snapshot, deps.clock)
         self._slots = Slots(pace.concurrency)
         self._line = ApiLine(Gate(deps.rng), deps.clock, self.control, pace.outage_timeout_s)
         terms = Terms(budget, RateLimit(pace.rate_per_s), deps.body_of, deps.clock)
         self._submitter = Submitter(deps.service, self._line, deps.ledger, self.control, terms)
         self._watcher = Watcher(deps.service, self._line, self.control, deps.clock, deps.rng)
         self._collector = Collector(
-            deps.fetcher, self._watcher, deps.ledger, deps.run_dir, deps.metadata
+            deps.fetcher, self._watcher, deps.ledger, (deps.run_dir, deps.metadata), deps.inspector
         )
         self._schedule = PollSchedule(deps.rng, pace.poll_interval_s)
         self._backlog = Slots(BACKLOG_PER_DOWNLOAD * pace.downloads)
@@ -161,6 +167,9 @@ class Runner:
     async def _begin(self, job: Job, decision: Decision) -> None:
         match decision.action:
             case Action.SUBMIT | Action.ASK if not self.control.draining:
+                if (reason := await self._canary.holds_back(job.id)) is not None:
+                    self.control.drain(reason)
+                    return
                 await self._backlog_shrinks()
                 await self._slots.acquire()
                 self._spawn(self._buy(job, ask_first=decision.action is Action.ASK))
@@ -190,15 +199,16 @@ class Runner:
     async def _buy(self, job: Job, *, ask_first: bool) -> None:
         """Submit a job, watch it, collect it. Its slot is held already."""
         result: Result | None = None
-        try:
-            if ask_first and not await self._old_request_failed(job):
-                result = await self._watch_to_end(job.id, taken_over=True)
-            elif await self._submit(job):
-                result = await self._watch_to_end(job.id, taken_over=False)
-        finally:
-            self._slots.free()
-        if result is not None:
-            await self._collect(job.id, result)
+        with self._canary.watching(job.id):
+            try:
+                if ask_first and not await self._old_request_failed(job):
+                    result = await self._watch_to_end(job.id, taken_over=True)
+                elif await self._submit(job):
+                    result = await self._watch_to_end(job.id, taken_over=False)
+            finally:
+                self._slots.free()
+            if result is not None:
+                await self._collect(job.id, result)
 
     async def _old_request_failed(self, job: Job) -> bool:
         """Ask for the old result once more; True only for a final no."""

@@ -8,12 +8,14 @@ from batcher.jobs import Artifact, output_name
 from batcher.ledger import Ledger
 from batcher.lifecycle import EXPIRED, NO_OUTPUT, EventName, Record, Stage, State
 from batcher.metadata import Metadata
+from batcher.probe import Inspector
 from batcher.rundir import RunDir
 from batcher.runner.watch import Gone, Watcher
 from batcher.service import Phase, Result
 
 ASK_AGAIN_S = 120.0
 STALLED = "stalled"
+Stores = tuple[RunDir, Metadata]
 
 
 class NoUrl(DownloadError):
@@ -24,13 +26,13 @@ class Collector:
     """Fetches what was paid for. Nothing here ever leads to a second POST."""
 
     def __init__(
-        self, fetcher: Fetcher, watcher: Watcher, ledger: Ledger, run_dir: RunDir, metadata: Metadata
+        self, fetcher: Fetcher, watcher: Watcher, ledger: Ledger, stores: Stores, inspector: Inspector
     ) -> None:
         self._fetcher = fetcher
         self._watcher = watcher
         self._ledger = ledger
-        self._run_dir = run_dir
-        self._metadata = metadata
+        self._run_dir, self._metadata = stores
+        self._inspector = inspector
 
     async def collect(self, job_id: str, result: Result | None) -> bool:
         """Bring the outputs of a job on disk; True once it is done.
@@ -99,7 +101,8 @@ class Collector:
         refetched = record.state is State.DONE
         if record.state is not State.COMPLETED:
             self._ledger.append(EventName.COMPLETED, job_id, cost_usd=result.cost_usd)
-        await self._ledger.record(EventName.DONE, job_id, files=files)
+        found = await self._inspector.inspect(job_id, files)
+        await self._ledger.record(EventName.DONE, job_id, files=found.files, quality=found.quality)
         if refetched:
             self._metadata.mark_stale()
         else:

@@ -88,7 +88,7 @@ class Breaker:
         """Count a job that was generated or failed; the reason to stop once the limit is passed."""
         self.finished += 1
         self.failed += failed
-        if self.limit is None or not failed:
+        if self.limit is None:
             return None
         value: float = self.failed
         if self.percent:

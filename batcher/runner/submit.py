@@ -10,16 +10,7 @@ from enum import Enum, auto
 from typing import Any, Protocol
 
 from batcher.clock import Clock
-from batcher.errors import (
-    BalanceExhausted,
-    CallError,
-    CredentialsError,
-    Kind,
-    OutcomeUnknown,
-    Refused,
-    RunDirError,
-    StoppedError,
-)
+from batcher.errors import CallError, Kind, OutcomeUnknown, RunDirError
 from batcher.jobs import Job, recorded
 from batcher.ledger import Ledger
 from batcher.lifecycle import EventName, Record, Stage
@@ -27,6 +18,7 @@ from batcher.pace import RateLimit
 from batcher.plan import PriceOf, next_attempt
 from batcher.runner.control import Control
 from batcher.runner.line import ApiLine
+from batcher.runner.systemic import SameAnswer, whole_run
 from batcher.service import Service
 
 LOCAL_MEDIA = "local_media"
@@ -99,6 +91,7 @@ class Submitter:
         self._ledger = ledger
         self._control = control
         self._terms = terms
+        self._same_answer = SameAnswer()
         self.posting: set[asyncio.Task[Any]] = set()
 
     async def submit(self, job: Job) -> Outcome:
@@ -143,6 +136,7 @@ class Submitter:
             request_id = await self._line.exchange(lambda: self._service.submit(job.model, body))
         except CallError as error:
             return await self._answer(job, error)
+        self._same_answer.accepted()
         await self._keep(job, request_id)
         return Outcome.ACCEPTED
 
@@ -177,10 +171,12 @@ class Submitter:
                 EventName.UNANSWERED, job.id, code=error.code, message=error.message
             )
             return Outcome.UNKNOWN
-        if isinstance(error, Refused):
-            self._control.drain(_whole_run(error))
+        if (reason := whole_run(error, job.model)) is not None:
+            self._control.drain(reason)
             await self._put_off(job, error.message)
             return Outcome.LEFT
+        if (reason := self._same_answer.refused(error)) is not None:
+            self._control.drain(reason)
         return await self._failed(job, error.code, error.message)
 
     async def _put_off(self, job: Job, reason: str) -> Outcome:
@@ -197,12 +193,3 @@ class Submitter:
 def _on_record(job: Job, record: Record | None) -> bool:
     """Whether the ledger already holds these inputs for this job."""
     return record is not None and record.input_offset >= 0 and record.digest == job.digest
-
-
-def _whole_run(error: Refused) -> StoppedError | CredentialsError:
-    """The reason to stop that a refusal gives: what to do about it, then what the API said."""
-    if isinstance(error, BalanceExhausted):
-        remedy = "top it up and run the same command again"
-        return StoppedError(f"the balance is used up: {remedy} ({error.message})")
-    remedy = "check it and run the same command again"
-    return CredentialsError(f"the API refused the token: {remedy} ({error.message})")

@@ -87,15 +87,17 @@ class Watcher:
         next run polls it again. Raises Gone.
         """
         await self._clock.sleep(self._rng.uniform(0.0, 1.0) if taken_over else schedule.first_s())
-        began_s = self._clock.monotonic()
+        began_s, left_s = self._clock.monotonic(), timeout_s
         while True:
-            result = await self.ask(request_id, timeout_s)
+            result = await self.ask(request_id, left_s)
             if result is None or result.phase.terminal:
                 return result
             age_s = self._clock.monotonic() - began_s
             if timeout_s is not None and age_s >= timeout_s:
                 return None
             await self._clock.sleep(schedule.next_s(age_s))
+            if timeout_s is not None:
+                left_s = timeout_s - (self._clock.monotonic() - began_s)
 
 
 def is_final_no(result: Result) -> bool:

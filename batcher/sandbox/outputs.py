@@ -27,6 +27,8 @@ MEDIA_TYPES = {"mp4": "video/mp4", "png": "image/png", "wav": "audio/wav"}
 EXTENSIONS = {"video": "mp4", "videos": "mp4", "image": "png", "images": "png", "audio": "wav"}
 
 _BOX_HEADER_BYTES = 8
+_TIMESCALE_AT = 16
+"""Bytes from a box's name to its timescale, which the duration follows."""
 _SAMPLE_RATE_HZ = 8000
 _NOTE_SAMPLES = 1600
 _NOTES = 5
@@ -56,7 +58,9 @@ def content(order: Order, name: str) -> bytes:
     rng = random.Random(f"{_subject(order, inputs)}:{name}")  # noqa: S311 - a painter's dice
     match name.partition(".")[2]:
         case "mp4":
-            return rng.choice(clips()) + _free_box(f"request={order.id}&output={name}")
+            duration_s = catalogue()[order.model].value(inputs, "duration")
+            clip = _lasting(rng.choice(clips()), duration_s)
+            return clip + _free_box(f"request={order.id}&output={name}")
         case "png":
             aspect_ratio = catalogue()[order.model].value(inputs, "aspect_ratio")
             return draw_png(rng, aspect_ratio, f"request={order.id}&output={name}")
@@ -75,6 +79,19 @@ def clips() -> tuple[bytes, ...]:
     folder = resources.files(__package__).joinpath("clips")
     found = sorted(item.name for item in folder.iterdir() if item.name.endswith(".mp4"))
     return tuple(folder.joinpath(name).read_bytes() for name in found)
+
+
+def _lasting(clip: bytes, duration_s: float | None) -> bytes:
+    """``clip`` played slower, so that it takes as long as was asked for: other ticks a second in the
+    headers of movie and track (ISO 14496-12, 8.2.2 and 8.4.2; version 0), the same ticks."""
+    if not duration_s:
+        return clip
+    slowed = bytearray(clip)
+    for box in (b"mvhd", b"mdhd"):
+        at = clip.index(box) + _TIMESCALE_AT
+        (ticks,) = struct.unpack_from(">I", clip, at + 4)
+        struct.pack_into(">I", slowed, at, round(ticks / duration_s))
+    return bytes(slowed)
 
 
 def _free_box(text: str) -> bytes:

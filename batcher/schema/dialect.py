@@ -17,6 +17,7 @@ import msgspec
 from batcher.errors import InputError
 
 MAX_DEPTH = 32
+JSON_DEPTH_MAX = 100
 INT_MIN, INT_MAX = -(2**63), 2**64 - 1
 SCALAR_MAX_CHARS = 64
 EXACT_FLOAT_INT_MAX = 2**53
@@ -196,6 +197,30 @@ def media_of(name: str, schema: Mapping[str, Any]) -> str | None:
     return None if other else media_kind(name)
 
 
+def json_value(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError for what isn't one, or what the API can't take."""
+    try:
+        value = msgspec.json.decode(text)
+        check_json(value)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except msgspec.MsgspecError as error:
+        raise ValueError(str(error).removeprefix("JSON is malformed: ")) from None
+    return value
+
+
+def check_json(value: Any, depth: int = 0) -> None:
+    """Raises ValueError for what JSON can write and few can read: huge integers, deep nesting."""
+    if type(value) is int:
+        if not INT_MIN <= value <= INT_MAX:
+            raise ValueError("an integer of more than 64 bits")
+    elif type(value) in (dict, list):
+        if depth >= JSON_DEPTH_MAX:
+            raise ValueError("nested too deeply")
+        for item in value.values() if type(value) is dict else value:
+            check_json(item, depth + 1)
+
+
 def reader_of(schema: Any) -> Callable[[str], Any]:
     """How to read text for a property: as the type it wants, or as it is where it can't be that."""
     types = types_of(schema)
@@ -210,10 +235,10 @@ def reader_of(schema: Any) -> Callable[[str], Any]:
 def _from_text(schema: Any, types: set[str], text: str) -> Any:
     if text.lstrip()[:1] in ("[", "{") and types & {"array", "object"}:
         try:
-            return msgspec.json.decode(text)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return json_value(text)
+        except ValueError:
             return text
-    if types == {"array"}:
+    if types - {"null"} == {"array"}:
         return [reader_of(schema.get("items"))(text)]
     if "string" in types:
         return text

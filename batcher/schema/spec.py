@@ -8,30 +8,15 @@ from typing import Any
 
 from batcher.jobs import LocalMedia
 from batcher.schema.dialect import (
-    INT_MAX,
     SchemaError,
     media_of,
-    number_in,
     reader_of,
     resolved,
     translate,
     types_of,
 )
+from batcher.schema.price import Price, Quote, amount
 from batcher.schema.wording import Problem, described
-
-USD_DIGITS = 9
-
-DURATION_FIELDS = ("duration", "duration_seconds", "duration_s", "seconds")
-COUNT_FIELDS = (
-    "num_images", "num_outputs", "num_videos", "num_generations", "number_of_images",
-    "number_of_outputs", "number_of_videos", "image_count", "n",
-)  # fmt: skip
-TIMED_UNITS = frozenset({"second", "seconds"})
-COUNTED_UNITS = frozenset(
-    word + plural
-    for word in ("output", "image", "video", "request", "generation")
-    for plural in ("", "s")
-)
 
 
 class Validator:
@@ -74,7 +59,9 @@ class ModelSpec:
     ``origin`` is "catalogue" or "built-in". ``schema`` is JSON Schema (2020-12) of the inputs.
     ``base_price_usd`` is the price of one ``price_unit`` in USD, None where it isn't known.
     ``fields`` are the inputs' schemas, ``media`` maps each media field to its kind (image, video,
-    audio), ``typed`` holds how to read text for each field that doesn't take just any text.
+    audio), ``typed`` holds how to read text for each field that doesn't take just any text, ``lists``
+    names those that take a list and nothing else, ``capitals`` maps the lower-case spelling of fields
+    with capitals to their own.
     """
 
     model_id: str
@@ -88,6 +75,8 @@ class ModelSpec:
     fields: Mapping[str, Mapping[str, Any]] = field(init=False, repr=False)
     media: Mapping[str, str] = field(init=False, repr=False)
     typed: Mapping[str, Callable[[str], Any]] = field(init=False, repr=False, compare=False)
+    lists: frozenset[str] = field(init=False, repr=False)
+    capitals: Mapping[str, str] = field(init=False, repr=False)
     validator: Validator = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -101,6 +90,10 @@ class ModelSpec:
                 for name, schema in fields.items()
                 if types_of(schema) - {"string", "null"}
             },
+            "lists": frozenset(
+                n for n, schema in fields.items() if types_of(schema) - {"null"} == {"array"}
+            ),
+            "capitals": {name.lower(): name for name in fields if name != name.lower()},
             "validator": Validator(self.model_id, self.schema),
         }
         for name, value in derived.items():
@@ -108,7 +101,7 @@ class ModelSpec:
 
     @classmethod
     def from_catalogue(cls, entry: Any) -> ModelSpec:
-        """The spec in an answer of ``GET /v1/models/{model_id}`` (API.md, "Endpoints").
+        """The spec in an answer of ``GET /v1/models/{model_id}``.
 
         Raises SchemaError where the answer is not usable. An odd price is no price, and vendor
         rules that make no sense are left out: the API checks them anyway.
@@ -149,34 +142,19 @@ class ModelSpec:
                 found.setdefault(name, what)
         return list(found.items())
 
+    @property
+    def price(self) -> Price:
+        """What the catalogue says of the price."""
+        return Price(self.base_price_usd, self.price_unit)
+
+    def quote(self, inputs: Mapping[str, Any]) -> Quote | None:
+        """What one generation costs, and how that comes about; None where it isn't known."""
+        return self.price.quote(self.fields, inputs)
+
     def price_usd(self, inputs: Mapping[str, Any]) -> float | None:
         """What one generation costs in USD; None where price, unit or duration isn't known."""
-        unit = (self.price_unit or "").strip().lower().removeprefix("per ").strip()
-        if self.base_price_usd is None or unit not in TIMED_UNITS | COUNTED_UNITS:
-            return None
-        seconds = self._number(DURATION_FIELDS, inputs, None) if unit in TIMED_UNITS else 1.0
-        count = self._number(COUNT_FIELDS, inputs, 1.0)
-        if seconds is None or count is None:
-            return None
-        return round(self.base_price_usd * seconds * count, USD_DIGITS)
-
-    def _number(
-        self, names: tuple[str, ...], inputs: Mapping[str, Any], missing: float | None
-    ) -> float | None:
-        """The first field of ``names`` that the schema has: the input's number, else its default.
-
-        ``missing`` where there is no such field or nobody gave it a value, None where it holds no
-        usable number.
-        """
-        name = next((name for name in names if name in self.fields), None)
-        if name is None:
-            return missing
-        value = inputs.get(name)
-        value = self.fields[name].get("default") if value is None else value
-        if value is None:
-            return missing
-        number = _finite(number_in(value) if isinstance(value, str) else value)
-        return number or None
+        quote = self.quote(inputs)
+        return None if quote is None else quote.usd
 
 
 def _as_sent(value: Any) -> Any:
@@ -209,7 +187,7 @@ def _spec(entry: Any, origin: str, *, with_rules: bool = True) -> ModelSpec:
         schema={"additionalProperties": False, **translated, "type": "object"},
         display_name=_text(entry.get("display_name")) or model_id,
         categories=tuple(c for c in categories if isinstance(c, str)),
-        base_price_usd=_finite(entry.get("base_price_usd")),
+        base_price_usd=amount(entry.get("base_price_usd")),
         price_unit=_text(entry.get("price_unit")),
         pricing_note=_text(entry.get("pricing_note")),
     )
@@ -217,13 +195,6 @@ def _spec(entry: Any, origin: str, *, with_rules: bool = True) -> ModelSpec:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _finite(value: Any) -> float | None:
-    """``value`` where it is a number that can be an amount: finite, and not negative."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if 0 <= value < INT_MAX else None
 
 
 KLING = _spec(

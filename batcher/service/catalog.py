@@ -8,7 +8,8 @@ source         when
 ``cache``      asked for within the last 24 hours, and ``refresh`` was not asked for
 ``catalogue``  the API answered just now
 ``stale``      the API could not be asked (or we are offline), and it once answered
-``built-in``   the same, it never did, but the model is documented (API.md, "Inputs")
+``stored``     the same, and a run kept what it went by in its run directory
+``built-in``   the same, nothing is kept, but the model is documented (API.md, "Inputs")
 ``none``       the same, and nothing is known of the model
 ``unknown``    the API says that there is no such model
 =============  ================================================================================
@@ -65,6 +66,7 @@ class SpecOrigin(StrEnum):
     CATALOGUE = "catalogue"
     CACHE = "cache"
     STALE = "stale"
+    STORED = "stored"
     BUILT_IN = "built-in"
     NONE = "none"
     UNKNOWN = "unknown"
@@ -85,10 +87,14 @@ class SpecSource:
 
 @dataclass(frozen=True, slots=True)
 class Specs:
-    """The specs that are known, and for every model that was asked for where its spec came from."""
+    """The specs that are known, and for every model that was asked for where its spec came from.
+
+    ``entries`` are the catalogue's own words where it gave any: what a run keeps beside its ledger.
+    """
 
     by_model: Mapping[str, ModelSpec]
     sources: Mapping[str, SpecSource]
+    entries: Mapping[str, CachedEntry] = field(default_factory=dict)
 
     def get(self, model: str) -> ModelSpec | None:
         return self.by_model.get(model)
@@ -116,11 +122,24 @@ class _CacheFile(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
+class _Known:
+    """What is on disk about models: in the cache, and in the run directory."""
+
+    cached: Mapping[str, CachedEntry]
+    kept: Mapping[str, CachedEntry]
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """A model's catalogue entry, or None, and where it came from."""
 
-    entry: dict[str, Any] | None
+    cached: CachedEntry | None
     source: SpecSource
+
+    @property
+    def entry(self) -> dict[str, Any] | None:
+        """The entry as the API gave it."""
+        return None if self.cached is None else self.cached.entry
 
 
 class CatalogCache:
@@ -173,27 +192,42 @@ class Catalog:
     ttl_s: float = TTL_S
     _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CALLS_AT_ONCE))
 
-    async def specs(self, models: Iterable[str], *, refresh: bool = False) -> Specs:
-        """The spec of each model, by the table above. Raises nothing: each source tells its problem."""
-        found = await self.entries(models, refresh=refresh)
+    async def specs(
+        self,
+        models: Iterable[str],
+        *,
+        refresh: bool = False,
+        kept: Mapping[str, CachedEntry] | None = None,
+    ) -> Specs:
+        """The spec of each model, by the table above; ``kept`` is what the run directory holds.
+
+        Raises nothing: each source tells its problem.
+        """
+        found = await self.entries(models, refresh=refresh, kept=kept)
         by_model: dict[str, ModelSpec] = {}
         sources: dict[str, SpecSource] = {}
         for model, one in found.items():
-            spec, sources[model] = _spec(model, one)
+            spec, sources[model] = spec_of(model, one)
             if spec is not None:
                 by_model[model] = spec
-        return Specs(by_model, sources)
+        entries = {model: one.cached for model, one in found.items() if one.cached is not None}
+        return Specs(by_model, sources, entries)
 
-    async def entries(self, models: Iterable[str], *, refresh: bool = False) -> dict[str, Found]:
+    async def entries(
+        self,
+        models: Iterable[str],
+        *,
+        refresh: bool = False,
+        kept: Mapping[str, CachedEntry] | None = None,
+    ) -> dict[str, Found]:
         """The catalogue entry of each model as the API gave it; new ones go into the cache."""
         cached = await self.cache.read()
+        known = _Known(cached, kept or {})
         wanted = sorted(set(models))
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._entry(model, cached.get(model), refresh)) for model in wanted
-            ]
+            tasks = [group.create_task(self._entry(model, known, refresh)) for model in wanted]
         found = dict(zip(wanted, (task.result() for task in tasks), strict=True))
-        await self._remember({model: one.entry for model, one in found.items() if _is_new(one)})
+        await self._remember({model: one.cached for model, one in found.items() if _is_new(one)})
         return found
 
     async def search(
@@ -219,19 +253,31 @@ class Catalog:
             offset += len(page["models"])
         return list(found.values())[:limit]
 
-    async def _entry(self, model: str, cached: CachedEntry | None, refresh: bool) -> Found:
-        age_s = None if cached is None else (self.clock.now() - cached.at).total_seconds()
+    async def _entry(self, model: str, known: _Known, refresh: bool) -> Found:
+        cached = known.cached.get(model)
+        age_s = self._age_s(cached)
         fresh = age_s is not None and 0 <= age_s < self.ttl_s
         if cached is not None and fresh and not (refresh and self.service):
-            return Found(cached.entry, SpecSource(SpecOrigin.CACHE, age_s))
+            return Found(cached, SpecSource(SpecOrigin.CACHE, age_s))
         try:
             entry = await self._ask(model)
         except NotFound as error:
             return Found(None, SpecSource(SpecOrigin.UNKNOWN, None, error.message))
         except CallError as error:
-            stale = SpecSource(SpecOrigin.STALE, age_s, error.message)
-            return Found(cached.entry, stale) if cached else Found(None, _nothing(error.message))
-        return Found(entry, SpecSource(SpecOrigin.CATALOGUE, 0.0))
+            return self._outdated(cached, known.kept.get(model), error.message)
+        now = self.clock.now().astimezone(UTC)
+        return Found(CachedEntry(now, entry), SpecSource(SpecOrigin.CATALOGUE, 0.0))
+
+    def _outdated(self, cached: CachedEntry | None, kept: CachedEntry | None, problem: str) -> Found:
+        """The newer of what cache and run directory hold, if any."""
+        if kept is not None and (cached is None or kept.at > cached.at):
+            return Found(kept, SpecSource(SpecOrigin.STORED, self._age_s(kept), problem))
+        if cached is not None:
+            return Found(cached, SpecSource(SpecOrigin.STALE, self._age_s(cached), problem))
+        return Found(None, _nothing(problem))
+
+    def _age_s(self, cached: CachedEntry | None) -> float | None:
+        return None if cached is None else (self.clock.now() - cached.at).total_seconds()
 
     async def _ask(self, model: str) -> dict[str, Any]:
         """The API's entry, patient with a busy API, not with one that can't be reached."""
@@ -251,9 +297,8 @@ class Catalog:
             raise Unavailable("the catalogue answered with something that is no entry")
         return entry
 
-    async def _remember(self, entries: Mapping[str, dict[str, Any] | None]) -> None:
-        now = self.clock.now().astimezone(UTC)
-        fresh = {model: CachedEntry(now, entry) for model, entry in entries.items() if entry}
+    async def _remember(self, entries: Mapping[str, CachedEntry | None]) -> None:
+        fresh = {model: cached for model, cached in entries.items() if cached is not None}
         if fresh:
             await self.cache.add(fresh)
 
@@ -271,7 +316,7 @@ def _wait_s(error: CallError) -> float:
     return RETRY_WAIT_S if named_s is None else min(named_s, RETRY_WAIT_MAX_S)
 
 
-def _spec(model: str, found: Found) -> tuple[ModelSpec | None, SpecSource]:
+def spec_of(model: str, found: Found) -> tuple[ModelSpec | None, SpecSource]:
     """The spec of an entry, else the built-in one, else None; and the source that it then has."""
     source = found.source
     if found.entry is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePath
 from random import Random
@@ -99,12 +100,15 @@ class SimDisk:
         self.room_bytes: int | None = None
         self.fsyncs_until_error: int | None = None
         self.errors = 0
+        self.tampered: set[str] = set()
         self._rng = world.rng("disk")
         self._locks: set[Path] = set()
         self._idle_at_s = 0.0
 
     async def run(self, function: Callable[[], T]) -> T:
         """One thread: what is asked for waits for what was asked before."""
+        if self.world.dead:
+            raise Dead
         self._idle_at_s = max(self._idle_at_s, self.world.now_s()) + self._rng.uniform(0.0, SYNC_MAX_S)
         await asyncio.sleep(self._idle_at_s - self.world.now_s())
         if self.world.dead:
@@ -171,7 +175,7 @@ class SimDisk:
             if self.world.steps == self.world.crash_at:
                 inode.data += data[: self._rng.randint(0, len(data))]
             raise
-        room = len(data) if self.room_bytes is None else max(0, self.room_bytes - self._used())
+        room = len(data) if self.room_bytes is None else max(0, self.room_bytes - self.used())
         inode.data += data[:room]
         if room < len(data):
             self._fail(errno.ENOSPC, "no space left")
@@ -215,6 +219,17 @@ class SimDisk:
             inode.data = bytearray(_left_of(inode, rng))
             inode.durable = bytes(inode.data)
 
+    def tamper(self, path: Path, rng: Random) -> None:
+        """The user deletes or shortens a file."""
+        inode = self.names[path]
+        self.tampered.add(hashlib.sha256(inode.data).hexdigest())
+        if rng.random() < 0.7:
+            del self.names[path]
+            self.durable_names.pop(path, None)
+        else:
+            del inode.data[len(inode.data) // 2 :]
+            inode.durable = bytes(inode.data)
+
     def _choose(self, path: PurePath, source: dict[PurePath, Inode]) -> None:
         if path in source:
             self.durable_names[path] = source[path]
@@ -232,7 +247,7 @@ class SimDisk:
             self.names[path] = Inode()
         return self.names[path]
 
-    def _used(self) -> int:
+    def used(self) -> int:
         return sum(len(inode.data) for inode in self.names.values())
 
     def _fail(self, code: int, words: str) -> None:
@@ -268,16 +283,3 @@ def _left_of(inode: Inode, rng: Random) -> bytes:
 
 def _spoilt(size: int, rng: Random) -> bytes:
     return bytes(rng.choices(SPOILT, k=size))
-
-
-def tampered(disk: SimDisk, path: Path, rng: Random) -> None:
-    """The user deletes or shortens a file."""
-    if rng.random() < 0.7:
-        disk.names.pop(path, None)
-        disk.durable_names.pop(path, None)
-    else:
-        inode = disk.names[path]
-        del inode.data[len(inode.data) // 2 :]
-        inode.durable = bytes(inode.data)
-
-

@@ -1,0 +1,159 @@
+"""Asking about a file on a public web server without fetching it: HEAD, else one byte by GET."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from aiohttp.resolver import DefaultResolver
+from yarl import URL
+
+from batcher.download.trust import TrustedResolver, TrustPolicy
+from batcher.errors import BatcherError
+
+USER_AGENT: Final = "batcher"
+GONE: Final = frozenset({404, 410})
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+NOT_THERE: Final = "does not exist (404)"
+ONE_BYTE: Final = {"Range": "bytes=0-0"}
+
+
+@dataclass(frozen=True, slots=True)
+class LookupLimits:
+    """How patiently and how politely: ``per_host`` requests at a time go to any one host."""
+
+    timeout_s: float = 20.0
+    connect_s: float = 10.0
+    at_once: int = 32
+    per_host: int = 4
+    max_redirects: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a server says of a file. ``problem`` is why it can't be fetched, None where it can.
+
+    ``media_type`` and ``size_bytes`` are None where the server doesn't say.
+    """
+
+    problem: str | None = None
+    media_type: str | None = None
+    size_bytes: int | None = None
+
+
+class Lookup:
+    """Asks about URLs. An async context manager; knows no token, cookies or proxy.
+
+    ``allowed`` says of a URL, and of each redirect's, whether it may be asked about at all; names that
+    resolve to an address that is not public are refused on top of that, as they are for downloads.
+    ``resolver`` stands in for the system's.
+    """
+
+    def __init__(
+        self,
+        policy: TrustPolicy,
+        allowed: Callable[[str], bool],
+        limits: LookupLimits | None = None,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
+        self._policy = policy
+        self._allowed = allowed
+        self._limits = limits or LookupLimits()
+        self._resolver = resolver
+        self._hosts: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(self._limits.per_host)
+        )
+        self._held = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        resolver = TrustedResolver(self._policy, self._resolver or DefaultResolver())
+        self._held.push_async_callback(resolver.close)
+        self._session = await self._held.enter_async_context(
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._limits.at_once, resolver=resolver),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+                timeout=aiohttp.ClientTimeout(
+                    total=self._limits.timeout_s, connect=self._limits.connect_s
+                ),
+                trust_env=False,
+            )
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._held.aclose()
+
+    async def look(self, url: str) -> Looked:
+        """Ask about ``url``. Raises nothing: what goes wrong is the answer's ``problem``.
+
+        Servers that sign for GET refuse a HEAD (S3 answers 403), and some know none: unless the file
+        is plainly gone, one byte is asked for before it counts as unreachable.
+        """
+        looked = await self._ask("HEAD", url)
+        if looked.problem is None and looked.media_type is not None:
+            return looked
+        return looked if looked.problem == NOT_THERE else await self._ask("GET", url)
+
+    async def _ask(self, method: str, url: str) -> Looked:
+        try:
+            for _ in range(self._limits.max_redirects + 1):
+                answer = await self._exchange(method, url)
+                if isinstance(answer, Looked):
+                    return answer
+                url = answer
+        except (aiohttp.ClientError, BatcherError, OSError, ValueError) as error:
+            return Looked(_told(error))
+        return Looked("redirects without an end")
+
+    async def _exchange(self, method: str, url: str) -> Looked | str:
+        """One request: what the server says of the file, or where it sends us for it."""
+        if not self._allowed(url):
+            return Looked("is not, or leads to what is not, a public HTTPS URL")
+        target = URL(url, encoded=url.isascii() and " " not in url)
+        headers = ONE_BYTE if method == "GET" else {}
+        async with (
+            self._hosts[target.raw_host or ""],
+            self._session.request(method, target, headers=headers, allow_redirects=False) as response,
+        ):
+            location = response.headers.get("Location")
+            if response.status in REDIRECTS and location is not None:
+                return str(target.join(URL(location)))
+            looked = _read(response)
+            response.close()  # a server that ignores Range would send it all
+            return looked
+
+
+def _read(response: aiohttp.ClientResponse) -> Looked:
+    if response.status not in (200, 206):
+        refusal = f"can't be fetched: the server answers {response.status}"
+        return Looked(NOT_THERE if response.status in GONE else refusal)
+    media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    return Looked(None, media_type or None, _size_bytes(response))
+
+
+def _size_bytes(response: aiohttp.ClientResponse) -> int | None:
+    """The whole file's size: after the slash of Content-Range (RFC 9110 section 14.4), or its length."""
+    if response.status == 206:
+        _, _, total = response.headers.get("Content-Range", "").rpartition("/")
+    else:
+        total = response.headers.get("Content-Length", "")
+    return int(total) if total.isascii() and total.isdigit() else None
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "can't be reached: no answer in time"
+    return f"can't be reached: {str(error) or type(error).__name__}".partition("\n")[0]

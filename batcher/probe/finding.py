@@ -1,0 +1,23 @@
+"""What a look into a file found."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Facts about one file, None where unknown, and what is wrong with it.
+
+    ``width`` and ``height`` are pixels as shown; ``problems`` are words for people.
+    """
+
+    media_type: str | None = None
+    width: int | None = None
+    height: int | None = None
+    duration_s: float | None = None
+    fps: float | None = None
+    problems: tuple[str, ...] = ()
+
+
+class Unreadable(Exception):
+    """The file breaks the rules of its format; the message says how."""

@@ -1,0 +1,99 @@
+"""Judges the outputs of a job: they decode, show something, are what was asked for, nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from batcher.disk import Disk
+from batcher.jobs import Artifact, Probed
+from batcher.ledger import Ledger, line_at
+from batcher.lifecycle import State
+from batcher.probe import Verdict
+from batcher.probe.asked import differences
+from batcher.probe.decode import decode
+from batcher.probe.finding import Finding
+from batcher.probe.headers import read_headers
+
+AT_ONCE = 2
+_KEY_HEX_DIGITS = 15
+
+
+class MediaInspector:
+    """Looks into files in threads, a few at a time, so that the event loop and the cores stay free."""
+
+    def __init__(self, run_dir: Path, ledger: Ledger, disk: Disk) -> None:
+        self._root = run_dir
+        self._ledger = ledger
+        self._disk = disk
+        self._free = asyncio.Semaphore(AT_ONCE)
+        self._known: dict[int, str] | None = None
+
+    async def inspect(self, job_id: str, files: tuple[Artifact, ...]) -> Verdict:
+        async with self._free:
+            found = await asyncio.to_thread(self._look, files)
+        inputs = self._inputs(job_id)
+        notes: list[str] = []
+        for number, (artifact, finding) in enumerate(zip(files, found, strict=True)):
+            wrong = [*finding.problems, *differences(finding, inputs)]
+            wrong += self._twins(job_id, artifact)
+            notes += [f"output {number}: {what}" if len(files) > 1 else what for what in wrong]
+        probed = tuple(map(_probed, files, found))
+        return Verdict(probed, "; ".join(notes) or None)
+
+    def _look(self, files: tuple[Artifact, ...]) -> list[Finding]:
+        return [look_into(self._root / artifact.path) for artifact in files]
+
+    def _inputs(self, job_id: str) -> dict[str, Any]:
+        record = self._ledger.snapshot.records[job_id]
+        if record.input_offset < 0:
+            return {}
+        with self._disk.open_read(self._ledger.path) as ledger:
+            return line_at(ledger, record.input_offset).input or {}
+
+    def _twins(self, job_id: str, artifact: Artifact) -> Iterator[str]:
+        """Says so where another job's output has the same bytes."""
+        if self._known is None:
+            self._known = {_key(file): other for other, file in self._done_files()}
+        other = self._known.setdefault(_key(artifact), job_id)
+        if other != job_id:
+            yield f"same bytes as {other}"
+
+    def _done_files(self) -> Iterator[tuple[str, Artifact]]:
+        for job_id, record in self._ledger.snapshot.items():
+            if record.state is State.DONE:
+                yield from ((job_id, file) for file in record.files)
+
+
+def look_into(path: Path) -> Finding:
+    """What is in a file: decoded where the extra ``media`` is installed, else by its headers."""
+    try:
+        headers = read_headers(path)
+    except OSError as error:
+        return Finding(problems=(f"can't be read: {error.strerror}",))
+    if headers.media_type is None or headers.problems:
+        return headers
+    try:
+        return decode(path, headers.media_type)
+    except (ImportError, ValueError):
+        return headers
+
+
+def _probed(artifact: Artifact, found: Finding) -> Probed:
+    return Probed(
+        artifact.path,
+        artifact.bytes,
+        artifact.sha256,
+        found.media_type,
+        found.width,
+        found.height,
+        found.duration_s,
+        found.fps,
+    )
+
+
+def _key(artifact: Artifact) -> int:
+    """Enough of a digest to tell a million files apart, and small."""
+    return int(artifact.sha256[:_KEY_HEX_DIGITS], 16)

@@ -1,0 +1,64 @@
+"""Refusals that are not about one row: the run stops at once, rather than meeting them in every row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batcher.errors import (
+    AuthRefused,
+    BalanceExhausted,
+    BatcherError,
+    CallError,
+    CredentialsError,
+    NotFound,
+    StoppedError,
+)
+
+SAME_ANSWERS = 5
+"""So many rows in a row refused in the same words, before any was accepted: it isn't the rows."""
+INVALID_MODEL = 400001
+"""API.md, "Errors": InvalidResourceIdentifier, a wrong model_id."""
+
+
+def whole_run(error: CallError, model: str) -> BatcherError | None:
+    """The reason to stop that one refused POST is: what to do about it, then what the API said.
+
+    None where the answer is about the row.
+    """
+    if isinstance(error, BalanceExhausted):
+        remedy = "top it up and run the same command again"
+        return StoppedError(f"the balance is used up: {remedy} ({error.message})")
+    if isinstance(error, AuthRefused):
+        remedy = "check it and run the same command again"
+        return CredentialsError(f"the API refused the token: {remedy} ({error.message})")
+    if isinstance(error, NotFound) or error.error_code == INVALID_MODEL:
+        remedy = "check its name with `batcher models`"
+        return StoppedError(f"the API knows no model {model!r}: {remedy} ({error.message})")
+    return None
+
+
+@dataclass(slots=True)
+class SameAnswer:
+    """Notices that the first submissions of a run are all refused for one and the same reason."""
+
+    limit: int = SAME_ANSWERS
+    in_a_row: int = 0
+    _last: tuple[int | str | None, str] | None = None
+    _over: bool = False
+
+    def accepted(self) -> None:
+        """A submission was taken: what is refused from now on is the rows' own fault."""
+        self._over = True
+
+    def refused(self, error: CallError) -> StoppedError | None:
+        """Count a refused row; the reason to stop once ``limit`` were refused in the same words."""
+        answer = (error.code, error.message)
+        self.in_a_row = self.in_a_row + 1 if answer == self._last else 1
+        self._last = answer
+        if self._over or self.in_a_row < self.limit:
+            return None
+        return StoppedError(
+            f"the first {self.in_a_row} submissions were all refused in the same words, and none was "
+            f"accepted: nothing more was submitted. The API says: {error.message}. Once that is mended, "
+            "run the same command with --retry-failed"
+        )

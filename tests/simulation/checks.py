@@ -1,0 +1,314 @@
+"""The invariants: what must hold at each call, and after each run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from batcher.errors import InputError, RunDirError
+from batcher.ledger import LEDGER_NAME, read_snapshot
+from batcher.lifecycle import IllegalTransition, Record, Snapshot, State
+from batcher.rundir import MEDIA_NAME, METADATA_NAME, SUPERSEDED_NAME
+from batcher.runner import UNANSWERED_HOLD_S
+
+from .process import ROOT, Process
+from .server import Posting, Request
+
+LEDGER = ROOT / LEDGER_NAME
+TOLERANCE_S = 1e-4
+DISK_SLACK_S = 0.5
+_RUNTIME_FIELDS = ("listed",)
+
+
+def ledger_lines(content: bytes | None) -> list[dict[str, Any]]:
+    """The whole, readable lines of a ledger."""
+    lines = []
+    for raw in (content or b"").splitlines():
+        try:
+            lines.append(json.loads(raw))
+        except ValueError:
+            break
+    return lines
+
+
+class Checks:
+    """Watches one process; see :class:`.server.Watch`."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._world, self._server, self._disk = process.world, process.server, process.disk
+        self.start: dict[str, Record] = {}
+
+    def before(self) -> None:
+        """Note where everything stands as the process begins."""
+        snapshot = self._replayed()
+        self.start = snapshot.records if snapshot is not None else {}
+
+    # As calls leave
+
+    def call_leaves(self) -> None:
+        """No call leaves before the end of a wait that the API named."""
+        early_s = self._server.closed_until_s - self._world.now_s()
+        if early_s > TOLERANCE_S:
+            self._world.violate(f"a call left {early_s:.3f} s before the end of a Retry-After")
+
+    def post_leaves(self, job_id: str) -> int:
+        """Intent is durable, permission given, and there is a slot."""
+        assert self._process.ledger is not None
+        attempt = self._process.ledger.snapshot.records[job_id].attempt
+        self._check_intent(job_id, attempt)
+        self._check_permission(job_id, attempt)
+        self._check_slots(job_id)
+        return attempt
+
+    def created(self) -> None:
+        """What was charged stays within --max-cost."""
+        limit_usd, charged_usd = self._process.spec.max_cost_usd, self._server.charged_usd()
+        if limit_usd is not None and charged_usd > limit_usd + 1e-6:
+            self._world.violate(f"charged {charged_usd} with --max-cost {limit_usd}")
+
+    def _check_intent(self, job_id: str, attempt: int) -> None:
+        lines = [x for x in ledger_lines(self._disk.durable_content(LEDGER)) if x.get("job") == job_id]
+        last = lines[-1] if lines else {}
+        if (last.get("event"), last.get("attempt")) != ("submitting", attempt):
+            self._world.violate(f"POST of {job_id} left without a durable intent (last line: {last})")
+
+    def _check_permission(self, job_id: str, attempt: int) -> None:
+        before = [p for p in self._server.postings[job_id] if p.may_have_created and not _undone(p)]
+        if not before:
+            return
+        last = before[-1]
+        if last.run == self._process.spec.number:
+            self._world.violate(f"{job_id} was POSTed twice within one run")
+        elif attempt <= last.attempt:
+            self._world.violate(f"{job_id} was POSTed twice as attempt {attempt}")
+        elif wrong := self._not_permitted(job_id, attempt):
+            self._world.violate(f"{job_id} was bought again: {wrong}")
+
+    def _not_permitted(self, job_id: str, attempt: int) -> str | None:
+        """Why the user's word does not cover another attempt; None where it does."""
+        spec, start = self._process.spec, self.start.get(job_id)
+        job = next(job for job in spec.jobs if job.id == job_id)
+        if start is None:
+            return "the ledger has forgotten it"
+        if spec.policy.redo or (start.state is State.PENDING and start.attempt == attempt):
+            return None
+        over = start.state in (State.PENDING, State.FAILED, State.CANCELLED)
+        if start.digest != job.digest and over and start.stage != "download":
+            return None
+        if start.state is State.UNKNOWN:
+            return None if spec.policy.retry_unknown else "it is unknown"
+        if start.state not in (State.FAILED, State.CANCELLED) or not spec.policy.retry_failed:
+            return f"it was {start.state}"
+        request = self._server.requests.get(start.request_id or "")
+        if request is not None and not request.final_no(self._world.now_s()):
+            return f"its request {request.id} ({request.fate}) is still good"
+        return None
+
+    def _check_slots(self, job_id: str) -> None:
+        process, now_s = self._process, self._world.now_s()
+        assert process.ledger is not None
+        assert process.runner is not None
+        assert process.plan is not None
+        if process.runner.control.draining:
+            return
+        ours = {job for job, posted in self._server.postings.items() if self._posted_now(posted)}
+        busy = 0
+        for job in ours | set(process.plan.resumed):
+            record = process.ledger.snapshot.records[job]
+            if job == job_id or job in process.runner.view.timed_out:
+                continue
+            busy += self._holds_slot(job, record, now_s)
+        limit = process.spec.pace.concurrency
+        if busy >= limit:
+            self._world.violate(f"POST of {job_id} left with {busy} unfinished of at most {limit}")
+
+    def _posted_now(self, posted: list[Posting]) -> bool:
+        return bool(posted) and posted[-1].run == self._process.spec.number
+
+    def _holds_slot(self, job: str, record: Record, now_s: float) -> bool:
+        if record.state is State.SUBMITTED:
+            request = self._server.requests.get(record.request_id or "")
+            return request is not None and request.unfinished(now_s) and not request.is_gone(now_s)
+        posted = self._server.postings[job]
+        if record.state is not State.UNKNOWN or not self._posted_now(posted):
+            return False
+        last = posted[-1]
+        recent = now_s - last.told_s < UNANSWERED_HOLD_S - TOLERANCE_S
+        return last.told in ("flying", "acked") or (last.told == "unknown" and recent)
+
+    # After a run
+
+    def after(self, died: bool) -> None:
+        """What must hold on disk once the process is gone."""
+        process = self._process
+        snapshot = self._replayed()
+        if snapshot is None:
+            return
+        self._check_answers(snapshot)
+        self._check_files(snapshot)
+        if died:
+            return
+        self._check_error()
+        if process.ledger is not None and not self._disk.errors:
+            self._check_replay(snapshot, process.ledger.snapshot)
+        if process.finished and not self._disk.errors:
+            self._check_metadata(snapshot)
+            self._check_grace()
+
+    def _replayed(self) -> Snapshot | None:
+        if self._disk.size(LEDGER) is None:
+            return Snapshot()
+        try:
+            return read_snapshot(ROOT, self._disk)[0]
+        except InputError as error:
+            self._world.violate(f"the ledger can't be read: {error}")
+            return None
+
+    def _check_answers(self, snapshot: Snapshot) -> None:
+        """Every POST of this run that may have created something is unknown, or known by its id."""
+        lines = ledger_lines(self._disk.content(LEDGER))
+        known = {x["request_id"] for x in lines if x.get("event") == "submitted"}
+        for posting in [p for posted in self._server.postings.values() for p in posted]:
+            if posting.run != self._process.spec.number or not posting.may_have_created:
+                continue
+            if posting.request is not None and posting.request.id in known:
+                continue
+            record = snapshot.get(posting.job)
+            if record is None or (record.attempt, record.state) != (posting.attempt, State.UNKNOWN):
+                state = record.state if record is not None else "forgotten"
+                self._world.violate(f"{posting.job} is {state}, but its POST was {posting.told}")
+            elif posting.told == "acked" and self._process.finished and not self._disk.errors:
+                self._world.violate(f"the answer to the POST of {posting.job} is not on record")
+
+    def _check_files(self, snapshot: Snapshot) -> None:
+        """What is done is there, durable, with its bytes; what was bought before is set aside."""
+        for job_id, record in snapshot.items():
+            for artifact in record.files if record.state is State.DONE else ():
+                whole = _is_whole(
+                    self._disk.durable_content(ROOT / artifact.path), artifact.bytes, artifact.sha256
+                )
+                if not whole and artifact.sha256 not in self._disk.tampered:
+                    self._world.violate(f"{job_id} is done, but {artifact.path} is not durable")
+
+    def _check_error(self) -> None:
+        process = self._process
+        error = process.error
+        if error is None and process.runner is not None:
+            error = process.runner.control.error
+        if isinstance(error, IllegalTransition | InputError):
+            self._world.violate(f"the engine tripped over itself: {error!r}")
+        if isinstance(error, RunDirError) and not self._disk.errors:
+            self._world.violate(f"no disk trouble, and yet: {error!r}")
+
+    def _check_replay(self, replayed: Snapshot, live: Snapshot) -> None:
+        differing = [
+            f"{job_id}.{name}: {getattr(live.records[job_id], name)!r} became {getattr(record, name)!r}"
+            for job_id, record in replayed.items()
+            for name in Record.__struct_fields__
+            if name not in _RUNTIME_FIELDS
+            and getattr(live.records[job_id], name) != getattr(record, name)
+        ]
+        same_sums = (
+            replayed.counts == live.counts
+            and (replayed.bytes, replayed.orphaned) == (live.bytes, live.orphaned)
+            and abs(replayed.spent_usd - live.spent_usd) < 1e-6
+        )
+        if differing or not same_sums or replayed.records.keys() != live.records.keys():
+            self._world.violate(f"a replay of the ledger differs from what the run believed: {differing}")
+        listed = sum(not record.orphaned for record in replayed.records.values())
+        if sum(replayed.counts.values()) != listed:
+            self._world.violate("the states do not add up to the jobs")
+
+    def _check_metadata(self, snapshot: Snapshot) -> None:
+        there = ledger_lines(self._disk.content(ROOT / METADATA_NAME))
+        lines = ledger_lines(self._disk.content(LEDGER))
+        inputs = {x["job"]: x["input"] for x in lines if x.get("event") == "submitting" and "input" in x}
+        expected = [
+            {
+                "file_name": artifact.path,
+                "job": job_id,
+                "prompt": inputs[job_id]["prompt"],
+                "request_id": record.request_id,
+                "attempt": record.attempt,
+                "cost_usd": record.charge_usd,
+                "sha256": artifact.sha256,
+                "orphaned": record.orphaned,
+                "input.seed": inputs[job_id]["seed"],
+            }
+            for job_id, record in snapshot.items()
+            if record.state is State.DONE
+            for artifact in record.files
+        ]
+        found = [{key: row.get(key) for key in expected[0]} for row in there] if expected else there
+        if sorted(map(str, found)) != sorted(map(str, expected)):
+            self._world.violate(f"metadata.jsonl holds {found}, the ledger says {expected}")
+
+    def _check_grace(self) -> None:
+        process = self._process
+        if process.halted_s is not None:
+            over_s = process.let_go_s - process.halted_s - process.spec.pace.grace_s
+            if over_s > DISK_SLACK_S:
+                self._world.violate(f"the run ended {over_s:.3f} s after its grace")
+
+
+def check_end(process: Process) -> None:
+    """After calm runs until nothing changed: every result that was paid for is where it belongs."""
+    world, server, disk = process.world, process.server, process.disk
+    snapshot = read_snapshot(ROOT, disk)[0]
+    now_s = world.now_s()
+    for job_id, record in snapshot.items():
+        request = server.requests.get(record.request_id or "")
+        if request is not None and _deliverable(request, now_s) and record.state is not State.DONE:
+            hidden = request.fate == "hides" and record.state is State.FAILED
+            if not hidden:
+                world.violate(f"{request.id} is finished, but {job_id} is {record.state}")
+    _check_folders(process, snapshot)
+
+
+def check_all_done(process: Process) -> None:
+    """After calm runs with both retries allowed, nothing is left over."""
+    snapshot = read_snapshot(ROOT, process.disk)[0]
+    for job in process.spec.jobs:
+        record = snapshot.get(job.id)
+        exhausted = record is not None and record.attempt >= process.spec.policy.max_attempts
+        if (record is None or record.state is not State.DONE) and not exhausted:
+            state = record.state if record is not None else "forgotten"
+            process.world.violate(f"{job.id} is {state} after calm runs with every retry")
+
+
+def _check_folders(process: Process, snapshot: Snapshot) -> None:
+    """In media/ lies what the ledger lists and nothing else; older results lie beside it."""
+    disk, world = process.disk, process.world
+    listed = {a.path for r in snapshot.records.values() if r.state is State.DONE for a in r.files}
+    there = {f"{MEDIA_NAME}/{name}" for name in disk.list_dir(ROOT / MEDIA_NAME)}
+    if there != listed:
+        world.violate(f"media/ holds {sorted(there)}, the ledger lists {sorted(listed)}")
+    kept = {
+        hashlib.sha256(disk.content(ROOT / folder / name) or b"").hexdigest()
+        for folder in (MEDIA_NAME, SUPERSEDED_NAME)
+        for name in disk.list_dir(ROOT / folder)
+    }
+    for line in ledger_lines(disk.content(LEDGER)):
+        for artifact in line.get("files", ()) if line.get("event") == "done" else ():
+            if artifact["sha256"] not in kept and artifact["sha256"] not in disk.tampered:
+                world.violate(f"a result of {line['job']}, attempt {line['attempt']}, is lost")
+
+
+def _deliverable(request: Request, now_s: float) -> bool:
+    good = request.fate in ("fine", "strange", "hides", "expires")
+    return good and not request.cancelled and not request.is_gone(now_s)
+
+
+def _undone(posting: Posting) -> bool:
+    """Whether the client knows that what the POST created was cancelled before it cost anything."""
+    return posting.request is not None and posting.request.cancel_told
+
+
+def _is_whole(content: bytes | None, size_bytes: int, sha256: str) -> bool:
+    return (
+        content is not None
+        and len(content) == size_bytes
+        and hashlib.sha256(content).hexdigest() == sha256
+    )

@@ -1,0 +1,151 @@
+"""One seed, from its first run to the last."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from random import Random
+
+from batcher.lifecycle import EventName, State, next_state
+from batcher.rundir import MEDIA_NAME
+
+from .checks import LEDGER, Checks, check_all_done, check_end, ledger_lines
+from .disk import SimDisk
+from .process import ROOT, Process
+from .scenario import RunSpec, Scenario
+from .server import Server
+from .world import World
+
+CALM_RUNS_MAX = 12
+RESERVE_ROOM_BYTES = 256 * 1024
+Move = tuple[State, EventName]
+
+
+@dataclass
+class Verdict:
+    """What became of one seed."""
+
+    seed: int
+    broken: list[str] = field(default_factory=list)
+    trace: list[str] = field(default_factory=list)
+    seen: Counter[str] = field(default_factory=Counter)
+    moves: Counter[Move] = field(default_factory=Counter)
+
+
+def simulate(seed: int) -> Verdict:
+    """Live through ``seed``; stops at the first run that breaks an invariant."""
+    story = Story(seed)
+    try:
+        story.tell()
+    except Exception as error:  # a bug of the engine that is no BatcherError
+        story.world.violate(f"raised {error!r}")
+    finally:
+        story.world.close()
+    seen = story.world.seen
+    return Verdict(seed, story.world.broken, story.world.trace, seen, story.moves())
+
+
+class Story:
+    """The world of a seed and the runs in it."""
+
+    def __init__(self, seed: int) -> None:
+        self.world = World(seed)
+        self.disk = SimDisk(self.world)
+        self.server = Server(self.world)
+        self.scenario = Scenario(self.world.rng("scenario"))
+        self._chance: Random = self.world.rng("story")
+        self._number = 0
+        self._lines: list[bytes] = []
+
+    def tell(self) -> None:
+        """Troubled runs, calm runs until nothing changes, and perhaps the same with every retry."""
+        for _ in range(self.scenario.runs):
+            self._number += 1
+            self._run(self.scenario.draw(self._number))
+            if self.world.broken:
+                return
+        self._calm(retry=False)
+        if not self.world.broken and self._chance.random() < 0.5:
+            self._calm(retry=True)
+
+    def moves(self) -> Counter[Move]:
+        """The transitions on record, torn-off lines aside."""
+        moves: Counter[Move] = Counter()
+        states: dict[str, State] = {}
+        for line in ledger_lines(self.disk.content(LEDGER)):
+            if line["event"] in ("run", "orphaned", "relisted"):
+                continue
+            job_id, event = line["job"], EventName(line["event"])
+            state = states.get(job_id, State.PENDING)
+            moves[state, event] += 1
+            states[job_id] = next_state(state, event)
+        return moves
+
+    def _calm(self, *, retry: bool) -> None:
+        for _ in range(CALM_RUNS_MAX):
+            self._number += 1
+            before = self.disk.content(LEDGER)
+            process = self._run(self.scenario.calm(self._number, retry=retry))
+            if self.world.broken:
+                return
+            if self.disk.content(LEDGER) == before and process.conflict is None:
+                check_end(process)
+                if retry:
+                    check_all_done(process)
+                return
+        self.world.violate(f"calm runs go on and on: {CALM_RUNS_MAX} of them changed something")
+
+    def _run(self, spec: RunSpec) -> Process:
+        world, disk = self.world, self.disk
+        world.note(f"--- run {spec.number}: {_told(spec)}")
+        self._prepare(spec)
+        process = Process(world, disk, self.server, spec)
+        checks = Checks(process)
+        process.watch = checks
+        checks.before()
+        died = world.live(process.main(), spec.crash_at)
+        world.note("died" if died else f"ended: {process.error or 'well'}")
+        world.seen["runs"] += 1
+        self.server.client_died()
+        if died:
+            world.seen["crashes"] += 1
+            disk.crash()
+        world.dead = False
+        checks.after(died)
+        for name in _edited(process):
+            self.scenario.revert(name)
+            world.seen["conflicts"] += 1
+        return process
+
+    def _prepare(self, spec: RunSpec) -> None:
+        disk, server, now_s = self.disk, self.server, self.world.now_s()
+        disk.errors = 0
+        disk.fsyncs_until_error = spec.fsyncs_until_error
+        disk.room_bytes = None
+        if spec.room_bytes is not None:
+            reserve = 0 if disk.size(ROOT / ".batcher" / "reserve") else RESERVE_ROOM_BYTES
+            disk.room_bytes = disk.used() + reserve + spec.room_bytes
+        server.climate = spec.climate
+        server.balance_usd = spec.balance_usd
+        server.token_dies_s = now_s + spec.token_dies_s
+        if spec.tampers:
+            self._tamper()
+
+    def _tamper(self) -> None:
+        media = self.disk.list_dir(ROOT / MEDIA_NAME)
+        if media:
+            name = self._chance.choice(media)
+            self.world.note(f"the user damages {name}")
+            self.world.seen["files damaged"] += 1
+            self.disk.tamper(ROOT / MEDIA_NAME / name, self._chance)
+
+
+def _edited(process: Process) -> Iterator[str]:
+    """Jobs whose edit the plan refused."""
+    for problem in process.conflict.problems if process.conflict is not None else ():
+        yield problem.split("inputs of '")[1].split("'")[0]
+
+
+def _told(spec: RunSpec) -> str:
+    return f"{len(spec.jobs)} jobs, {spec.policy}, {spec.climate}, crash at {spec.crash_at}, {spec.signals}"

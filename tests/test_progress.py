@@ -1,0 +1,151 @@
+"""Watchers: a bar on a terminal, plain lines in logs, and silence when all is well."""
+
+import io
+import json
+
+import pytest
+from engine import FakeClock
+
+from batcher.progress import LINE_EVERY_S, Bar, JsonLines, Lines, Quiet, in_words
+from batcher.runner.view import RunView, Silence
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def stream():
+    return io.StringIO()
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+def test_only_what_there_is_any_of_is_put_in_words():
+    assert in_words(RunView(selected=9, done=3)) == ""
+    assert in_words(RunView(queued=2, failed=1)) == "2 at the API, 1 failed"
+    assert in_words(RunView(queued=1, downloading=2, failed=3, unknown=4)) == (
+        "1 at the API, 2 downloading, 3 failed, 4 unknown"
+    )
+
+
+@pytest.mark.parametrize("watcher", [Lines, JsonLines])
+def test_lines_come_at_the_start_once_a_minute_and_at_the_end(watcher, stream, clock):
+    lines, view = watcher(stream, clock), RunView(selected=500)
+    lines.started(view)
+    for second in range(1, 301):
+        clock.at_s, view.done = float(second), second
+        lines.changed(view)
+    lines.finished(view)
+    assert len(stream.getvalue().splitlines()) == 1 + 5 + 1
+    assert LINE_EVERY_S == 60
+
+
+def test_lines_say_how_far_the_run_is(stream, clock):
+    lines, view = Lines(stream, clock), RunView(selected=3)
+    lines.started(view)
+    clock.at_s = 60.0
+    view.done, view.queued = 1, 2
+    lines.changed(view)
+    view.done, view.queued = 3, 0
+    lines.finished(view)
+    assert stream.getvalue() == (
+        "batcher: started: 3 jobs\nbatcher: 1/3 done, 2 at the API\nbatcher: ended: 3/3 done\n"
+    )
+
+
+def test_lines_hold_no_carriage_returns_and_no_colour(clock):
+    terminal, view = Terminal(), RunView(selected=3, failed=1)
+    for watcher in (Lines(terminal, clock), JsonLines(terminal, clock), Quiet(terminal)):
+        watcher.started(view)
+        clock.at_s += 100
+        watcher.changed(view)
+        watcher.warn("odd")
+        watcher.finished(view)
+    assert "\r" not in terminal.getvalue()
+    assert "\x1b" not in terminal.getvalue()
+
+
+def test_a_warning_is_a_line_at_once_and_puts_the_next_one_off(stream, clock):
+    lines = Lines(stream, clock)
+    clock.at_s = 59.0
+    lines.warn("the disk is slow")
+    clock.at_s = 61.0
+    lines.changed(RunView())
+    assert stream.getvalue() == "batcher: the disk is slow\n"
+
+
+def test_json_lines_are_objects_with_a_moment_and_a_message(stream, clock):
+    clock.at_s = 1.5
+    lines = JsonLines(stream, clock)
+    lines.started(RunView(selected=2))
+    lines.warn('a "quoted" word')
+    assert [json.loads(line) for line in stream.getvalue().splitlines()] == [
+        {"at": "2026-01-01T00:00:01.500Z", "message": "started: 2 jobs"},
+        {"at": "2026-01-01T00:00:01.500Z", "message": 'a "quoted" word'},
+    ]
+
+
+@pytest.mark.parametrize("watcher", [Quiet, lambda stream: Silence()])
+def test_the_quiet_say_nothing_while_all_is_well(watcher, stream):
+    quiet, view = watcher(stream), RunView(selected=3)
+    quiet.started(view)
+    quiet.changed(view)
+    quiet.finished(view)
+    assert stream.getvalue() == ""
+
+
+def test_the_quiet_say_what_is_wrong_and_the_silent_not_even_that(stream):
+    Silence().warn("odd")
+    assert stream.getvalue() == ""
+    Quiet(stream).warn("odd")
+    assert stream.getvalue() == "batcher: odd\n"
+
+
+def test_a_bar_shows_how_far_the_run_is_and_what_goes_on():
+    terminal = Terminal()
+    bar, view = Bar(terminal, colour=False), RunView(selected=4)
+    bar.started(view)
+    view.done, view.queued = 1, 2
+    bar.changed(view)
+    view.done, view.queued, view.failed = 3, 0, 1
+    bar.finished(view)
+    last = terminal.getvalue().split("\r")[-1]
+    assert " 75%" in last
+    assert "3/4" in last
+    assert "1 failed" in last
+    assert "at the API" not in last
+    assert terminal.getvalue().endswith("\n")
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_a_bar_has_colour_only_where_it_is_asked_for(colour):
+    terminal = Terminal()
+    bar, view = Bar(terminal, colour=colour), RunView(selected=4, done=2)
+    bar.started(view)
+    bar.finished(view)
+    assert ("\x1b[32m" in terminal.getvalue()) is colour
+
+
+def test_warnings_stand_on_lines_of_their_own_above_the_bar():
+    terminal = Terminal()
+    bar, view = Bar(terminal, colour=False), RunView(selected=4)
+    bar.warn("before the start")
+    bar.started(view)
+    bar.warn("in between")
+    bar.finished(view)
+    assert terminal.getvalue().startswith("before the start\n")
+    assert "in between\n" in terminal.getvalue()
+
+
+def test_a_bar_may_go_back_where_a_file_that_was_there_is_fetched_again():
+    terminal = Terminal()
+    bar, view = Bar(terminal, colour=False), RunView(selected=4, done=4)
+    bar.started(view)
+    view.done = 3
+    bar.finished(view)
+    assert "3/4" in terminal.getvalue().split("\r")[-1]

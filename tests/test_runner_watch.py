@@ -1,0 +1,186 @@
+"""Watching requests: what is final, what passes, and when a request is gone."""
+
+import random
+
+import pytest
+from engine import FakeClock, answer
+
+from batcher.errors import (
+    AuthRefused,
+    CredentialsError,
+    NotFound,
+    NotSent,
+    Rejected,
+    TurnedAway,
+    Unavailable,
+)
+from batcher.pace import Gate, PollSchedule
+from batcher.runner.control import Control
+from batcher.runner.line import ApiLine
+from batcher.runner.watch import Absence, Gone, Watcher, is_final_no
+from batcher.service import Phase
+
+RUNNING, QUEUED, ODD = answer(Phase.RUNNING), answer(Phase.QUEUED), answer(Phase.UNRECOGNISED, word="dreaming")
+DONE, FAILED, CANCELLED = answer(), answer(Phase.FAILED), answer(Phase.CANCELLED)
+NOT_FOUND = NotFound("no such request", http_status=404)
+
+
+class Bench:
+    """A watcher and a script of answers, the last of which is given for ever."""
+
+    def __init__(self, *script):
+        self.script = list(script)
+        self.clock, self.control, self.rng = FakeClock(), Control(), random.Random(3)
+        line = ApiLine(Gate(self.rng), self.clock, self.control)
+        self.watcher = Watcher(self, line, self.control, self.clock, self.rng)
+        self.polls = []
+
+    async def result(self, request_id):
+        self.polls.append(self.clock.at_s)
+        step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    async def ask(self, timeout_s=None):
+        return await self.watcher.ask("r1", timeout_s)
+
+    async def watch(self, timeout_s=7200.0, *, taken_over=False):
+        schedule = PollSchedule(self.rng)
+        return await self.watcher.watch("r1", schedule, timeout_s, taken_over=taken_over)
+
+
+@pytest.mark.parametrize("end", [DONE, FAILED, CANCELLED])
+async def test_a_watch_ends_with_a_terminal_answer(end):
+    bench = Bench(QUEUED, RUNNING, RUNNING, end)
+    assert await bench.watch() is end
+    assert len(bench.polls) == 4
+
+
+async def test_polls_come_at_growing_steps():
+    bench = Bench(*[RUNNING] * 30, DONE)
+    await bench.watch()
+    gaps_s = [later - earlier for earlier, later in zip(bench.polls, bench.polls[1:], strict=False)]
+    assert 0.4 <= gaps_s[0] <= 0.6
+    assert all(17 <= gap_s <= 23 for gap_s in gaps_s[-5:])
+
+
+async def test_a_new_request_is_left_alone_at_first_and_old_ones_are_not_asked_after_all_at_once():
+    new, old = Bench(DONE), Bench(DONE)
+    await new.watch()
+    await old.watch(taken_over=True)
+    assert new.polls[0] >= 0.9
+    assert 0 < old.polls[0] < 1
+
+
+async def test_an_unknown_word_is_polled_on_and_may_still_come_to_a_good_end():
+    bench = Bench(ODD, ODD, ODD, DONE)
+    assert await bench.watch() is DONE
+
+
+@pytest.mark.parametrize("word", [ODD, RUNNING, QUEUED])
+async def test_a_job_whose_time_is_up_is_no_longer_watched(word):
+    bench = Bench(word)
+    assert await bench.watch(timeout_s=100) is None
+    assert 100 <= bench.clock.at_s <= 125
+    assert bench.control.error is None
+
+
+async def test_without_a_timeout_a_job_is_watched_for_days():
+    bench = Bench(*[RUNNING] * 20_000, DONE)
+    assert await bench.watch(timeout_s=None) is DONE
+    assert bench.clock.at_s > 4 * 86400
+
+
+@pytest.mark.parametrize("error", [Unavailable("502"), NotSent("dns"), TurnedAway("429"), Rejected("400")])
+async def test_no_error_of_asking_is_ever_a_final_answer(error):
+    bench = Bench(*[error] * 8, DONE)
+    assert await bench.watch() is DONE
+    assert bench.clock.at_s > 1
+
+
+async def test_nothing_but_errors_for_the_whole_time_leaves_the_question_open():
+    bench = Bench(Unavailable("502"))
+    bench.control.halt(CredentialsError("so that the outage plays no part"))
+    assert await bench.ask(timeout_s=120) is None
+    assert 120 <= bench.clock.at_s <= 150
+
+
+async def test_the_first_question_is_asked_even_where_there_is_no_time():
+    assert await Bench(DONE).ask(timeout_s=0) is DONE
+
+
+async def test_errors_then_an_answer_within_the_time_is_an_answer():
+    assert await Bench(*[Unavailable("502")] * 3, RUNNING).ask(timeout_s=120) is RUNNING
+
+
+async def test_time_spent_on_errors_counts_towards_the_timeout_of_the_job():
+    bench = Bench(*[RUNNING] * 25, Unavailable("502"))
+    bench.control.halt(CredentialsError("so that the outage plays no part"))
+    assert await bench.watch(timeout_s=300) is None
+    assert len(bench.polls) > 25
+    assert 300 <= bench.clock.at_s <= 335
+
+
+# Absence
+
+
+@pytest.mark.parametrize(
+    ("times_s", "gone"),
+    [
+        ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], False),
+        ([0, 100, 200, 300], False),
+        ([0, 2, 4, 6, 9.9], False),
+        ([0, 2, 4, 6, 10], True),
+        ([5, 6, 7, 8, 9, 10, 15], True),
+        ([0], False),
+    ],
+)
+def test_a_request_is_gone_after_five_polls_and_ten_seconds_and_not_before(times_s, gone):
+    absence = Absence()
+    seen = [absence.note(at_s) for at_s in times_s]
+    assert seen == [False] * (len(times_s) - 1) + [gone]
+
+
+async def test_a_request_that_stays_unknown_is_gone():
+    bench = Bench(NOT_FOUND)
+    with pytest.raises(Gone, match="no such request") as caught:
+        await bench.ask()
+    assert len(bench.polls) == 5
+    assert bench.polls[-1] - bench.polls[0] == pytest.approx(10)
+    assert caught.value.http_status == 404
+
+
+async def test_a_request_that_turns_up_again_is_not_gone():
+    bench = Bench(*[NOT_FOUND] * 4, RUNNING, *[NOT_FOUND] * 4, RUNNING, DONE)
+    assert await bench.watch() is DONE
+
+
+async def test_a_watch_of_a_request_that_vanished_ends_as_gone():
+    bench = Bench(RUNNING, RUNNING, NOT_FOUND)
+    with pytest.raises(Gone):
+        await bench.watch()
+
+
+async def test_a_refused_token_stops_the_run_in_good_order_and_is_no_answer():
+    bench = Bench(RUNNING, AuthRefused("401 Unauthorized"))
+    assert await bench.watch() is None
+    assert isinstance(bench.control.error, CredentialsError)
+    assert "check it and run the same command again (401 Unauthorized)" in str(bench.control.error)
+    assert (bench.control.draining, bench.control.halted) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("result", "final"),
+    [
+        (FAILED, True),
+        (CANCELLED, True),
+        (answer(urls=()), True),
+        (DONE, False),
+        (RUNNING, False),
+        (QUEUED, False),
+        (ODD, False),
+    ],
+)
+def test_only_what_nothing_will_come_of_any_more_is_a_final_no(result, final):
+    assert is_final_no(result) is final

@@ -1,0 +1,193 @@
+"""What status says: seven states that add up, the leavers beside them, and what is live."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+from engine import QuickDisk, bought, job
+
+from batcher.clock import SystemClock
+from batcher.jobs import Artifact
+from batcher.ledger import Ledger, read_snapshot
+from batcher.lifecycle import EventName, RunEvent, Stage, State
+from batcher.summary import listed_jobs, status_of
+
+FILES = (Artifact("media/x.mp4", 100, "aa"), Artifact("media/y.mp4", 23, "bb"))
+ENDS = {
+    "pending": [(EventName.DEFERRED, {"reason": "429"})],
+    "unknown": [],
+    "submitted": [(EventName.SUBMITTED, {"request_id": "r"})],
+    "completed": [(EventName.SUBMITTED, {"request_id": "r"}), (EventName.COMPLETED, {"cost_usd": 2.5})],
+    "done": [
+        (EventName.SUBMITTED, {"request_id": "r"}),
+        (EventName.COMPLETED, {}),
+        (EventName.DONE, {"files": FILES}),
+    ],
+    "failed": [(EventName.FAILED, {"stage": Stage.SUBMIT, "code": 422, "message": "bad"})],
+    "cancelled": [(EventName.SUBMITTED, {"request_id": "r"}), (EventName.CANCELLED, {})],
+}
+
+
+def opening(**fields):
+    usual = {"total": 20, "duplicates": 2, "host": socket.gethostname(), "pid": os.getpid(), "manifest": "m"}
+    return RunEvent(run="x", at="2026-01-01T00:00:00.000Z", **{**usual, **fields})
+
+
+async def write(path, *events, run=None, ended=False):
+    ledger = Ledger(path, QuickDisk(), SystemClock())
+    if run is not None:
+        ledger.announce(run)
+    for name, job_id, fields in events:
+        ledger.append(name, job_id, **fields)
+    if ended:
+        ledger.close_run(RunEvent(run="x", at="x", ended=True, exit_code=0))
+    await ledger.close()
+
+
+def life(state, job_id=None):
+    job_id = job_id or state
+    return [bought(job(job_id))[0], *((name, job_id, fields) for name, fields in ENDS[state])]
+
+
+def every_state():
+    return [line for state in ENDS for line in life(state)]
+
+
+def seen(path, *, beside=True):
+    snapshot, tail = read_snapshot(path, QuickDisk())
+    return status_of(path, snapshot, tail if beside else None)
+
+
+def states_of(status):
+    return {state.value: getattr(status, state.value) for state in State}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "product-shots"
+
+
+async def test_the_seven_states_add_up_to_the_total_and_the_unmentioned_are_pending(path):
+    await write(path, *every_state(), run=opening(), ended=True)
+    status = seen(path)
+    assert states_of(status) == {state.value: 1 for state in State} | {"pending": 14}
+    assert sum(states_of(status).values()) == status.total == 20
+    assert (status.batch, status.run_dir) == ("product-shots", str(path))
+    assert (status.duplicates, status.bytes, status.live) == (2, 123, False)
+
+
+async def test_money_is_summed_over_every_attempt_that_may_have_been_charged(path):
+    await write(path, *every_state(), run=opening(), ended=True)
+    status = seen(path)
+    assert status.cost_usd == pytest.approx(1.0 + 1.0 + 2.5 + 1.0)  # unknown, submitted, completed, done
+    assert status.unpriced_attempts == 0
+
+
+async def test_leavers_count_as_orphaned_and_nowhere_else_but_in_the_money(path):
+    await write(path, *every_state(), (EventName.ORPHANED, "done", {}), run=opening(total=6), ended=True)
+    status = seen(path)
+    assert (status.done, status.orphaned, status.total) == (0, 1, 6)
+    assert sum(states_of(status).values()) == 6
+    assert status.cost_usd == pytest.approx(5.5)
+
+
+async def test_the_total_is_never_less_than_the_jobs_on_record(path):
+    await write(path, *every_state(), run=opening(total=3), ended=True)
+    assert seen(path).total == 7
+
+
+@pytest.mark.parametrize("run", [None, opening(total=None, duplicates=None)])
+async def test_a_ledger_whose_runs_tell_little_is_read_all_the_same(path, run):
+    await write(path, *every_state(), run=run)
+    status = seen(path)
+    assert (status.total, status.duplicates) == (7, 0)
+    assert states_of(status) == {state.value: 1 for state in State}
+
+
+async def test_beside_a_live_run_the_posts_under_way_show_as_submitting(path):
+    unanswered = (EventName.UNANSWERED, "no-answer", {"message": "504"})
+    left = (EventName.ORPHANED, "left", {})
+    await write(path, *life("unknown", "earlier"), run=opening())
+    await write(
+        path,
+        *life("unknown", "under-way"),
+        *life("unknown", "no-answer"),
+        unanswered,
+        *life("unknown", "left"),
+        left,
+        run=opening(),
+    )
+    status = seen(path)
+    assert status.live
+    assert (status.unknown, status.submitting) == (3, 1)
+    assert not seen(path, beside=False).live
+    assert seen(path, beside=False).submitting == 0
+
+
+async def test_a_run_that_ended_is_not_live(path):
+    await write(path, *life("unknown"), run=opening(), ended=True)
+    assert (seen(path).live, seen(path).submitting) == (False, 0)
+
+
+async def test_a_run_whose_process_is_dead_is_not_live_and_its_unknowns_are_unknown(path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    await write(path, *life("unknown"), run=opening(pid=dead.pid))
+    status = seen(path)
+    assert (status.live, status.unknown, status.submitting) == (False, 1, 0)
+
+
+@pytest.mark.parametrize("fields", [{"host": "elsewhere"}, {"pid": None}])
+async def test_a_run_that_can_not_be_looked_at_from_here_is_not_called_live(path, fields):
+    await write(path, *life("unknown"), run=opening(**fields))
+    assert not seen(path).live
+
+
+async def test_a_run_of_somebody_else_is_live(path, monkeypatch):
+    def not_ours(pid, signal):
+        raise PermissionError
+
+    await write(path, *life("unknown"), run=opening())
+    monkeypatch.setattr(os, "kill", not_ours)
+    assert seen(path).live
+
+
+async def listed(path, *states):
+    snapshot, _ = read_snapshot(path, QuickDisk())
+    return list(listed_jobs(path, snapshot, frozenset(states), QuickDisk()))
+
+
+async def test_jobs_are_listed_by_state_with_all_that_is_known_of_them(path):
+    await write(path, *every_state(), run=opening())
+    failed, done = sorted(await listed(path, State.DONE, State.FAILED), key=lambda one: one.job, reverse=True)
+    assert (failed.job, failed.state, failed.stage, failed.code, failed.message) == (
+        "failed",
+        "failed",
+        "submit",
+        422,
+        "bad",
+    )
+    assert (failed.source, failed.input) == ("m.yaml:1", {"prompt": "failed"})
+    assert (done.request_id, done.files) == ("r", FILES)
+    assert done.submitting_at is not None
+
+
+async def test_the_list_keeps_the_order_of_the_ledger_and_leaves_orphans_out(path):
+    await write(path, *every_state(), (EventName.ORPHANED, "unknown", {}), run=opening())
+    assert [one.job for one in await listed(path, *State)] == [state for state in ENDS if state != "unknown"]
+
+
+async def test_a_later_attempt_is_listed_with_the_inputs_that_stand_with_an_earlier_one(path):
+    again = (EventName.SUBMITTING, "failed", {"attempt": 2, "source": "m.yaml:7", "price_usd": None})
+    await write(path, *life("failed"), again)
+    (one,) = await listed(path, State.UNKNOWN)
+    assert (one.source, one.input, one.code) == ("m.yaml:7", {"prompt": "failed"}, None)
+
+
+async def test_an_intent_without_inputs_is_listed_without_them(path):
+    await write(path, (EventName.SUBMITTING, "odd", {"attempt": 1, "price_usd": None}))
+    (one,) = await listed(path, State.UNKNOWN)
+    assert (one.input, one.source) == (None, None)
+    assert seen(path).unpriced_attempts == 1
