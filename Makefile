@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SEEDS ?= 300
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test simulate lint bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -28,6 +28,9 @@ demo: $(READY)  ## run a real batch against the embedded sandbox
 
 test: $(READY)  ## run all tests
 	@$(BIN)/python -m pytest -q -n auto --cov --cov-report=term --cov-fail-under=95
+
+simulate: $(READY)  ## many simulated worlds: make simulate SEEDS=10000
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 lint: $(READY)  ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from batcher.manifest import Overrides
 from batcher.options import DEFAULT_MAX_FILE_BYTES, Host, Money, Options, SandboxOptions, Trust
 from batcher.plan import DEFAULT_MAX_ATTEMPTS, Plan, Policy, Selection
 from batcher.runner import DEFAULT_CONCURRENCY, DEFAULT_DOWNLOADS, DEFAULT_JOB_TIMEOUT_S, Pace
+from batcher.runner.canary import DEFAULT_CANARY_FAILURES, Share
 from batcher.runner.line import DEFAULT_OUTAGE_S
 from batcher.runner.view import Observer, Silence
 from batcher.summary import Status, Summary, status_of
@@ -24,7 +25,8 @@ class RunOptions(TypedDict, total=False):
     """What ``run`` and ``plan`` take besides the manifest: the options of the command line.
 
     Durations are seconds, sizes bytes, money USD. ``yes`` buys also while jobs already paid for have
-    left the manifest. ``observer`` is told how the run goes.
+    left the manifest. ``max_failures`` is a number of jobs, ``max_failures_percent`` a share of those
+    that finished. ``observer`` is told how the run goes.
     """
 
     output: str | PathLike[str] | None
@@ -47,6 +49,9 @@ class RunOptions(TypedDict, total=False):
     max_cost_usd: float | None
     assume_price_usd: float | None
     max_failures: float | None
+    max_failures_percent: float | None
+    canary: int | None
+    canary_failures_percent: float
     yes: bool
     allow_hosts: Iterable[str]
     max_file_bytes: int
@@ -68,7 +73,7 @@ async def run(manifest: str | PathLike[str], **options: Unpack[RunOptions]) -> S
 
 async def plan(manifest: str | PathLike[str], **options: Unpack[RunOptions]) -> Plan:
     """What :func:`run` would do; spends nothing, writes nothing. Raises like it."""
-    return (await app.plan(_options(manifest, options), Host())).plan
+    return (await app.plan(_options(manifest, options), Host())).prepared.plan
 
 
 def status(run_dir: str | PathLike[str]) -> Status:
@@ -104,16 +109,27 @@ def _options(manifest: str | PathLike[str], given: RunOptions) -> Options:
             given.get("max_attempts", DEFAULT_MAX_ATTEMPTS),
         ),
         pace=_pace(given),
-        money=Money(
-            max_cost_usd=given.get("max_cost_usd"),
-            assume_price_usd=given.get("assume_price_usd"),
-            max_failures=given.get("max_failures"),
-            assume_yes=given.get("yes", False),
-        ),
+        money=_money(given),
         trust=Trust(
             tuple(given.get("allow_hosts", ())), given.get("max_file_bytes", DEFAULT_MAX_FILE_BYTES)
         ),
         sandbox=SandboxOptions() if sandbox is True else sandbox or None,
+    )
+
+
+def _money(given: RunOptions) -> Money:
+    percent = given.get("max_failures_percent")
+    canary_percent = given.get("canary_failures_percent")
+    return Money(
+        max_cost_usd=given.get("max_cost_usd"),
+        assume_price_usd=given.get("assume_price_usd"),
+        max_failures=given.get("max_failures") if percent is None else percent,
+        max_failures_percent=percent is not None,
+        canary=given.get("canary"),
+        canary_failures=DEFAULT_CANARY_FAILURES
+        if canary_percent is None
+        else Share(canary_percent, percent=True),
+        assume_yes=given.get("yes", False),
     )
 
 

@@ -5,55 +5,46 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from batcher.body import request_body
 from batcher.clock import iso
 from batcher.disk import cannot_write
-from batcher.errors import InputError, LockedError, UsageError
-from batcher.jobs import Job
+from batcher.errors import LockedError
 from batcher.ledger import LEDGER_NAME, Ledger, read_snapshot
 from batcher.lifecycle import FORMAT_VERSION, EventName, RunEvent, Snapshot, State
-from batcher.manifest import Manifest, Tally, open_manifest
-from batcher.metadata import Columns, Metadata
-from batcher.options import Host, Money, Options
-from batcher.plan import Bucket, Decision, Plan, PriceOf, decide, make_plan
+from batcher.manifest import Manifest, open_manifest
+from batcher.metadata import Metadata
+from batcher.options import Host, Options
+from batcher.outlook.durations import Forecast, forecast, seen_durations
+from batcher.outlook.url_checks import UrlReport, check_urls
+from batcher.plan import Bucket, Plan
+from batcher.prepare import Prepared, confirm, prepare
 from batcher.probe.inspector import MediaInspector
 from batcher.rundir import RunDir
 from batcher.runner import Budget, Deps, Runner
+from batcher.runner.canary import Canary
 from batcher.runner.control import Breaker
-from batcher.schema import ModelSpec
 from batcher.service.catalog import Specs
+from batcher.service.kept import keep_entries, kept_entries
 from batcher.site import Site, check_same_api, connect
 from batcher.summary import Summary, status_of
+from batcher.survivors import check_nothing_lost
 
 OUTPUT_ROOT = Path("output")
-ASK_FROM_JOBS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A manifest checked against schemas and ledger: what a run would do with it."""
+class Planned:
+    """A plan for somebody to read. ``urls`` is None where they were not asked about."""
 
-    options: Options
-    run_dir: Path
-    manifest: Manifest
-    specs: Specs
-    plan: Plan
-    tally: Tally
-    columns: Columns
-    price_of: PriceOf
-    spent_usd: float
-
-    def work(self, snapshot: Snapshot) -> Iterator[tuple[Job, Decision]]:
-        """The second pass: each selected job with what is to be done with it, as it stands then."""
-        jobs = self.manifest.jobs(self.specs.by_model, Tally())
-        for job, selected in self.options.selection.select(jobs):
-            if selected:
-                yield job, decide(job, snapshot.get(job.id), self.options.policy)
+    prepared: Prepared
+    forecast: Forecast
+    warnings: tuple[str, ...]
+    urls: UrlReport | None = None
 
 
 async def run(options: Options, host: Host) -> Summary:
@@ -65,24 +56,45 @@ async def run(options: Options, host: Host) -> Summary:
     manifest = open_manifest(options.manifest, options.overrides)
     run_dir = run_dir_of(options, manifest)
     async with connect(options.sandbox, host, run_dir) as site:
-        specs = await site.catalog.specs(manifest.models())
+        specs = await _specs(site, manifest, run_dir, host)
         async with _ledger_if_any(run_dir, site, host) as held:
             prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
             confirm(prepared, host)
-            return await _execute(prepared, site, held.take(), host)
+            with _disk_refusals(run_dir):
+                return await _execute(prepared, site, held.take(), host)
 
 
-async def plan(options: Options, host: Host) -> Prepared:
+async def plan(options: Options, host: Host) -> Planned:
     """All of ``run`` except spending: needs neither token nor network, and writes nothing."""
     manifest = open_manifest(options.manifest, options.overrides)
     run_dir = run_dir_of(options, manifest)
     async with connect(options.sandbox, host, None, spending=False) as site:
-        specs = await site.catalog.specs(manifest.models())
+        specs = await _specs(site, manifest, run_dir, host)
         snapshot = Snapshot()
         if host.disk.size(run_dir / LEDGER_NAME) is not None:
             snapshot, _ = read_snapshot(run_dir, host.disk)
             check_same_api(snapshot, site, run_dir)
-        return prepare(options, manifest, specs, snapshot, run_dir)
+        check_nothing_lost(run_dir, snapshot, host.disk)
+        prepared = prepare(options, manifest, specs, snapshot, run_dir)
+        urls = None
+        if options.check_urls:
+            async with site.lookup() as lookup:
+                urls = await check_urls(prepared.media_urls(snapshot), lookup)
+    return _foresee(prepared, snapshot, host, urls)
+
+
+def _foresee(prepared: Prepared, snapshot: Snapshot, host: Host, urls: UrlReport | None) -> Planned:
+    """What a plan tells besides its counts and its price."""
+    survey = prepared.survey
+    seen_s = seen_durations(prepared.run_dir, snapshot, host.disk)
+    expected = forecast(survey.estimate.jobs_by_model(), seen_s, prepared.options.pace.concurrency)
+    trouble = survey.urls.warnings(host.clock.now(), expected.duration_s)
+    return Planned(prepared, expected, (*prepared.tally.warnings, *trouble), urls)
+
+
+async def _specs(site: Site, manifest: Manifest, run_dir: Path, host: Host) -> Specs:
+    """The specs of the manifest's models; what earlier runs kept stands in for a silent API."""
+    return await site.catalog.specs(manifest.models(), kept=kept_entries(run_dir, host.disk))
 
 
 def run_dir_of(options: Options, manifest: Manifest) -> Path:
@@ -91,65 +103,14 @@ def run_dir_of(options: Options, manifest: Manifest) -> Path:
     return options.output or OUTPUT_ROOT / f"{manifest.name}{suffix}"
 
 
-def prepare(
-    options: Options, manifest: Manifest, specs: Specs, snapshot: Snapshot, run_dir: Path
-) -> Prepared:
-    """Check every row against schema and ledger. Raises ManifestError, InputError, UsageError."""
-    if specs.unknown:
-        raise InputError("\n".join(f"{model}: the API knows no such model" for model in specs.unknown))
-    tally, columns = Tally(), Columns()
-    price_of = pricer(specs.by_model, options.money)
-    jobs = columns.watch(manifest.jobs(specs.by_model, tally))
-    made = make_plan(jobs, snapshot, options.selection, options.policy, price_of)
-    if not options.skip_invalid:
-        tally.raise_if_invalid()
-    made.duplicates, made.invalid = tally.duplicates, tally.invalid
-    _check_limits(options, made)
-    return Prepared(
-        options, run_dir, manifest, specs, made, tally, columns, price_of, snapshot.spent_usd
-    )
-
-
-def _check_limits(options: Options, made: Plan) -> None:
-    if options.selection.only is not None and not made.selected:
-        raise UsageError("--only matches no job of this manifest; `batcher plan` shows some ids")
-    if options.money.max_cost_usd is not None and made.estimated_cost_usd is None:
-        raise InputError(
-            "--max-cost can't be kept: the price of some jobs is not known; name one with "
-            "--assume-price USD"
-        )
-
-
-def pricer(specs: Mapping[str, ModelSpec], money: Money) -> PriceOf:
-    """What one attempt of a job costs in USD, as far as anybody says."""
-
-    def price_of(job: Job) -> float | None:
-        spec = specs.get(job.model)
-        price_usd = spec.price_usd(job.input) if spec is not None else None
-        return money.assume_price_usd if price_usd is None else price_usd
-
-    return price_of
-
-
-def confirm(prepared: Prepared, host: Host) -> None:
-    """Ask on a terminal before buying much, or anything while paid jobs have left the manifest.
-
-    Raises InputError where there is nobody to ask, UsageError where the answer is no.
-    """
-    options, made = prepared.options, prepared.plan
-    if options.money.assume_yes or options.sandbox is not None or not made.to_buy:
-        return
-    leavers = (
-        f"{made.left_paid} jobs already paid for are no longer in the manifest, and {made.to_buy} "
-        "would be bought (an edit of `defaults` looks like that: every job becomes a new one)"
-    )
-    if host.confirm is None:
-        if made.left_paid:
-            raise InputError(f"{leavers}. Nothing was submitted; if that is meant, add --yes")
-        return
-    asks = made.left_paid or made.to_buy > ASK_FROM_JOBS
-    if asks and not host.confirm(made, prepared.run_dir, leavers if made.left_paid else None):
-        raise UsageError("not confirmed: nothing was submitted")
+@contextmanager
+def _disk_refusals(path: Path) -> Iterator[None]:
+    """An OSError is about ``path``, or about the file that it names. Raises RunDirError."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename
+        raise cannot_write(Path(named) if isinstance(named, str) else path, error) from error
 
 
 class _Held:
@@ -161,13 +122,16 @@ class _Held:
     def __init__(self, run_dir: Path, site: Site, host: Host) -> None:
         self._run_dir, self._host = run_dir, host
         self._ledger: Ledger | None = None
-        if host.disk.size(run_dir / LEDGER_NAME) is not None:
-            self._ledger = Ledger(run_dir, host.disk, host.clock)
-            try:
-                check_same_api(self._ledger.snapshot, site, run_dir)
-            except BaseException:
+        with _disk_refusals(run_dir):
+            if host.disk.size(run_dir / LEDGER_NAME) is not None:
+                self._ledger = Ledger(run_dir, host.disk, host.clock)
+        try:
+            check_same_api(self.snapshot, site, run_dir)
+            check_nothing_lost(run_dir, self.snapshot, host.disk)
+        except BaseException:
+            if self._ledger is not None:
                 self._ledger.release()
-                raise
+            raise
 
     @property
     def snapshot(self) -> Snapshot:
@@ -176,10 +140,7 @@ class _Held:
     def take(self) -> Ledger:
         """The ledger, made now if there was none. Raises RunDirError, LockedError."""
         if self._ledger is None:
-            try:
-                self._host.disk.make_dirs(self._run_dir)
-            except OSError as error:
-                raise cannot_write(self._run_dir, error) from error
+            self._host.disk.make_dirs(self._run_dir)
             self._ledger = Ledger(self._run_dir, self._host.disk, self._host.clock)
             if self._ledger.snapshot.records:
                 raise LockedError(f"{self._run_dir}: another run began here; run again to resume it")
@@ -208,6 +169,7 @@ async def _execute(prepared: Prepared, site: Site, ledger: Ledger, host: Host) -
     metadata = Metadata(run_dir, ledger, host.disk)
     try:
         run_dir.prepare()
+        keep_entries(prepared.run_dir, prepared.specs.entries, host.disk)
         ledger.announce(opening)
         _note_leavers(ledger, prepared.plan)
         metadata.open(prepared.columns)
@@ -227,7 +189,7 @@ async def _drive(
     host: Host,
 ) -> Runner:
     options = prepared.options
-    budget = Budget(ledger, prepared.price_of, options.money.max_cost_usd)
+    budget = Budget(ledger, prepared.survey.estimate.price_usd, options.money.max_cost_usd)
     breaker = Breaker(options.money.max_failures, options.money.max_failures_percent)
     async with site.downloader(host, options.trust, options.pace.downloads) as fetcher:
         deps = Deps(
@@ -242,7 +204,10 @@ async def _drive(
             observer=host.observer,
             inspector=MediaInspector(prepared.run_dir, ledger, host.disk),
         )
-        runner = Runner(deps, options.pace, budget, breaker)
+        canary = Canary(
+            prepared.canary, options.money.canary_failures, ledger.snapshot, host.clock, host.go_on
+        )
+        runner = Runner(deps, options.pace, budget, breaker, canary)
         with host.signals(runner.control):
             await runner.run(prepared.plan, prepared.work(ledger.snapshot))
     return runner
@@ -289,6 +254,8 @@ def _summarise(prepared: Prepared, ledger: Ledger, runner: Runner, elapsed_s: fl
         elapsed_s=round(elapsed_s, 3),
         submitted_now=runner.view.submitted_now,
         invalid=made.invalid,
+        cancelled_now=runner.view.cancelled_now,
+        not_cancellable=runner.view.not_cancellable,
         stopped=str(error) if error is not None else None,
         exit_code=error.exit_code if error is not None else _exit_code(prepared, runner),
     )

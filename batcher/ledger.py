@@ -171,11 +171,16 @@ def read_snapshot(run_dir: Path, disk: Disk) -> tuple[Snapshot, Tail]:
 
     Raises LedgerError where there is no ledger or it is damaged.
     """
-    path = run_dir / LEDGER_NAME
     snapshot = Snapshot()
+    return snapshot, read_into(snapshot, run_dir, disk)
+
+
+def read_into(snapshot: Snapshot, run_dir: Path, disk: Disk) -> Tail:
+    """Fold the ledger in ``run_dir`` into ``snapshot``, as ``read_snapshot`` does."""
+    path = run_dir / LEDGER_NAME
     try:
         with disk.open_read(path) as file:
-            return snapshot, replay(file, snapshot)
+            return replay(file, snapshot)
     except (FileNotFoundError, NotADirectoryError):
         raise LedgerError(f"{run_dir}: no {LEDGER_NAME} here: not a run directory") from None
     except OSError as error:
@@ -363,10 +368,14 @@ class Ledger:
         """Whether all that the snapshot holds is on disk."""
         return self._pump is None and self._error is None
 
-    async def close(self) -> None:
-        """Wait for what is being written, then let go of file and lock."""
+    async def settled(self) -> None:
+        """Wait for what is being written. Raises nothing: who wrote it hears of what went wrong."""
         if self._pump is not None:
             await asyncio.shield(self._pump)
+
+    async def close(self) -> None:
+        """Wait for what is being written, then let go of file and lock."""
+        await self.settled()
         self.release()
 
     def release(self) -> None:

@@ -153,9 +153,10 @@ class Record(msgspec.Struct, gc=False):
     """What the fold knows of one job.
 
     ``charge_usd`` is what the current attempt may cost: 0 where it surely cost nothing, None where
-    it counts but nobody named a price. Offsets are byte positions of lines in the ledger that hold
-    what is not kept in memory: the last ``submitting``, the last one that carried ``input``, the last
-    ``done``. ``quality`` is what is wrong with a done job's outputs, if anything.
+    it counts but nobody named a price. ``reported_usd`` is what the API said it cost, if it did.
+    Offsets are byte positions of lines in the ledger that hold what is not kept in memory: the last
+    ``submitting``, the last one that carried ``input``, the last ``done``. ``quality`` is what is
+    wrong with a done job's outputs, if anything.
     """
 
     state: State = State.PENDING
@@ -168,6 +169,7 @@ class Record(msgspec.Struct, gc=False):
     message: str | None = None
     price_usd: float | None = None
     charge_usd: float | None = 0.0
+    reported_usd: float | None = None
     files: tuple[Artifact, ...] = ()
     replaced: Replaced | None = None
     quality: str | None = None
@@ -189,10 +191,14 @@ class Snapshot:
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
         self.orphaned = 0
         self.spent_usd = 0.0
+        self.reported_usd = 0.0
+        self.reported_price_usd = 0.0
         self.unpriced_attempts = 0
         self.bytes = 0
         self.dataset_offset = -1
         """Byte position of the last line that changed the outputs, or what is said of them."""
+        self.dataset_changes = 0
+        """How many lines did."""
 
     def get(self, job_id: str) -> Record | None:
         """The job's record, or None where the ledger doesn't mention it."""
@@ -224,7 +230,7 @@ class Snapshot:
         _APPLY[event.event](self, record, event, offset)
         record.state = after
         if State.DONE in (before, after):
-            self.dataset_offset = offset
+            self._change_dataset(offset)
         if not record.orphaned:
             self.counts[before] -= 1
             self.counts[after] += 1
@@ -240,14 +246,28 @@ class Snapshot:
             self.counts[record.state] += sign
             self.orphaned -= sign
             if record.state is State.DONE:
-                self.dataset_offset = offset
+                self._change_dataset(offset)
         return record
+
+    def _change_dataset(self, offset: int) -> None:
+        self.dataset_offset = offset
+        self.dataset_changes += 1
 
     def _charge(self, record: Record, usd: float | None) -> None:
         """Let the current attempt of ``record`` count with ``usd`` instead of what it did."""
         self.spent_usd += (usd or 0.0) - (record.charge_usd or 0.0)
         self.unpriced_attempts += (usd is None) - (record.charge_usd is None)
         record.charge_usd = usd
+
+    def _report(self, record: Record, usd: float | None) -> None:
+        """Take in what the API says the current attempt cost, if it does, and what it was priced at."""
+        if usd is None:
+            return
+        self._charge(record, usd)
+        if record.reported_usd is None:
+            self.reported_price_usd += record.price_usd or 0.0
+        self.reported_usd += usd - (record.reported_usd or 0.0)
+        record.reported_usd = usd
 
     def _set_files(self, record: Record, files: tuple[Artifact, ...]) -> None:
         self.bytes += sum(f.bytes for f in files) - sum(f.bytes for f in record.files)
@@ -266,6 +286,7 @@ class Snapshot:
             record.input_offset = offset
         self._set_files(record, ())
         record.quality, record.done_offset = None, -1
+        record.reported_usd = None
         record.charge_usd = 0.0  # what earlier attempts cost stays in the sum
         self._charge(record, record.price_usd)
 
@@ -285,8 +306,7 @@ class Snapshot:
 
     def _completed(self, record: Record, event: Event, offset: int) -> None:
         record.stage = record.code = record.message = None
-        if event.cost_usd is not None:
-            self._charge(record, event.cost_usd)
+        self._report(record, event.cost_usd)
 
     def _done(self, record: Record, event: Event, offset: int) -> None:
         record.quality, record.done_offset = event.quality, offset
@@ -297,8 +317,8 @@ class Snapshot:
         record.stage, record.code, record.message = event.stage, event.code, event.message
         if event.stage is Stage.SUBMIT:
             self._charge(record, 0.0)
-        elif event.cost_usd is not None:
-            self._charge(record, event.cost_usd)
+        else:
+            self._report(record, event.cost_usd)
 
     def _cancelled(self, record: Record, event: Event, offset: int) -> None:
         self._charge(record, 0.0)

@@ -49,6 +49,7 @@ class Metadata:
         self._file: AppendFile | None = None
         self._stale = False
         self._cached: _Cache | None = None
+        self._changes = 0
 
     def open(self, columns: Columns) -> None:
         """Begin with ``columns`` (those of the manifest); makes the file anew where it is stale.
@@ -58,11 +59,13 @@ class Metadata:
         with writing(self._run_dir.metadata):
             self._cached = self._read_cache()
             self._columns = self._known_columns(columns)
+            self._changes = self._ledger.snapshot.dataset_changes
             self._stale = self._cached != self._in_step()
             self.refresh()
 
     def append(self, job_id: str) -> None:
         """Add the lines of a job that just became done."""
+        self._changes += 1
         record = self._ledger.snapshot.records[job_id]
         if self._file is None:
             self._file = self._disk.open_append(self._run_dir.metadata)
@@ -84,23 +87,29 @@ class Metadata:
         snapshot = self._ledger.snapshot
         if any(self._all_rows(snapshot)) or self._disk.size(self._run_dir.metadata) is not None:
             self._disk.write_whole(self._run_dir.metadata, self._all_rows(snapshot))
+        self._changes = snapshot.dataset_changes
         self._stale = False
 
     def close(self) -> None:
-        """Make the file anew if it went stale, and let go of it. Raises RunDirError."""
+        """Make the file anew if it went stale, and let go of it. Raises RunDirError.
+
+        It went stale also where the ledger tells of more than was appended here: a run that was
+        interrupted between the two. While lines of the ledger are still to be written, it is left to
+        the next run.
+        """
         try:
             with writing(self._run_dir.metadata):
-                self.refresh()
-                self._vouch()
+                if self._ledger.is_durable:
+                    self._stale |= self._changes != self._ledger.snapshot.dataset_changes
+                    self.refresh()
+                    self._vouch()
         finally:
             self._close_file()
             if self._source is not None:
                 self._source.close()
 
     def _vouch(self) -> None:
-        """Say that the file is in step, once it is durable and so is all that it was made from."""
-        if not self._ledger.is_durable:
-            return
+        """Make the file durable, and say that it is in step."""
         if self._file is not None:
             self._file.sync()
         cache = self._in_step()

@@ -15,6 +15,7 @@ from batcher.errors import InterruptedRunError
 from batcher.manifest import Overrides
 from batcher.plan import Plan, Policy, Selection
 from batcher.runner import Pace
+from batcher.runner.canary import DEFAULT_CANARY_FAILURES, GoOn, Share, just_go_on
 from batcher.runner.control import Control
 from batcher.runner.view import Observer, Silence
 
@@ -29,6 +30,9 @@ class Money:
     assume_price_usd: float | None = None
     max_failures: float | None = None
     max_failures_percent: bool = False
+    canary: int | None = None
+    """So many jobs first; the rest only where no more than ``canary_failures`` of them failed."""
+    canary_failures: Share = DEFAULT_CANARY_FAILURES
     assume_yes: bool = False
     """Buy without asking, also while jobs already paid for have left the manifest."""
 
@@ -65,6 +69,8 @@ class Options:
     trust: Trust = field(default_factory=Trust)
     sandbox: SandboxOptions | None = None
     ignore_old_failures: bool = False
+    check_urls: bool = False
+    """A plan asks about each media URL. Needs the network."""
 
 
 def no_signals(control: Control) -> AbstractContextManager[None]:
@@ -85,6 +91,8 @@ class Host:
     home: Path = field(default_factory=Path.home)
     confirm: Callable[[Plan, Path, str | None], bool] | None = None
     """Shows a plan with its run directory, and a warning, and asks; None: nobody to ask."""
+    go_on: GoOn = just_go_on
+    """Shows how the canary fared, and asks where there is somebody to ask."""
     signals: Callable[[Control], AbstractContextManager[None]] = no_signals
     """Makes signals reach a run's control while it runs."""
 

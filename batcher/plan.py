@@ -203,13 +203,24 @@ class BucketTotal:
 
     def add(self, job_id: str, decision: Decision, price_usd: float | None) -> None:
         """Count one job; a price counts only where the job may be bought."""
-        self.count += 1
-        if len(self.examples) < EXAMPLES_SHOWN:
-            self.examples.append((job_id, decision.reason))
+        self._count(job_id, decision.reason)
         if decision.buys:
             self.buys += 1
-            self.price_usd += price_usd or 0.0
-            self.unpriced += price_usd is None
+            self._price(price_usd)
+
+    def add_gone(self, job_id: str, record: Record) -> None:
+        """Count a job that is no longer in the manifest, at what its last attempt may have cost."""
+        self._count(job_id, f"was {record.state}")
+        self._price(record.charge_usd)
+
+    def _count(self, job_id: str, reason: str) -> None:
+        self.count += 1
+        if len(self.examples) < EXAMPLES_SHOWN:
+            self.examples.append((job_id, reason))
+
+    def _price(self, usd: float | None) -> None:
+        self.price_usd += usd or 0.0
+        self.unpriced += usd is None
 
 
 @dataclass(slots=True)
@@ -226,6 +237,8 @@ class Plan:
     """Jobs that left the manifest with a paid result that was never fetched."""
     orphans: list[str] = field(default_factory=list)
     returned: list[str] = field(default_factory=list)
+    gone: BucketTotal = field(default_factory=BucketTotal)
+    """Every job of the ledger that is not in the manifest, with what its last attempt cost."""
     left_paid: int = 0
     """Jobs already paid for that have left the manifest since the last run."""
 
@@ -291,6 +304,7 @@ def _leavers(plan: Plan, snapshot: Snapshot, selection: Selection) -> None:
             if record.orphaned:
                 plan.returned.append(job_id)
             continue
+        plan.gone.add_gone(job_id, record)
         if not record.orphaned:
             plan.orphans.append(job_id)
             plan.left_paid += _may_have_cost(record)

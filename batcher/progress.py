@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
-import msgspec
-
 from batcher.clock import Clock, iso
+from batcher.terminal import visible, visible_json
 
 if TYPE_CHECKING:
     from batcher.runner.view import RunView
@@ -26,6 +27,12 @@ def in_words(view: RunView) -> str:
         "unknown": view.unknown,
     }
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+def _put(line: str, stream: TextIO) -> None:
+    """Say it, or don't: that nobody listens any more is no reason to end a run."""
+    with suppress(OSError, ValueError):
+        print(visible(line), file=stream, flush=True)
 
 
 class Bar:
@@ -56,9 +63,9 @@ class Bar:
 
     def warn(self, message: str) -> None:
         if self._bar is None:
-            print(message, file=self._stream)
+            _put(message, self._stream)
         else:
-            self._bar.write(message, file=self._stream)
+            self._bar.write(visible(message), file=self._stream)
 
     def finished(self, view: RunView) -> None:
         self.changed(view)
@@ -89,7 +96,7 @@ class Lines:
 
     def _say(self, text: str) -> None:
         self._last_s = self._clock.monotonic()
-        print(f"batcher: {text}", file=self._stream, flush=True)
+        _put(f"batcher: {text}", self._stream)
 
 
 class JsonLines(Lines):
@@ -97,8 +104,7 @@ class JsonLines(Lines):
 
     def _say(self, text: str) -> None:
         self._last_s = self._clock.monotonic()
-        line = msgspec.json.encode({"at": iso(self._clock.now()), "message": text})
-        print(line.decode(), file=self._stream, flush=True)
+        _put(visible_json({"at": iso(self._clock.now()), "message": text}), self._stream)
 
 
 class Quiet:
@@ -111,6 +117,17 @@ class Quiet:
     def changed(self, view: RunView) -> None: ...
 
     def warn(self, message: str) -> None:
-        print(f"batcher: {message}", file=self._stream, flush=True)
+        _put(f"batcher: {message}", self._stream)
 
     def finished(self, view: RunView) -> None: ...
+
+
+@contextmanager
+def byte_bar(total_bytes: int, stream: TextIO, *, shown: bool) -> Iterator[Callable[[int], object]]:
+    """A bar that counts bytes, where there is a terminal to show it on; gives what moves it on."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total_bytes, unit="B", unit_scale=True, file=stream, dynamic_ncols=True, disable=not shown
+    ) as bar:
+        yield bar.update

@@ -150,7 +150,7 @@ class Rows:
         """One row for each output of a done job."""
         inputs, meta = self.inputs(record)
         filled = self.columns.fill(inputs, meta)
-        done = self._done(record)
+        done = self.done(record)
         for artifact in done.files:
             yield {
                 "file_name": artifact.path,
@@ -187,7 +187,8 @@ class Rows:
             if record.input_offset >= 0:
                 self.columns.add(*self.inputs(record))
 
-    def _done(self, record: Record) -> DoneLine:
+    def done(self, record: Record) -> DoneLine:
+        """When the outputs of a done job were on disk, and what was found in them."""
         self._source.seek(record.done_offset)
         return _decode_done(self._source.readline())
 

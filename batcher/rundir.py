@@ -91,9 +91,10 @@ class RunDir:
         await self._disk.run(partial(self._set_aside, replaced))
 
     def _set_aside(self, replaced: Replaced) -> None:
+        self._disk.make_dirs(self.root / SUPERSEDED_NAME)
         self.supersede(replaced.files, replaced.attempt)
-        for name in (SUPERSEDED_NAME, MEDIA_NAME):
-            self._disk.sync_dir(self.root / name)
+        for folder in (self.root / SUPERSEDED_NAME, self.root / MEDIA_NAME, self.root):
+            self._disk.sync_dir(folder)
 
     def supersede(self, files: tuple[Artifact, ...], attempt: int) -> None:
         """Move the files of attempt number ``attempt`` out of the dataset. Not yet durable."""

@@ -7,7 +7,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from batcher.errors import CallError, InputError, NotFound, UsageError
+from batcher.errors import (
+    AuthRefused,
+    CallError,
+    CredentialsError,
+    InputError,
+    Kind,
+    NotSent,
+    UnreachableError,
+    UsageError,
+)
 from batcher.ledger import Ledger, read_snapshot
 from batcher.lifecycle import EventName, Record, Snapshot, State
 from batcher.options import Host, SandboxOptions
@@ -25,7 +34,10 @@ class Cancelled:
 
 
 async def cancel(run_dir: Path, host: Host) -> Cancelled:
-    """Cancel what is still queued remotely. Raises LedgerError, LockedError, CredentialsError."""
+    """Cancel what is still queued remotely; stops where the API can't be reached.
+
+    Raises LedgerError, LockedError, CredentialsError, UnreachableError.
+    """
     async with _held(run_dir, host) as (site, ledger):
         told = Cancelled([], [], [])
         for job_id, record in list(ledger.snapshot.items()):
@@ -38,6 +50,8 @@ async def _cancel(service: Service, ledger: Ledger, told: Cancelled, job: tuple[
     job_id, request_id = job
     try:
         outcome = await service.cancel(request_id)
+    except (AuthRefused, NotSent) as error:
+        raise _in_words(error) from error
     except CallError as error:
         told.unanswered.append((job_id, error.message))
         return
@@ -52,7 +66,8 @@ async def resolve(run_dir: Path, job_id: str, request_id: str | None, host: Host
     """Settle an unknown job: it is ``request_id``, or (None) no request was created for it.
 
     The API is asked about the id first. Returns what was recorded, in words. Raises UsageError where
-    the job is not unknown, InputError where the id can't be its request.
+    the job is not unknown, InputError where the id can't be its request, CredentialsError or
+    UnreachableError where it could not be asked about.
     """
     snapshot, _ = read_snapshot(run_dir, host.disk)
     _unknown(snapshot, job_id)
@@ -69,7 +84,11 @@ async def resolve(run_dir: Path, job_id: str, request_id: str | None, host: Host
         result = await _ask(site.service, request_id)
         _check_fits(ledger.snapshot, record, request_id, result)
         await ledger.record(EventName.SUBMITTED, job_id, request_id=request_id)
-        return f"{job_id}: is request {request_id}, which is {result.word}; the next run takes it up"
+        checked = "" if result.model is not None else " (the API does not say of which model it is)"
+        return (
+            f"{job_id}: is request {request_id}, which is {result.word}{checked}; "
+            "the next run takes it up"
+        )
 
 
 def _unknown(snapshot: Snapshot, job_id: str) -> Record:
@@ -84,10 +103,17 @@ def _unknown(snapshot: Snapshot, job_id: str) -> Record:
 async def _ask(service: Service, request_id: str) -> Result:
     try:
         return await service.result(request_id)
-    except NotFound as error:
-        raise InputError(f"{request_id}: the API knows no such request ({error.message})") from error
     except CallError as error:
-        raise InputError(f"{request_id}: could not be asked about: {error.message}") from error
+        if isinstance(error, AuthRefused) or error.kind is Kind.TRANSIENT:
+            raise _in_words(error) from error
+        raise InputError(f"{request_id}: is no request that the API knows: {error.message}") from error
+
+
+def _in_words(error: CallError) -> CredentialsError | UnreachableError:
+    """An error that is about the API and not about a request."""
+    if isinstance(error, AuthRefused):
+        return CredentialsError(f"the API refused the token: {error.message}")
+    return UnreachableError(f"the API could not be asked, nothing was changed: {error.message}")
 
 
 def _check_fits(snapshot: Snapshot, record: Record, request_id: str, result: Result) -> None:

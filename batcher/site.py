@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batcher.download import Downloader, DownloadLimits, TrustPolicy
+from batcher.download.lookup import Lookup
 from batcher.errors import CredentialsError, LedgerError
 from batcher.ledger import HIDDEN_NAME
 from batcher.lifecycle import Snapshot
+from batcher.manifest.media import is_public_url
 from batcher.options import Host, SandboxOptions, Trust
 from batcher.service.catalog import Catalog, CatalogCache, cache_dir
 from batcher.service.client import HttpService
-from batcher.service.credentials import Endpoint, Token, base_url, find_token
+from batcher.service.credentials import DEFAULT_BASE_URL, Endpoint, Token, base_url, find_token
+from batcher.service.listing import ListingCache
 
 SANDBOX_API = "sandbox"
 _SANDBOX_STATE = "sandbox.jsonl"
@@ -30,12 +33,21 @@ class Site:
     endpoint: Endpoint
     service: HttpService
     catalog: Catalog
+    cache_folder: Path
+
+    def listing(self, host: Host) -> ListingCache:
+        """The whole catalogue as a list."""
+        return ListingCache(self.cache_folder, self.endpoint.origin, host.disk, host.clock)
 
     def downloader(self, host: Host, trust: Trust, downloads: int) -> Downloader:
         """What fetches outputs: from the vendor's hosts, the API's own, and those the user named."""
         policy = TrustPolicy(self.endpoint.base_url, trust.allow_hosts)
         limits = DownloadLimits(downloads=downloads, max_file_bytes=trust.max_file_bytes)
         return Downloader(policy, limits, host.clock, host.rng)
+
+    def lookup(self) -> Lookup:
+        """What asks about media that the API will be told to fetch: anything public, nothing else."""
+        return Lookup(TrustPolicy(DEFAULT_BASE_URL), is_public_url)
 
 
 @asynccontextmanager
@@ -52,8 +64,9 @@ async def connect(
         return
     endpoint = _real(host, needs_token=spending)
     async with HttpService(endpoint, host.clock) as service:
-        cache = CatalogCache(cache_dir(host.env, host.home), endpoint.origin, host.disk)
-        yield Site(endpoint.base_url, endpoint, service, Catalog(service, cache, host.clock))
+        folder = cache_dir(host.env, host.home)
+        catalog = Catalog(service, CatalogCache(folder, endpoint.origin, host.disk), host.clock)
+        yield Site(endpoint.base_url, endpoint, service, catalog, folder)
 
 
 def _real(host: Host, *, needs_token: bool) -> Endpoint:
@@ -85,7 +98,7 @@ async def _sandbox(options: SandboxOptions, host: Host, run_dir: Path | None) ->
             async with HttpService(endpoint, host.clock) as service:
                 cache = CatalogCache(Path(folder), endpoint.origin, host.disk)
                 catalog = Catalog(service, cache, host.clock)
-                yield Site(SANDBOX_API, endpoint, service, catalog)
+                yield Site(SANDBOX_API, endpoint, service, catalog, Path(folder))
 
 
 def check_same_api(snapshot: Snapshot, site: Site, run_dir: Path) -> None:

@@ -15,12 +15,15 @@ from batcher.jobs import Artifact
 from batcher.ledger import LEDGER_NAME, Tail, line_at
 from batcher.lifecycle import Record, RunEvent, Snapshot, State
 
+USD_DIGITS = 6
+
 
 class Status(msgspec.Struct, kw_only=True):
     """The seven states add up to ``total``, the jobs of the last run's manifest.
 
     ``submitting`` are those of the unknown whose POST is under way in a live run. ``cost_usd`` sums
-    every attempt that may have been charged, at its reported cost, else at its price when submitted;
+    every attempt that may have been charged, at its reported cost, else at its price when submitted.
+    ``estimated_cost_usd`` sums the prices alone, ``reported_cost_usd`` the API's own words alone;
     ``unpriced_attempts`` are the ones for which neither is known. ``bytes`` counts output files.
     """
 
@@ -38,6 +41,8 @@ class Status(msgspec.Struct, kw_only=True):
     duplicates: int
     orphaned: int
     cost_usd: float
+    estimated_cost_usd: float
+    reported_cost_usd: float
     unpriced_attempts: int
     bytes: int
     live: bool
@@ -53,6 +58,9 @@ class Summary(Status, kw_only=True):
     submitted_now: int
     exit_code: int
     invalid: int = 0
+    cancelled_now: int = 0
+    not_cancellable: int = 0
+    """What ``--on-interrupt cancel`` achieved: those are pending again, these run already."""
     stopped: str | None = None
     """Why the run ended before its end, if it did."""
 
@@ -88,13 +96,20 @@ def status_of(run_dir: Path, snapshot: Snapshot, tail: Tail | None = None) -> St
         submitting=_under_way(snapshot, tail.last_run_offset) if live and tail is not None else 0,
         duplicates=(run.duplicates or 0) if run is not None else 0,
         orphaned=snapshot.orphaned,
-        cost_usd=round(snapshot.spent_usd, 6),
+        cost_usd=round(snapshot.spent_usd, USD_DIGITS),
+        estimated_cost_usd=round(_estimated_usd(snapshot), USD_DIGITS),
+        reported_cost_usd=round(snapshot.reported_usd, USD_DIGITS),
         unpriced_attempts=snapshot.unpriced_attempts,
         bytes=snapshot.bytes,
         live=live,
         bad_quality=sum(map(is_bad, snapshot.records.values())),
         **counts,
     )
+
+
+def _estimated_usd(snapshot: Snapshot) -> float:
+    """What the attempts that count were priced at when they were submitted."""
+    return snapshot.spent_usd - snapshot.reported_usd + snapshot.reported_price_usd
 
 
 def is_bad(record: Record) -> bool:

@@ -1,35 +1,39 @@
 """Draws docs/images/terminal.svg from a real run: interrupted, and run again.
 
-    .venv/bin/python docs/terminal_picture.py
+.venv/bin/python docs/terminal_picture.py
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from html import escape
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "docs" / "images" / "terminal.svg"
-RUN_DIR = "output/terminal-picture"
-SHOWN = ["batcher", "run", "manifests/quickstart.yaml", "--sandbox", "-o", RUN_DIR]
-COLUMNS, INTERRUPT_AFTER_S = 100, 5.0
+RUN_DIR = "output/quickstart-sandbox"
+SHOWN = ["batcher", "run", "manifests/quickstart.yaml", "--sandbox"]
+COLUMNS, ROWS, INTERRUPT_AFTER_S = 112, 40, 5.0
 CHAR_WIDTH, LINE_HEIGHT, MARGIN = 8.4, 20, 24
 SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def captured(interrupt_after_s: float | None) -> list[str]:
-    """The lines that stand on an 100-column terminal after the command ended."""
+    """The lines that stand on a terminal after the command ended."""
     main, side = pty.openpty()
-    env = os.environ | {"COLUMNS": str(COLUMNS), "NO_COLOR": "1", "TERM": "xterm"}
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    env = os.environ | {"NO_COLOR": "1", "TERM": "xterm"}
     command = [sys.executable, "-m", *SHOWN]
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=side, stdout=side, stderr=side)
     os.close(side)

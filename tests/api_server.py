@@ -51,6 +51,11 @@ class ApiServer:
     on_result: Hook | None = None
     on_media: Hook | None = None
     post_delay_s: float = 0.0
+    catalogue: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Entries by model id; without any, the catalogue answers 500."""
+    cost_usd: float | None = None
+    """What a finished request reports."""
+    lookups: list[str] = field(default_factory=list)
     posts: list[dict[str, Any]] = field(default_factory=list)
     created: dict[str, Created] = field(default_factory=dict)
     polls: int = 0
@@ -85,6 +90,7 @@ class ApiServer:
         app = web.Application(client_max_size=80 << 20)
         app.router.add_post("/v1/models/{model:.+}", self._post)
         app.router.add_get("/v1/models/{model:.+}", self._model)
+        app.router.add_get("/v1/models", self._models)
         app.router.add_get("/v1/requests/{id}/{what:status|result}", self._result)
         app.router.add_post("/v1/requests/{id}/cancel", self._cancel)
         app.router.add_get("/media/{id}.mp4", self._media)
@@ -117,7 +123,21 @@ class ApiServer:
         )
 
     async def _model(self, request: web.Request) -> web.Response:
-        return web.json_response({"error_code": 500000, "message": "no catalogue here"}, status=500)
+        model = request.match_info["model"]
+        self.lookups.append(model)
+        if not self.catalogue:
+            return web.json_response({"error_code": 500000, "message": "no catalogue here"}, status=500)
+        if model not in self.catalogue:
+            return web.json_response({"error_code": 404001, "message": "no such model"}, status=404)
+        return web.json_response(self.catalogue[model])
+
+    async def _models(self, request: web.Request) -> web.Response:
+        self.lookups.append("")
+        if not self.catalogue:
+            return web.json_response({"error_code": 500000, "message": "no catalogue here"}, status=500)
+        start, count = int(request.query.get("offset", 0)), int(request.query.get("limit", 100))
+        entries = list(self.catalogue.values())
+        return web.json_response({"models": entries[start : start + count], "total": len(entries)})
 
     def _state(self, made: Created) -> str:
         if made.status == "cancelled":
@@ -139,6 +159,8 @@ class ApiServer:
         if state in ("completed", "cancelled"):
             made.seen_finished = True
         if state == "completed":
+            if self.cost_usd is not None:
+                answer["cost"] = self.cost_usd
             answer["output"] = {"video": f"http://127.0.0.1:{self.port}/media/{made.id}.mp4"}
         return web.json_response(answer)
 

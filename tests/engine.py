@@ -187,7 +187,10 @@ class Request:
 
 @dataclass
 class Api:
-    """A Service in memory. Scripts are by prompt; ``results`` may also go by request id."""
+    """A Service in memory. Scripts are by prompt; ``results`` may also go by request id.
+
+    The n-th POST of ``cat`` makes the request ``rn-cat``.
+    """
 
     takes_s: float = 10.0
     post_takes_s: float = 0.1
@@ -220,11 +223,12 @@ class Api:
         now_s = asyncio.get_running_loop().time()
         prompt = json.loads(body)["prompt"]
         self.posts.append((now_s, prompt))
+        attempt = self.prompts.count(prompt)
         self._posting_now += 1
         self.peak = max(self.peak, self.unfinished)
         try:
             await asyncio.sleep(self.post_takes_s)
-            request_id = await _play(self.posting.get(prompt), f"r{len(self.posts)}-{prompt}")
+            request_id = await _play(self.posting.get(prompt), f"r{attempt}-{prompt}")
         finally:
             self._posting_now -= 1
         self.requests[request_id] = Request(prompt, asyncio.get_running_loop().time())

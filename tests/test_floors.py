@@ -11,15 +11,15 @@ import batcher
 
 ROOT = Path(batcher.__file__).parent
 FLOORS = [
-    {"errors", "clock"},
-    {"disk", "jobs"},
+    {"errors", "clock", "terminal"},
+    {"disk", "jobs", "timings"},
     {"schema", "lifecycle", "pace"},
     {"manifest", "ledger", "plan", "body"},
-    {"service", "download", "rundir", "summary"},
-    {"metadata"},
+    {"service", "download", "rundir", "rows", "summary"},
+    {"metadata", "outlook", "probe", "survivors"},
     {"runner"},
-    {"progress", "options", "sandbox"},
-    {"site"},
+    {"progress", "options", "sandbox", "report", "export"},
+    {"site", "prepare"},
     {"app", "settle"},
     {"api"},
     {"__init__", "cli"},
@@ -32,6 +32,11 @@ DOORS = {
     "click": {"cli"},
     "filelock": {"disk"},
     "jsonschema_rs": {"schema", "sandbox"},
+    "jinja2": {"report"},
+    "simpleeval": {"export"},
+    "pyarrow": {"export"},
+    "av": {"probe"},
+    "PIL": {"probe"},
 }
 # Classes of `random` are facts that are passed around; its functions share a state that nobody owns.
 RANDOM_CLASSES = {"Random", "SystemRandom"}
@@ -79,7 +84,7 @@ def floor_of(room: str) -> int:
 
 def test_every_room_has_exactly_one_floor():
     rooms = {room_of(path) for path, _ in modules()}
-    assert rooms <= set().union(*FLOORS), "a new room needs a floor"
+    assert rooms - set().union(*FLOORS) == set(), "a new room needs a floor"
     assert all(not one & other for one, other in combinations(FLOORS, 2))
 
 

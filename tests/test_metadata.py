@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.clock import SystemClock
+from batcher.disk import LocalAppendFile
 from batcher.jobs import Artifact, LocalMedia, recorded
 from batcher.ledger import Ledger
 from batcher.lifecycle import EventName
@@ -84,7 +85,9 @@ async def test_a_row_says_what_the_file_is_and_what_it_was_made_of(table):
     table.open(cat)
     await table.finish(cat, cost_usd=1.25)
     await table.end()
-    assert table.rows == [
+    (row,) = table.rows
+    assert row.pop("submitted_at") <= row.pop("finished_at")
+    assert [row] == [
         {
             "file_name": "media/cat.mp4",
             "job": "cat",
@@ -95,6 +98,12 @@ async def test_a_row_says_what_the_file_is_and_what_it_was_made_of(table):
             "cost_usd": 1.25,
             "bytes": 5,
             "sha256": "aa",
+            "media_type": None,
+            "width": None,
+            "height": None,
+            "duration_s": None,
+            "fps": None,
+            "quality": None,
             "orphaned": False,
             "input.duration": 5,
             "input.prompt": "a cat",
@@ -373,5 +382,24 @@ async def test_appending_goes_on_after_a_rebuild(table):
     table.metadata.mark_stale()
     table.metadata.refresh()
     await table.finish(two)
+    await table.end()
+    assert [row["job"] for row in table.rows] == [one.id, two.id]
+
+
+async def test_a_row_that_the_disk_took_only_half_of_is_made_whole_at_the_end(table, monkeypatch):
+    one, two = some_jobs(2)
+    table.open(one, two)
+    await table.finish(one)
+    whole = LocalAppendFile.write
+
+    def half(self, data):
+        whole(self, data[:10])
+        raise OSError(28, "no space left")
+
+    await table.finish(two, note=False)
+    monkeypatch.setattr(LocalAppendFile, "write", half)
+    with pytest.raises(OSError, match="no space left"):
+        table.metadata.append(two.id)
+    monkeypatch.undo()
     await table.end()
     assert [row["job"] for row in table.rows] == [one.id, two.id]

@@ -6,8 +6,9 @@ import hashlib
 import pytest
 from engine import QuickDisk, in_virtual_time
 
+from batcher.disk import LocalDisk
 from batcher.jobs import Artifact
-from batcher.lifecycle import Event, EventName, Record, Snapshot, State
+from batcher.lifecycle import Event, EventName, Record, Replaced, Snapshot, State
 from batcher.rundir import RunDir
 
 
@@ -133,6 +134,22 @@ def test_old_files_move_out_of_the_dataset_with_the_number_of_their_attempt(tmp_
         "cat.1.attempt-1.png",
     ]
     assert list((tmp_path / "media").iterdir()) == []
+
+
+async def test_files_are_set_aside_durably_and_as_often_as_asked(tmp_path):
+    """On a real disk, where a folder that is not there can't be synced."""
+    run_dir = RunDir(tmp_path, LocalDisk())
+    run_dir.prepare()
+    files = (artifact(publish(run_dir, "cat.mp4")), artifact("media/gone.mp4"))
+    for _ in range(2):
+        await run_dir.set_aside(Replaced(1, files))
+    assert [path.name for path in (tmp_path / "superseded").iterdir()] == ["cat.attempt-1.mp4"]
+
+
+async def test_setting_aside_what_is_gone_already_is_fine(tmp_path):
+    run_dir = RunDir(tmp_path, LocalDisk())
+    run_dir.prepare()
+    await run_dir.set_aside(Replaced(1, (artifact("media/gone.mp4"),)))
 
 
 def test_superseding_what_is_gone_already_is_fine(tmp_path, run_dir):

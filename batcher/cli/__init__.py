@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import click
 
+from batcher.cli import ending
+from batcher.cli.params import Duration, Size
 from batcher.cli.run_options import options_from, planning_options, running_options
 from batcher.errors import BatcherError
+from batcher.terminal import visible, visible_lines
 
 EX_USAGE = 64
 EX_SOFTWARE = 70
 SIGINT_EXIT = 130
+SHOW_WORDS = 2
 RUN_DIR = click.Path(path_type=Path, file_okay=False)
 
 
@@ -41,6 +46,7 @@ def run(**given: Any) -> int:
 
 @cli.command()
 @planning_options
+@click.option("--check-urls", is_flag=True, help="Ask each media URL's server about the file.")
 def plan(**given: Any) -> int:
     """Say what `run` would do with MANIFEST, and what it may cost. Spends nothing."""
     from batcher.cli.run_command import plan_manifest
@@ -54,9 +60,7 @@ def plan(**given: Any) -> int:
 @click.option("--list", "states", metavar="STATE,...", help="One JSON line per job in these states.")
 @click.option("--quality", type=click.Choice(["good", "bad"]), help="With --list: only these.")
 @click.option("--follow", is_flag=True, help="Go on until the run ends.")
-def status(
-    run_dir: Path, as_json: bool, states: str | None, quality: str | None, follow: bool
-) -> int:
+def status(run_dir: Path, as_json: bool, states: str | None, quality: str | None, follow: bool) -> int:
     """Say what the ledger says, live or at rest. Never writes; needs no network."""
     from batcher.cli.read_commands import Listing, show_status
 
@@ -74,6 +78,35 @@ def verify(run_dir: Path, as_json: bool) -> int:
     from batcher.cli.read_commands import verify_outputs
 
     return verify_outputs(run_dir, as_json=as_json)
+
+
+@cli.command()
+@click.argument("run_dir", type=RUN_DIR)
+@click.option("--every", "every_s", type=Duration(), help="Write it anew so often, until the run ends.")
+def report(run_dir: Path, every_s: float | None) -> int:
+    """Write report.html into RUN_DIR: the gallery and the plots. Live or at rest."""
+    from batcher.cli.report_commands import report_run
+
+    if every_s is not None and every_s <= 0:
+        raise click.UsageError("--every must be above 0")
+    return report_run(run_dir, every_s)
+
+
+@cli.command()
+@click.argument("run_dir", type=RUN_DIR)
+@click.option("--format", type=click.Choice(["webdataset", "parquet", "csv"]), required=True)
+@click.option("-o", "--output", "target", type=RUN_DIR, required=True, metavar="DEST")
+@click.option("--filter", "where", metavar="EXPR", help="""Only these: 'meta.split == "train"'.""")
+@click.option("--except", "but", metavar="@FILE", help="Leave out these job ids, one a line.")
+@click.option("--split-by", metavar="COLUMN", help="Separate files for each value: meta.split.")
+@click.option("--shard-size", type=Size(), help="Media bytes per file (default 1GB).")
+@click.option("--shard-count", type=click.IntRange(min=1), help="So many files for each split.")
+@click.option("--embed", is_flag=True, help="Parquet: with the media in it.")
+def export(**given: Any) -> int:
+    """Export the outputs of RUN_DIR to DEST, resumable."""
+    from batcher.cli.export_commands import export_run
+
+    return export_run(given)
 
 
 @cli.command()
@@ -101,12 +134,52 @@ def resolve(run_dir: Path, job: str, request_id: str | None, not_created: bool) 
 
 
 @cli.command()
+@click.argument("words", nargs=-1, metavar="[QUERY | show ID]")
+@click.option("--refresh", is_flag=True, help="Ask the API even if the cache is fresh.")
+@click.option("--sandbox", is_flag=True, help="The sandbox's catalogue.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def models(words: tuple[str, ...], refresh: bool, sandbox: bool, as_json: bool) -> int:
+    """Search the catalogue, or show one model: its price and its inputs. Works offline, from the cache.
+
+    \b
+    batcher models image-to-video
+    batcher models show kling/kling-2-1/master/image-to-video
+    """
+    from batcher.cli.models_command import Asking, list_models, show_model
+
+    asking = Asking(sandbox, refresh, as_json)
+    if words[:1] != ("show",):
+        return list_models(" ".join(words), asking)
+    if len(words) != SHOW_WORDS:
+        raise click.UsageError("say which model: batcher models show ID")
+    return show_model(words[1], asking)
+
+
+@cli.command()
+@click.option("--model", metavar="ID", help="With this model's fields.")
+@click.option("--sandbox", is_flag=True, help="The model is one of the sandbox's.")
+def schema(model: str | None, sandbox: bool) -> int:
+    """Print the JSON Schema of a YAML manifest, for editors.
+
+    \b
+    batcher schema --model ID > manifest.schema.json
+    and as the manifest's first line:
+    # yaml-language-server: $schema=manifest.schema.json
+    """
+    from batcher.cli.starter import print_schema
+
+    return print_schema(model, sandbox=sandbox)
+
+
+@cli.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default="manifest.yaml")
-def init(file: Path) -> int:
+@click.option("--model", metavar="ID", help="For this model: its fields, defaults, allowed values.")
+@click.option("--sandbox", is_flag=True, help="The model is one of the sandbox's.")
+def init(file: Path, model: str | None, sandbox: bool) -> int:
     """Write a commented starter manifest to FILE."""
     from batcher.cli.starter import write_starter
 
-    return write_starter(file)
+    return write_starter(file, model, sandbox=sandbox)
 
 
 @cli.command()
@@ -124,8 +197,15 @@ def sandbox(**given: Any) -> int:
     return serve_sandbox(given)
 
 
+def _show(error: click.ClickException) -> None:
+    shown = StringIO()
+    error.show(shown)
+    click.echo(visible_lines(shown.getvalue().rstrip("\n")), err=True)
+
+
 def main() -> None:
     """The console script: exit codes are those of the README's table, and no traceback ever shows."""
+    ending.prepare()
     try:
         code = cli(standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -133,17 +213,17 @@ def main() -> None:
     except click.exceptions.Abort:
         code = SIGINT_EXIT
     except click.ClickException as error:
-        error.show()
+        _show(error)
         code = EX_USAGE
     except BatcherError as error:
-        click.echo(f"batcher: {error}", err=True)
+        click.echo(visible_lines(f"batcher: {error}"), err=True)
         code = error.exit_code
-    except KeyboardInterrupt:
-        code = SIGINT_EXIT
+    except ending.EndedBySignal as end:
+        code = end.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:  # noqa: BLE001 - the last line of defence
-        click.echo(f"batcher: internal error: {type(error).__name__}: {error}", err=True)
+        click.echo(visible(f"batcher: internal error: {type(error).__name__}: {error}"), err=True)
         code = EX_SOFTWARE
-    sys.exit(code or 0)
+    ending.leave(code or 0)

@@ -6,26 +6,11 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from batcher.lifecycle import Snapshot, Stage, State
-from batcher.plan import Bucket, Plan
+from batcher.lifecycle import Record, Snapshot, Stage, State
 from batcher.summary import Status, Summary
 
 PROBLEMS_SHOWN = 10
 GENERATIONS_PAGE = "the Generations page of your RunComfy account"
-
-_BUCKET_WORDS = {
-    Bucket.NEW: "to submit",
-    Bucket.EDITED: "to submit after an edit",
-    Bucket.RETRY: "to try again",
-    Bucket.REDO: "to buy again",
-    Bucket.RESUME: "running at the API, to be watched",
-    Bucket.COLLECT: "generated, to be downloaded",
-    Bucket.DONE: "done",
-    Bucket.FAILED: "failed, left alone",
-    Bucket.UNKNOWN: "unknown, left alone",
-    Bucket.CANCELLED: "cancelled, left alone",
-    Bucket.EXHAUSTED: "out of attempts, left alone",
-}
 
 
 def money(usd: float | None) -> str:
@@ -52,35 +37,6 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def plan_lines(plan: Plan, run_dir: Path, spent_usd: float = 0.0) -> Iterator[str]:
-    """A plan: each bucket with its count, its price, and some examples with the reason."""
-    yield f"{plan.selected} of {plan.total} jobs selected, run directory {run_dir}"
-    for bucket in Bucket:
-        total = plan.buckets.get(bucket)
-        if total is None:
-            continue
-        price = ""
-        if total.buys:
-            price = f"  {money(None if total.unpriced else total.price_usd)}"
-        yield f"  {total.count:>7}  {_BUCKET_WORDS[bucket]}{price}"
-        for job_id, reason in total.examples:
-            yield f"             {job_id}: {reason}"
-    yield from _asides(plan)
-    if plan.to_buy:
-        yield f"estimated cost of {plan.to_buy} jobs: {money(plan.estimated_cost_usd)}"
-    if spent_usd:
-        yield f"already spent in this run directory: {money(spent_usd)}"
-
-
-def _asides(plan: Plan) -> Iterator[str]:
-    if plan.duplicates:
-        yield f"  {plan.duplicates:>7}  duplicates of other rows, run once"
-    if plan.invalid:
-        yield f"  {plan.invalid:>7}  invalid rows, left out"
-    if plan.orphans:
-        yield f"  {len(plan.orphans):>7}  no longer in the manifest ({plan.left_paid} of them paid for)"
-
-
 def status_lines(status: Status) -> Iterator[str]:
     """A status, and what it cost."""
     live = ", a run is under way" if status.live else ""
@@ -103,9 +59,12 @@ def status_lines(status: Status) -> Iterator[str]:
 
 def _cost(status: Status) -> str:
     known = money(status.cost_usd)
-    if not status.unpriced_attempts:
+    if status.unpriced_attempts:
+        known += f" and {status.unpriced_attempts} attempts of unknown price"
+    if not status.reported_cost_usd:
         return known
-    return f"{known} and {status.unpriced_attempts} attempts of unknown price"
+    reported = money(status.reported_cost_usd)
+    return f"{known} ({reported} of it as the API reports; estimated {money(status.estimated_cost_usd)})"
 
 
 def summary_lines(summary: Summary, snapshot: Snapshot, command: str) -> Iterator[str]:
@@ -121,14 +80,20 @@ def summary_lines(summary: Summary, snapshot: Snapshot, command: str) -> Iterato
         yield f"{summary.invalid} invalid rows were left out"
     yield from _remedies(summary, snapshot, command)
     if summary.stopped:
-        yield f"stopped: {summary.stopped}"
+        yield from f"stopped: {summary.stopped}".split("\n")
 
 
 def _remedies(summary: Summary, snapshot: Snapshot, command: str) -> Iterator[str]:
-    if summary.submitted:
+    if summary.cancelled_now or summary.not_cancellable:
         yield (
-            f"{summary.submitted} requests go on running at the API ({money(_running_usd(snapshot))}): "
-            f"`{command}` takes them up again"
+            f"{summary.cancelled_now} queued requests were cancelled and cost nothing, "
+            f"{summary.not_cancellable} run already and can't be cancelled"
+        )
+    running = [r for r in snapshot.records.values() if r.state is State.SUBMITTED]
+    if running:
+        yield (
+            f"{len(running)} requests go on running at the API, and may cost "
+            f"{_running_cost(running)}: `{command}` takes them up again"
         )
     if summary.completed:
         yield f"{summary.completed} are generated but not yet downloaded: `{command}` fetches them"
@@ -138,11 +103,12 @@ def _remedies(summary: Summary, snapshot: Snapshot, command: str) -> Iterator[st
     yield from _unknowns(snapshot, summary.run_dir, command)
 
 
-def _running_usd(snapshot: Snapshot) -> float | None:
-    running = [r for r in snapshot.records.values() if r.state is State.SUBMITTED]
-    if any(record.charge_usd is None for record in running):
-        return None
-    return sum(record.charge_usd or 0.0 for record in running)
+def _running_cost(running: list[Record]) -> str:
+    unpriced = sum(record.charge_usd is None for record in running)
+    known = money(sum(record.charge_usd or 0.0 for record in running))
+    if not unpriced:
+        return known
+    return "an unknown amount" if unpriced == len(running) else f"{known} and more (prices unknown)"
 
 
 def _failures(snapshot: Snapshot, command: str) -> Iterator[str]:

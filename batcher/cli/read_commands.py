@@ -17,6 +17,7 @@ from batcher.errors import UsageError
 from batcher.ledger import read_snapshot
 from batcher.lifecycle import Snapshot, State
 from batcher.rundir import RunDir
+from batcher.terminal import visible, visible_json
 
 FOLLOW_EVERY_S = 1.0
 
@@ -43,7 +44,7 @@ def show_status(run_dir: Path, *, as_json: bool, listing: Listing | None, follow
         elif as_json:
             _print_lines([status])
         else:
-            click.echo("\n".join(status_lines(status)))
+            click.echo("\n".join(map(visible, status_lines(status))))
         if not (follow and status.live):
             return 0
         time.sleep(FOLLOW_EVERY_S)
@@ -57,10 +58,10 @@ def verify_outputs(run_dir: Path, *, as_json: bool) -> int:
     bad = list(RunDir(run_dir, disk).damaged(snapshot))
     if as_json:
         damage = [{"job": job, "path": file.path, "problem": what} for job, file, what in bad]
-        click.echo(msgspec.json.encode({"checked": checked, "damaged": damage}).decode())
+        click.echo(visible_json({"checked": checked, "damaged": damage}))
     else:
         for job, file, what in bad:
-            click.echo(f"{file.path}: {what} (job {job})")
+            click.echo(visible(f"{file.path}: {what} (job {job})"))
         click.echo(f"{checked - len(bad)} of {checked} files are as the ledger says")
     return int(bool(bad))
 
@@ -74,4 +75,4 @@ def _states(text: str) -> frozenset[State]:
 
 def _print_lines(structs: Iterable[msgspec.Struct]) -> None:
     for struct in structs:
-        click.echo(msgspec.json.encode(struct).decode())
+        click.echo(visible_json(struct))

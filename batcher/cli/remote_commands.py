@@ -9,31 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from batcher import settle
 from batcher.cli.observers import observer_for
 from batcher.options import Host
+from batcher.terminal import visible, visible_json
 
 
 def cancel_queued(run_dir: Path, *, as_json: bool) -> int:
     """Cancel every queued request; 1 where some could not be asked about."""
     told = asyncio.run(settle.cancel(run_dir, _host()))
     if as_json:
-        click.echo(msgspec.json.encode(told).decode())
+        click.echo(visible_json(told))
     else:
         click.echo(
             f"{len(told.cancelled)} cancelled, {len(told.not_cancellable)} already running: "
             "those can't be cancelled"
         )
         for job_id, message in told.unanswered:
-            click.echo(f"{job_id}: {message}", err=True)
+            click.echo(visible(f"{job_id}: {message}"), err=True)
     return int(bool(told.unanswered))
 
 
 def resolve_unknown(run_dir: Path, job: str, request_id: str | None) -> int:
     """Settle an unknown job by the user's word."""
-    click.echo(asyncio.run(settle.resolve(run_dir, job, request_id, _host())))
+    click.echo(visible(asyncio.run(settle.resolve(run_dir, job, request_id, _host()))))
     return 0
 
 

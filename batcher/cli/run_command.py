@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,82 +16,71 @@ import click
 import msgspec
 
 from batcher import app
-from batcher.cli.console import money, plan_lines, summary_lines
+from batcher.cli import ending
+from batcher.cli.console import money, summary_lines
 from batcher.cli.observers import observer_for
+from batcher.cli.plan_view import brief_lines, plan_json, plan_page
 from batcher.errors import BatcherError
 from batcher.ledger import read_snapshot
 from batcher.options import Host, Options, interrupted
 from batcher.plan import Plan
+from batcher.runner.canary import CanaryReport
 from batcher.runner.control import Control
+from batcher.runner.view import Observer, Silence
 from batcher.summary import Summary
+from batcher.terminal import visible, visible_json, visible_lines
 
 
 def run_manifest(options: Options, given: dict[str, Any]) -> int:
     """Carry out ``run`` (or ``plan``, with ``--dry-run``); returns the exit code."""
     if given["dry_run"]:
         return plan_manifest(options, given)
+    observer = observer_for(given["quiet"], given["log_format"])
+    terminal = sys.stdin.isatty() and sys.stderr.isatty()
+    asks = terminal and not options.money.assume_yes and options.sandbox is None
     host = Host(
-        observer=observer_for(given["quiet"], given["log_format"]),
-        confirm=_confirm if sys.stdin.isatty() and sys.stderr.isatty() else None,
+        observer=observer,
+        confirm=_confirm if terminal else None,
+        go_on=partial(_go_on, Silence() if given["quiet"] else observer, asks),
         signals=_signals,
     )
     try:
-        summary = asyncio.run(app.run(options, host))
+        summary = asyncio.run(_run(options, host))
     except BatcherError as error:
         return _nothing_ran(error, as_json=given["as_json"])
+    except ending.EndedBySignal as end:
+        return _nothing_ran(interrupted(end.number), as_json=given["as_json"])
     _print_summary(summary, options, host, given)
     return summary.exit_code
+
+
+async def _run(options: Options, host: Host) -> Summary:
+    asyncio.get_running_loop().set_default_executor(ending.HastyThreads())
+    return await app.run(options, host)
 
 
 def plan_manifest(options: Options, given: dict[str, Any]) -> int:
     """Carry out ``plan``; returns the exit code."""
     host = Host(observer=observer_for(given["quiet"], given.get("log_format", "text")))
     try:
-        prepared = asyncio.run(app.plan(options, host))
+        planned = asyncio.run(app.plan(options, host))
     except BatcherError as error:
         return _nothing_ran(error, as_json=given["as_json"])
-    for problem in prepared.tally.problems:
-        click.echo(problem, err=True)
+    for problem in planned.prepared.tally.problems:
+        click.echo(visible(problem), err=True)
     if given["as_json"]:
-        _print_json(_plan_json(prepared))
+        _print_json(plan_json(planned))
     elif not given["quiet"]:
-        for line in (
-            *plan_lines(prepared.plan, prepared.run_dir, prepared.spent_usd),
-            *_sources(prepared),
-        ):
-            click.echo(line)
-    return int(prepared.plan.invalid > 0)
+        click.echo("\n".join(map(visible, plan_page(planned))))
+    bad_urls = planned.urls is not None and planned.urls.problem_count > 0
+    return int(bad_urls or planned.prepared.plan.invalid > 0)
 
 
 def _nothing_ran(error: BatcherError, *, as_json: bool) -> int:
     if as_json:
         _print_json({"error": str(error), "exit_code": error.exit_code})
-    click.echo(f"batcher: {error}", err=True)
+    click.echo(visible_lines(f"batcher: {error}"), err=True)
     return error.exit_code
-
-
-def _plan_json(prepared: app.Prepared) -> dict[str, Any]:
-    made = prepared.plan
-    return {
-        "batch": prepared.manifest.name,
-        "run_dir": str(prepared.run_dir),
-        "total": made.total,
-        "selected": made.selected,
-        **{bucket.value: total.count for bucket, total in made.buckets.items()},
-        "duplicates": made.duplicates,
-        "invalid": made.invalid,
-        "orphaned": len(made.orphans),
-        "to_buy": made.to_buy,
-        "estimated_cost_usd": made.estimated_cost_usd,
-        "spent_usd": round(prepared.spent_usd, 6),
-        "schemas": {model: str(source) for model, source in prepared.specs.sources.items()},
-    }
-
-
-def _sources(prepared: app.Prepared) -> Iterator[str]:
-    """By which schema each model's jobs were checked: nothing is guessed silently."""
-    for model, source in prepared.specs.sources.items():
-        yield f"checked by: {model}: {source}"
 
 
 def _print_summary(summary: Summary, options: Options, host: Host, given: dict[str, Any]) -> None:
@@ -99,9 +89,9 @@ def _print_summary(summary: Summary, options: Options, host: Host, given: dict[s
     elif not given["quiet"]:
         snapshot, _ = read_snapshot(Path(summary.run_dir), host.disk)
         for line in summary_lines(summary, snapshot, _command(options)):
-            click.echo(line)
+            click.echo(visible(line))
     if summary.stopped and (given["as_json"] or given["quiet"]):
-        click.echo(f"batcher: {summary.stopped}", err=True)
+        click.echo(visible_lines(f"batcher: {summary.stopped}"), err=True)
 
 
 def _command(options: Options) -> str:
@@ -116,18 +106,44 @@ def _command(options: Options) -> str:
 
 def _confirm(plan: Plan, run_dir: Path, warning: str | None) -> bool:
     """Show a plan in a few lines on the terminal, and ask."""
-    for line in plan_lines(plan, run_dir):
-        click.echo(line, err=True)
+    for line in brief_lines(plan, run_dir):
+        click.echo(visible(line), err=True)
     if warning is not None:
         click.echo(f"careful: {warning}", err=True)
     price = money(plan.estimated_cost_usd)
-    return click.confirm(f"Buy {plan.to_buy} jobs, price {price}?", err=True)
+    with _interruptible():
+        return click.confirm(f"Buy {plan.to_buy} jobs, price {price}?", err=True)
+
+
+def _go_on(observer: Observer, asks: bool, report: CanaryReport) -> bool:
+    """Say how the canary fared; on a terminal, ask. Ctrl-C there is what it is anywhere else."""
+    observer.warn(str(report))
+    if not asks:
+        return True
+    try:
+        with _interruptible():
+            return click.confirm("Go on with the rest?", err=True)
+    except click.Abort:
+        signal.raise_signal(signal.SIGINT)
+        return False
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end a question: the loop that would hear of it stands still meanwhile."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
 def _signals(control: Control) -> Iterator[None]:
     """The first SIGINT or SIGTERM winds the run up in good order, the second at once."""
     loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in ending.SIGNALS}
+    ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
 
     def received(number: int) -> None:
         if control.halted:
@@ -135,14 +151,15 @@ def _signals(control: Control) -> Iterator[None]:
         else:
             control.halt(interrupted(number))
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ours:
         loop.add_signal_handler(number, received, number)
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ours:
             loop.remove_signal_handler(number)
+            signal.signal(number, before[number])
 
 
 def _print_json(value: Any) -> None:
-    click.echo(msgspec.json.encode(value).decode())
+    click.echo(visible_json(value))

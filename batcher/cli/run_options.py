@@ -22,7 +22,7 @@ _PLANNING = (
     click.option(
         "-o",
         "--output",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=click.Path(path_type=Path, file_okay=False, readable=False),
         metavar="RUN_DIR",
         help="Run directory.  [default: output/<batch name>]",
     ),
@@ -89,6 +89,19 @@ _RUNNING = (
         help="Give up when no call succeeds for this long.",
     ),
     click.option("--max-failures", type=Share(), help="Stop submitting after more failures than this."),
+    click.option(
+        "--canary",
+        type=_POSITIVE,
+        metavar="N",
+        help="First only N jobs, spread over models and parameters; then the rest, if they fare well.",
+    ),
+    click.option(
+        "--canary-failures",
+        type=Share(),
+        default="20%",
+        show_default=True,
+        help="Stop when more of the canary fail.",
+    ),
     click.option("-y", "--yes", is_flag=True, help="Don't ask before buying."),
     click.option(
         "--on-interrupt",
@@ -138,12 +151,11 @@ def running_options(command: F) -> F:
 def options_from(given: dict[str, Any]) -> Options:
     """What the command line amounts to. Raises UsageError."""
     from batcher.manifest import Overrides
-    from batcher.options import Money, Options, SandboxOptions
+    from batcher.options import Options, SandboxOptions
     from batcher.plan import Policy
 
     if given["redo"] and given["only"] is None:
         raise UsageError("--redo buys jobs again: say which with --only")
-    max_failures, percent = given.get("max_failures") or (None, False)
     return Options(
         manifest=given["manifest"],
         output=given["output"],
@@ -159,13 +171,7 @@ def options_from(given: dict[str, Any]) -> Options:
             given["retry_failed"], given["retry_unknown"], given["redo"], given["max_attempts"]
         ),
         pace=_pace(given),
-        money=Money(
-            max_cost_usd=given["max_cost"],
-            assume_price_usd=given["assume_price"],
-            max_failures=max_failures,
-            max_failures_percent=percent,
-            assume_yes=given.get("yes", False),
-        ),
+        money=_money(given),
         trust=_trust(given),
         sandbox=SandboxOptions(
             given.get("sandbox_speed", 1.0),
@@ -175,6 +181,24 @@ def options_from(given: dict[str, Any]) -> Options:
         if given["sandbox"]
         else None,
         ignore_old_failures=given.get("ignore_old_failures", False),
+        check_urls=given.get("check_urls", False),
+    )
+
+
+def _money(given: dict[str, Any]) -> Any:
+    from batcher.options import Money
+    from batcher.runner.canary import DEFAULT_CANARY_FAILURES
+    from batcher.runner.canary import Share as Limit
+
+    max_failures, percent = given.get("max_failures") or (None, False)
+    return Money(
+        max_cost_usd=given["max_cost"],
+        assume_price_usd=given["assume_price"],
+        max_failures=max_failures,
+        max_failures_percent=percent,
+        canary=given.get("canary"),
+        canary_failures=Limit(*given.get("canary_failures", DEFAULT_CANARY_FAILURES)),
+        assume_yes=given.get("yes", False),
     )
 
 

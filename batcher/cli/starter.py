@@ -1,13 +1,18 @@
-"""``init``: a commented manifest to begin with."""
+"""``init`` and ``schema``: a commented manifest to begin with, and what an editor needs to help."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import msgspec
 
+from batcher.cli.fields import FieldNote, field_notes, literal
 from batcher.disk import cannot_write
 from batcher.errors import UsageError
+from batcher.schema import ModelSpec
 
 STARTER = """\
 # A batch for `batcher`. See what it would do:   batcher plan {name} --sandbox
@@ -38,15 +43,77 @@ jobs:
 # - from: pairs.csv           # rows of another file: columns prompt, image_url, ...
 """
 
+_HEAD = """\
+# A batch for `batcher`. See what it would do and cost:   batcher plan {name}{flag}
+# Run it:                                                 batcher run {name}{flag}
+# The model:                                              batcher models show {model}{flag}
 
-def write_starter(file: Path) -> int:
-    """Write the starter manifest to ``file``. Raises UsageError where there is one already."""
+name: my-batch
+model: {model}
+"""
+
+
+def write_starter(file: Path, model: str | None, *, sandbox: bool) -> int:
+    """Write a starter manifest to ``file``: an example, or one with the fields of ``model``.
+
+    Raises UsageError where the file exists already, InputError for an unknown model,
+    UnreachableError where nothing is known of it.
+    """
+    text = STARTER.format(name=file) if model is None else _for_model(model, file, sandbox=sandbox)
     try:
         with file.open("x", encoding="utf-8") as stream:
-            stream.write(STARTER.format(name=file))
+            stream.write(text)
     except FileExistsError:
         raise UsageError(f"{file} exists already; name another file") from None
     except OSError as error:
         raise cannot_write(file, error) from error
-    click.echo(f"wrote {file}; next: batcher run {file} --sandbox")
+    flag = " --sandbox" if sandbox or model is None else ""
+    click.echo(f"wrote {file}; next: batcher plan {file}{flag}")
     return 0
+
+
+def print_schema(model: str | None, *, sandbox: bool) -> int:
+    """Print the JSON Schema of a manifest. Raises like :func:`write_starter`."""
+    from batcher.manifest.editor import manifest_schema
+
+    schema = manifest_schema(_spec(model, sandbox=sandbox) if model is not None else None)
+    click.echo(msgspec.json.format(msgspec.json.encode(schema)).decode())
+    return 0
+
+
+def _spec(model: str, *, sandbox: bool) -> ModelSpec:
+    from batcher.cli.models_command import Asking, find_model, known_spec
+
+    return known_spec(model, asyncio.run(find_model(model, Asking(sandbox))))[0]
+
+
+def _for_model(model: str, file: Path, *, sandbox: bool) -> str:
+    spec = _spec(model, sandbox=sandbox)
+    flag = " --sandbox" if sandbox else ""
+    head = _HEAD.format(name=file, model=model, flag=flag)
+    return "\n".join([head, *_optional(spec), "", *_job(spec)]) + "\n"
+
+
+def _optional(spec: ModelSpec) -> Iterator[str]:
+    """The inputs that may be left out, as comments: taking the ``#`` away sets them for every job."""
+    yield "defaults:  # inputs of every job below, unless the job has its own"
+    for note in field_notes(spec):
+        if not note.required:
+            yield f"  # {_assigned(note)}"
+
+
+def _job(spec: ModelSpec) -> Iterator[str]:
+    """One job with the inputs that there must be."""
+    yield "jobs:"
+    required = [_assigned(note) for note in field_notes(spec) if note.required]
+    first, *rest = required or ["{}"]
+    yield f"  - {first}"
+    yield from (f"    {line}" for line in rest)
+    if required:
+        yield "    # id: hero             # optional: names the output files"
+        yield "    # meta: {split: train} # kept with the results, never sent"
+
+
+def _assigned(note: FieldNote) -> str:
+    about = f": {note.about}" if note.about else ""
+    return f"{note.name}: {literal(note.sample)}  # {note.takes}{about}"

@@ -128,7 +128,7 @@ def _checked(found: Found, checker: Checker, tally: Tally) -> Iterator[Job]:
                 problems.update(dict.fromkeys(rejects.problems))
             else:
                 if job is None:
-                    tally.duplicates += 1
+                    tally.repeat(source)
                 else:
                     yield job
     except ExpandError as error:

@@ -197,18 +197,18 @@ def check_data_uri(uri: str, kind: str | None) -> None:
 
 def check_body_size(inputs: dict[str, Any]) -> None:
     """Raises MediaError where the request with its inline media is beyond the API's limit."""
-    size_bytes = 0
-
-    def inline(value: Any) -> Any:
-        nonlocal size_bytes
-        if isinstance(value, LocalMedia):
-            size_bytes += len(f"data:{value.media_type};base64,") + 4 * -(-value.bytes // 3)
-            return ""
-        return str(value)
-
-    size_bytes += len(msgspec.json.encode(inputs, enc_hook=inline))
+    size_bytes = sum(_sent_bytes(name) + _sent_bytes(value) for name, value in inputs.items())
     if size_bytes > BODY_MAX_BYTES:
         raise MediaError(f"the request has {size_bytes} bytes with its media inline; {_limit()}")
+
+
+def _sent_bytes(value: Any) -> int:
+    """How many bytes of JSON ``value`` is when it is sent."""
+    if isinstance(value, LocalMedia):
+        return len(f'"data:{value.media_type};base64,"') + 4 * -(-value.bytes // 3)
+    if isinstance(value, list):
+        return sum(_sent_bytes(item) + 1 for item in value) + 1
+    return len(msgspec.json.encode(value))
 
 
 def _limit() -> str:
@@ -219,4 +219,4 @@ def _without_user(url: str) -> str:
     return shown(re.sub(r"//[^/?#]*@", "//***@", url))
 
 
-__all__ = ["LocalFiles", "MediaError", "check_body_size", "media_type_of"]
+__all__ = ["LocalFiles", "MediaError", "check_body_size", "is_public_url", "media_type_of"]

@@ -216,7 +216,7 @@ def head_of(top: Mapping[str, Any], columns: Columns, known: Collection[str] = _
 
 def _defaults_of(top: Mapping[str, Any], columns: Columns) -> Row:
     """``defaults`` hold inputs, and nothing that has its own place beside them."""
-    line = top.line if isinstance(top, Lined) else 1
+    line = top.lines.get("defaults", top.line) if isinstance(top, Lined) else 1
     defaults = top.get("defaults")
     if defaults is None:
         return Row(line, {})

@@ -107,7 +107,7 @@ class Table:
         """The rows that are not blank. Raises ManifestError where the file can't be read on."""
         names, header_line = self.names, self.header_line
         for line, cells in _cells(self.file, self.delimiter):
-            if line > header_line and ((cells and cells[0]) or not _is_blank(cells)):
+            if line > header_line and ((cells and cells[0].strip()) or not _is_blank(cells)):
                 row = Row(line, {name: c for name, c in zip(names, cells, strict=False) if c and name})
                 if self.others or len(cells) > len(names):
                     self._put_others(row, cells)

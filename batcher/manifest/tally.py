@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from batcher.errors import PROBLEMS_SHOWN, ManifestError
+from batcher.jobs import Source
 from batcher.manifest.rows import RowProblem
+
+REPEATED_SHOWN = 3
 
 
 @dataclass(slots=True)
@@ -15,7 +18,8 @@ class Tally:
 
     ``problems`` are the first lines ``file:line: field: what is wrong``, ``problem_count`` counts all.
     ``rows`` are the entries read, ``invalid`` those with a problem, ``duplicates`` the jobs that were
-    listed before. ``warnings`` are lines for the user that stop nothing.
+    listed before, ``repeated`` where the first of them stand. ``warnings`` are lines for the user that
+    stop nothing.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -23,7 +27,14 @@ class Tally:
     rows: int = 0
     invalid: int = 0
     duplicates: int = 0
+    repeated: list[Source] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    def repeat(self, source: Source) -> None:
+        """Count a job at ``source`` that was listed before."""
+        self.duplicates += 1
+        if len(self.repeated) < REPEATED_SHOWN:
+            self.repeated.append(source)
 
     def reject(self, file: str, problems: Iterable[RowProblem]) -> None:
         """Count one row of ``file`` as invalid, with what is wrong with it."""
@@ -45,5 +56,5 @@ class Tally:
 
 def problem_line(file: str, line: int, field_name: str, what: str) -> str:
     """``file:line: field: what``, on one line whatever the field is called."""
-    place = f"{file}:{line}: {field_name}: " if field_name else f"{file}:{line}: "
-    return place.replace("\n", " ") + what
+    text = f"{file}:{line}: {field_name}: {what}" if field_name else f"{file}:{line}: {what}"
+    return " ".join(text.splitlines())

@@ -1,4 +1,4 @@
-"""YAML: the core schema of YAML 1.2 built from the events of the C parser, with lines.
+"""YAML: the core schema of YAML 1.2, built from the events of the C parser, with lines.
 
 Built from events and not by PyYAML's constructors for what those would do: read ``16:9`` as 969,
 ``no`` as false and ``2024-01-01`` as a date, keep the last of two equal keys, unfold aliases without
@@ -27,10 +27,11 @@ INTEGER_MAX_CHARS = 24
 _NULL = re.compile(r"null|Null|NULL|~|")
 _TRUE = re.compile(r"true|True|TRUE")
 _FALSE = re.compile(r"false|False|FALSE")
-_DECIMAL = re.compile(r"[-+]?[0-9]+")
-_OCTAL = re.compile(r"0o[0-7]+")
+# Numbers as YAML 1.1 and 1.2 both read them. What they disagree on (007, 0o17, 1e3) stays text, which is
+# what a writer of the other version meant; a schema that wants a number takes it from the text.
+_DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_FLOAT = re.compile(r"(?:[-+]?[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+][0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
 _TAG = "tag:yaml.org,2002:"
@@ -195,9 +196,9 @@ def _mergeable(value: Any, line: int) -> list[Lined]:
 
 def _scalar(event: Any) -> Any:
     text: str = event.value
-    if event.tag in (None, "!"):
+    if event.tag is None:
         return _resolved(text, _line(event)) if event.implicit[0] else text
-    if event.tag == _TAG + "str":
+    if event.tag in ("!", _TAG + "str"):
         return text
     value = _resolved(text, _line(event))
     kind = _KINDS.get(event.tag.removeprefix(_TAG))
@@ -218,16 +219,17 @@ def _resolved(text: str, line: int) -> Any:
         return True
     if _FALSE.fullmatch(text):
         return False
-    for pattern, base in ((_DECIMAL, 10), (_OCTAL, 8), (_HEXADECIMAL, 16)):
-        if pattern.fullmatch(text):
-            return _integer(text, base, line)
+    if _DECIMAL.fullmatch(text):
+        return _integer(text, 10, line)
+    if _HEXADECIMAL.fullmatch(text):
+        return _integer(text, 16, line)
     if _FLOAT.fullmatch(text) or _NOT_FINITE.fullmatch(text):
         return _float(text, line)
     return text
 
 
 def _integer(text: str, base: int, line: int) -> int:
-    value = int(text.removeprefix("0o"), base) if len(text) <= INTEGER_MAX_CHARS else INT_MAX + 1
+    value = int(text, base) if len(text) <= INTEGER_MAX_CHARS else INT_MAX + 1
     if not INT_MIN <= value <= INT_MAX:
         raise _NotYaml(line, f"{text[:INTEGER_MAX_CHARS]} has more than 64 bits; text needs quotes")
     return value

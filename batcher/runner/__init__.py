@@ -98,18 +98,21 @@ class Runner:
         )
         self._schedule = PollSchedule(deps.rng, pace.poll_interval_s)
         self._backlog = Slots(BACKLOG_PER_DOWNLOAD * pace.downloads)
-        self._live: set[asyncio.Task[None]] = set()
+        # In the order in which they began, so that a halt takes the same course each time.
+        self._live: dict[asyncio.Task[None], None] = {}
         self._holders: set[asyncio.Task[None]] = set()
 
     async def run(self, plan: Plan, work: Iterable[tuple[Job, Decision]]) -> None:
         """Carry out ``plan``: first what was taken over, then ``work`` in its order.
 
-        Returns when every job came as far as it can; ``control.error`` tells why not all did.
+        Returns when every job came as far as it can, and that is on disk; ``control.error`` tells why
+        not all did.
         """
         self.view.selected = plan.selected
         self._deps.observer.started(self.view)
         halting = asyncio.create_task(self._obey_halt())
         try:
+            await self._guarded(self._tidy())
             async with asyncio.TaskGroup() as self._tasks:
                 self._take_over(plan)
                 self._spawn(self._admit(plan, work))
@@ -119,6 +122,7 @@ class Runner:
             await asyncio.gather(halting, *self._holders, return_exceptions=True)
             self._deps.observer.finished(self.view)
         await self._cancel_queued()
+        await self._ledger.settled()
 
     def shortfall(self) -> BatcherError | None:
         """The reason to stop that shows only at the end: jobs that the budget had no room for."""
@@ -132,8 +136,9 @@ class Runner:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._tasks.create_task(self._guarded(work))
-        self._live.add(task)
-        task.add_done_callback(self._live.discard)
+        self._live[task] = None
+        task.add_done_callback(lambda ended: self._live.pop(ended, None))
+        task.add_done_callback(lambda _: work.close())  # a task cancelled before its start left it
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         """A lane that meets an error of ours stops the run in good order instead of tearing it down."""
@@ -224,15 +229,22 @@ class Runner:
         return result is not None and is_final_no(result)
 
     async def _submit(self, job: Job) -> bool:
-        before = self._ledger.snapshot.get(job.id)
-        old_files, old_attempt = (before.files, before.attempt) if before is not None else ((), 0)
         outcome = await self._submitter.submit(job)
         self._note_submit(outcome, job)
-        if old_files and outcome is not Outcome.LEFT:
-            self._deps.run_dir.supersede(old_files, old_attempt)
-            self._deps.metadata.mark_stale()
+        await self._set_aside(self._ledger.snapshot.get(job.id))
         # A halt waits for the answer of a POST, not for what comes of it.
         return outcome is Outcome.ACCEPTED and not self.control.halted
+
+    async def _tidy(self) -> None:
+        """Finish what a run that died between its intent and the end of ``_set_aside`` left."""
+        for record in self._ledger.snapshot.records.values():
+            await self._set_aside(record)
+
+    async def _set_aside(self, record: Record | None) -> None:
+        """Move the files of an attempt that was bought again, before new ones take their names."""
+        if record is not None and record.replaced is not None:
+            self._deps.metadata.mark_stale()
+            await self._deps.run_dir.set_aside(record.replaced)
 
     def _note_submit(self, outcome: Outcome, job: Job) -> None:
         self.view.submitted_now += outcome is Outcome.ACCEPTED
@@ -327,7 +339,7 @@ class Runner:
     async def _obey_halt(self) -> None:
         """Let go of polls and downloads at once, and of POSTs when their grace is over."""
         await self.control.halting.wait()
-        for task in self._live - self._submitter.posting:
+        for task in [task for task in self._live if task not in self._submitter.posting]:
             task.cancel()
         grace = asyncio.create_task(self._deps.clock.sleep(self._pace.grace_s * GRACE_FOR_POSTS))
         abort = asyncio.create_task(self.control.aborting.wait())
@@ -336,7 +348,7 @@ class Runner:
         finally:
             grace.cancel()
             abort.cancel()
-        for task in self._live:
+        for task in list(self._live):
             task.cancel()
 
     async def _cancel_queued(self) -> None:
@@ -358,11 +370,14 @@ class Runner:
     async def _cancel(self, job_id: str, record: Record) -> None:
         assert record.request_id is not None
         request_id = record.request_id
-        outcome = await self._line.exchange(lambda: self._deps.service.cancel(request_id))
-        if outcome is CancelOutcome.CANCELLED:
-            await self._ledger.record(
-                EventName.DEFERRED, job_id, reason="cancelled at the API on interrupt"
-            )
+        outcome = await self._line.call(lambda: self._deps.service.cancel(request_id))
+        if outcome is not CancelOutcome.CANCELLED:
+            self.view.not_cancellable += 1
+            return
+        await self._ledger.record(
+            EventName.DEFERRED, job_id, reason="cancelled at the API on interrupt"
+        )
+        self.view.cancelled_now += 1
 
 
 __all__ = ["Budget", "Deps", "Observer", "Pace", "Runner", "Silence"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batcher.download import Fetched, Fetcher
-from batcher.errors import DownloadError, DownloadRefused
+from batcher.errors import DownloadError, DownloadRefused, DownloadStalled
 from batcher.jobs import Artifact, output_name
 from batcher.ledger import Ledger
 from batcher.lifecycle import EXPIRED, NO_OUTPUT, EventName, Record, Stage, State
@@ -72,24 +72,24 @@ class Collector:
         wanted = self._run_dir.missing(record) if kept else list(range(len(urls)))
         fetched = [await self._fetch(job_id, record, index, urls[index]) for index in wanted]
         new = dict(zip(wanted, fetched, strict=True))
-        return await self._publish(job_id, record.attempt, list(kept) or [None] * len(urls), new)
+        return await self._publish(job_id, list(kept) or [None] * len(urls), new)
 
     async def _fetch(self, job_id: str, record: Record, index: int, url: str) -> Fetched:
         async def refresh() -> str:
             result = await self._ask(record)
-            if result is None or index >= len(result.urls):
+            if result is None:
+                raise DownloadStalled("its URL expired, and the API did not answer with a fresh one")
+            if index >= len(result.urls):
                 raise NoUrl(f"a fresh result has no output {index}")
             return result.urls[index]
 
         return await self._fetcher.fetch(url, self._run_dir.partial(job_id, index), refresh)
 
     async def _publish(
-        self, job_id: str, attempt: int, files: list[Artifact | None], fetched: dict[int, Fetched]
+        self, job_id: str, files: list[Artifact | None], fetched: dict[int, Fetched]
     ) -> tuple[Artifact, ...]:
         for index, file in fetched.items():
             name = output_name(job_id, index, len(files), file.extension)
-            if attempt > 1:
-                self._run_dir.make_way(name, attempt - 1)
             path = self._run_dir.publish(self._run_dir.partial(job_id, index), name)
             files[index] = Artifact(path, file.bytes, file.sha256)
         await self._run_dir.settle()

@@ -71,6 +71,13 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands for the body of a job whose local media can't be sent."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Terms:
     """On what terms jobs are submitted."""
 
@@ -103,10 +110,21 @@ class Submitter:
                 await terms.clock.sleep(wait_s)
             if self._control.draining or not terms.budget.admits(job):
                 return Outcome.LEFT
+            body = await self._body(job)
+            # While local media were read, the run may have been stopped, or the money spent.
+            if self._control.draining or not terms.budget.admits(job):
+                return Outcome.LEFT
             with self._critical():
-                outcome = await self._attempt(job, terms.budget.price_usd(job))
+                outcome = await self._attempt(job, body)
             if outcome is not Outcome.PUT_OFF:
                 return outcome
+
+    async def _body(self, job: Job) -> bytes | Unreadable:
+        """The body of the POST, ready before the intent: between the two nothing may take time."""
+        try:
+            return await asyncio.to_thread(self._terms.body_of, job)
+        except (OSError, ValueError) as error:
+            return Unreadable(str(error))
 
     @contextmanager
     def _critical(self) -> Iterator[None]:
@@ -119,8 +137,12 @@ class Submitter:
         finally:
             self.posting.discard(task)
 
-    async def _attempt(self, job: Job, price_usd: float | None) -> Outcome:
-        await self._ledger.durable(self._intend(job, price_usd))
+    async def _attempt(self, job: Job, body: bytes | Unreadable) -> Outcome:
+        """Intent, POST, answer. Once the intent is durable, the POST leaves at once or not at all."""
+        intended = self._intend(job)
+        if isinstance(body, Unreadable):
+            return await self._failed(job, LOCAL_MEDIA, body.reason)
+        await self._ledger.durable(intended)
         if self._ledger.full:
             self._control.halt(RunDirError(f"{self._ledger.path}: no space left on the disk"))
         if self._control.halted or not self._line.is_open:
@@ -129,10 +151,6 @@ class Submitter:
                 job, "not sent: the run was stopping, or the API asked for a pause"
             )
         try:
-            body = await asyncio.to_thread(self._terms.body_of, job)
-        except (OSError, ValueError) as error:
-            return await self._failed(job, LOCAL_MEDIA, str(error))
-        try:
             request_id = await self._line.exchange(lambda: self._service.submit(job.model, body))
         except CallError as error:
             return await self._answer(job, error)
@@ -140,14 +158,15 @@ class Submitter:
         await self._keep(job, request_id)
         return Outcome.ACCEPTED
 
-    def _intend(self, job: Job, price_usd: float | None) -> asyncio.Future[None]:
+    def _intend(self, job: Job) -> asyncio.Future[None]:
         record = self._ledger.snapshot.get(job.id)
         fields: dict[str, Any] = {"model": job.model, "source": str(job.source), "digest": job.digest}
+        fields["price_usd"] = self._terms.budget.price_usd(job)
         if not _on_record(job, record):
             fields["input"] = recorded(job.input)
             fields["meta"] = recorded(job.meta)
         covered = self._ledger.append(
-            EventName.SUBMITTING, job.id, attempt=next_attempt(record), price_usd=price_usd, **fields
+            EventName.SUBMITTING, job.id, attempt=next_attempt(record), **fields
         )
         self._ledger.snapshot.records[job.id].listed = True
         return covered
@@ -181,7 +200,7 @@ class Submitter:
 
     async def _put_off(self, job: Job, reason: str) -> Outcome:
         await self._ledger.record(EventName.DEFERRED, job.id, reason=reason)
-        return Outcome.PUT_OFF
+        return Outcome.LEFT if self._control.halted else Outcome.PUT_OFF
 
     async def _failed(self, job: Job, code: int | str | None, message: str) -> Outcome:
         await self._ledger.record(

@@ -18,6 +18,9 @@ class RunView:
     """Requests that wait or run at the API."""
     downloading: int = 0
     submitted_now: int = 0
+    cancelled_now: int = 0
+    not_cancellable: int = 0
+    """Requests that ``--on-interrupt cancel`` asked to cancel, and that run already."""
     timed_out: list[str] = field(default_factory=list)
 
 

@@ -171,12 +171,18 @@ def types_of(schema: Any) -> set[str]:
     """The JSON types that a property may have, as far as it says."""
     if not isinstance(schema, dict):
         return set()
-    declared = schema.get("type")
-    if declared is not None:
-        return set(declared) if isinstance(declared, list) else {declared}
-    forms = [form for key in ("anyOf", "oneOf", "allOf") for form in schema.get(key) or ()]
-    named = {name for form in forms for name in types_of(form)}
-    return named | {_PYTHON_TYPES[type(v)] for v in schema.get("enum") or () if type(v) in _PYTHON_TYPES}
+    declared = [schema.get("type"), *_listed(schema, "type")]
+    names = {name for name in declared if isinstance(name, str)}
+    if names:
+        return names
+    forms = [form for key in ("anyOf", "oneOf", "allOf") for form in _listed(schema, key)]
+    names = {name for form in forms for name in types_of(form)}
+    return names | {_PYTHON_TYPES[type(v)] for v in _listed(schema, "enum") if type(v) in _PYTHON_TYPES}
+
+
+def _listed(schema: Mapping[str, Any], key: str) -> list[Any]:
+    listed = schema.get(key)
+    return listed if isinstance(listed, list) else []
 
 
 def media_kind(name: str) -> str | None:

@@ -26,8 +26,10 @@ def shown(value: Any) -> str:
     value = recorded(value)
     if isinstance(value, dict | list):
         text = msgspec.json.encode(value).decode()
-    elif isinstance(value, bool) or value is None:
+    elif isinstance(value, bool):
         text = str(value).lower()
+    elif value is None:
+        text = "null"
     else:
         text = repr(value)
     return _cut(text, SHOWN_CHARS)

@@ -53,6 +53,22 @@ class Checks:
         if early_s > TOLERANCE_S:
             self._world.violate(f"a call left {early_s:.3f} s before the end of a Retry-After")
 
+    def poll_leaves(self, request_id: str) -> None:
+        """Nobody counts on a request that a crash could make us forget."""
+        surely = self._disk.durable_content(LEDGER) or b""
+        seen_by_process = self._disk.content(LEDGER) or b""
+        known = f'"request_id":"{request_id}"'.encode()
+        if known not in seen_by_process or (known not in surely and self._posted_here(request_id)):
+            self._world.violate(f"{request_id} was polled before its id was durable")
+
+    def _posted_here(self, request_id: str) -> bool:
+        posted = self._server.postings[self._server.requests[request_id].job]
+        return any(
+            p.run == self._process.spec.number
+            for p in posted
+            if p.request is not None and p.request.id == request_id
+        )
+
     def post_leaves(self, job_id: str) -> int:
         """Intent is durable, permission given, and there is a slot."""
         assert self._process.ledger is not None
@@ -149,6 +165,7 @@ class Checks:
         self._check_answers(snapshot)
         self._check_files(snapshot)
         if died:
+            self._note_unclaimed(snapshot)
             return
         self._check_error()
         if process.ledger is not None and not self._disk.errors:
@@ -192,6 +209,11 @@ class Checks:
                 if not whole and artifact.sha256 not in self._disk.tampered:
                     self._world.violate(f"{job_id} is done, but {artifact.path} is not durable")
 
+    def _note_unclaimed(self, snapshot: Snapshot) -> None:
+        names = self._disk.list_dir(ROOT / MEDIA_NAME)
+        claimed = {artifact.path for record in snapshot.records.values() for artifact in record.files}
+        self._disk.unclaimed |= {f"{MEDIA_NAME}/{name}" for name in names} - claimed
+
     def _check_error(self) -> None:
         process = self._process
         error = process.error
@@ -216,7 +238,9 @@ class Checks:
             and abs(replayed.spent_usd - live.spent_usd) < 1e-6
         )
         if differing or not same_sums or replayed.records.keys() != live.records.keys():
-            self._world.violate(f"a replay of the ledger differs from what the run believed: {differing}")
+            self._world.violate(
+                f"a replay of the ledger differs from what the run believed: {differing}"
+            )
         listed = sum(not record.orphaned for record in replayed.records.values())
         if sum(replayed.counts.values()) != listed:
             self._world.violate("the states do not add up to the jobs")
@@ -279,11 +303,17 @@ def check_all_done(process: Process) -> None:
 
 
 def _check_folders(process: Process, snapshot: Snapshot) -> None:
-    """In media/ lies what the ledger lists and nothing else; older results lie beside it."""
+    """In media/ lies what the ledger lists and nothing else; older results lie beside it.
+
+    What the user damaged is not fetched again for a job that left the manifest, or that has expired. A
+    file that was published just before a crash stays where its job is bought again instead of fetched.
+    """
     disk, world = process.disk, process.world
-    listed = {a.path for r in snapshot.records.values() if r.state is State.DONE for a in r.files}
+    records = snapshot.records.values()
+    listed = {a.path for r in records for a in r.files}
+    due = {a.path for r in records if r.state is State.DONE and not r.orphaned for a in r.files}
     there = {f"{MEDIA_NAME}/{name}" for name in disk.list_dir(ROOT / MEDIA_NAME)}
-    if there != listed:
+    if not due <= there <= listed | disk.unclaimed:
         world.violate(f"media/ holds {sorted(there)}, the ledger lists {sorted(listed)}")
     kept = {
         hashlib.sha256(disk.content(ROOT / folder / name) or b"").hexdigest()

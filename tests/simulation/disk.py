@@ -1,7 +1,8 @@
 """A disk that keeps what was fsynced and, of the rest, only what a crash may leave.
 
 Of a file: its content at the last fsync, and behind it any prefix of what followed, zeros or garbage. Of
-a folder: its names at the last fsync or its names now, each folder for itself.
+a folder: its names at the last fsync or its names now, each folder for itself; but a file that is renamed
+has one of its two names.
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ class SimDisk:
         self.world = world
         self.names: dict[PurePath, Inode] = {}
         self.durable_names: dict[PurePath, Inode] = {}
+        self.was: dict[PurePath, Inode] = {}
+        self.unclaimed: set[str] = set()
         self.room_bytes: int | None = None
         self.fsyncs_until_error: int | None = None
         self.errors = 0
@@ -214,6 +217,7 @@ class SimDisk:
         for path in sorted({*self.names, *self.durable_names}):
             kept = lucky.setdefault(path.parent, rng.random() < luck)
             self._choose(path, self.names if kept else self.durable_names)
+        self._finish_renames()
         self.names = dict(self.durable_names)
         for inode in {id(inode): inode for inode in self.names.values()}.values():
             inode.data = bytearray(_left_of(inode, rng))
@@ -237,8 +241,17 @@ class SimDisk:
             self.durable_names.pop(path, None)
 
     def _settle(self, folder: PurePath) -> None:
-        for path in [path for path in {*self.names, *self.durable_names} if path.parent == folder]:
+        for path in sorted(path for path in {*self.names, *self.durable_names} if path.parent == folder):
             self._choose(path, self.names)
+        self._finish_renames()
+
+    def _finish_renames(self) -> None:
+        """A rename is one transaction: where the old name is gone for good, the new one is there."""
+        gone = {id(self.was[path]): path for path in self.was if path not in self.durable_names}
+        for path, inode in self.names.items():
+            if id(inode) in gone and inode not in self.durable_names.values():
+                self.durable_names[path] = inode
+        self.was = dict(self.durable_names)
 
     def _inode(self, path: Path, *, fresh: bool = False) -> Inode:
         if self.world.dead:

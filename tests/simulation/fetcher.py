@@ -24,9 +24,7 @@ class SimFetcher:
         self._disk = disk
         self._rng = server.world.rng("fetcher")
 
-    async def fetch(
-        self, url: str, partial: Path, refresh: Callable[[], Awaitable[str]]
-    ) -> Fetched:
+    async def fetch(self, url: str, partial: Path, refresh: Callable[[], Awaitable[str]]) -> Fetched:
         try:
             return await self._fetch(url, partial, refresh)
         except BaseException:
@@ -34,9 +32,7 @@ class SimFetcher:
                 self._disk.remove(partial)
             raise
 
-    async def _fetch(
-        self, url: str, partial: Path, refresh: Callable[[], Awaitable[str]]
-    ) -> Fetched:
+    async def _fetch(self, url: str, partial: Path, refresh: Callable[[], Awaitable[str]]) -> Fetched:
         self._world.step(f"download {url}")
         await self._wait(self._rng.uniform(0.0, 5.0))
         await self._trouble(partial)

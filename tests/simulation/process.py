@@ -28,7 +28,7 @@ ROOT = Path("/run")
 SIGINT = 2
 
 
-async def body_of(job: Job) -> bytes:
+def body_of(job: Job) -> bytes:
     return json.dumps({"job": job.id}).encode()
 
 

@@ -13,6 +13,7 @@ from .server import PRICE_USD, Climate
 
 MODEL = "vendor/model/text-to-video"
 DAY_S = 86_400.0
+DISASTERS = [*["crash"] * 6, "signal", "signal", "full", "broken disk", "poor", "token", "tamper"]
 CALM_PACE = Pace(job_timeout_s=DAY_S)
 
 
@@ -71,7 +72,7 @@ class Scenario:
         self._made = 0
         self._trouble = rng.choice([0.0, 0.05, 0.15, 0.3, 0.6])
         self.names: list[str] = []
-        self.runs = rng.choice([1, 2, 2, 3, 3, 4, 5])
+        self.runs = rng.choice([1, 2, 3, 3, 4, 5, 7])
         for _ in range(rng.choice([1, 1, 2, 2, 3, 4, 5, 6, 8, 12])):
             self._add()
 
@@ -151,7 +152,7 @@ class Scenario:
         return Policy(
             retry_failed=rng.random() < 0.35,
             retry_unknown=rng.random() < 0.25,
-            redo=rng.random() < 0.12,
+            redo=rng.random() < 0.15,
             max_attempts=rng.choice([1, 2, 3, 3, 9]),
         )
 
@@ -179,10 +180,10 @@ class Scenario:
     def _with_disasters(self, spec: RunSpec) -> RunSpec:
         """Usually one, sometimes more, sometimes none."""
         rng = self._rng
-        for _ in range(rng.choice([0, 1, 1, 1, 2])):
-            match rng.choice(["crash", "crash", "crash", "crash", "signal", "signal", "full", "broken disk", "poor", "token", "tamper", "tamper"]):
+        for _ in range(rng.choice([0, 1, 1, 2, 2])):
+            match rng.choice(DISASTERS):
                 case "crash":
-                    spec = replace(spec, crash_at=int(2.0 ** rng.uniform(0.0, 9.5)))
+                    spec = replace(spec, crash_at=int(2.0 ** rng.uniform(0.0, 8.5)))
                 case "signal":
                     spec = replace(spec, signals=self._signals())
                 case "full":
@@ -199,7 +200,7 @@ class Scenario:
 
     def _signals(self) -> tuple[tuple[float, str], ...]:
         rng = self._rng
-        first_s = rng.choice([rng.uniform(0.0, 2.0), rng.uniform(0.0, 100.0)])
+        first_s = rng.uniform(0.0, rng.choice([0.7, 10.0, 100.0]))
         match rng.choice(["drain", "halt", "halt", "abort", "twice"]):
             case "twice":
                 return (first_s, "halt"), (first_s + rng.uniform(0.0, 3.0), "abort")

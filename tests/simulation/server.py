@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -28,17 +28,23 @@ from .world import World
 PRICE_USD = 1.0
 FOREVER_S = float("inf")
 URL_LIFE_S = 600.0
+FATES = ("failed", "error_code", "no_output", "cancelled", "expires", "hides", "strange")
 
 
 @dataclass(frozen=True)
 class Climate:
-    """How likely each kind of trouble is at each call."""
+    """How likely each kind of trouble is at each call; with ``kinds``, only these are drawn."""
 
     post: float = 0.0
     poll: float = 0.0
     fate: float = 0.0
     slow: float = 0.0
     fetch: float = 0.0
+    kinds: frozenset[str] = frozenset()
+
+    def pick(self, kinds: Iterable[str], rng: Random) -> str:
+        """One of ``kinds``, or of those among them that are allowed."""
+        return rng.choice([kind for kind in sorted(kinds) if not self.kinds or kind in self.kinds])
 
 
 @dataclass
@@ -101,6 +107,7 @@ class Watch(Protocol):
         ...
 
     def call_leaves(self) -> None: ...
+    def poll_leaves(self, request_id: str) -> None: ...
     def created(self) -> None: ...
 
 
@@ -146,8 +153,7 @@ class Server:
         return request
 
     def _spoil(self, request: Request) -> None:
-        fates = ["failed", "error_code", "no_output", "cancelled", "expires", "hides", "strange"]
-        request.fate = self.rng.choice(fates)
+        request.fate = self.climate.pick(FATES, self.rng)
         self.world.seen[f"fate: {request.fate}"] += 1
         if request.fate == "expires":
             request.gone_s = (request.created_s + self.rng.uniform(5.0, 200.0), FOREVER_S)
@@ -198,6 +204,7 @@ class SimService:
         return request_id
 
     async def result(self, request_id: str) -> Result:
+        self._watch.poll_leaves(request_id)
         await self._ask(f"poll {request_id}")
         return self._word_on(self._known(request_id))
 
@@ -227,7 +234,8 @@ class SimService:
             raise AuthRefused("token revoked", http_status=rng.choice([401, 403]))
         if server.balance_usd < PRICE_USD:
             raise BalanceExhausted("no balance", http_status=402)
-        trouble = rng.choice(sorted(_POST_TROUBLE)) if rng.random() < server.climate.post else ""
+        climate = server.climate
+        trouble = climate.pick(_POST_TROUBLE, rng) if rng.random() < climate.post else ""
         if trouble:
             self._world.seen[f"post: {trouble}"] += 1
             self._world.note(f"POST {posting.job}: {trouble}")

@@ -148,4 +148,6 @@ def _edited(process: Process) -> Iterator[str]:
 
 
 def _told(spec: RunSpec) -> str:
-    return f"{len(spec.jobs)} jobs, {spec.policy}, {spec.climate}, crash at {spec.crash_at}, {spec.signals}"
+    return (
+        f"{len(spec.jobs)} jobs, {spec.policy}, {spec.climate}, crash at {spec.crash_at}, {spec.signals}"
+    )

@@ -1,8 +1,4 @@
-"""When to try, poll and admit: pure decisions on numbers, a clock reading and an rng.
-
-Nothing here sleeps or reads a clock: the engine passes ``now_s`` (monotonic seconds) in and sleeps for
-what it gets back, so a day of pacing is tested in no time.
-"""
+"""When a call may be tried: waits that grow with full jitter, and one gate for all calls."""
 
 from __future__ import annotations
 
@@ -16,11 +12,6 @@ GATE_CAP_S = 60.0
 REACH_BASE_S = 0.5
 REACH_CAP_S = 5.0
 SPREAD_CAP_S = 1.0
-POLL_FIRST_S = 1.0
-POLL_GROWTH = 0.3
-POLL_MIN_S = 0.5
-POLL_MAX_S = 20.0
-POLL_JITTER = 0.1
 
 
 def full_jitter_s(attempt: int, rng: Random, *, base_s: float, cap_s: float) -> float:
@@ -79,38 +70,3 @@ class Gate:
         self._open_at_s = max(self._open_at_s, now_s + pause_s)
         self._spread_s = min(SPREAD_CAP_S, pause_s)
         return pause_s
-
-
-class RateLimit:
-    """At most ``per_s`` submissions a second, evenly spaced (the generic cell rate algorithm)."""
-
-    def __init__(self, per_s: float | None) -> None:
-        self._interval_s = 1.0 / per_s if per_s else 0.0
-        self._next_s = 0.0
-
-    def reserve_s(self, now_s: float) -> float:
-        """Take the next place in line; returns the seconds until it comes."""
-        due_s = max(self._next_s, now_s)
-        self._next_s = due_s + self._interval_s
-        return due_s - now_s
-
-
-class PollSchedule:
-    """When to ask for a result: at a fixed interval, or at steps that grow with the request's age."""
-
-    def __init__(self, rng: Random, interval_s: float | None = None) -> None:
-        self._rng = rng
-        self._interval_s = interval_s
-
-    def first_s(self) -> float:
-        """Seconds from the answer of the POST to the first poll."""
-        return self._jittered(self._interval_s or POLL_FIRST_S)
-
-    def next_s(self, age_s: float) -> float:
-        """Seconds from a poll that found nothing, ``age_s`` after the POST, to the next one."""
-        if self._interval_s is not None:
-            return self._jittered(self._interval_s)
-        return self._jittered(min(max(age_s * POLL_GROWTH, POLL_MIN_S), POLL_MAX_S))
-
-    def _jittered(self, delay_s: float) -> float:
-        return delay_s * self._rng.uniform(1.0 - POLL_JITTER, 1.0 + POLL_JITTER)

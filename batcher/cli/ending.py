@@ -1,0 +1,68 @@
+"""How a command ends: by a signal at any moment, and never with a traceback."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import NoReturn
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+DEFAULT_THREADS = 32
+
+
+class EndedBySignal(KeyboardInterrupt):
+    """Raised where a signal arrives while no engine runs: there is nothing to wind up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.number
+
+
+class HastyThreads(ThreadPoolExecutor):
+    """An event loop's helpers that nobody waits for: a name that is being looked up takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__(DEFAULT_THREADS, thread_name_prefix="batcher-helper")
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=True)
+
+
+def prepare() -> None:
+    """Take over signals, and keep to ourselves what the interpreter and libraries would print."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a shell's background job
+            signal.signal(number, _received)
+    logging.getLogger().addHandler(logging.NullHandler())
+    sys.unraisablehook = lambda _: None
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def leave(code: int) -> NoReturn:
+    """Exit. After a signal without waiting for threads: some can't be told to stop."""
+    if code not in {128 + number for number in SIGNALS}:
+        sys.exit(code)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue
+    os._exit(code)
+
+
+def _received(number: int, frame: FrameType | None) -> NoReturn:
+    raise EndedBySignal(number)

@@ -1,0 +1,55 @@
+"""``export``: from options to an order, with a bar on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batcher.disk import LocalDisk
+from batcher.errors import UsageError
+
+
+def export_run(given: dict[str, Any]) -> int:
+    """Export what the options say, and say what became of it."""
+    from batcher.cli.console import size
+    from batcher.export import Order, export, selected
+    from batcher.progress import byte_bar
+
+    order: Order = _order(given)
+    disk = LocalDisk()
+    _, total_bytes = selected(order, disk)
+    with byte_bar(total_bytes, sys.stderr, shown=sys.stderr.isatty()) as advance:
+        done = export(order, disk, lambda _, size_bytes: advance(size_bytes))
+    kept = f", {len(done.kept)} of them there already" if done.kept else ""
+    shards = len(done.written) + len(done.kept)
+    click.echo(f"{order.target}: {done.rows} rows, {size(done.bytes)} of media, {shards} files{kept}")
+    return 0
+
+
+def _order(given: dict[str, Any]) -> Any:
+    from batcher.export import Choice, Cut, Order
+    from batcher.export.shards import DEFAULT_SHARD_BYTES
+
+    if given["shard_size"] is not None and given["shard_count"] is not None:
+        raise UsageError("say either --shard-size or --shard-count")
+    if given["embed"] and given["format"] != "parquet":
+        raise UsageError("--embed goes with --format parquet")
+    cut = Cut(given["shard_size"] or DEFAULT_SHARD_BYTES, given["shard_count"], given["split_by"])
+    choice = Choice(given["where"], _ids(given["but"]))
+    return Order(given["run_dir"], given["target"], given["format"], choice, cut, given["embed"])
+
+
+def _ids(text: str | None) -> frozenset[str]:
+    """Job ids: one, or those in ``@FILE``, one a line."""
+    if text is None:
+        return frozenset()
+    if not text.startswith("@"):
+        return frozenset({text})
+    try:
+        lines = Path(text[1:]).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--except {text}: can't read: {error}") from error
+    return frozenset(line.strip() for line in lines if line.strip())

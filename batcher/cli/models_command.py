@@ -1,0 +1,153 @@
+"""``models``: the vendor's catalogue, searched or one model shown."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from batcher.cli.console import duration
+from batcher.cli.fields import field_notes
+from batcher.cli.observers import observer_for
+from batcher.errors import InputError, UnreachableError
+from batcher.options import Host, SandboxOptions
+from batcher.schema import ModelSpec
+from batcher.service.catalog import Found, SpecOrigin, SpecSource, spec_of
+from batcher.service.listing import Listing
+from batcher.site import connect
+from batcher.terminal import visible, visible_json
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How to ask: the sandbox's catalogue instead of the API's, and past the cache."""
+
+    sandbox: bool = False
+    refresh: bool = False
+    as_json: bool = False
+
+
+def list_models(query: str, asking: Asking) -> int:
+    """Print the models that match; 1 where none does."""
+    listing = asyncio.run(_listing(asking))
+    found = sorted(listing.matching(query), key=lambda model: str(model["model_id"]))
+    if asking.as_json:
+        _print_json({"models": found, "total": len(found), **_source_json(listing.source)})
+    else:
+        for line in _list_lines(found):
+            click.echo(visible(line))
+        click.echo(f"{len(found)} of {len(listing.models)} models, from {told_source(listing.source)}")
+    return int(not found)
+
+
+async def _listing(asking: Asking) -> Listing:
+    async with connect(_sandbox(asking), _host(), None, spending=False) as site:
+        return await site.listing(_host()).listing(site.catalog, refresh=asking.refresh)
+
+
+def _sandbox(asking: Asking) -> SandboxOptions | None:
+    return SandboxOptions() if asking.sandbox else None
+
+
+def _host() -> Host:
+    return Host(observer=observer_for(quiet=True, log_format="text"))
+
+
+def _list_lines(models: list[dict[str, Any]]) -> Iterator[str]:
+    rows = [(model["model_id"], _listed_price(model), _categories(model)) for model in models]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for model_id, price, categories in rows:
+        yield f"{model_id:<{widths[0]}}  {price:<{widths[1]}}  {categories}".rstrip()
+
+
+def _listed_price(model: dict[str, Any]) -> str:
+    base, unit = model.get("base_price_usd"), model.get("price_unit")
+    if isinstance(base, bool) or not isinstance(base, int | float):
+        return "price unknown"
+    return f"${base:g}/{unit}" if unit else f"${base:g}"
+
+
+def _categories(model: dict[str, Any]) -> str:
+    categories = model.get("categories")
+    return ", ".join(map(str, categories)) if isinstance(categories, list | tuple) else ""
+
+
+def show_model(model_id: str, asking: Asking) -> int:
+    """Print a model's price and inputs. Raises InputError for one that the API doesn't know."""
+    found = asyncio.run(find_model(model_id, asking))
+    spec, source = known_spec(model_id, found)
+    if asking.as_json:
+        told = found.entry or {"model_id": model_id, "input_schema": spec.schema}
+        _print_json({**told, **_source_json(source)})
+    else:
+        flag = " --sandbox" if asking.sandbox else ""
+        click.echo("\n".join(map(visible, _model_lines(spec, source, flag))))
+    return 0
+
+
+async def find_model(model_id: str, asking: Asking) -> Found:
+    """A model's catalogue entry, from wherever one can be had."""
+    async with connect(_sandbox(asking), _host(), None, spending=False) as site:
+        found = await site.catalog.entries([model_id], refresh=asking.refresh)
+        return found[model_id]
+
+
+def known_spec(model_id: str, found: Found) -> tuple[ModelSpec, SpecSource]:
+    """The model's spec and where it is from. Raises InputError, UnreachableError where there is none."""
+    spec, source = spec_of(model_id, found)
+    if spec is not None:
+        return spec, source
+    if source.origin is SpecOrigin.UNKNOWN:
+        raise InputError(
+            f"{model_id}: the API knows no such model; `batcher models` lists those it does"
+        )
+    raise UnreachableError(f"{model_id}: nothing is known of this model: {source.problem}")
+
+
+def _model_lines(spec: ModelSpec, source: SpecSource, flag: str) -> Iterator[str]:
+    yield f"{spec.model_id}  ({spec.display_name})"
+    if spec.categories:
+        yield f"categories: {', '.join(spec.categories)}"
+    yield f"price: {_price(spec)}"
+    yield "inputs:"
+    notes = list(field_notes(spec))
+    width = max((len(note.name) for note in notes), default=0)
+    for note in notes:
+        required = "required, " if note.required else ""
+        about = f"  # {note.about}" if note.about else ""
+        yield f"  {note.name:<{width}}  {required}{note.takes}{about}"
+    yield f"from {told_source(source)}"
+    yield f"a manifest to begin with: batcher init --model {spec.model_id}{flag}"
+
+
+def _price(spec: ModelSpec) -> str:
+    if spec.base_price_usd is None:
+        return "unknown"
+    unit = f" per {spec.price.unit_word.replace('_', ' ')}" if spec.price_unit else ""
+    note = f" ({spec.pricing_note})" if spec.pricing_note else ""
+    doubt = "" if spec.price.is_understood else "; plans can't compute with that unit: --assume-price"
+    return f"${spec.base_price_usd:g}{unit}{note}{doubt}"
+
+
+def told_source(source: SpecSource) -> str:
+    """Where knowledge comes from, how old it is, and why it is no newer."""
+    age = "" if source.age_s is None else f" {duration(source.age_s)} ago"
+    why = f" (the catalogue can't be asked: {source.problem})" if source.problem else ""
+    words = {
+        SpecOrigin.CATALOGUE: "the API's catalogue, asked just now",
+        SpecOrigin.CACHE: f"the cache, asked{age}; --refresh asks again",
+        SpecOrigin.STALE: f"the cache, asked{age}",
+        SpecOrigin.BUILT_IN: "what is built in",
+    }
+    return words.get(source.origin, str(source.origin)) + why
+
+
+def _source_json(source: SpecSource) -> dict[str, Any]:
+    return {"source": source.origin, "age_s": source.age_s, "problem": source.problem}
+
+
+def _print_json(value: Any) -> None:
+    click.echo(visible_json(value))

@@ -1,0 +1,248 @@
+"""A plan as a page to read: what happens to which jobs and why, what it costs and how that adds up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from batcher.app import Planned
+from batcher.cli.console import duration, money
+from batcher.options import Options
+from batcher.outlook.estimate import PriceLine
+from batcher.outlook.url_checks import UrlReport
+from batcher.plan import Bucket, BucketTotal, Plan
+from batcher.prepare import Prepared
+from batcher.schema import Quote
+from batcher.service.catalog import SpecOrigin, SpecSource
+
+WORDS: Mapping[Bucket, tuple[str, str]] = {
+    Bucket.NEW: ("+", "new: to be submitted"),
+    Bucket.EDITED: ("+", "edited: to be submitted as the next attempt"),
+    Bucket.RETRY: ("+", "to be tried again"),
+    Bucket.REDO: ("+", "to be bought again"),
+    Bucket.RESUME: (">", "running at the API: to be watched, never submitted again"),
+    Bucket.COLLECT: (">", "generated: to be downloaded, at no cost"),
+    Bucket.DONE: ("=", "done"),
+    Bucket.FAILED: ("!", "failed: left alone (--retry-failed tries them again)"),
+    Bucket.UNKNOWN: ("!", "unknown, perhaps paid for: left alone (batcher resolve, --retry-unknown)"),
+    Bucket.CANCELLED: ("!", "cancelled: left alone (--retry-failed tries them again)"),
+    Bucket.EXHAUSTED: ("!", "out of attempts: left alone (--max-attempts)"),
+}
+_PROBLEMS_SHOWN = 10
+
+
+def plan_page(planned: Planned) -> Iterator[str]:
+    """All of it, line by line."""
+    prepared = planned.prepared
+    made = prepared.plan
+    name = prepared.manifest.name
+    yield f"{name}: {made.selected} of {made.total} jobs selected, run directory {prepared.run_dir}"
+    yield ""
+    yield from _buckets(prepared)
+    yield ""
+    yield summary_line(made)
+    yield from _section("Price", [*_price_lines(prepared), *_budget_lines(prepared)])
+    if made.to_buy:
+        yield from _section("Time", [_time_line(planned)])
+    yield from _section("Checked by", _schema_lines(prepared))
+    if planned.urls is not None:
+        yield from _section("Media URLs", _url_lines(planned.urls))
+    yield from _section("Warnings", planned.warnings)
+
+
+def brief_lines(plan: Plan, run_dir: Path) -> Iterator[str]:
+    """The same in a few lines, for the question before a run."""
+    yield f"run directory {run_dir}"
+    yield summary_line(plan)
+
+
+def summary_line(plan: Plan) -> str:
+    """What there is to do, in one line: as ``terraform plan`` ends."""
+    counts = {
+        "to buy": plan.to_buy,
+        "to watch": plan.count(Bucket.RESUME),
+        "to download": plan.count(Bucket.COLLECT),
+        "done": plan.count(Bucket.DONE),
+        "left alone": sum(plan.count(bucket) for bucket, (sign, _) in WORDS.items() if sign == "!"),
+    }
+    return f"Plan: {', '.join(f'{count} {what}' for what, count in counts.items())}."
+
+
+def _section(title: str, lines: Any) -> Iterator[str]:
+    shown = list(lines)
+    if shown:
+        yield ""
+        yield title
+        yield from (f"  {line}" for line in shown)
+
+
+def _buckets(prepared: Prepared) -> Iterator[str]:
+    made = prepared.plan
+    for bucket, (sign, words) in WORDS.items():
+        total = made.buckets.get(bucket)
+        if total is not None:
+            yield from _bucket_lines(sign, words, total, priced=total.buys > 0)
+    if made.gone.count:
+        yield from _bucket_lines("-", "no longer in the manifest", made.gone, priced=True)
+    if made.duplicates:
+        yield _line(".", made.duplicates, "duplicates of other rows: run once")
+        yield from (f"         {source}" for source in prepared.tally.repeated)
+    if made.invalid:
+        yield _line("!", made.invalid, "invalid rows: left out")
+
+
+def _line(sign: str, count: int, words: str, price: str = "") -> str:
+    return f"{sign} {count:>6}  {words}{price}"
+
+
+def _bucket_lines(sign: str, words: str, total: BucketTotal, *, priced: bool) -> Iterator[str]:
+    price = ""
+    if priced:
+        price = ", price unknown" if total.unpriced else f"  {money(total.price_usd)}"
+    yield _line(sign, total.count, words, price)
+    for job_id, reason in total.examples:
+        yield f"         {job_id}: {reason}"
+    if total.count > len(total.examples):
+        yield f"         ... and {total.count - len(total.examples)} more"
+
+
+def _price_lines(prepared: Prepared) -> Iterator[str]:
+    lines = prepared.survey.estimate.lines
+    for line, count in sorted(lines.items(), key=lambda item: (item[0].model, -item[1])):
+        yield f"{formula(line, count)}  {line.model}"
+    if lines:
+        yield f"total {money(prepared.plan.estimated_cost_usd)}"
+
+
+def formula(line: PriceLine, count: int) -> str:
+    """How the price of ``count`` equal jobs comes about: ``24 × 5 s × $0.28/s = $33.60``."""
+    if line.quote is not None:
+        return f"{count} × {_factors(line.quote)} = {money(count * line.quote.usd)}"
+    if line.assumed_usd is not None:
+        total = money(count * line.assumed_usd)
+        return f"{count} × {_exact(line.assumed_usd)} (--assume-price) = {total}"
+    return f"{count} × unknown ({line.problem})"
+
+
+def _factors(quote: Quote) -> str:
+    unit = "s" if quote.unit == "second" else quote.unit
+    factors = [] if quote.seconds is None else [f"{quote.seconds:g} s"]
+    if quote.outputs != 1.0:
+        factors.append(
+            f"{quote.outputs:g}" if quote.seconds is not None else f"{quote.outputs:g} {unit}s"
+        )
+    return " × ".join([*factors, f"{_exact(quote.unit_price_usd)}/{unit}"])
+
+
+def _exact(usd: float) -> str:
+    """A unit price, which may be less than a cent."""
+    return f"${usd:.2f}" if round(usd, 2) == usd else f"${usd:g}"
+
+
+def _budget_lines(prepared: Prepared) -> Iterator[str]:
+    spent_usd, cost_usd = prepared.spent_usd, prepared.plan.estimated_cost_usd
+    if spent_usd:
+        yield f"already spent in this run directory {money(spent_usd)}"
+    cap_usd = prepared.options.money.max_cost_usd
+    if cap_usd is None or cost_usd is None:
+        return
+    room_usd = max(cap_usd - spent_usd, 0.0)
+    if cost_usd <= room_usd:
+        yield f"--max-cost {money(cap_usd)} has room for all of it"
+    else:
+        yield f"--max-cost {money(cap_usd)} has room for {money(room_usd)}: the rest would stay pending"
+
+
+def _time_line(planned: Planned) -> str:
+    expected = planned.forecast
+    pace = f"at -c {planned.prepared.options.pace.concurrency}"
+    if expected.duration_s is None:
+        return f"unknown {pace}: not every model has finished a job in this run directory yet"
+    seen = f"judged by {expected.seen} generations seen in this run directory"
+    return f"about {duration(expected.duration_s)} {pace}, {seen}"
+
+
+def _schema_lines(prepared: Prepared) -> Iterator[str]:
+    """By which schema each model's jobs were checked: nothing is guessed silently."""
+    for model, source in prepared.specs.sources.items():
+        yield f"{model}: {_checked_by(source)}"
+
+
+def _checked_by(source: SpecSource) -> str:
+    age = "" if source.age_s is None else f" of {duration(source.age_s)} ago"
+    why = f" ({source.problem})" if source.problem else ""
+    words = {
+        SpecOrigin.CATALOGUE: "the API's catalogue, asked just now",
+        SpecOrigin.CACHE: f"the API's catalogue{age}, from the cache",
+        SpecOrigin.STALE: f"the API's catalogue{age}, from the cache: it can't be asked now",
+        SpecOrigin.STORED: f"the API's catalogue{age}, as an earlier run here kept it",
+        SpecOrigin.BUILT_IN: "the built-in schema, which knows no price: the catalogue can't be asked",
+    }
+    return words.get(source.origin, "NOTHING: no schema of this model is known") + why
+
+
+def _url_lines(report: UrlReport) -> Iterator[str]:
+    yield f"{report.checked} asked about, {report.checked - report.problem_count} in order"
+    yield from report.problems[:_PROBLEMS_SHOWN]
+    if report.problem_count > _PROBLEMS_SHOWN:
+        yield f"... and {report.problem_count - _PROBLEMS_SHOWN} more"
+
+
+def plan_json(planned: Planned) -> dict[str, Any]:
+    """The same for scripts. A price that nobody knows is null."""
+    prepared, made = planned.prepared, planned.prepared.plan
+    return {
+        "batch": prepared.manifest.name,
+        "run_dir": str(prepared.run_dir),
+        "total": made.total,
+        "selected": made.selected,
+        **{bucket.value: made.count(bucket) for bucket in Bucket},
+        "duplicates": made.duplicates,
+        "invalid": made.invalid,
+        "orphaned": made.gone.count,
+        "to_buy": made.to_buy,
+        **_money_json(prepared),
+        "estimated_s": planned.forecast.duration_s,
+        "concurrency": prepared.options.pace.concurrency,
+        "examples": _examples_json(made),
+        "schemas": {model: str(source) for model, source in prepared.specs.sources.items()},
+        "unchecked": [m for m, s in prepared.specs.sources.items() if s.origin is SpecOrigin.NONE],
+        "warnings": list(planned.warnings),
+        "urls": _urls_json(planned.urls),
+    }
+
+
+def _money_json(prepared: Prepared) -> dict[str, Any]:
+    options: Options = prepared.options
+    return {
+        "estimated_cost_usd": _rounded(prepared.plan.estimated_cost_usd),
+        "computed": [_computed(line, n) for line, n in prepared.survey.estimate.lines.items()],
+        "spent_usd": _rounded(prepared.spent_usd),
+        "max_cost_usd": options.money.max_cost_usd,
+    }
+
+
+def _computed(line: PriceLine, count: int) -> dict[str, Any]:
+    quote = line.quote._asdict() if line.quote is not None else {}
+    usd = None if line.usd is None else _rounded(count * line.usd)
+    return {"model": line.model, "jobs": count, "usd": usd, "formula": formula(line, count), **quote}
+
+
+def _examples_json(made: Plan) -> dict[str, list[dict[str, str]]]:
+    totals = {bucket.value: total for bucket, total in made.buckets.items()} | {"orphaned": made.gone}
+    return {
+        name: [{"job": job_id, "reason": reason} for job_id, reason in total.examples]
+        for name, total in totals.items()
+        if total.count
+    }
+
+
+def _urls_json(report: UrlReport | None) -> dict[str, Any] | None:
+    if report is None:
+        return None
+    return {"checked": report.checked, "bad": report.problem_count, "problems": report.problems}
+
+
+def _rounded(usd: float | None) -> float | None:
+    return None if usd is None else round(usd, 6)

@@ -1,0 +1,125 @@
+"""Exports of a run directory: WebDataset shards, Parquet, CSV.
+
+``choose`` says which rows, ``shards`` cuts them and keeps a record of what is written, one module per
+format writes a shard. Rows come from the ledger, so an export is as good after a crash as beside a live
+run; a shard is whole or absent, and one that is there already is not written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from batcher.disk import Disk, cannot_write
+from batcher.errors import InputError
+from batcher.export.choose import Choice
+from batcher.export.shards import Cut, Shard, Shelf, cut
+from batcher.export.tables import CsvWriter, ParquetWriter
+from batcher.export.tar import TarWriter
+from batcher.export.writer import Writer
+from batcher.ledger import LEDGER_NAME, read_snapshot
+from batcher.rows import OWN_COLUMNS, Columns, Rows
+
+FORMATS = ("webdataset", "parquet", "csv")
+Progress = Callable[[int, int], object]
+"""Told after each shard: rows and bytes of media that it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to export, where to, and how. ``embed``: media bytes go into Parquet too."""
+
+    run_dir: Path
+    target: Path
+    format: str
+    choice: Choice = field(default_factory=Choice)
+    cut: Cut = field(default_factory=Cut)
+    embed: bool = False
+
+
+@dataclass(slots=True)
+class Exported:
+    """What an export amounts to. ``kept`` shards were there already."""
+
+    rows: int = 0
+    bytes: int = 0
+    written: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+
+def export(order: Order, disk: Disk, progress: Progress = lambda rows, size: None) -> Exported:
+    """Write what ``order`` says; again after an interruption, it writes only what is missing.
+
+    Raises UsageError (filter, ids), InputError (a media file is missing or damaged, the library of a
+    format is not installed), RunDirError (the target can't be written).
+    """
+    snapshot, _ = read_snapshot(order.run_dir, disk)
+    columns, result = Columns(), Exported()
+    with disk.open_read(order.run_dir / LEDGER_NAME) as source:
+        rows = Rows(source, columns)
+        rows.widen(snapshot)
+        writer = _writer(order, OWN_COLUMNS | dict(sorted(columns.types.items())))
+        order.choice.check(OWN_COLUMNS | columns.types)
+        shelf = Shelf(order.target, disk, writer.fingerprint)
+        try:
+            disk.make_dirs(order.target)
+            for shard in cut(lambda: order.choice.of(rows.all(snapshot)), order.cut, writer.extension):
+                _put(shard, shelf, writer, order.run_dir, result)
+                progress(len(shard.rows), shard.bytes)
+            shelf.tidy(writer.extension)
+        except OSError as error:
+            raise cannot_write(order.target, error) from error
+    return result
+
+
+def selected(order: Order, disk: Disk) -> tuple[int, int]:
+    """Rows that ``order`` selects, and bytes of their media: for a progress bar."""
+    snapshot, _ = read_snapshot(order.run_dir, disk)
+    with disk.open_read(order.run_dir / LEDGER_NAME) as source:
+        rows = Rows(source, Columns())
+        rows.widen(snapshot)
+        order.choice.check(OWN_COLUMNS | rows.columns.types)
+        sizes = [row["bytes"] for row in order.choice.of(rows.all(snapshot))]
+    return len(sizes), sum(sizes)
+
+
+def _put(shard: Shard, shelf: Shelf, writer: Writer, run_dir: Path, result: Exported) -> None:
+    result.rows += len(shard.rows)
+    result.bytes += shard.bytes
+    if shelf.has(shard):
+        result.kept.append(shard.name)
+        return
+    if writer.reads_media:
+        _check_media(shard.rows, run_dir)
+    with shelf.place(shard) as path:
+        writer.write(path, _with_paths(shard.rows, run_dir))
+    result.written.append(shard.name)
+
+
+def _with_paths(rows: list[dict[str, Any]], run_dir: Path) -> Iterator[tuple[dict[str, Any], Path]]:
+    return ((row, run_dir / row["file_name"]) for row in rows)
+
+
+def _check_media(rows: list[dict[str, Any]], run_dir: Path) -> None:
+    for row in rows:
+        path = run_dir / row["file_name"]
+        if not path.is_file() or path.stat().st_size != row["bytes"]:
+            raise InputError(
+                f"{path}: missing, or not as long as the ledger says: run the batch again to fetch it, "
+                "or leave the job out with --except"
+            )
+
+
+def _writer(order: Order, columns: dict[str, str]) -> Writer:
+    match order.format:
+        case "webdataset":
+            return TarWriter()
+        case "parquet":
+            return ParquetWriter(columns, embed=order.embed)
+        case _:
+            return CsvWriter(columns)
+
+
+__all__ = ["FORMATS", "Choice", "Cut", "Exported", "Order", "export", "selected"]

@@ -1,0 +1,17 @@
+"""How often: an even rate of calls."""
+
+from __future__ import annotations
+
+
+class RateLimit:
+    """At most ``per_s`` submissions a second, evenly spaced (the generic cell rate algorithm)."""
+
+    def __init__(self, per_s: float | None) -> None:
+        self._interval_s = 1.0 / per_s if per_s else 0.0
+        self._next_s = 0.0
+
+    def reserve_s(self, now_s: float) -> float:
+        """Take the next place in line; returns the seconds until it comes."""
+        due_s = max(self._next_s, now_s)
+        self._next_s = due_s + self._interval_s
+        return due_s - now_s

@@ -1,0 +1,148 @@
+"""What the page knows of each job, and of the run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+import msgspec
+
+from batcher.download.media import MEDIA_TYPES
+from batcher.jobs import Probed
+from batcher.ledger import line_at
+from batcher.lifecycle import Record, State
+from batcher.report.history import History, Life
+from batcher.rows import Columns, Rows
+
+_LOOK_ABOVE = 4
+_WEB = ("http://", "https://")
+
+
+class Jobs:
+    """Reads what the snapshot doesn't keep from the ledger, open for reading as ``source``."""
+
+    def __init__(self, run_dir: Path, source: BinaryIO, history: History) -> None:
+        self._root = run_dir
+        self._source = source
+        self._rows = Rows(source, Columns())
+        self._history = history
+        self._manifest_dir = self._find_manifest_dir()
+
+    def all(self) -> Iterator[dict[str, Any]]:
+        """Every job that the ledger mentions, without what it doesn't have."""
+        for job_id, record in self._history.items():
+            yield {k: v for k, v in self._job(job_id, record).items() if v not in (None, (), [], {})}
+
+    def run(self) -> dict[str, Any]:
+        """The last run's opening line, and when the first began and the last ended."""
+        runs = self._history.runs
+        last = self._history.last_run
+        return {
+            "manifest": last.manifest if last is not None else None,
+            "api": last.api if last is not None else None,
+            "runs": sum(not event.ended for _, event in runs),
+            "began_ms": runs[0][0] if runs else None,
+            "ended_ms": runs[-1][0] if runs and runs[-1][1].ended else None,
+        }
+
+    def command(self) -> str:
+        """What takes the batch up again, as far as the ledger tells."""
+        last = self._history.last_run
+        manifest = last.manifest if last is not None and last.manifest else "MANIFEST"
+        sandbox = " --sandbox" if last is not None and "sandbox" in (last.api or "") else ""
+        return f"batcher run {shlex.quote(manifest)}{sandbox} -o {shlex.quote(str(self._root))}"
+
+    def _job(self, job_id: str, record: Record) -> dict[str, Any]:
+        inputs, meta = self._rows.inputs(record)
+        life = self._history.lives.get(job_id, Life())
+        done = record.state is State.DONE
+        return {
+            "job": job_id,
+            "state": record.state,
+            "model": record.model,
+            "prompt": _text(inputs.get("prompt", inputs.get("text"))),
+            "input": {name: _plain(v) for name, v in inputs.items() if name != "prompt"},
+            "meta": {name: _plain(v) for name, v in meta.items()},
+            "media": list(self._input_media(inputs)),
+            "files": list(map(_file, self._rows.done(record).files)) if done else None,
+            "quality": record.quality,
+            "cost_usd": record.charge_usd,
+            "attempt": record.attempt,
+            "request_id": record.request_id,
+            "source": self._source_line(record),
+            "submitted_ms": life.submitted_ms,
+            "completed_ms": life.completed_ms,
+            "finished_ms": life.finished_ms,
+            "stage": record.stage,
+            "code": record.code,
+            "message": record.message,
+            "orphaned": record.orphaned or None,
+        }
+
+    def _source_line(self, record: Record) -> str | None:
+        if record.submitting_offset < 0:
+            return None
+        return line_at(self._source, record.submitting_offset).source
+
+    def _input_media(self, inputs: dict[str, Any]) -> Iterator[dict[str, str]]:
+        """Media that went in: a local one as a path from the page, a remote one as its URL."""
+        for name, value in inputs.items():
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, str) and item.startswith(_WEB) and _names_media(name):
+                    yield {"field": name, "url": item}
+                elif isinstance(item, dict) and item.keys() == {"path", "sha256"}:
+                    yield {"field": name, **self._local(str(item["path"]))}
+
+    def _local(self, shown: str) -> dict[str, str]:
+        found = {"name": PurePosixPath(shown).name if not shown.startswith("data:") else "inline"}
+        if self._manifest_dir is not None and not shown.startswith("data:"):
+            path = self._manifest_dir / shown
+            if path.is_file():
+                there = os.path.relpath(path.resolve(), self._root.resolve())
+                found["path"] = quote(Path(there).as_posix())
+        return found
+
+    def _find_manifest_dir(self) -> Path | None:
+        last = self._history.last_run
+        if last is None or not last.manifest:
+            return None
+        # Recorded as the user named it, so relative to a folder that we don't know: here, or above.
+        nearby = self._root.resolve().parents[:_LOOK_ABOVE]
+        found = (base / last.manifest for base in (Path(), *nearby))
+        return next((path.parent for path in found if path.is_file()), None)
+
+
+def _names_media(field: str) -> bool:
+    return any(word in field.lower() for word in ("image", "video", "audio", "url", "mask"))
+
+
+def _file(file: Probed) -> dict[str, Any]:
+    facts = {
+        "path": quote(file.path),
+        "bytes": file.bytes,
+        "type": file.media_type or MEDIA_TYPES.get(PurePosixPath(file.path).suffix),
+        "width": file.width,
+        "height": file.height,
+        "duration_s": file.duration_s,
+        "fps": file.fps,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """A value as the page shows and compares it: scalars as they are, the rest as text."""
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    if isinstance(value, dict) and value.keys() == {"path", "sha256"}:
+        return value["path"]
+    if isinstance(value, list):
+        return ", ".join(str(_plain(item)) for item in value)
+    return msgspec.json.encode(value).decode()
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) or value is None else str(_plain(value))

@@ -1,0 +1,39 @@
+"""Text on its way to a terminal: nothing in it may act on the terminal.
+
+Messages come from servers, ids and paths from manifests and from ledgers that any editor may have
+touched. An escape sequence in them could move the cursor, rewrite what was said, or set a title; a
+bidirectional override could make ``$10`` read as ``$01``.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Any
+
+import msgspec
+
+_SUSPECT = re.compile(r"[^\x20-\x7e]")
+_UNESCAPED_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+
+
+def visible(text: str) -> str:
+    """``text`` as one line in which control and formatting characters stand as their escapes."""
+    return _SUSPECT.sub(_shown, text)
+
+
+def visible_lines(text: str) -> str:
+    """:func:`visible` for text of several lines that we composed ourselves."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def visible_json(value: Any) -> str:
+    """``value`` as one line of JSON, the same to every parser and harmless to a terminal."""
+    text = msgspec.json.encode(value).decode()
+    return _UNESCAPED_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _shown(match: re.Match[str]) -> str:
+    char = match[0]
+    hidden = unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return ascii(char)[1:-1] if hidden else char

@@ -1,0 +1,196 @@
+"""Proof that the simulation would notice: the engine is broken on purpose, and seeds run until one finds it.
+
+::
+
+    python -m tests.simulation.mutations            all of them
+    python -m tests.simulation.mutations "no fsync" the ones whose name contains this
+
+Each mutation is made in a copy of the package, and simulated there in a process of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+SEEDS_MAX = 3000
+TIMEOUT_S = 300
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One deliberate bug: in ``file`` of the package, ``old`` (which stands there once) becomes ``new``."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """The first seed that noticed, and what it said; ``seed`` None: none did."""
+
+    seed: int | None
+    words: str
+
+
+MUTATIONS = (
+    Mutation(
+        "POST before its intent is on disk",
+        "runner/submit.py",
+        "        await self._ledger.durable(intended)\n",
+        "",
+    ),
+    Mutation(
+        "no fsync of the ledger",
+        "ledger.py",
+        "            self._write_whole(data, start)\n        self._file.sync()\n",
+        "            self._write_whole(data, start)\n",
+    ),
+    Mutation(
+        "an ambiguous POST is tried again",
+        "errors.py",
+        "    kind = Kind.AMBIGUOUS\n",
+        "    kind = Kind.TRANSIENT\n",
+    ),
+    Mutation(
+        "polled before the request id is on disk",
+        "runner/submit.py",
+        "            await self._ledger.record(EventName.SUBMITTED, job.id, request_id=request_id)\n",
+        "            self._ledger.append(EventName.SUBMITTED, job.id, request_id=request_id)\n",
+    ),
+    Mutation(
+        "Retry-After is ignored",
+        "pace/gate.py",
+        "        pause_s = retry_after_s\n",
+        "        pause_s = None\n",
+    ),
+    Mutation(
+        "a call past the gate does not look at it again",
+        "runner/submit.py",
+        "if self._control.halted or not self._line.is_open:",
+        "if self._control.halted:",
+    ),
+    Mutation(
+        "the slot is free once the POST is answered",
+        "runner/__init__.py",
+        "        self.view.queued += 1\n",
+        "        self.view.queued += 1\n        self._slots.free()\n",
+    ),
+    Mutation(
+        "one request more than the cap",
+        "runner/control.py",
+        "        while self.held >= self.limit:\n",
+        "        while self.held > self.limit:\n",
+    ),
+    Mutation(
+        "done before the names are durable",
+        "runner/collect.py",
+        "        await self._run_dir.settle()\n",
+        "",
+    ),
+    Mutation(
+        "the ledger's own name is not durable",
+        "ledger.py",
+        "            self._disk.sync_dir(self.path.parent)\n",
+        "",
+    ),
+    Mutation(
+        "a torn tail stays",
+        "ledger.py",
+        "            file.truncate(tail.good_bytes)\n",
+        "",
+    ),
+    Mutation(
+        "bought again without asking for the old result",
+        "plan.py",
+        '        return Decision(Bucket.RETRY, Action.ASK, f"asked once more, then bought again: {why}")\n',
+        "        return Decision(Bucket.RETRY, Action.SUBMIT, why)\n",
+    ),
+    Mutation(
+        "unknown attempts do not count towards --max-cost",
+        "lifecycle.py",
+        "        record.message = event.message\n\n    def _submitted",
+        "        record.message = event.message\n        self._charge(record, 0.0)\n\n    def _submitted",
+    ),
+    Mutation(
+        "the files of an attempt bought again are left to be written over",
+        "runner/__init__.py",
+        "            await self._deps.run_dir.set_aside(record.replaced)\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "metadata vouched for without a look at the ledger",
+        "metadata.py",
+        "                    self._stale |= self._changes != self._ledger.snapshot.dataset_changes\n",
+        "",
+    ),
+)
+
+
+def hunt(mutation: Mutation, seeds: int = SEEDS_MAX) -> Found:
+    """Run seeds, from 0 on, against the mutated engine until one breaks an invariant."""
+    with tempfile.TemporaryDirectory(prefix="batcher-mutation-") as folder:
+        copy = Path(folder)
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(PROJECT / "batcher", copy / "batcher", ignore=ignored)
+        shutil.copytree(Path(__file__).parent, copy / "tests" / "simulation", ignore=ignored)
+        _mutate(copy / "batcher" / mutation.file, mutation)
+        return _found(_simulate(copy, seeds))
+
+
+def _mutate(path: Path, mutation: Mutation) -> None:
+    source = path.read_text()
+    count = source.count(mutation.old)
+    if count != 1:
+        raise ValueError(f"{mutation.name}: {mutation.file} holds the place {count} times, not once")
+    path.write_text(source.replace(mutation.old, mutation.new))
+
+
+def _simulate(folder: Path, seeds: int) -> str:
+    arguments = ["-m", "tests.simulation", "--seeds", str(seeds), "--workers", "1", "--stop-at-first"]
+    ran = subprocess.run(
+        [sys.executable, *arguments],
+        check=False,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    return ran.stdout + ran.stderr
+
+
+def _found(output: str) -> Found:
+    failed = re.search(r"^FAILED (.*)\n.*--seed (\d+)$", output, re.MULTILINE)
+    if failed is not None:
+        return Found(int(failed[2]), failed[1])
+    last = output.strip().splitlines()[-1] if output.strip() else "no output"
+    return Found(None, last)
+
+
+def main() -> int:
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    missed = 0
+    for mutation in MUTATIONS:
+        if wanted in mutation.name:
+            began_s = time.monotonic()
+            found = hunt(mutation)
+            missed += found.seed is None
+            took_s = time.monotonic() - began_s
+            print(
+                f"{mutation.name:66} seed {found.seed!s:>5} {took_s:5.1f} s  {found.words[:100]}",
+                flush=True,
+            )
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
