@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SEEDS ?= 300
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test simulate lint bench clean
+.PHONY: help setup demo test simulate browser screenshots lint bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -31,6 +31,12 @@ test: $(READY)  ## run all tests
 
 simulate: $(READY)  ## many simulated worlds: make simulate SEEDS=10000
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+browser:  ## install Chromium, which the tests of the report drive (Debian, as root)
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+
+screenshots: $(READY)  ## take the pictures of the report in docs/images (needs Chromium)
+	@$(BIN)/python docs/screenshots.py
 
 lint: $(READY)  ## ruff and mypy
 	@$(BIN)/ruff check .

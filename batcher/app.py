@@ -33,6 +33,7 @@ from batcher.service.kept import keep_entries, kept_entries
 from batcher.site import Site, check_same_api, connect
 from batcher.summary import Summary, status_of
 from batcher.survivors import check_nothing_lost
+from batcher.terminal import legible
 
 OUTPUT_ROOT = Path("output")
 
@@ -224,7 +225,7 @@ def _opening(prepared: Prepared, site: Site, host: Host) -> RunEvent:
     return RunEvent(
         run=uuid.uuid4().hex[:12],
         at=iso(host.clock.now()),
-        manifest=str(prepared.manifest.path),
+        manifest=legible(prepared.manifest.path),
         api=site.api,
         version=FORMAT_VERSION,
         host=socket.gethostname(),

@@ -111,7 +111,7 @@ class LocalAppendFile:
 
     def size_at_path(self) -> int | None:
         try:
-            there, ours = os.stat(self._path), os.fstat(self._fd)
+            there, ours = self._path.stat(), os.fstat(self._fd)
         except FileNotFoundError:
             return None
         same = (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
@@ -192,7 +192,7 @@ class LocalDisk:
     def list_dir(self, path: Path) -> list[str]:
         try:
             return sorted(os.listdir(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
 

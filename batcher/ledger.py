@@ -9,16 +9,17 @@ loss that spoils several lines, this tells the torn last group from damage furth
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
 from batcher.clock import Clock, iso
-from batcher.disk import AppendFile, Disk, cannot_write, is_full
+from batcher.disk import AppendFile, Disk, cannot_write, is_full, writing
 from batcher.errors import BatcherError, LedgerError, RunDirError
 from batcher.lifecycle import (
     FORMAT_VERSION,
@@ -34,6 +35,7 @@ HIDDEN_NAME = ".batcher"
 RESERVE_BYTES = 256 * 1024
 _BLOCK_BYTES = 1 << 20
 _KNOWN_EVENTS = frozenset(EventName)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x0c\x0e-\x1f]")
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -98,7 +100,7 @@ def replay(file: BinaryIO, snapshot: Snapshot) -> Tail:
         try:
             line = _read(raw)
         except _UNREADABLE as error:
-            return _torn(number, offset, raw, error, lines, last_run)
+            return _torn(_Spoilt(number, offset, raw, error), lines, last_run)
         try:
             if _fold(line, raw, offset, snapshot):
                 last_run = offset
@@ -110,6 +112,8 @@ def replay(file: BinaryIO, snapshot: Snapshot) -> Tail:
 
 def _read(raw: bytes) -> _Line:
     """The line as a struct. An event that we don't know may have fields of any type."""
+    if _CONTROL.search(raw.decode()):  # the decoder skips unknown names unseen: one may be a spoilt one
+        raise msgspec.DecodeError("control characters")
     try:
         return _decode_line(raw)
     except msgspec.ValidationError:
@@ -131,33 +135,35 @@ def _fold(line: _Line, raw: bytes, offset: int, snapshot: Snapshot) -> bool:
     return False
 
 
-def _torn(
-    number: int,
-    offset: int,
-    raw: bytes,
-    error: Exception,
-    rest: Iterator[tuple[int, tuple[int, bytes]]],
-    last_run: int,
-) -> Tail:
+class _Spoilt(NamedTuple):
+    """The first line that can't be read; ``number`` counts from 1, ``offset`` is its first byte."""
+
+    number: int
+    offset: int
+    raw: bytes
+    error: Exception
+
+
+def _torn(line: _Spoilt, rest: Iterator[tuple[int, tuple[int, bytes]]], last_run: int) -> Tail:
     """The tail from the first unreadable line on, if it is one; else LedgerError.
 
     A crash can spoil only lines of the group that was being written, so nothing behind the spoiled
     line may belong to a group that began after it.
     """
-    size = offset + len(raw)
+    size = line.offset + len(line.raw)
     for _, (at, later) in rest:
         size = at + len(later)
         try:
             group = _read(later).group
         except _UNREADABLE:
             continue
-        if not 0 <= group <= offset:
+        if not 0 <= group <= line.offset:
             raise LedgerError(
-                f"{LEDGER_NAME}:{number}: unreadable ({error}), and good lines follow it: this is "
-                "damage, not a crash. Restore the line from a backup, or remove it and check by "
-                "`batcher status` what its job's state is then"
-            ) from error
-    return Tail(offset, size, True, last_run)
+                f"{LEDGER_NAME}:{line.number}: unreadable ({line.error}), and good lines follow it: "
+                "this is damage, not a crash. Restore the line from a backup, or remove it and check "
+                "by `batcher status` what its job's state is then"
+            ) from line.error
+    return Tail(line.offset, size, True, last_run)
 
 
 def line_at(file: BinaryIO, offset: int) -> Event:
@@ -207,26 +213,20 @@ class Ledger:
         self._lines: list[bytes] = []
         self._pump: asyncio.Task[None] | None = None
         self._covered: asyncio.Future[None] | None = None
-        self._undo = ExitStack()
         self._file = self._open()
 
     def _open(self) -> AppendFile:
-        try:
+        with ExitStack() as undo, writing(self.path):
             self._disk.make_dirs(self._hidden)
-            self._undo.callback(self._disk.lock(self._hidden / "lock"))
+            undo.callback(self._disk.lock(self._hidden / "lock"))
             tail = self._replay()
             file = self._disk.open_append(self.path)
-            self._undo.callback(file.close)
+            undo.callback(file.close)
             self._mend(file, tail)
             # The file's own name: without it, a power loss would take every line that was fsynced.
             self._disk.sync_dir(self.path.parent)
             self._reserve()
-        except OSError as error:
-            self.release()
-            raise cannot_write(self.path, error) from error
-        except BaseException:
-            self.release()
-            raise
+            self._undo = undo.pop_all()
         return file
 
     def _replay(self) -> Tail:

@@ -14,6 +14,7 @@ from batcher.lifecycle import EXPIRED, NO_OUTPUT, Record, Snapshot, Stage, State
 
 DEFAULT_MAX_ATTEMPTS = 3
 EXAMPLES_SHOWN = 3
+NOT_SUBMITTED = "not submitted yet"
 PriceOf = Callable[[Job], float | None]
 
 
@@ -111,7 +112,7 @@ def shard_of(job_id: str, shards: int) -> int:
 def decide(job: Job, record: Record | None, policy: Policy) -> Decision:
     """What a run does with ``job``, given what the ledger says of it."""
     if record is None or record.attempt == 0:
-        return Decision(Bucket.NEW, Action.SUBMIT, "not submitted yet")
+        return Decision(Bucket.NEW, Action.SUBMIT, NOT_SUBMITTED)
     wanted = _redo(record) if policy.redo else _edited(job, record) or _by_state(record, policy)
     spent = record.attempt >= policy.max_attempts and record.state is not State.PENDING
     if wanted.buys and spent:

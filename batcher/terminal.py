@@ -7,8 +7,10 @@ bidirectional override could make ``$10`` read as ``$01``.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,9 +29,17 @@ def visible_lines(text: str) -> str:
     return "\n".join(map(visible, text.split("\n")))
 
 
+def legible(path: Path | str) -> str:
+    """``path`` as text that can be written anywhere: a file name's bytes need not be UTF-8."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def visible_json(value: Any) -> str:
     """``value`` as one line of JSON, the same to every parser and harmless to a terminal."""
-    text = msgspec.json.encode(value).decode()
+    try:
+        text = msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:  # half a surrogate pair, as in the name of a file that is not UTF-8
+        text = json.dumps(msgspec.to_builtins(value))
     return _UNESCAPED_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 

@@ -1,6 +1,7 @@
 """``--max-cost`` as a property: whatever prices, answers and crashes, no more is charged than was allowed."""
 
 import asyncio
+import json
 import tempfile
 from pathlib import Path
 
@@ -30,28 +31,42 @@ RESULTS = {
 
 
 class Till(Api):
-    """An API that knows what it charged: the price of each request, or less where it reports less."""
+    """An API that knows what it charged: the price of each request, or what it reports in its place.
 
-    def __init__(self, prices, posting, results):
-        super().__init__(takes_s=3.0, posting=posting, results=results)
-        self.prices, self.charges = prices, []
+    ``fates`` are, by prompt, how its first request ends, its second, and so on.
+    """
+
+    def __init__(self, prices, posting, fates):
+        super().__init__(takes_s=3.0, posting=posting)
+        self.prices, self.fates = prices, fates
+        self.charges, self.ends = [], {}
 
     async def submit(self, model, body):
-        number = len(self.charges)
-        self.charges.append(None)
+        prompt, number = json.loads(body)["prompt"], len(self.charges)
+        self.charges.append(self.prices[prompt])  # unless it is surely refused
         try:
             request_id = await super().submit(model, body)
         except (TurnedAway, Rejected):
             self.charges[number] = 0.0
             raise
-        finally:
-            if self.charges[number] is None:  # accepted, unanswered, or cut off: it may have been charged
-                self.charges[number] = self.prices[self.posts[number][1]]
+        end = RESULTS[self.fates[prompt].pop(0) if self.fates.get(prompt) else "done"](
+            self.prices[prompt]
+        )
+        self.ends[request_id] = number, end
         return request_id
+
+    async def result(self, request_id):
+        result = await super().result(request_id)
+        if not result.phase.terminal:
+            return result
+        number, end = self.ends[request_id]
+        if end.cost_usd is not None:
+            self.charges[number] = end.cost_usd
+        return end
 
     @property
     def charged_usd(self):
-        return sum(charge for charge in self.charges if charge is not None)
+        return sum(self.charges)
 
 
 async def run_until(batch, jobs, crash_s):
@@ -71,10 +86,13 @@ async def run_until(batch, jobs, crash_s):
 async def story(path, cents, cap_cents, scripts, crashes_s):
     jobs = [job(f"j{number}") for number in range(len(cents))]
     prices = {one.id: count * CENT_USD for one, count in zip(jobs, cents, strict=True)}
-    posting = {one.id: [ANSWERS[name]() for name in script[0]] for one, script in zip(jobs, scripts, strict=False)}
+    posting = {
+        one.id: [ANSWERS[name]() for name in script[0]]
+        for one, script in zip(jobs, scripts, strict=False)
+    }
     posting = {name: [step for step in steps if step is not None] for name, steps in posting.items()}
-    results = {one.id: [RESULTS[name](prices[one.id]) for name in script[1]] for one, script in zip(jobs, scripts, strict=False)}
-    batch = Batch(path, api=Till(prices, posting, results))
+    fates = {one.id: list(script[1]) for one, script in zip(jobs, scripts, strict=False)}
+    batch = Batch(path, api=Till(prices, posting, fates))
     batch.price_of = lambda one: prices[one.id]
     batch.max_cost_usd = cap_cents * CENT_USD
     batch.policy = Policy(retry_failed=True, retry_unknown=True, max_attempts=9)
@@ -84,7 +102,8 @@ async def story(path, cents, cap_cents, scripts, crashes_s):
 
 
 SCRIPT = st.tuples(
-    st.lists(st.sampled_from(sorted(ANSWERS)), max_size=4), st.lists(st.sampled_from(sorted(RESULTS)), max_size=3)
+    st.lists(st.sampled_from(sorted(ANSWERS)), max_size=4),
+    st.lists(st.sampled_from(sorted(RESULTS)), max_size=3),
 )
 
 

@@ -325,3 +325,17 @@ def test_a_run_directory_that_is_a_file_can_not_be_written(tmp_path):
     (tmp_path / "run").write_text("x")
     with pytest.raises(RunDirError, match="can't write"):
         open_ledger(tmp_path / "run")
+
+
+@pytest.mark.parametrize("spoilt", [b"g\x99\xaa\xdd\xce", b"gr\0\0p"], ids=["no text", "zeros"])
+async def test_a_spoilt_name_of_a_field_does_not_pass_for_a_field_of_a_newer_version(tmp_path, spoilt):
+    ledger = open_ledger(tmp_path)
+    await buy(ledger)
+    await ledger.close()
+    path = tmp_path / LEDGER_NAME
+    *kept, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(kept) + last.replace(b"group", spoilt))
+    again = open_ledger(tmp_path)
+    assert again.snapshot.records["cat"].state is State.UNKNOWN
+    assert path.read_bytes() == b"".join(kept)
+    again.release()

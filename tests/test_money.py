@@ -4,6 +4,10 @@ import asyncio
 import base64
 import hashlib
 import json
+import os
+import pty
+import signal
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -11,14 +15,14 @@ import pytest
 from aiohttp import web
 
 from batcher import app
-from batcher.errors import ManifestError
+from batcher.errors import InputError, ManifestError
 from batcher.manifest import Overrides
 from batcher.options import Host, Money, Options
 from batcher.plan import Policy, Selection
 from batcher.runner import Pace
 from batcher.runner.canary import Share
 from batcher.sandbox.catalogue import catalogue
-from tests.api_server import TOKEN, ApiServer, run_command
+from tests.api_server import TOKEN, ApiServer, command, environment, run_command
 
 KLING = "kling/kling-2-1/master/image-to-video"
 FLUX = "blackforestlabs/flux-1/dev/text-to-image"
@@ -49,7 +53,10 @@ class Bench:
         self.prompts(10)
 
     def prompts(self, count, start=0):
-        jobs = [{"prompt": f"p{n}", "image_url": f"https://example.com/{n}.png"} for n in range(start, start + count)]
+        jobs = [
+            {"prompt": f"p{n}", "image_url": f"https://example.com/{n}.png"}
+            for n in range(start, start + count)
+        ]
         self.write({"model": KLING, "jobs": jobs})
 
     def write(self, document):
@@ -91,7 +98,9 @@ def refuse(status=422, **body):
 
 
 def fail_request(server, asked):
-    return web.json_response({"request_id": asked["id"], "status": "failed", "error": "the model gave up"})
+    return web.json_response(
+        {"request_id": asked["id"], "status": "failed", "error": "the model gave up"}
+    )
 
 
 class TestBudget:
@@ -126,17 +135,23 @@ class TestBudget:
         bench.server.on_result = fail_request
         summary = bench.run(max_cost_usd=3 * PRICE_USD, concurrency=2)
         assert (bench.posts, summary.unknown, summary.failed, summary.pending) == (3, 1, 2, 1)
-        again = bench.run(max_cost_usd=3 * PRICE_USD, policy=Policy(retry_failed=True, retry_unknown=True), concurrency=2)
+        again = bench.run(
+            max_cost_usd=3 * PRICE_USD,
+            policy=Policy(retry_failed=True, retry_unknown=True),
+            concurrency=2,
+        )
         assert (again.exit_code, bench.posts) == (3, 3)
 
     def test_refused_submissions_cost_nothing(self, bench):
-        bench.server.on_post = lambda _, body: refuse(message=f"bad {body['prompt']}")() if bench.posts <= 5 else None
+        bench.server.on_post = lambda _, body: (
+            refuse(message=f"bad {body['prompt']}")() if bench.posts <= 5 else None
+        )
         summary = bench.run(max_cost_usd=5 * PRICE_USD)
         assert (bench.posts, summary.done, summary.failed) == (10, 5, 5)
 
     def test_an_unknown_price_stops_the_plan_unless_one_is_assumed(self, bench):
-        bench.server.catalogue = {}
-        with pytest.raises(Exception, match="--assume-price"):
+        del bench.server.catalogue[KLING]["base_price_usd"]
+        with pytest.raises(InputError, match="--assume-price"):
             bench.run(max_cost_usd=5.0)
         assert bench.posts == 0
         assert bench.run(max_cost_usd=5.0, assume_price_usd=2.5).exit_code == 3
@@ -151,7 +166,9 @@ class TestCanary:
         assert "--canary-failures 20%" in summary.stopped
 
     def test_as_many_failures_as_allowed_let_the_rest_pass(self, bench):
-        bench.server.on_result = lambda s, asked: fail_request(s, asked) if asked["id"] == next(iter(s.created)) else None
+        bench.server.on_result = lambda s, asked: (
+            fail_request(s, asked) if asked["id"] == next(iter(s.created)) else None
+        )
         summary = bench.run(canary=2, canary_failures=Share(1))
         assert (summary.exit_code, bench.posts, summary.done) == (1, 10, 9)
 
@@ -163,7 +180,10 @@ class TestCanary:
         assert bench.run(canary=3).done == 10
 
     def test_it_is_spread_over_models_and_parameters(self, bench):
-        many = [{"prompt": f"p{n}", "image_url": "https://example.com/a.png", "duration": 5} for n in range(20)]
+        many = [
+            {"prompt": f"p{n}", "image_url": "https://example.com/a.png", "duration": 5}
+            for n in range(20)
+        ]
         bench.write(
             {
                 "model": KLING,
@@ -178,7 +198,9 @@ class TestCanary:
         bench.prompts(4)
         bench.run()
         bench.run(canary=2, policy=Policy(redo=True), only="*")
-        assert Counter(post["prompt"] for post in bench.server.posts) == dict.fromkeys(["p0", "p1", "p2", "p3"], 2)
+        assert Counter(post["prompt"] for post in bench.server.posts) == dict.fromkeys(
+            ["p0", "p1", "p2", "p3"], 2
+        )
 
 
 class TestBreaker:
@@ -190,7 +212,9 @@ class TestBreaker:
 
     def test_a_share_of_them_from_the_fiftieth_on(self, bench):
         bench.prompts(70)
-        bench.server.on_post = lambda _, body: refuse(message=body["prompt"])() if bench.posts % 2 else None
+        bench.server.on_post = lambda _, body: (
+            refuse(message=body["prompt"])() if bench.posts % 2 else None
+        )
         summary = bench.run(max_failures=40, max_failures_percent=True)
         assert summary.exit_code == 3
         assert 50 <= bench.posts <= 51
@@ -249,7 +273,10 @@ class TestLocalMedia:
         encoded = base64.b64encode(content).decode()
         assert bench.server.posts[0]["image_url"] == f"data:image/png;base64,{encoded}"
         (intent,) = bench.ledger("submitting")
-        assert intent["input"]["image_url"] == {"path": "a.png", "sha256": hashlib.sha256(content).hexdigest()}
+        assert intent["input"]["image_url"] == {
+            "path": "a.png",
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
         written = [file.read_bytes() for file in (bench.path / "out").rglob("*") if file.is_file()]
         assert not any(encoded.encode() in one for one in written)
 
@@ -301,7 +328,7 @@ class TestStoredSpecs:
         assert kept["models"][KLING]["entry"]["base_price_usd"] == 0.28
         for file in (bench.path / ".cache/batcher").iterdir():
             file.unlink()
-        bench.server.catalogue = {}
+        bench.server.stop()
         bench.prompts(3)
         planned = bench.plan().prepared
         assert planned.specs.sources[KLING].origin == "stored"
@@ -326,3 +353,40 @@ def test_the_canary_tells_how_it_fared_and_asks_nobody_without_a_terminal(server
 def test_limits_that_make_no_sense_exit_64(tmp_path, bad):
     Path(tmp_path / "m.yaml").write_text("jobs: []")
     assert run_command(None, tmp_path, "run", "m.yaml", *bad).returncode == 64
+
+
+def on_a_terminal(server, tmp_path, reply, *arguments):
+    """Run the command with a terminal for stdin and stderr; a signal or a ``reply`` answers its question."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command("run", "m.yaml", *arguments),
+        cwd=tmp_path,
+        env=environment(server, tmp_path),
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    while b"[y/N]" not in shown:
+        shown += os.read(ours, 4096)
+    if isinstance(reply, bytes):
+        os.write(ours, reply)
+    else:
+        process.send_signal(reply)
+    code = process.wait(20)
+    process.stdout.close()
+    os.close(ours)
+    return code, shown.decode()
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "posts"), [(b"y\n", 0, 5), (b"n\n", 3, 2), (signal.SIGINT, 130, 2)]
+)
+def test_on_a_terminal_the_canary_asks(server, tmp_path, reply, code, posts):
+    bench = Bench(server, tmp_path)
+    bench.prompts(5)
+    told, shown = on_a_terminal(server, tmp_path, reply, "--canary", 2)
+    assert (told, bench.posts) == (code, posts)
+    assert "canary: 2 of 2 jobs went well, for $2.80" in shown
+    assert "Go on with the rest?" in shown

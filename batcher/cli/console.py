@@ -14,8 +14,11 @@ GENERATIONS_PAGE = "the Generations page of your RunComfy account"
 
 
 def money(usd: float | None) -> str:
-    """An amount for people: ``$12.60``; unknown stays unknown."""
-    return "unknown" if usd is None else f"${usd:,.2f}"
+    """An amount for people: ``$12.60``, with hundredths of a cent where there are any."""
+    if usd is None:
+        return "unknown"
+    whole, _, fraction = f"{usd:,.4f}".partition(".")
+    return f"${whole}.{fraction[:2]}{fraction[2:].rstrip('0')}"
 
 
 def size(count: float) -> str:

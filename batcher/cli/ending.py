@@ -7,7 +7,9 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -49,19 +51,32 @@ def prepare() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+@contextmanager
+def perhaps_unheard() -> Iterator[None]:
+    """For what is said at the end: that the reader of a pipe has gone doesn't change how it ended."""
+    with suppress(BrokenPipeError):
+        yield
+    _flush()
+
+
 def leave(code: int) -> NoReturn:
     """Exit. After a signal without waiting for threads: some can't be told to stop."""
+    _flush()
     if code not in {128 + number for number in SIGNALS}:
         sys.exit(code)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     atexit._run_exitfuncs()
+    os._exit(code)
+
+
+def _flush() -> None:
+    """Get rid of what nobody reads any more, or the interpreter would fail to, and say so."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):
-            continue
-    os._exit(code)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _received(number: int, frame: FrameType | None) -> NoReturn:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from batcher.cli.run_options import ids_in
 from batcher.disk import LocalDisk
 from batcher.errors import UsageError
 
@@ -43,13 +44,7 @@ def _order(given: dict[str, Any]) -> Any:
 
 
 def _ids(text: str | None) -> frozenset[str]:
-    """Job ids: one, or those in ``@FILE``, one a line."""
+    """Job ids: one, or those in ``@FILE``."""
     if text is None:
         return frozenset()
-    if not text.startswith("@"):
-        return frozenset({text})
-    try:
-        lines = Path(text[1:]).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--except {text}: can't read: {error}") from error
-    return frozenset(line.strip() for line in lines if line.strip())
+    return ids_in(Path(text[1:]), "--except") if text.startswith("@") else frozenset({text})

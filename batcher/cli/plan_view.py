@@ -11,7 +11,7 @@ from batcher.cli.console import duration, money
 from batcher.options import Options
 from batcher.outlook.estimate import PriceLine
 from batcher.outlook.url_checks import UrlReport
-from batcher.plan import Bucket, BucketTotal, Plan
+from batcher.plan import NOT_SUBMITTED, Bucket, BucketTotal, Plan
 from batcher.prepare import Prepared
 from batcher.schema import Quote
 from batcher.service.catalog import SpecOrigin, SpecSource
@@ -102,7 +102,7 @@ def _bucket_lines(sign: str, words: str, total: BucketTotal, *, priced: bool) ->
         price = ", price unknown" if total.unpriced else f"  {money(total.price_usd)}"
     yield _line(sign, total.count, words, price)
     for job_id, reason in total.examples:
-        yield f"         {job_id}: {reason}"
+        yield f"         {job_id}" if reason == NOT_SUBMITTED else f"         {job_id}: {reason}"
     if total.count > len(total.examples):
         yield f"         ... and {total.count - len(total.examples)} more"
 
@@ -121,7 +121,7 @@ def formula(line: PriceLine, count: int) -> str:
         return f"{count} × {_factors(line.quote)} = {money(count * line.quote.usd)}"
     if line.assumed_usd is not None:
         total = money(count * line.assumed_usd)
-        return f"{count} × {_exact(line.assumed_usd)} (--assume-price) = {total}"
+        return f"{count} × {money(line.assumed_usd)} (--assume-price) = {total}"
     return f"{count} × unknown ({line.problem})"
 
 
@@ -132,12 +132,7 @@ def _factors(quote: Quote) -> str:
         factors.append(
             f"{quote.outputs:g}" if quote.seconds is not None else f"{quote.outputs:g} {unit}s"
         )
-    return " × ".join([*factors, f"{_exact(quote.unit_price_usd)}/{unit}"])
-
-
-def _exact(usd: float) -> str:
-    """A unit price, which may be less than a cent."""
-    return f"${usd:.2f}" if round(usd, 2) == usd else f"${usd:g}"
+    return " × ".join([*factors, f"{money(quote.unit_price_usd)}/{unit}"])
 
 
 def _budget_lines(prepared: Prepared) -> Iterator[str]:

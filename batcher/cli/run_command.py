@@ -50,7 +50,8 @@ def run_manifest(options: Options, given: dict[str, Any]) -> int:
         return _nothing_ran(error, as_json=given["as_json"])
     except ending.EndedBySignal as end:
         return _nothing_ran(interrupted(end.number), as_json=given["as_json"])
-    _print_summary(summary, options, host, given)
+    with ending.perhaps_unheard():
+        _print_summary(summary, options, host, given)
     return summary.exit_code
 
 

@@ -217,18 +217,18 @@ def _selection(given: dict[str, Any]) -> Any:
 
     only = given["only"]
     if only is not None and only.startswith("@"):
-        only = _ids_in(Path(only[1:]))
+        only = ids_in(Path(only[1:]), "--only")
     return Selection(given["limit"], only, given["shard"])
 
 
-def _ids_in(path: Path) -> frozenset[str]:
+def ids_in(path: Path, option: str) -> frozenset[str]:
     """Job ids from a file: one a line, or the JSON lines that ``status --list`` prints."""
     import msgspec
 
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--only @{path}: can't be read: {error}") from None
+        raise UsageError(f"{option} @{path}: can't be read: {error}") from None
     ids = set()
     for number, line in enumerate(lines, 1):
         text = line.strip()

@@ -105,6 +105,8 @@ def _with_paths(rows: list[dict[str, Any]], run_dir: Path) -> Iterator[tuple[dic
 def _check_media(rows: list[dict[str, Any]], run_dir: Path) -> None:
     for row in rows:
         path = run_dir / row["file_name"]
+        if not path.resolve().is_relative_to(run_dir.resolve()):
+            raise InputError(f"{path}: lies outside the run directory: this ledger isn't one of ours")
         if not path.is_file() or path.stat().st_size != row["bytes"]:
             raise InputError(
                 f"{path}: missing, or not as long as the ledger says: run the batch again to fetch it, "

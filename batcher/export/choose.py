@@ -32,6 +32,15 @@ class _Nothing:
     def __bool__(self) -> bool:
         return False
 
+    def __len__(self) -> int:
+        return 0
+
+    def __getattr__(self, name: str) -> Any:
+        """Every method of a text that isn't there says no."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda *_: False
+
 
 _NOTHING = _Nothing()
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import msgspec
 from batcher.disk import Disk
 from batcher.errors import RunDirError, UsageError
 
-RECORD_NAME = "export.json"
+RECORD_NAME = ".export.json"
+"""Hidden, so that loaders of whole folders pass it by."""
 DEFAULT_SHARD_BYTES = 1_000_000_000
 ROWS_AT_MOST = 50_000
 """A shard's rows are in memory, its media never are."""
@@ -81,7 +83,8 @@ def _splits(source: RowSource, column: str | None) -> Iterator[tuple[str, RowSou
 
 def _label(value: Any) -> str:
     """A split's name as part of a file name. Loaders read it up to the first dash."""
-    return _UNSAFE.sub("_", str(value)).strip("_")[:_SPLIT_CHARS] or "none"
+    text = "" if value is None else str(value)
+    return _UNSAFE.sub("_", text).strip("_")[:_SPLIT_CHARS] or "none"
 
 
 def _by_size(rows: Iterable[Row], size_bytes: int) -> Iterator[list[Row]]:
@@ -102,8 +105,7 @@ def _by_count(source: RowSource, count: int) -> Iterator[list[Row]]:
     rows = iter(source())
     for number in range(count):
         share = total * (number + 1) // count - total * number // count
-        group = [row for row, _ in zip(rows, range(share), strict=False)] if share else []
-        if group:
+        if group := list(islice(rows, share)):
             yield group
 
 

@@ -17,6 +17,7 @@ from batcher.manifest.rows import Columns, ManifestChanged, Row
 from batcher.manifest.tally import Tally, problem_line
 from batcher.manifest.walk import Found, Tree
 from batcher.schema import ModelSpec
+from batcher.terminal import legible
 
 NAME_MAX_BYTES = 200
 
@@ -44,7 +45,7 @@ def open_manifest(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
     """Open a manifest and check all but its rows. Raises ManifestError where it can't be read."""
     path = Path(path)
     columns = Columns(_both_spellings(overrides.meta_columns), _both_spellings(overrides.ignore_columns))
-    document = open_document(path, str(path), columns)
+    document = open_document(path, legible(path), columns)
     name = document.head.name if document.head.name is not None else path.stem
     if not _SAFE_NAME.fullmatch(name) or len(name.encode()) > NAME_MAX_BYTES:
         line = document.head.layer.line_of("name")

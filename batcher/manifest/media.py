@@ -16,6 +16,7 @@ import msgspec
 from batcher.jobs import LocalMedia
 from batcher.manifest.rows import LocalPath
 from batcher.schema.wording import shown
+from batcher.terminal import legible
 
 BODY_MAX_BYTES = 64 * 1024 * 1024
 """The API's limit for a request body, inline media included."""
@@ -111,7 +112,7 @@ class LocalFiles:
         found = media_type.partition("/")[0]
         if kind is not None and found != kind:
             raise MediaError(f"{shown(text)} is {media_type}, not {kind}")
-        return LocalMedia(str(path), str(text), sha256, status.st_size, media_type)
+        return LocalMedia(str(path), legible(text), sha256, status.st_size, media_type)
 
     def _identity(self, path: Path, status: os.stat_result) -> tuple[str, str]:
         key = (str(path), status.st_size, status.st_mtime_ns)

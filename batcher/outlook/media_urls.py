@@ -109,7 +109,7 @@ def looks_private(url: str) -> bool:
 @lru_cache(maxsize=1024)
 def _is_private_name(authority: str) -> bool:
     labels = authority.partition(":")[0].lower().rstrip(".").split(".")
-    return labels[-1] in _RESERVED_DOMAINS or not _PRIVATE_LABELS.isdisjoint(labels[:-1])
+    return labels[-1] in _RESERVED_DOMAINS or not _PRIVATE_LABELS.isdisjoint(labels[:-2])
 
 
 @dataclass(slots=True)

@@ -374,9 +374,7 @@ class Runner:
         if outcome is not CancelOutcome.CANCELLED:
             self.view.not_cancellable += 1
             return
-        await self._ledger.record(
-            EventName.DEFERRED, job_id, reason="cancelled at the API on interrupt"
-        )
+        await self._ledger.record(EventName.DEFERRED, job_id, reason="cancelled at the API on interrupt")
         self.view.cancelled_now += 1
 
 

@@ -6,6 +6,7 @@ function openDetail(list, at) {
   looking = { list, at };
   drawDetail();
   if (!sheet.open) sheet.showModal();
+  sheet.focus();
 }
 
 function turn(by) {
@@ -38,7 +39,7 @@ function inputOf(medium) {
 
 function sideOf({ job, file }) {
   const rejected = rejects.has(job.job);
-  const mark = () => { toggleReject(job.job); drawDetail(); if (gallery) gallery.refresh(); };
+  const mark = () => { toggleReject(job.job); drawDetail(); sheet.focus(); if (gallery) gallery.refresh(); };
   return h("div", { class: "side" },
     h("header", {},
       h("span", { class: "pill" }, dot(job.state), job.state),

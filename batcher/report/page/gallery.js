@@ -63,7 +63,7 @@ function drawGallery(panel) {
   const refresh = (from) => {
     writeAddress();
     matching = matches();
-    if (from !== "search") bar.replaceChildren(...toolbar(refresh, sorter(refresh)));
+    if (from !== "search") bar.replaceChildren(...toolbar(refresh));
     tally.replaceChildren(...tallyLine(refresh));
     gallery.show(matching);
   };
@@ -81,7 +81,7 @@ function tallyLine(refresh) {
   const words = `${plural(outputs, "output")}${rest ? `, ${plural(rest, "job")} without one` : ""}${some ? ` of ${number(entries.length)}` : ""}`;
   const line = [h("span", { class: "tally", id: "tally" }, words)];
   if (some) line.push(h("button", { class: "button", type: "button", onclick: () => { Object.assign(view, START, { where: {} }); refresh(); } }, "Clear filters"));
-  line.push(h("span", { class: "grow" }));
+  line.push(h("span", { class: "grow" }), sorter(refresh));
   if (rejects.size) {
     line.push(
       choice("Rejected", view.rejected, [["", "shown"], ["without", "hidden"], ["only", "only"]], (v) => { view.rejected = v; refresh(); }),

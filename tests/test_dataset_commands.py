@@ -1,0 +1,120 @@
+"""`report`, `export` and `status --quality`, as typed."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from batcher.cli import cli
+from batcher.clock import iso
+from batcher.disk import LocalDisk
+from batcher.errors import BatcherError
+from batcher.lifecycle import RunEvent
+from batcher.report import keep_writing
+from tests.dataset import RunMaker, mixed_run
+from tests.engine import FakeClock, job
+
+
+@pytest.fixture
+async def run_dir(tmp_path):
+    return await mixed_run(tmp_path / "run")
+
+
+def typed(*words):
+    return CliRunner().invoke(cli, [str(word) for word in words], standalone_mode=False)
+
+
+def test_report_says_where_the_page_is(run_dir):
+    said = typed("report", run_dir)
+    assert said.output == f"{run_dir}/report.html: 4 of 8 jobs done\n"
+    assert (run_dir / "report.html").stat().st_size > 50_000
+
+
+def test_report_of_a_run_that_is_over_is_written_once_even_with_every(run_dir):
+    assert typed("report", run_dir, "--every", "30s").output.endswith("4 of 8 jobs done\n")
+
+
+def test_an_interval_of_nothing_is_refused(run_dir):
+    assert "--every" in str(typed("report", run_dir, "--every", "0").exception)
+
+
+def test_the_poor_ones_listed_are_what_except_takes(run_dir, tmp_path):
+    listed = typed("status", run_dir, "--list", "done", "--quality", "bad")
+    assert [json.loads(line)["job"] for line in listed.stdout.splitlines()] == ["short"]
+    (tmp_path / "poor.jsonl").write_text(listed.stdout)
+    said = typed(
+        "export",
+        run_dir,
+        "--format",
+        "csv",
+        "-o",
+        tmp_path / "out",
+        "--except",
+        f"@{tmp_path}/poor.jsonl",
+    )
+    assert "4 rows" in said.output
+    assert "short" not in (tmp_path / "out" / "data-000000.csv").read_text()
+
+
+def test_quality_needs_a_list(run_dir):
+    assert "--list" in str(typed("status", run_dir, "--quality", "bad").exception)
+
+
+def test_status_counts_the_poor(run_dir):
+    assert "1  of the done have poor outputs" in typed("status", run_dir).output
+
+
+def test_an_export_that_is_there_says_so(run_dir, tmp_path):
+    words = ("export", run_dir, "--format", "parquet", "-o", tmp_path / "out")
+    assert "1 files\n" in typed(*words).output
+    assert "1 of them there already" in typed(*words).output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--shard-size", "1MB", "--shard-count", "2"),
+        ("--embed",),
+        ("--except", "@gone"),
+        ("--split-by", "meta.no"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(run_dir, tmp_path, words):
+    said = typed("export", run_dir, "--format", "csv", "-o", tmp_path / "out", *words)
+    assert isinstance(said.exception, BatcherError)
+
+
+def test_a_ledger_that_points_elsewhere_exports_nothing_from_there(run_dir, tmp_path):
+    (tmp_path / "secret.mp4").write_bytes((run_dir / "media" / "fox.mp4").read_bytes())
+    ledger = run_dir / "ledger.jsonl"
+    ledger.write_text(ledger.read_text().replace("media/fox.mp4", "../secret.mp4"))
+    said = typed("export", run_dir, "--format", "webdataset", "-o", tmp_path / "out")
+    assert "outside" in str(said.exception)
+
+
+async def test_a_live_report_is_written_anew_as_the_ledger_grows_and_once_more_at_the_end(tmp_path):
+    import os
+    import socket
+
+    made = RunMaker(tmp_path)
+    here = {"host": socket.gethostname(), "pid": os.getpid()}
+    made.ledger.announce(RunEvent(run="r", at=iso(FakeClock().now()), total=2, manifest="m", **here))
+    made.submitted(job("a"))
+    await made._settle()
+    seen = []
+
+    class Waiting(FakeClock):
+        async def sleep(self, delay_s):
+            seen.append('refresh_s":5.0' in (tmp_path / "report.html").read_text())
+            if len(seen) == 2:
+                made.submitted(job("b"))
+            if len(seen) == 3:
+                made.ledger.close_run(
+                    RunEvent(run="r", at="2026-01-01T00:00:09.000Z", ended=True, exit_code=0)
+                )
+            await made._settle()
+
+    status = await keep_writing(tmp_path, LocalDisk(), Waiting(), 5.0)
+    assert (seen, status.live, status.submitted) == ([True] * 3, False, 2)
+    assert '"refresh_s":null' in (tmp_path / "report.html").read_text()
+    await made.ledger.close()

@@ -1,0 +1,267 @@
+"""The report as people meet it: opened from disk in a real browser, and its numbers."""
+
+import json
+import re
+
+import pytest
+import pytest_asyncio
+
+from batcher.clock import SystemClock
+from batcher.disk import LocalDisk
+from batcher.lifecycle import EventName, State
+from batcher.report import write_report
+from batcher.report.history import History, Move
+from batcher.report.page import embedded
+from batcher.report.series import series_of
+from tests.browser import browser, chromium
+from tests.dataset import RunMaker, clip, mixed_run, picture
+from tests.engine import job
+
+in_browser = pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
+on_one_loop = pytest.mark.asyncio(loop_scope="module")
+JOBS = "[...document.querySelectorAll('.card')].map((card) => card.dataset.job)"
+TALLY = "document.getElementById('tally').textContent"
+
+
+def report(path):
+    return write_report(path, LocalDisk(), SystemClock())
+
+
+def data_of(path):
+    text = (path / "report.html").read_text("utf-8")
+    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def run_dir(tmp_path_factory):
+    root = tmp_path_factory.mktemp("batch")
+    (root / "pictures").mkdir()
+    (root / "pictures" / "in put.png").write_bytes(picture("in"))
+    (root / "manifest.yaml").write_text("jobs: []")
+    path = await mixed_run(root / "output" / "mixed")
+    made = RunMaker(path)
+    local = {"path": "pictures/in put.png", "sha256": "aa"}
+    await made.done(
+        job("edit", prompt="an edit", image_url="https://example.com/x.png", image=local),
+        picture("e"),
+        extension=".png",
+    )
+    await made.end()
+    report(path)
+    return path
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chrome():
+    async with browser() as page:
+        yield page
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(chrome, run_dir):
+    chrome.errors.clear()
+    chrome.requests.clear()
+    await chrome.window(1280, 900)
+    await chrome.call("Page.navigate", url="about:blank")
+    await chrome.open(run_dir / "report.html")
+    yield chrome
+    await chrome.js("localStorage.clear()")
+    assert chrome.errors == []
+    assert [url for url in chrome.requests if not url.startswith(("file:", "data:"))] == []
+
+
+@in_browser
+@on_one_loop
+async def test_it_opens_from_disk_and_its_videos_have_metadata(page):
+    assert await page.js(TALLY) == "6 outputs, 3 jobs without one"
+    await page.until(
+        "[...document.querySelectorAll('.card video')].every((video) => video.duration > 1 && video.videoWidth === 320)"
+    )
+    assert await page.js("document.querySelectorAll('.card video').length") == 3
+    await page.until("[...document.querySelectorAll('.card img')].every((img) => img.naturalWidth > 0)")
+
+
+@in_browser
+@on_one_loop
+async def test_a_video_plays_under_the_mouse_and_stops_when_it_leaves(page):
+    await page.hover(".card video")
+    await page.until("!document.querySelector('.card video').paused")
+    await page.hover("h1")
+    await page.until("document.querySelector('.card video').paused")
+
+
+@in_browser
+@on_one_loop
+async def test_a_prompt_with_markup_stays_text(page):
+    prompts = await page.js("[...document.querySelectorAll('.prompt')].map((p) => p.textContent)")
+    assert "a <script>alert(1)</script> dog" in prompts
+    assert await page.js("document.querySelectorAll('main script, main b b').length") == 0
+    assert await page.js("document.querySelectorAll('script').length") == 2
+
+
+@in_browser
+@on_one_loop
+async def test_filters_search_and_sort_choose_what_is_shown(page):
+    async def choose(label, value):
+        await page.js(
+            f"(() => {{ const select = document.querySelector('select[aria-label={label}]');"
+            f" select.value = '{value}'; select.dispatchEvent(new Event('change')); }})()"
+        )
+
+    await choose("State", "failed")
+    assert await page.js(JOBS) == ["lost"]
+    await choose("State", "")
+    await choose("split", "train")
+    assert await page.js(JOBS) == ["fox", "lake", "lake"]
+    assert "w.meta.split=train" in await page.js("location.hash")
+    await choose("Sort", "prompt")
+    assert await page.js(JOBS) == ["lake", "lake", "fox"]
+    await page.js(
+        "document.getElementById('search').value = 'A FOX'; document.getElementById('search').dispatchEvent(new Event('input'))"
+    )
+    await page.until(f"{JOBS}.join() === 'fox'")
+
+
+@in_browser
+@on_one_loop
+async def test_the_input_stands_beside_the_output_and_a_remote_one_is_only_a_link(page):
+    await page.js("document.querySelector('.card[data-job=edit]').click()")
+    await page.until("document.querySelectorAll('dialog .pair img').length === 2")
+    await page.until(
+        "[...document.querySelectorAll('dialog .pair img')].every((img) => img.naturalWidth === 256)"
+    )
+    assert await page.js("document.querySelector('dialog dd a').href") == "https://example.com/x.png"
+
+
+@in_browser
+@on_one_loop
+async def test_the_keyboard_is_enough(page):
+    await page.js("document.querySelector('.card').focus()")
+    await page.key("ArrowRight")
+    assert await page.js("document.activeElement.dataset.job") == "v1.2"
+    await page.key("x")
+    assert await page.js("document.getElementById('save').textContent") == "Save 1 rejected id"
+    assert await page.js(
+        "JSON.parse(Object.entries(localStorage).find(([name]) => name.startsWith('batcher.rejects'))[1])"
+    ) == ["v1.2"]
+    await page.key("Enter")
+    await page.until("document.querySelector('dialog').open")
+    await page.key("ArrowRight")
+    await page.until("document.querySelector('dialog .say').textContent.startsWith('=cmd')")
+    await page.key("Escape")
+    await page.until("!document.querySelector('dialog').open")
+
+
+@in_browser
+@on_one_loop
+async def test_rejects_are_saved_as_a_list_of_ids(page, tmp_path):
+    await page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    await page.js(
+        "document.querySelectorAll('.reject')[0].click(); document.querySelectorAll('.reject')[4].click()"
+    )
+    await page.js("document.getElementById('save').click()")
+    saved = tmp_path / "rejects.txt"
+    for _ in range(100):
+        if saved.exists() and saved.read_text():
+            break
+        await page.js("new Promise((ok) => setTimeout(ok, 30))")
+    assert saved.read_text() == "fox\nshort\n"
+
+
+@in_browser
+@on_one_loop
+async def test_the_comparison_sets_outputs_over_two_parameters(page):
+    await page.js("document.getElementById('tab-compare').click()")
+    assert await page.js("document.querySelectorAll('.matrix thead th').length") >= 2
+    await page.js("location.hash = 'tab=compare&rows=meta.split&cols=input.cfg_scale'")
+    await page.until("document.querySelectorAll('.matrix tbody tr').length === 2")
+    cells = await page.js(
+        "[...document.querySelectorAll('.matrix td')].map((td) => td.querySelector('[data-job]')?.dataset.job || '')"
+    )
+    assert cells == ["", "v1.2", "fox", ""]
+
+
+@in_browser
+@on_one_loop
+async def test_problems_come_with_reasons_and_remedies(page):
+    await page.js("document.getElementById('tab-problems').click()")
+    text = await page.js("document.getElementById('panel').textContent")
+    for words in (
+        "bad gateway",
+        "batcher resolve",
+        "refused </script><b>by</b> the model",
+        "--retry-failed",
+        "2 s instead of 10 s",
+        "--redo",
+    ):
+        assert words in text
+
+
+@in_browser
+@on_one_loop
+async def test_the_plots_are_drawn_in_light_and_dark_and_on_a_phone(page):
+    await page.js("document.getElementById('tab-plots').click()")
+    await page.until("document.querySelectorAll('.plot svg').length === 4")
+    light = await page.js("getComputedStyle(document.body).backgroundColor")
+    await page.window(390, 800, dark=True, phone=True)
+    await page.until("[...document.querySelectorAll('.plot svg')].every((svg) => svg.clientWidth < 380)")
+    assert await page.js("getComputedStyle(document.body).backgroundColor") != light
+    assert await page.js("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_data_in_a_script_element_can_not_leave_it():
+    nasty = {"a": "</script><!--&\u2028\u2029"}
+    text = embedded(nasty)
+    assert not set(text) & set("<>&\u2028\u2029")
+    assert json.loads(text) == nasty
+
+
+async def test_a_live_or_crashed_run_without_outputs_has_a_report(tmp_path):
+    made = RunMaker(tmp_path).begin(total=3)
+    made.submitted(job("a"))
+    await made._settle()
+    status = report(tmp_path)
+    assert (status.submitted, status.pending) == (1, 2)
+    assert data_of(tmp_path)["series"]["states"]["submitted"][-1] == 1
+    await made.ledger.close()
+
+
+async def test_paths_are_relative_so_the_folder_can_move(tmp_path):
+    made = RunMaker(tmp_path / "a").begin(total=1)
+    await made.done(job("x"), clip("x"))
+    moved = (await made.end()).rename(tmp_path / "b")
+    report(moved)
+    assert data_of(moved)["jobs"][0]["files"][0]["path"] == "media/x.mp4"
+
+
+def test_the_timeline_is_thinned_out_and_long_idle_time_is_named():
+    history = History()
+    for n in range(5000):
+        history.moves.append(Move(n * 1000, State.PENDING, State.DONE, n / 10))
+    history.moves.append(Move(90_000_000, State.PENDING, State.DONE, 501.0))
+    series = series_of(history, 6000)
+    assert len(series["states"]["at"]) < 260
+    assert series["states"]["done"][-1] == 5001
+    assert series["gaps"] == [(4_999_000, 90_000_000)]
+
+
+async def test_an_empty_ledger_makes_a_page_too(tmp_path):
+    (tmp_path / "ledger.jsonl").write_bytes(b"")
+    assert report(tmp_path).total == 0
+
+
+async def test_incidents_are_counted_by_kind(tmp_path):
+    made = RunMaker(tmp_path).begin(total=1)
+    made.submitted(job("a"))
+    made.event(EventName.DEFERRED, "a", reason="429")
+    made.event(EventName.SUBMITTING, "a", attempt=2)
+    made.event(EventName.UNANSWERED, "a", code=502, message="x")
+    await made._settle()
+    report(tmp_path)
+    kinds = data_of(tmp_path)["series"]["incidents"]["kinds"]
+    assert {kind: sum(counts) for kind, counts in kinds.items()} == {
+        "turned away": 1,
+        "no answer": 1,
+        "another attempt": 1,
+    }
+    await made.ledger.close()
