@@ -57,5 +57,7 @@ def __getattr__(name: str) -> Any:
     if name in ("plan", "run", "status"):
         from batcher import api
 
-        return getattr(api, name)
+        # Bound here at once: importing the module batcher.plan took the place of the function.
+        globals().update(plan=api.plan, run=api.run, status=api.status)
+        return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

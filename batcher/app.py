@@ -266,5 +266,5 @@ def _exit_code(prepared: Prepared, runner: Runner) -> int:
     made = prepared.plan
     excused = 0
     if prepared.options.ignore_old_failures:
-        excused = sum(map(made.count, (Bucket.FAILED, Bucket.CANCELLED)))
+        excused = sum(map(made.count, (Bucket.FAILED, Bucket.CANCELLED, Bucket.EXHAUSTED)))
     return int(runner.view.done + excused < made.selected or made.invalid > 0)

@@ -115,13 +115,15 @@ def decide(job: Job, record: Record | None, policy: Policy) -> Decision:
         return Decision(Bucket.NEW, Action.SUBMIT, NOT_SUBMITTED)
     wanted = _redo(record) if policy.redo else _edited(job, record) or _by_state(record, policy)
     spent = record.attempt >= policy.max_attempts and record.state is not State.PENDING
-    if wanted.buys and spent:
-        return Decision(
-            Bucket.EXHAUSTED,
-            Action.LEAVE,
-            f"{record.state} after {record.attempt} attempts (--max-attempts)",
-        )
-    return wanted
+    return _exhausted(record) if wanted.buys and spent else wanted
+
+
+def _exhausted(record: Record) -> Decision:
+    """No attempt is left to buy the job again: what is done with it of itself, if anything."""
+    unasked = _by_state(record, Policy())
+    over = unasked.action is Action.LEAVE and record.state is not State.UNKNOWN
+    reason = f"{record.state} after {record.attempt} attempts (--max-attempts)"
+    return Decision(Bucket.EXHAUSTED if over else unasked.bucket, unasked.action, reason)
 
 
 def _redo(record: Record) -> Decision:

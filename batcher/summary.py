@@ -119,11 +119,12 @@ def is_bad(record: Record) -> bool:
 
 def _is_live(run: RunEvent, snapshot: Snapshot) -> bool:
     """Whether the run that wrote last still goes on, as far as this machine can tell."""
-    if snapshot.ended or run.host != socket.gethostname() or run.pid is None:
+    pid = run.pid or 0  # 0 and below would name groups of processes
+    if snapshot.ended or run.host != socket.gethostname() or pid <= 0:
         return False
     try:
-        os.kill(run.pid, 0)
-    except ProcessLookupError:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

@@ -8,13 +8,14 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from batcher import app
+from batcher import api, app
 from batcher.errors import InputError, ManifestError
 from batcher.manifest import Overrides
 from batcher.options import Host, Money, Options
@@ -390,3 +391,34 @@ def test_on_a_terminal_the_canary_asks(server, tmp_path, reply, code, posts):
     assert (told, bench.posts) == (code, posts)
     assert "canary: 2 of 2 jobs went well, for $2.80" in shown
     assert "Go on with the rest?" in shown
+
+
+async def test_python_has_the_same_limits(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("RUNCOMFY_MODEL_API_BASE", server.base)
+    monkeypatch.setenv("RUNCOMFY_TOKEN", TOKEN)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Bench(server, tmp_path).prompts(6)
+    server.on_result = fail_request
+    limits = {"canary": 2, "canary_failures_percent": 49.0, "max_failures_percent": 10.0}
+    summary = await batcher.run(
+        tmp_path / "m.yaml", output=tmp_path / "out", poll_interval_s=0.02, **limits
+    )
+    assert (summary.exit_code, len(server.posts)) == (3, 2)
+    assert "--canary-failures 49%" in summary.stopped
+    assert (await api.plan(tmp_path / "m.yaml", output=tmp_path / "out")).to_buy == 4
+
+
+def test_the_functions_of_the_package_stay_functions(tmp_path):
+    (tmp_path / "m.yaml").write_text(
+        f"model: {KLING}\njobs:\n- prompt: a\n  image_url: https://example.com/a.png\n"
+    )
+    program = (
+        "import asyncio, batcher\n"
+        "asyncio.run(batcher.run('m.yaml', sandbox=True))\n"
+        "print(asyncio.run(batcher.plan('m.yaml', sandbox=True)).total)"
+    )
+    env = environment(None, tmp_path)
+    told = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, check=True
+    )
+    assert told.stdout.split() == [b"1"]

@@ -134,19 +134,20 @@ def test_the_reason_says_what_happened_last(known, policy, reason):
 
 
 @pytest.mark.parametrize(
-    ("known", "flag"),
+    ("known", "flag", "bucket", "action"),
     [
-        (record(State.FAILED, GENERATE, attempt=3), "--retry-failed"),
-        (record(State.FAILED, Stage.SUBMIT, attempt=3), "--retry-failed"),
-        (record(State.FAILED, DOWNLOAD, "expired", attempt=3), "--retry-failed"),
-        (record(State.CANCELLED, attempt=4), "--retry-failed"),
-        (record(State.UNKNOWN, attempt=3), "--retry-unknown"),
-        (record(State.DONE, attempt=3), "--redo"),
+        (record(State.FAILED, GENERATE, attempt=3), "--retry-failed", Bucket.EXHAUSTED, LEAVE),
+        (record(State.FAILED, Stage.SUBMIT, attempt=3), "--retry-failed", Bucket.EXHAUSTED, LEAVE),
+        (record(State.CANCELLED, attempt=4), "--retry-failed", Bucket.EXHAUSTED, LEAVE),
+        # What a run does unasked, it does all the same.
+        (record(State.FAILED, DOWNLOAD, "expired", attempt=3), "--retry-failed", Bucket.COLLECT, COLLECT),
+        (record(State.UNKNOWN, attempt=3), "--retry-unknown", Bucket.UNKNOWN, LEAVE),
+        (record(State.DONE, attempt=3), "--redo", Bucket.DONE, CHECK),
     ],
 )
-def test_after_the_last_attempt_nothing_is_bought(known, flag):
+def test_after_the_last_attempt_nothing_is_bought(known, flag, bucket, action):
     decision = decide(CAT, known, FLAGS[flag])
-    assert (decision.bucket, decision.action) == (Bucket.EXHAUSTED, LEAVE)
+    assert (decision.bucket, decision.action) == (bucket, action)
     assert decision.reason.endswith(f"after {known.attempt} attempts (--max-attempts)")
 
 

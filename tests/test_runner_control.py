@@ -126,3 +126,17 @@ def test_the_reason_names_the_count_and_the_limit(breaker, words):
     reason = breaker.note(True)
     assert str(reason).startswith(words)
     assert reason.exit_code == 3
+
+
+async def test_a_stranded_slot_never_comes_free_and_when_all_are_stranded_nobody_waits():
+    slots = Slots(2)
+    assert await slots.acquire()
+    slots.strand()
+    waiting = asyncio.create_task(slots.acquire())
+    await asyncio.sleep(0)
+    assert not waiting.done(), "the other slot may still come free"
+    slots.free()
+    assert await waiting
+    slots.strand()
+    slots.free()
+    assert not await slots.acquire()

@@ -440,6 +440,15 @@ async def test_a_job_that_takes_too_long_is_left_running_and_taken_up_by_the_nex
 
 
 @in_virtual_time
+async def test_a_request_that_outlasts_its_watch_keeps_its_slot_so_that_the_cap_holds(batch):
+    batch.api.takes_s = 500.0
+    ended = await batch.run([job(f"j{n}") for n in range(4)], concurrency=2, job_timeout_s=100.0)
+    assert len(batch.api.posts) == 2
+    assert ended.runner.control.error.exit_code == 1
+    assert "--job-timeout" in str(ended.runner.control.error)
+
+
+@in_virtual_time
 async def test_a_token_that_is_refused_while_polling_stops_the_buying(batch):
     from batcher.errors import AuthRefused
 

@@ -66,8 +66,9 @@ def _cost(status: Status) -> str:
         known += f" and {status.unpriced_attempts} attempts of unknown price"
     if not status.reported_cost_usd:
         return known
-    reported = money(status.reported_cost_usd)
-    return f"{known} ({reported} of it as the API reports; estimated {money(status.estimated_cost_usd)})"
+    all_of_it = status.reported_cost_usd == status.cost_usd
+    part = "as" if all_of_it else f"{money(status.reported_cost_usd)} of it as"
+    return f"{known} ({part} the API reports; estimated {money(status.estimated_cost_usd)})"
 
 
 def summary_lines(summary: Summary, snapshot: Snapshot, command: str) -> Iterator[str]:

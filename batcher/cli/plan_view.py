@@ -30,6 +30,8 @@ WORDS: Mapping[Bucket, tuple[str, str]] = {
     Bucket.EXHAUSTED: ("!", "out of attempts: left alone (--max-attempts)"),
 }
 _PROBLEMS_SHOWN = 10
+_PLAIN_REASONS = frozenset({NOT_SUBMITTED, Bucket.DONE.value})
+"""They say no more than the line above them."""
 
 
 def plan_page(planned: Planned) -> Iterator[str]:
@@ -102,7 +104,7 @@ def _bucket_lines(sign: str, words: str, total: BucketTotal, *, priced: bool) ->
         price = ", price unknown" if total.unpriced else f"  {money(total.price_usd)}"
     yield _line(sign, total.count, words, price)
     for job_id, reason in total.examples:
-        yield f"         {job_id}" if reason == NOT_SUBMITTED else f"         {job_id}: {reason}"
+        yield f"         {job_id}" if reason in _PLAIN_REASONS else f"         {job_id}: {reason}"
     if total.count > len(total.examples):
         yield f"         ... and {total.count - len(total.examples)} more"
 

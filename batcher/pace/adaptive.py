@@ -1,12 +1,9 @@
 """How many at once, and how fast: limits that nobody told, found by their refusals.
 
-Two kinds of limit look alike from outside: so many unfinished requests, and so many calls a second. A
-refused poll can only mean the second. A refused POST is asked once more after the pause: accepted then,
-with as many unfinished as before, it had come too fast; refused again, there were too many.
-
-What was found is kept just below, and tried again only as refusals can be afforded: after a hundred
-calls, and after fifty times the pause that a refusal costs. Additive increase with a decrease by half
-would give a quarter of the capacity away, and have a refusal every few seconds.
+A refused POST means too many unfinished requests; a refused poll can only mean too many calls a second.
+Each limit climbs until it is refused, then stays at what was found, and tries a little more only where a
+refusal can be afforded: the more often a ceiling was confirmed, the rarer. Additive increase with a cut
+by half would give a quarter of the capacity away, and meet a refusal every few seconds.
 """
 
 from __future__ import annotations
@@ -15,58 +12,85 @@ import math
 from dataclasses import dataclass, field
 
 AUTO_START = 8
-AUTO_MAX = 2000
+AUTO_MAX = 1000
+STEP_S = 2.0
+STEP_AFTER_REFUSAL = 1.0
+STEP_AFTER_STRAIN_SHARE = 0.1
 CUT = 0.75
-CONFIRMED_BY = 2
-DOUBLING_S = 2.0
-QUEUED_HOLD_S = 10.0
-PROBE_CALLS = 100
-PROBE_PAUSES = 50.0
-PAUSE_MIN_S = 1.0
-LONG_PAUSE_S = 5.0
+NEAR = 0.9
 FULL_SHARE = 0.9
+PACING_GAIN = 1.6
+LONG_PAUSE_S = 5.0
+
+PROBE_CALLS = 25
+PROBE_CALLS_FIRST = 4
+PROBE_PAUSES = 5.0
+RATE_PATIENCE = 2
+PAUSE_MIN_S = 1.0
 
 RATE_CUT = 0.9
+RATE_CUT_MAX = 0.9
+RATE_KEPT = 0.98
 RATE_SMOOTHING_S = 2.0
-RATE_CLIMB_PER_S = 0.01
-RATE_KEPT = 0.97
+RATE_CLIMB_PER_S = 0.03
+RATE_PROBE_PER_S = 0.005
 RATE_DOUBLING_S = 5.0
 RATE_MIN_PER_S = 0.1
-RATE_FRESH_S = 30.0
+RATE_REST_S = 2.0
+REFUSED_POLL_FRESH_S = 30.0
 
-BEHIND_S = 2.0
-"""Calls that wait so long for their turn are too many."""
+BINDING_S = 0.2
+BEHIND_S = 3.0
+"""Where calls wait so long for their turn, more requests would only wait longer."""
+FAR_BEHIND_S = 10.0
 SLOW_FACTOR = 2.0
 SLOW_SLACK_S = 0.1
-SLOW_CUT = 0.9
+SLOW_CUT = 0.85
 SLOW_EVERY_S = 5.0
 LATENCY_SMOOTHING = 0.1
 BASELINE_DRIFT = 0.0005
+ROUND_SMOOTHING = 0.1
+QUEUED_HOLD_S = 10.0
 
 
 @dataclass(slots=True)
 class Allowance:
-    """What refusals cost, and whether one more can be afforded."""
+    """What refusals may cost: a part of the calls, and a part of the time."""
 
-    calls: int = 0
-    paused_until_s: float = -math.inf
-    next_probe_s: float = -math.inf
+    patience: int = 4
+    """How often waiting for the next try doubles."""
+    confirmations: int = 0
+    _calls: int = 0
+    _paused_until_s: float = -math.inf
+    _probe_at_s: float = -math.inf
 
     def answered(self) -> None:
         """A call was answered."""
-        self.calls += 1
+        self._calls += 1
 
-    def refused(self, now_s: float, pause_s: float) -> bool:
-        """A call was refused; whether that is news, or one of a volley."""
-        news = now_s >= self.paused_until_s
-        self.paused_until_s = max(self.paused_until_s, now_s + pause_s)
-        self.next_probe_s = now_s + PROBE_PAUSES * max(pause_s, PAUSE_MIN_S)
-        self.calls = min(self.calls, 0) if news else self.calls - PROBE_CALLS
-        return news
+    def refused(self, now_s: float, pause_s: float, *, confirms: bool) -> bool:
+        """A call was refused; whether that is news, or one of a volley.
+
+        ``confirms``: it was refused where refusals were met before.
+        """
+        news = now_s >= self._paused_until_s
+        self._paused_until_s = max(self._paused_until_s, now_s + pause_s)
+        if not news:
+            self._calls -= self._price
+            return False
+        self.confirmations = min(self.confirmations + 1, self.patience) if confirms else 0
+        self._calls = min(self._calls, 0)
+        pauses = PROBE_PAUSES * 2.0**self.confirmations
+        self._probe_at_s = now_s + pauses * max(pause_s, PAUSE_MIN_S)
+        return True
 
     def affords(self, now_s: float) -> bool:
-        """Whether a refusal now is within what a refusal may cost."""
-        return self.calls >= PROBE_CALLS and now_s >= self.next_probe_s
+        """Whether one more refusal is within what they may cost."""
+        return self._calls >= self._price and now_s >= self._probe_at_s
+
+    @property
+    def _price(self) -> int:
+        return PROBE_CALLS * (1 + self.confirmations) if self.confirmations else PROBE_CALLS_FIRST
 
 
 @dataclass(slots=True)
@@ -78,83 +102,105 @@ class Window:
 
     limit: float = AUTO_START
     ceiling: float = math.inf
-    """As many were under way when POSTs were refused."""
-    refusals: int = 0
-    """POSTs refused since one was accepted."""
-    doubted_at: int | None = None
+    """As many were under way when a POST was refused."""
     allowance: Allowance = field(default_factory=Allowance)
     held_until_s: float = -math.inf
-    _doubling_from: float = AUTO_START
-    _doubling_since_s: float = -math.inf
+    round_s: float = 0.0
+    """How long a request stays unfinished, lately."""
+    _next_s: float = -math.inf
+    _refused_at: float = math.inf
+    _refusals: int = 0
+    _cut_at_s: float = -math.inf
+    _step: float = AUTO_START
+    _step_s: float = STEP_S
+    _step_from: float = AUTO_START
+    _step_since_s: float = -math.inf
 
-    def room(self, unfinished: int) -> bool:
-        """Whether one more may be submitted."""
+    def has_room(self, unfinished: int, now_s: float) -> bool:
+        """Whether one more may be submitted. Ask again now and then: a full window may have grown."""
+        if unfinished >= int(self.limit):
+            self._climb(now_s)
         return unfinished < int(self.limit)
 
-    def accepted(self, unfinished: int, now_s: float) -> bool:
-        """A POST was accepted; True where that shows that the last refusal was for coming too fast."""
-        self.refusals = 0
+    def reserve_s(self, now_s: float) -> float:
+        """Take the next place in line for a POST; returns the seconds until it comes.
+
+        A window's worth is spread over most of the time that requests take. Requests that began
+        together end together, and are polled and followed in bursts ever after.
+        """
+        due_s = max(self._next_s, now_s)
+        self._next_s = due_s + self.round_s / (PACING_GAIN * max(self.limit, 1.0))
+        return due_s - now_s
+
+    def accepted(self, unfinished: int, now_s: float) -> None:
+        """A POST was accepted."""
+        self._refusals = 0
         if unfinished + 1 > self.ceiling:
             self.ceiling = math.inf
-        too_fast = self.doubted_at is not None and unfinished >= self.doubted_at
-        if too_fast:
-            self.doubted_at = None
-        elif unfinished + 1 >= FULL_SHARE * int(self.limit):
+        if unfinished + 1 >= FULL_SHARE * int(self.limit):
             self._climb(now_s)
-        return too_fast
 
     def refused(self, unfinished: int, now_s: float, pause_s: float) -> None:
         """A POST was refused, and all calls pause for ``pause_s`` seconds."""
-        if not self.allowance.refused(now_s, pause_s):
+        confirms = NEAR * self._refused_at <= unfinished <= self._refused_at / NEAR
+        if not self.allowance.refused(now_s, pause_s, confirms=confirms):
             return
-        self.refusals += 1
-        if self.refusals == 1 and unfinished < self.ceiling:
-            self.doubted_at = unfinished
-            self.limit = unfinished + 1.0  # the same once more, and nothing beyond it
-            return
-        self.doubted_at = None
-        self.ceiling = max(unfinished, 1.0)
-        surprises = self.refusals > CONFIRMED_BY
-        self.limit = max(CUT * unfinished, 1.0) if surprises else self.ceiling
+        self._refusals += 1
+        self.ceiling = self._refused_at = max(float(unfinished), 1.0)
+        # Refused once, this is where the limit lies; again with nothing accepted in between, it fell.
+        self.limit = self.ceiling if self._refusals == 1 else max(CUT * self.ceiling, 1.0)
+        self._begin_steps(STEP_AFTER_REFUSAL, STEP_S, now_s)
 
-    def slow_down(self, unfinished: int) -> None:
-        """Answers take longer than they should: fewer at once."""
+    def finished(self, took_s: float) -> None:
+        """A request is no longer unfinished, ``took_s`` seconds after it was accepted."""
+        self.round_s += ROUND_SMOOTHING * (took_s - self.round_s) if self.round_s else took_s
+
+    def slow_down(self, unfinished: int, now_s: float) -> None:
+        """Answers take longer than they should: fewer at once, once in the time that it takes to tell."""
+        if now_s - self._cut_at_s < max(SLOW_EVERY_S, self.round_s / 2):
+            return
+        self._cut_at_s = now_s
         self.limit = max(min(self.limit, unfinished) * SLOW_CUT, 1.0)
+        step = max(STEP_AFTER_STRAIN_SHARE * self.limit, 1.0)
+        self._begin_steps(step, max(STEP_S, self.round_s / 2), now_s)
 
     def restart(self, unfinished: int, now_s: float) -> None:
         """After a long pause: go on from what is under way, rather than all at once."""
         self.limit = min(self.limit, max(unfinished + 1.0, AUTO_START))
-        self._doubling_from, self._doubling_since_s = self.limit, now_s
+        self._begin_steps(AUTO_START, STEP_S, now_s)
+
+    def _begin_steps(self, step: float, step_s: float, now_s: float) -> None:
+        self._step, self._step_s = step, step_s
+        self._step_from, self._step_since_s = self.limit, now_s
 
     def _climb(self, now_s: float) -> None:
-        """One more for each POST accepted when full: doubles, but not faster than answers tell.
-
-        Beyond a known ceiling only where a refusal can be afforded.
-        """
+        """One more for each POST accepted when full, in steps that double and give answers time."""
         if now_s < self.held_until_s:
             return
-        if now_s - self._doubling_since_s >= DOUBLING_S:
-            self._doubling_from, self._doubling_since_s = self.limit, now_s
-        if self.limit + 1 > self.ceiling and not self.allowance.affords(now_s):
-            return
-        self.limit = min(self.limit + 1.0, 2.0 * self._doubling_from, AUTO_MAX)
+        if now_s - self._step_since_s >= self._step_s:
+            grown = self.limit >= self._step_from + self._step
+            self._begin_steps(self._step * 2.0 if grown else self._step, self._step_s, now_s)
+        if self.limit + 1 <= self.ceiling or self.allowance.affords(now_s):
+            self.limit = min(self.limit + 1.0, self._step_from + self._step, AUTO_MAX)
 
 
 @dataclass(slots=True)
 class CallRate:
-    """How many calls a second, of all kinds; free until one was refused for coming too fast."""
+    """How many calls a second, of all kinds; free until a poll was refused."""
 
     level_per_s: float = math.inf
     ceiling_per_s: float = math.inf
-    allowance: Allowance = field(default_factory=Allowance)
-    wait_s: float = 0.0
-    """How long the last call in line had to wait."""
+    allowance: Allowance = field(default_factory=lambda: Allowance(RATE_PATIENCE))
+    line: int = 0
+    """Grows when all who wait have to line up again: places taken before are void."""
+    _next_s: float = -math.inf
     _measured_per_s: float = 0.0
     _measured_at_s: float = 0.0
     _climbed_at_s: float = 0.0
-    _beyond_since_s: float | None = None
     _cut_at_s: float = -math.inf
-    _next_s: float = -math.inf
+    _answered: int = 0
+    """Calls since the last cut."""
+    _beyond_since_s: float | None = None
 
     def reserve_s(self, now_s: float) -> float:
         """Take the next place in line; returns the seconds until it comes."""
@@ -162,48 +208,62 @@ class CallRate:
             return 0.0
         due_s = max(self._next_s, now_s)
         self._next_s = due_s + 1.0 / self.level_per_s
-        self.wait_s = due_s - now_s
-        return self.wait_s
+        return due_s - now_s
+
+    def behind_s(self, now_s: float) -> float:
+        """How long a call would have to wait for its turn."""
+        return max(self._next_s - now_s, 0.0)
 
     def answered(self, now_s: float) -> None:
         """A call was answered."""
         self.allowance.answered()
-        self._measure(now_s)
+        self._answered += 1
+        self._measured_per_s = self._lately_per_s(now_s) + 1.0 / RATE_SMOOTHING_S
+        self._measured_at_s = now_s
         if not math.isinf(self.level_per_s):
             self._climb(now_s)
 
     def refused(self, now_s: float, pause_s: float) -> None:
         """A call came too fast, and all calls pause for ``pause_s`` seconds."""
-        if not self.allowance.refused(now_s, pause_s):
+        known = self._cut_at_s > -math.inf
+        if not self.allowance.refused(now_s, pause_s, confirms=known):
             return
-        reached_per_s = max(min(self.level_per_s, self._now_per_s(now_s)), RATE_MIN_PER_S)
-        calm = now_s - self._cut_at_s >= RATE_FRESH_S
-        self.ceiling_per_s = reached_per_s
-        self.level_per_s = reached_per_s * (RATE_KEPT if calm and self._cut_at_s > 0 else RATE_CUT)
-        self._cut_at_s = self._climbed_at_s = now_s + pause_s
-        self._next_s = max(self._next_s, now_s) if self.wait_s < pause_s else now_s
+        if known:
+            self.ceiling_per_s = self._ceiling_per_s(now_s)
+            self.level_per_s = max(RATE_KEPT * self.ceiling_per_s, RATE_MIN_PER_S)
+        else:
+            self.level_per_s = max(RATE_CUT * self._lately_per_s(now_s), RATE_MIN_PER_S)
+        self._cut_at_s, self._answered = now_s, 0
+        self._next_s = now_s + pause_s
+        self._climbed_at_s = now_s + pause_s + RATE_REST_S
         self._beyond_since_s = None
+        self.line += 1
+
+    def _ceiling_per_s(self, now_s: float) -> float:
+        """What the server lets through: all that it answered from one refusal to the next.
+
+        However large the burst that it grants, it was used up at both.
+        """
+        answered_per_s = self._answered / max(now_s - self._cut_at_s, PAUSE_MIN_S)
+        return min(max(answered_per_s, RATE_CUT_MAX * self.level_per_s), self.level_per_s)
 
     def _climb(self, now_s: float) -> None:
-        """By a part a second while it is what holds calls back; past the ceiling ever faster."""
-        passed_s = min(max(now_s - self._climbed_at_s, 0.0), 1.0)
-        self._climbed_at_s = max(now_s, self._climbed_at_s)
-        if not self.wait_s:
+        """By a part a second while it is what holds calls back; past the ceiling slowly, then faster."""
+        passed_s = min(now_s - self._climbed_at_s, 1.0)
+        if passed_s < 0.0:
+            return
+        self._climbed_at_s = now_s
+        if self.behind_s(now_s) < BINDING_S:
             return
         if self.level_per_s < self.ceiling_per_s * RATE_KEPT:
             self.level_per_s *= 1.0 + RATE_CLIMB_PER_S * passed_s
         elif self._beyond_since_s is not None or self.allowance.affords(now_s):
-            since_s = self._beyond_since_s = (
-                now_s if self._beyond_since_s is None else self._beyond_since_s
-            )
-            speed = RATE_CLIMB_PER_S * 2.0 ** min((now_s - since_s) / RATE_DOUBLING_S, 4.0)
-            self.level_per_s *= 1.0 + speed * passed_s
+            if self._beyond_since_s is None:
+                self._beyond_since_s = now_s
+            doublings = min((now_s - self._beyond_since_s) / RATE_DOUBLING_S, 4.0)
+            self.level_per_s *= 1.0 + RATE_PROBE_PER_S * 2.0**doublings * passed_s
 
-    def _measure(self, now_s: float) -> None:
-        self._measured_per_s = self._now_per_s(now_s) + 1.0 / RATE_SMOOTHING_S
-        self._measured_at_s = now_s
-
-    def _now_per_s(self, now_s: float) -> float:
+    def _lately_per_s(self, now_s: float) -> float:
         passed_s = max(now_s - self._measured_at_s, 0.0)
         return self._measured_per_s * math.exp(-passed_s / RATE_SMOOTHING_S)
 
@@ -214,19 +274,15 @@ class Latency:
 
     usual_s: float = math.inf
     lately_s: float = 0.0
-    told_at_s: float = -math.inf
 
-    def note(self, took_s: float, now_s: float) -> bool:
-        """Take in one answer; whether it is time to slow down, at most once in some seconds."""
+    def is_high(self, took_s: float) -> bool:
+        """Take in one answer that took ``took_s`` seconds."""
         if math.isinf(self.usual_s):
             self.usual_s = self.lately_s = took_s
         self.lately_s += LATENCY_SMOOTHING * (took_s - self.lately_s)
-        self.usual_s = min(self.usual_s + BASELINE_DRIFT * (self.lately_s - self.usual_s), self.lately_s)
-        slow = self.lately_s > SLOW_FACTOR * self.usual_s + SLOW_SLACK_S
-        if not slow or now_s - self.told_at_s < SLOW_EVERY_S:
-            return False
-        self.told_at_s = now_s
-        return True
+        self.usual_s += BASELINE_DRIFT * (self.lately_s - self.usual_s)
+        self.usual_s = min(self.usual_s, self.lately_s)
+        return self.lately_s > SLOW_FACTOR * self.usual_s + SLOW_SLACK_S
 
 
 class Adaptive:
@@ -234,31 +290,29 @@ class Adaptive:
 
     def __init__(self) -> None:
         self.rate = CallRate()
-        self.latency = Latency()
-        self._windows: dict[str, Window] = {}
+        self.windows: dict[str, Window] = {}
+        self._latency = Latency()
         self._refused_poll_s = -math.inf
-        self._resumes_at_s = -math.inf
 
     def window(self, model: str) -> Window:
         """The window of ``model``."""
-        return self._windows.setdefault(model, Window())
+        if (window := self.windows.get(model)) is None:
+            window = self.windows[model] = Window()
+        return window
 
     def answered(self, took_s: float, now_s: float) -> bool:
-        """Any call was answered after ``took_s`` seconds; whether answers have become slow."""
+        """A call was answered after ``took_s`` seconds; whether that is a reason to slow down."""
         self.rate.answered(now_s)
-        for window in self._windows.values():
+        for window in self.windows.values():
             window.allowance.answered()
-        behind = self.rate.wait_s > BEHIND_S and now_s - self.latency.told_at_s >= SLOW_EVERY_S
-        if behind:
-            self.latency.told_at_s = now_s
-        return self.latency.note(took_s, now_s) or behind
+        return self._latency.is_high(took_s) or self.rate.behind_s(now_s) > FAR_BEHIND_S
 
     def accepted(self, model: str, unfinished: int, now_s: float) -> None:
         """A POST was accepted while ``unfinished`` others of ``model`` were under way."""
-        if self.rate.wait_s > BEHIND_S / 2:
-            self.window(model).held_until_s = now_s + 1.0
-        if self.window(model).accepted(unfinished, now_s):
-            self.rate.refused(now_s, 0.0)
+        window = self.window(model)
+        if self.rate.behind_s(now_s) > BEHIND_S:
+            window.held_until_s = max(window.held_until_s, now_s + max(window.round_s, STEP_S))
+        window.accepted(unfinished, now_s)
 
     def queued(self, model: str, now_s: float) -> None:
         """A request has others before it: more of them would only wait longer."""
@@ -266,7 +320,7 @@ class Adaptive:
 
     def refused_post(self, model: str, unfinished: int, now_s: float, pause_s: float) -> None:
         """A POST was turned away, and all calls pause for ``pause_s`` seconds."""
-        if now_s - self._refused_poll_s < RATE_FRESH_S:
+        if now_s - self._refused_poll_s < REFUSED_POLL_FRESH_S:
             self.rate.refused(now_s, pause_s)
         else:
             self.window(model).refused(unfinished, now_s, pause_s)

@@ -47,7 +47,12 @@ class Gate:
         return self._open_at_s - now_s + self._rng.uniform(0.0, self._spread_s)
 
     def turned_away(self, now_s: float, retry_after_s: float | None) -> float:
-        """The API turned a call away: close, and return for how many seconds."""
+        """The API turned a call away: close, and return for how many seconds.
+
+        Calls that left together are refused together: that is one refusal, and makes one pause.
+        """
+        if retry_after_s is None and now_s < self._open_at_s:
+            return self._open_at_s - now_s
         pause_s = retry_after_s
         if pause_s is None:
             pause_s = GATE_BASE_S + full_jitter_s(

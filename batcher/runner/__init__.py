@@ -15,7 +15,14 @@ from typing import Any
 
 from batcher.clock import Clock
 from batcher.download import Fetcher
-from batcher.errors import BatcherError, InputError, InterruptedRunError, RunDirError, StoppedError
+from batcher.errors import (
+    BatcherError,
+    IncompleteError,
+    InputError,
+    InterruptedRunError,
+    RunDirError,
+    StoppedError,
+)
 from batcher.jobs import Job
 from batcher.ledger import Ledger
 from batcher.lifecycle import NOT_FOUND, EventName, Record, Stage, State
@@ -176,8 +183,12 @@ class Runner:
                     self.control.drain(reason)
                     return
                 await self._backlog_shrinks()
-                await self._slots.acquire()
-                self._spawn(self._buy(job, ask_first=decision.action is Action.ASK))
+                if await self._slots.acquire():
+                    self._spawn(self._buy(job, ask_first=decision.action is Action.ASK))
+                else:
+                    self.control.drain(
+                        IncompleteError("requests that outlasted --job-timeout hold every slot (-c)")
+                    )
             case Action.COLLECT:
                 await self._backlog_shrinks()
                 self._spawn(self._collect(job.id, None))
@@ -287,6 +298,7 @@ class Runner:
             self.view.queued -= 1
         if result is None or not result.phase.terminal:
             self.view.timed_out.append(job_id)
+            self._slots.strand()
             return None
         return await self._record_end(job_id, result)
 
@@ -354,7 +366,7 @@ class Runner:
     async def _cancel_queued(self) -> None:
         """``--on-interrupt cancel``: what is still queued becomes pending again."""
         interrupted = isinstance(self.control.error, InterruptedRunError)
-        if not (interrupted and self._pace.cancel_on_interrupt):
+        if not interrupted or self.control.aborting.is_set() or not self._pace.cancel_on_interrupt:
             return
         pending = [
             asyncio.create_task(self._cancel(job_id, record))

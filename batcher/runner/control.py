@@ -16,6 +16,7 @@ class Slots:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
+        self.stranded = 0
         self._changed = asyncio.Event()
 
     def hold(self) -> None:
@@ -27,12 +28,24 @@ class Slots:
         self.held -= 1
         self._changed.set()
 
-    async def acquire(self) -> None:
-        """Wait for room, then take a slot. For one caller at a time: admission keeps the order."""
+    def strand(self) -> None:
+        """Take a slot for good: a request that nobody watches any more is unfinished all the same."""
+        self.held += 1
+        self.stranded += 1
+        self._changed.set()
+
+    async def acquire(self) -> bool:
+        """Wait for room, then take a slot; False where none can come free any more.
+
+        For one caller at a time: admission keeps the order.
+        """
         while self.held >= self.limit:
+            if self.stranded >= self.limit:
+                return False
             self._changed.clear()
             await self._changed.wait()
         self.held += 1
+        return True
 
 
 class Control:

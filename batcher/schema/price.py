@@ -40,56 +40,53 @@ class Quote(NamedTuple):
         return round(self.unit_price_usd * seconds * self.outputs, USD_DIGITS)
 
 
-class Price(NamedTuple):
-    """A model's price as the catalogue names it: ``base_usd`` for one ``unit``; None is unknown."""
+class Price:
+    """A model's price as its catalogue entry names it: ``base_usd`` for one ``unit``; None is unknown.
 
-    base_usd: float | None
-    unit: str | None
+    ``fields`` are the schemas of the model's inputs: a field that is left out counts with its default.
+    """
 
-    @property
-    def unit_word(self) -> str:
-        """The unit as one bare word: ``second`` for "per Second"."""
-        return (self.unit or "").strip().lower().removeprefix("per ").strip()
+    def __init__(self, base_usd: float | None, unit: str | None, fields: Mapping[str, Any]) -> None:
+        self.base_usd = base_usd
+        self.unit_word = (unit or "").strip().lower().removeprefix("per ").strip()
+        self.is_understood = base_usd is not None and self.unit_word in TIMED_UNITS | COUNTED_UNITS
+        self._unit = self.unit_word.removesuffix("s")
+        self._timed = self.unit_word in TIMED_UNITS
+        self._duration = _Number.first(DURATION_FIELDS, fields)
+        self._count = _Number.first(COUNT_FIELDS, fields)
 
-    @property
-    def is_understood(self) -> bool:
-        """Whether a job's price can be computed at all."""
-        return self.base_usd is not None and self.unit_word in TIMED_UNITS | COUNTED_UNITS
-
-    def quote(self, fields: Mapping[str, Any], inputs: Mapping[str, Any]) -> Quote | None:
-        """What a job with these ``inputs`` costs; None where price, unit or duration isn't known.
-
-        ``fields`` are the schemas of the model's inputs: a field that is left out counts with its
-        default.
-        """
+    def quote(self, inputs: Mapping[str, Any]) -> Quote | None:
+        """What a job with these ``inputs`` costs; None where price, unit or duration isn't known."""
         if self.base_usd is None or not self.is_understood:
             return None
-        timed = self.unit_word in TIMED_UNITS
-        seconds = _number(DURATION_FIELDS, fields, inputs, None) if timed else 1.0
-        outputs = _number(COUNT_FIELDS, fields, inputs, 1.0)
-        if seconds is None or outputs is None:
-            return None
-        return Quote(
-            self.base_usd, self.unit_word.removesuffix("s"), seconds if timed else None, outputs
-        )
+        seconds = None
+        if self._timed:
+            seconds = self._duration.read(inputs, None) if self._duration is not None else None
+            if seconds is None:
+                return None
+        outputs = self._count.read(inputs, 1.0) if self._count is not None else 1.0
+        return None if outputs is None else Quote(self.base_usd, self._unit, seconds, outputs)
 
 
-def _number(
-    names: tuple[str, ...], fields: Mapping[str, Any], inputs: Mapping[str, Any], missing: float | None
-) -> float | None:
-    """The first field of ``names`` that the schema has: the input's number, else its default.
+class _Number(NamedTuple):
+    """A field that says how many units there are, and what it is where it is left out."""
 
-    ``missing`` where there is no such field or nobody gave it a value, None where it holds no usable
-    number.
-    """
-    name = next((name for name in names if name in fields), None)
-    if name is None:
-        return missing
-    value = inputs.get(name)
-    value = fields[name].get("default") if value is None else value
-    if value is None:
-        return missing
-    return amount(number_in(value) if isinstance(value, str) else value) or None
+    name: str
+    default: Any
+
+    @classmethod
+    def first(cls, names: tuple[str, ...], fields: Mapping[str, Any]) -> _Number | None:
+        """The first of ``names`` that the schema has."""
+        name = next((name for name in names if name in fields), None)
+        return None if name is None else cls(name, fields[name].get("default"))
+
+    def read(self, inputs: Mapping[str, Any], missing: float | None) -> float | None:
+        """The input's number, else the default, else ``missing``; None where it is no number."""
+        value = inputs.get(self.name)
+        value = self.default if value is None else value
+        if value is None:
+            return missing
+        return amount(number_in(value) if isinstance(value, str) else value) or None
 
 
 def amount(value: Any) -> float | None:

@@ -77,6 +77,7 @@ class ModelSpec:
     typed: Mapping[str, Callable[[str], Any]] = field(init=False, repr=False, compare=False)
     lists: frozenset[str] = field(init=False, repr=False)
     capitals: Mapping[str, str] = field(init=False, repr=False)
+    price: Price = field(init=False, repr=False, compare=False)
     validator: Validator = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -94,6 +95,7 @@ class ModelSpec:
                 n for n, schema in fields.items() if types_of(schema) - {"null"} == {"array"}
             ),
             "capitals": {name.lower(): name for name in fields if name != name.lower()},
+            "price": Price(self.base_price_usd, self.price_unit, fields),
             "validator": Validator(self.model_id, self.schema),
         }
         for name, value in derived.items():
@@ -142,14 +144,9 @@ class ModelSpec:
                 found.setdefault(name, what)
         return list(found.items())
 
-    @property
-    def price(self) -> Price:
-        """What the catalogue says of the price."""
-        return Price(self.base_price_usd, self.price_unit)
-
     def quote(self, inputs: Mapping[str, Any]) -> Quote | None:
         """What one generation costs, and how that comes about; None where it isn't known."""
-        return self.price.quote(self.fields, inputs)
+        return self.price.quote(inputs)
 
     def price_usd(self, inputs: Mapping[str, Any]) -> float | None:
         """What one generation costs in USD; None where price, unit or duration isn't known."""
