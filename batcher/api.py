@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 from batcher import app
 from batcher.disk import LocalDisk
@@ -13,9 +13,11 @@ from batcher.errors import IncompleteError
 from batcher.ledger import read_snapshot
 from batcher.manifest import Overrides
 from batcher.options import DEFAULT_MAX_FILE_BYTES, Host, Money, Options, SandboxOptions, Trust
+from batcher.pace import AUTO_START
 from batcher.plan import DEFAULT_MAX_ATTEMPTS, Plan, Policy, Selection
-from batcher.runner import DEFAULT_CONCURRENCY, DEFAULT_DOWNLOADS, DEFAULT_JOB_TIMEOUT_S, Pace
+from batcher.runner import Pace
 from batcher.runner.canary import DEFAULT_CANARY_FAILURES, Share
+from batcher.runner.limits import DEFAULT_CONCURRENCY, DEFAULT_DOWNLOADS, DEFAULT_JOB_TIMEOUT_S
 from batcher.runner.line import DEFAULT_OUTAGE_S
 from batcher.runner.view import Observer, Silence
 from batcher.summary import Status, Summary, status_of
@@ -40,7 +42,7 @@ class RunOptions(TypedDict, total=False):
     retry_unknown: bool
     redo: bool
     max_attempts: int
-    concurrency: int
+    concurrency: int | Literal["auto"]
     downloads: int
     rate_per_s: float | None
     poll_interval_s: float | None
@@ -134,8 +136,10 @@ def _money(given: RunOptions) -> Money:
 
 
 def _pace(given: RunOptions) -> Pace:
+    concurrency = given.get("concurrency", DEFAULT_CONCURRENCY)
     return Pace(
-        concurrency=given.get("concurrency", DEFAULT_CONCURRENCY),
+        concurrency=AUTO_START if concurrency == "auto" else concurrency,
+        adapts=concurrency == "auto",
         downloads=given.get("downloads", DEFAULT_DOWNLOADS),
         rate_per_s=given.get("rate_per_s"),
         poll_interval_s=given.get("poll_interval_s"),

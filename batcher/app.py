@@ -164,7 +164,7 @@ async def _ledger_if_any(run_dir: Path, site: Site, host: Host) -> AsyncIterator
 async def _execute(prepared: Prepared, site: Site, ledger: Ledger, host: Host) -> Summary:
     began_s = host.clock.monotonic()
     run_dir = RunDir(prepared.run_dir, host.disk)
-    for warning in (*ledger.warnings, *prepared.tally.warnings):
+    for warning in (*ledger.warnings, *prepared.tally.warnings, *_unchecked(prepared)):
         host.observer.warn(warning)
     opening = _opening(prepared, site, host)
     metadata = Metadata(run_dir, ledger, host.disk)
@@ -180,6 +180,14 @@ async def _execute(prepared: Prepared, site: Site, ledger: Ledger, host: Host) -
     summary = _summarise(prepared, ledger, runner, host.clock.monotonic() - began_s)
     ledger.close_run(_closing(opening, summary, iso(host.clock.now())))
     return summary
+
+
+def _unchecked(prepared: Prepared) -> Iterator[str]:
+    """Nothing is guessed silently: models whose inputs nobody could check before they were sent."""
+    for model in prepared.specs.unchecked:
+        if prepared.plan.to_buy:
+            why = prepared.specs.sources[model].problem
+            yield f"{model}: sent unchecked, no schema is known ({why})"
 
 
 async def _drive(

@@ -15,6 +15,7 @@ from msgspec import UNSET, UnsetType
 
 from batcher.errors import BatcherError
 from batcher.jobs import Artifact
+from batcher.timings import Timings
 
 FORMAT_VERSION = 1
 
@@ -116,6 +117,8 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
     request_id: str | None = None
     reason: str | None = None
     cost_usd: float | None = None
+    unfinished_s: float | None = None
+    """The request's age in seconds when it was last seen unfinished, by the run that saw it finished."""
     files: tuple[Artifact, ...] | None = None
     quality: str | None = None
     stage: Stage | None = None
@@ -195,6 +198,7 @@ class Snapshot:
         self.reported_price_usd = 0.0
         self.unpriced_attempts = 0
         self.bytes = 0
+        self.timings = Timings()
         self.dataset_offset = -1
         """Byte position of the last line that changed the outputs, or what is said of them."""
         self.dataset_changes = 0
@@ -213,6 +217,7 @@ class Snapshot:
         self.ended = event.ended
         if not event.ended:
             self.last_run = event
+            self.timings.run_began()
 
     def apply(self, event: Event, offset: int = -1) -> Record:
         """Take in one job event that stands at byte ``offset`` of the ledger.
@@ -289,8 +294,10 @@ class Snapshot:
         record.reported_usd = None
         record.charge_usd = 0.0  # what earlier attempts cost stays in the sum
         self._charge(record, record.price_usd)
+        self.timings.submitting(event.job, record.model, event.input)
 
     def _deferred(self, record: Record, event: Event, offset: int) -> None:
+        self.timings.ended(event.job)
         record.request_id = None
         record.message = event.reason
         self._charge(record, 0.0)
@@ -303,10 +310,12 @@ class Snapshot:
         record.stage = record.code = record.message = None
         if record.charge_usd == 0.0:
             self._charge(record, record.price_usd)
+        self.timings.accepted(event.job, event.at)
 
     def _completed(self, record: Record, event: Event, offset: int) -> None:
         record.stage = record.code = record.message = None
         self._report(record, event.cost_usd)
+        self.timings.completed(event.job, event.at, event.unfinished_s)
 
     def _done(self, record: Record, event: Event, offset: int) -> None:
         record.quality, record.done_offset = event.quality, offset
@@ -315,12 +324,14 @@ class Snapshot:
 
     def _failed(self, record: Record, event: Event, offset: int) -> None:
         record.stage, record.code, record.message = event.stage, event.code, event.message
+        self.timings.ended(event.job)
         if event.stage is Stage.SUBMIT:
             self._charge(record, 0.0)
         else:
             self._report(record, event.cost_usd)
 
     def _cancelled(self, record: Record, event: Event, offset: int) -> None:
+        self.timings.ended(event.job)
         self._charge(record, 0.0)
 
 

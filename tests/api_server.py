@@ -188,7 +188,7 @@ def command(*arguments: object) -> list[str]:
 
 def environment(server: ApiServer | None, home: Path, **extra: str) -> dict[str, str]:
     """A clean environment: nothing of this machine's user, the server's base, the tests' token."""
-    kept = {name: os.environ[name] for name in ("PATH", "COVERAGE_PROCESS_START") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "COVERAGE_PROCESS_CONFIG") if name in os.environ}
     base = {"RUNCOMFY_MODEL_API_BASE": server.base, "RUNCOMFY_TOKEN": TOKEN} if server else {}
     root = str(Path(__file__).parent.parent)
     return kept | base | {"HOME": str(home), "PYTHONPATH": root, "LC_ALL": "C.UTF-8"} | extra

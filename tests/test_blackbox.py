@@ -15,6 +15,7 @@ from tests.api_server import TOKEN, ApiServer, command, environment, run_command
 
 
 KLING = "kling/kling-2-1/master/image-to-video"
+FAST = ("--poll", "0.1")
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def ledger(run_dir):
 
 def test_25_rows_are_done_and_a_second_run_neither_posts_nor_downloads(server, tmp_path):
     write_pairs(tmp_path / "pairs.csv", 25)
-    first = run_command(server, tmp_path, "run", "pairs.csv", "-c", 5, "--json")
+    first = run_command(server, tmp_path, "run", "pairs.csv", *FAST, "-c", 5, "--json")
     assert first.returncode == 0, first.stderr
     answer = json.loads(first.stdout)
     assert (answer["total"], answer["done"], answer["submitted_now"]) == (25, 25, 25)
@@ -52,7 +53,7 @@ def test_25_rows_are_done_and_a_second_run_neither_posts_nor_downloads(server, t
         assert (run_dir / row["file_name"]).read_bytes() == server.created[row["request_id"]].media
     posts, downloads = len(server.posts), server.downloads
     before = (run_dir / "ledger.jsonl").read_bytes()
-    second = run_command(server, tmp_path, "run", "pairs.csv", "-c", 5)
+    second = run_command(server, tmp_path, "run", "pairs.csv", *FAST, "-c", 5)
     assert second.returncode == 0, second.stderr
     assert (len(server.posts), server.downloads) == (posts, downloads)
     assert (run_dir / "ledger.jsonl").read_bytes() == before
@@ -60,7 +61,7 @@ def test_25_rows_are_done_and_a_second_run_neither_posts_nor_downloads(server, t
 
 def test_the_token_goes_to_the_api_and_nowhere_else(server, tmp_path):
     write_pairs(tmp_path / "pairs.csv", 3)
-    result = run_command(server, tmp_path, "run", "pairs.csv", "-v")
+    result = run_command(server, tmp_path, "run", "pairs.csv", *FAST, "-v")
     assert result.returncode == 0
     assert server.tokens == {f"Bearer {TOKEN}"}
     assert all("Authorization" not in headers for headers in server.media_headers)
@@ -77,7 +78,7 @@ def test_kill_9_at_random_moments_never_posts_a_job_twice(server, tmp_path):
     kills = 0
     for _ in range(200):
         process = subprocess.Popen(
-            command("run", "pairs.csv", "-c", 8),
+            command("run", "pairs.csv", *FAST, "-c", 8),
             cwd=tmp_path,
             env=environment(server, tmp_path),
             stdin=subprocess.DEVNULL,
@@ -94,7 +95,7 @@ def test_kill_9_at_random_moments_never_posts_a_job_twice(server, tmp_path):
         if kills >= 20:
             break
     assert kills >= 20
-    last = run_command(server, tmp_path, "run", "pairs.csv", "-c", 8, "--json")
+    last = run_command(server, tmp_path, "run", "pairs.csv", *FAST, "-c", 8, "--json")
     answer = json.loads(last.stdout)
     assert len({post["prompt"] for post in server.posts}) == len(server.posts)
     assert answer["done"] + answer["unknown"] == jobs
@@ -109,7 +110,7 @@ def test_the_first_signal_leaves_a_whole_ledger_and_remote_work_running(server, 
     server.generate_s = 2.0
     write_pairs(tmp_path / "pairs.csv", 30)
     process = subprocess.Popen(
-        command("run", "pairs.csv", "-c", 6),
+        command("run", "pairs.csv", *FAST, "-c", 6),
         cwd=tmp_path,
         env=environment(server, tmp_path),
         stdin=subprocess.DEVNULL,
@@ -126,7 +127,7 @@ def test_the_first_signal_leaves_a_whole_ledger_and_remote_work_running(server, 
     assert "6 requests go on running at the API" in out
     assert "Traceback" not in err
     server.generate_s = 0.1
-    assert run_command(server, tmp_path, "run", "pairs.csv").returncode == 0
+    assert run_command(server, tmp_path, "run", "pairs.csv", *FAST).returncode == 0
     assert len({post["prompt"] for post in server.posts}) == len(server.posts) == 30
 
 
@@ -141,7 +142,7 @@ def test_two_runs_at_once_the_second_exits_75(server, tmp_path):
     server.generate_s = 60.0
     write_pairs(tmp_path / "pairs.csv", 2)
     first = subprocess.Popen(
-        command("run", "pairs.csv"),
+        command("run", "pairs.csv", *FAST),
         cwd=tmp_path,
         env=environment(server, tmp_path),
         stdout=subprocess.DEVNULL,
@@ -149,7 +150,7 @@ def test_two_runs_at_once_the_second_exits_75(server, tmp_path):
         stdin=subprocess.DEVNULL,
     )
     wait_for(lambda: len(server.posts) == 2)
-    second = run_command(server, tmp_path, "run", "pairs.csv")
+    second = run_command(server, tmp_path, "run", "pairs.csv", *FAST)
     assert second.returncode == 75
     assert "another run" in second.stderr
     first.send_signal(signal.SIGTERM)
@@ -174,7 +175,7 @@ def test_bad_rows_are_all_named_at_once_and_nothing_is_sent(server, tmp_path):
 
 def test_a_missing_token_exits_77_and_plan_works_without_one(server, tmp_path):
     write_pairs(tmp_path / "pairs.csv", 2)
-    assert run_command(server, tmp_path, "run", "pairs.csv", RUNCOMFY_TOKEN="").returncode == 77
+    assert run_command(server, tmp_path, "run", "pairs.csv", *FAST, RUNCOMFY_TOKEN="").returncode == 77
     planned = run_command(server, tmp_path, "plan", "pairs.csv", "--json", RUNCOMFY_TOKEN="")
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)["total"] == 2
@@ -184,7 +185,7 @@ def test_a_missing_token_exits_77_and_plan_works_without_one(server, tmp_path):
 def test_a_refused_token_stops_with_77_and_the_jobs_stay_pending(server, tmp_path):
     server.on_post = lambda *_: web.json_response({"message": "bad token"}, status=401)
     write_pairs(tmp_path / "pairs.csv", 5)
-    result = run_command(server, tmp_path, "run", "pairs.csv", "--json")
+    result = run_command(server, tmp_path, "run", "pairs.csv", *FAST, "--json")
     assert result.returncode == 77
     answer = json.loads(result.stdout)
     assert (answer["pending"], answer["unknown"], answer["failed"]) == (5, 0, 0)
@@ -197,11 +198,11 @@ def test_an_empty_balance_stops_with_3_and_later_the_same_command_goes_on(server
         if len(s.created) >= 4
         else None
     )
-    result = run_command(server, tmp_path, "run", "pairs.csv", "-c", 2, "--json")
+    result = run_command(server, tmp_path, "run", "pairs.csv", *FAST, "-c", 2, "--json")
     assert result.returncode == 3
     assert json.loads(result.stdout)["done"] == 4
     server.on_post = None
-    assert run_command(server, tmp_path, "run", "pairs.csv").returncode == 0
+    assert run_command(server, tmp_path, "run", "pairs.csv", *FAST).returncode == 0
     assert len(server.created) == 8
 
 
@@ -211,22 +212,22 @@ def test_an_unanswered_post_is_unknown_until_the_users_word(server, tmp_path):
 
     server.after_post = drop
     write_pairs(tmp_path / "pairs.csv", 3)
-    result = run_command(server, tmp_path, "run", "pairs.csv")
+    result = run_command(server, tmp_path, "run", "pairs.csv", *FAST)
     assert result.returncode == 1
     assert "1 unknown" in result.stdout
     assert "--retry-unknown" in result.stdout
-    again = run_command(server, tmp_path, "run", "pairs.csv")
+    again = run_command(server, tmp_path, "run", "pairs.csv", *FAST)
     assert (again.returncode, len(server.posts)) == (1, 3)
     server.after_post = None
-    assert run_command(server, tmp_path, "run", "pairs.csv", "--retry-unknown").returncode == 0
+    assert run_command(server, tmp_path, "run", "pairs.csv", *FAST, "--retry-unknown").returncode == 0
     assert server.posts_of("cat number 1") == 2
 
 
 def test_nothing_but_plain_lines_without_a_terminal_and_nothing_at_all_when_quiet(server, tmp_path):
     write_pairs(tmp_path / "pairs.csv", 3)
-    quiet = run_command(server, tmp_path, "run", "pairs.csv", "--quiet", "-o", "q")
+    quiet = run_command(server, tmp_path, "run", "pairs.csv", *FAST, "--quiet", "-o", "q")
     assert (quiet.stdout, quiet.stderr) == ("", "")
-    loud = run_command(server, tmp_path, "run", "pairs.csv", "-o", "l")
+    loud = run_command(server, tmp_path, "run", "pairs.csv", *FAST, "-o", "l")
     assert "\r" not in loud.stderr
     assert "\x1b" not in loud.stderr
     assert 2 <= len(loud.stderr.splitlines()) <= 4
@@ -234,7 +235,7 @@ def test_nothing_but_plain_lines_without_a_terminal_and_nothing_at_all_when_quie
 
 def test_help_and_status_start_in_a_blink(server, tmp_path):
     write_pairs(tmp_path / "pairs.csv", 1)
-    run_command(server, tmp_path, "run", "pairs.csv")
+    run_command(server, tmp_path, "run", "pairs.csv", *FAST)
     imported = subprocess.run(
         [*command("status", "output/pairs")[:1], "-X", "importtime", "-m", "batcher", "status", "output/pairs"],
         cwd=tmp_path, env=environment(server, tmp_path), capture_output=True, text=True, check=True,
@@ -247,7 +248,7 @@ def test_status_of_a_live_run_counts_what_is_being_submitted(server, tmp_path):
     server.post_delay_s = 1.5
     write_pairs(tmp_path / "pairs.csv", 2)
     process = subprocess.Popen(
-        command("run", "pairs.csv"), cwd=tmp_path, env=environment(server, tmp_path),
+        command("run", "pairs.csv", *FAST), cwd=tmp_path, env=environment(server, tmp_path),
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )
     wait_for(lambda: len(server.posts) == 2)
@@ -260,7 +261,7 @@ def test_status_of_a_live_run_counts_what_is_being_submitted(server, tmp_path):
 
 def test_verify_finds_a_damaged_and_a_missing_file_and_run_fetches_what_is_missing(server, tmp_path):
     write_pairs(tmp_path / "pairs.csv", 3)
-    run_command(server, tmp_path, "run", "pairs.csv")
+    run_command(server, tmp_path, "run", "pairs.csv", *FAST)
     assert run_command(server, tmp_path, "verify", "output/pairs").returncode == 0
     files = sorted((tmp_path / "output/pairs/media").iterdir())
     files[0].write_bytes(b"x" * files[0].stat().st_size)
@@ -270,7 +271,7 @@ def test_verify_finds_a_damaged_and_a_missing_file_and_run_fetches_what_is_missi
     assert files[0].name in damaged.stdout
     assert f"{files[1].name}: missing" in damaged.stdout
     downloads = server.downloads
-    assert run_command(server, tmp_path, "run", "pairs.csv").returncode == 0
+    assert run_command(server, tmp_path, "run", "pairs.csv", *FAST).returncode == 0
     assert (server.downloads - downloads, len(server.posts)) == (1, 3)
     assert files[1].exists()
 
@@ -279,7 +280,7 @@ def test_cancel_tells_cancelled_from_not_cancellable(server, tmp_path):
     server.generate_s = 60.0
     write_pairs(tmp_path / "pairs.csv", 3)
     process = subprocess.Popen(
-        command("run", "pairs.csv"), cwd=tmp_path, env=environment(server, tmp_path),
+        command("run", "pairs.csv", *FAST), cwd=tmp_path, env=environment(server, tmp_path),
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )
     wait_for(lambda: len(server.created) == 3)
@@ -297,13 +298,13 @@ def test_an_edit_of_defaults_does_not_buy_everything_anew_unasked(server, tmp_pa
     manifest = tmp_path / "m.yaml"
     text = "defaults: {duration: %d, image_url: https://example.com/a.png}\njobs:\n- prompt: a\n- prompt: b\n"
     manifest.write_text(text % 5)
-    assert run_command(server, tmp_path, "run", "m.yaml", "--model", KLING).returncode == 0
+    assert run_command(server, tmp_path, "run", "m.yaml", *FAST, "--model", KLING).returncode == 0
     manifest.write_text(text % 10)
-    refused = run_command(server, tmp_path, "run", "m.yaml", "--model", KLING)
+    refused = run_command(server, tmp_path, "run", "m.yaml", *FAST, "--model", KLING)
     assert refused.returncode == 65
     assert "--yes" in refused.stderr
     assert len(server.posts) == 2
-    assert run_command(server, tmp_path, "run", "m.yaml", "--yes", "--model", KLING).returncode == 0
+    assert run_command(server, tmp_path, "run", "m.yaml", *FAST, "--yes", "--model", KLING).returncode == 0
     state = json.loads(run_command(server, tmp_path, "status", "output/m", "--json").stdout)
     assert (state["total"], state["done"], state["orphaned"], len(server.posts)) == (2, 2, 2, 4)
 
@@ -311,7 +312,7 @@ def test_an_edit_of_defaults_does_not_buy_everything_anew_unasked(server, tmp_pa
 def test_a_run_directory_that_can_not_be_written_exits_73(server, tmp_path):
     write_pairs(tmp_path / "pairs.csv", 1)
     (tmp_path / "file").write_text("")
-    result = run_command(server, tmp_path, "run", "pairs.csv", "-o", "file/run")
+    result = run_command(server, tmp_path, "run", "pairs.csv", *FAST, "-o", "file/run")
     assert result.returncode == 73
     assert not server.posts
 
@@ -327,7 +328,7 @@ def test_an_unreachable_api_is_given_up_with_69(tmp_path):
     dead = ApiServer().start()
     dead.stop()
     write_pairs(tmp_path / "pairs.csv", 2)
-    result = run_command(dead, tmp_path, "run", "pairs.csv", "--outage-timeout", "2", "--json")
+    result = run_command(dead, tmp_path, "run", "pairs.csv", *FAST, "--outage-timeout", "2", "--json")
     assert result.returncode == 69
     assert json.loads(result.stdout)["pending"] == 2
     assert os.path.getsize(tmp_path / "output/pairs/ledger.jsonl") > 0

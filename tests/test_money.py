@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
@@ -322,6 +323,16 @@ class TestLocalMedia:
 
 
 class TestStoredSpecs:
+    def test_a_run_whose_inputs_nobody_could_check_says_so(self, bench):
+        bench.server.catalogue = {}
+        bench.write({"model": "some/model", "jobs": [{"prompt": "a", "anything": 1}]})
+        told = []
+        observer = SimpleNamespace(
+            **dict.fromkeys(("started", "changed", "finished"), lambda view: None), warn=told.append
+        )
+        assert asyncio.run(app.run(bench.options(), bench.host(observer=observer))).done == 1
+        assert any("some/model: sent unchecked" in line for line in told)
+
     def test_a_run_keeps_what_it_went_by_and_plans_by_it_when_nobody_answers(self, bench):
         bench.prompts(2)
         bench.run()
@@ -400,9 +411,7 @@ async def test_python_has_the_same_limits(server, tmp_path, monkeypatch):
     Bench(server, tmp_path).prompts(6)
     server.on_result = fail_request
     limits = {"canary": 2, "canary_failures_percent": 49.0, "max_failures_percent": 10.0}
-    summary = await batcher.run(
-        tmp_path / "m.yaml", output=tmp_path / "out", poll_interval_s=0.02, **limits
-    )
+    summary = await api.run(tmp_path / "m.yaml", output=tmp_path / "out", poll_interval_s=0.02, **limits)
     assert (summary.exit_code, len(server.posts)) == (3, 2)
     assert "--canary-failures 49%" in summary.stopped
     assert (await api.plan(tmp_path / "m.yaml", output=tmp_path / "out")).to_buy == 4

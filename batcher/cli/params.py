@@ -90,6 +90,19 @@ class Poll(click.ParamType[float | str]):
         return interval_s
 
 
+class Concurrency(click.ParamType[int | str]):
+    """A number of requests, or ``auto``."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "auto" or isinstance(value, int):
+            return value  # type: ignore[no-any-return]
+        if not (value.strip().isdecimal() and int(value) >= 1):
+            self.fail(f"{value!r} is neither a number of requests (1 or more) nor auto", param, ctx)
+        return int(value)
+
+
 class Shard(click.ParamType[tuple[int, int]]):
     """``I/N``, 1-based."""
 

@@ -153,7 +153,8 @@ def _budget_lines(prepared: Prepared) -> Iterator[str]:
 
 def _time_line(planned: Planned) -> str:
     expected = planned.forecast
-    pace = f"at -c {planned.prepared.options.pace.concurrency}"
+    chosen = planned.prepared.options.pace
+    pace = f"at -c {chosen.concurrency}" + (" to begin with" if chosen.adapts else "")
     if expected.duration_s is None:
         return f"unknown {pace}: not every model has finished a job in this run directory yet"
     seen = f"judged by {expected.seen} generations seen in this run directory"
@@ -204,7 +205,7 @@ def plan_json(planned: Planned) -> dict[str, Any]:
         "concurrency": prepared.options.pace.concurrency,
         "examples": _examples_json(made),
         "schemas": {model: str(source) for model, source in prepared.specs.sources.items()},
-        "unchecked": [m for m, s in prepared.specs.sources.items() if s.origin is SpecOrigin.NONE],
+        "unchecked": list(prepared.specs.unchecked),
         "warnings": list(planned.warnings),
         "urls": _urls_json(planned.urls),
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from batcher.cli.params import Dollars, Duration, Poll, Rate, Shard, Share, Size
+from batcher.cli.params import Concurrency, Dollars, Duration, Poll, Rate, Shard, Share, Size
 from batcher.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ _PLANNING = (
     click.option(
         "-c",
         "--concurrency",
-        type=_POSITIVE,
+        type=Concurrency(),
         default=8,
         show_default=True,
-        help="Unfinished requests at the API.",
+        help="Unfinished requests at the API; auto finds out how many it takes.",
     ),
     click.option("--max-cost", type=Dollars(), help="Never let this run directory cost more."),
     click.option("--assume-price", type=Dollars(), help="Price of jobs that nobody else prices."),
@@ -243,12 +243,16 @@ def ids_in(path: Path, option: str) -> frozenset[str]:
 
 
 def _pace(given: dict[str, Any]) -> Any:
+    from batcher.pace import AUTO_START
     from batcher.runner import Pace
 
+    adapts = given["concurrency"] == "auto"
+    concurrency = AUTO_START if adapts else given["concurrency"]
     if "poll" not in given:
-        return Pace(concurrency=given["concurrency"])
+        return Pace(concurrency, adapts)
     return Pace(
-        concurrency=given["concurrency"],
+        concurrency,
+        adapts,
         downloads=given["downloads"],
         rate_per_s=given["rate"],
         poll_interval_s=None if given["poll"] == "auto" else given["poll"],

@@ -4,6 +4,7 @@ Nothing here sleeps or reads a clock: the engine passes ``now_s`` (monotonic sec
 what it gets back, so a day of pacing is tested in no time.
 """
 
+from batcher.pace.adaptive import AUTO_MAX, AUTO_START, LONG_PAUSE_S, Adaptive
 from batcher.pace.gate import (
     GATE_BASE_S,
     GATE_CAP_S,
@@ -20,14 +21,18 @@ from batcher.pace.polling import (
     POLL_MAX_S,
     POLL_MIN_S,
     LearnedPolls,
+    Polls,
     PollSchedule,
     Watch,
 )
 from batcher.pace.rate import RateLimit
 
 __all__ = [
+    "AUTO_MAX",
+    "AUTO_START",
     "GATE_BASE_S",
     "GATE_CAP_S",
+    "LONG_PAUSE_S",
     "POLL_FIRST_S",
     "POLL_GROWTH",
     "POLL_JITTER",
@@ -36,9 +41,11 @@ __all__ = [
     "REACH_BASE_S",
     "REACH_CAP_S",
     "SPREAD_CAP_S",
+    "Adaptive",
     "Gate",
     "LearnedPolls",
     "PollSchedule",
+    "Polls",
     "RateLimit",
     "Watch",
     "full_jitter_s",

@@ -156,7 +156,7 @@ class Window:
         self.round_s += ROUND_SMOOTHING * (took_s - self.round_s) if self.round_s else took_s
 
     def slow_down(self, unfinished: int, now_s: float) -> None:
-        """Answers take longer than they should: fewer at once, once in the time that it takes to tell."""
+        """Answers take longer than they should: fewer at once, and then see what that changes."""
         if now_s - self._cut_at_s < max(SLOW_EVERY_S, self.round_s / 2):
             return
         self._cut_at_s = now_s
@@ -306,6 +306,10 @@ class Adaptive:
         for window in self.windows.values():
             window.allowance.answered()
         return self._latency.is_high(took_s) or self.rate.behind_s(now_s) > FAR_BEHIND_S
+
+    def spacing_s(self, model: str, now_s: float) -> float:
+        """Seconds until a POST may go out: where calls are what is scarce, they come evenly."""
+        return 0.0 if math.isinf(self.rate.level_per_s) else self.window(model).reserve_s(now_s)
 
     def accepted(self, model: str, unfinished: int, now_s: float) -> None:
         """A POST was accepted while ``unfinished`` others of ``model`` were under way."""

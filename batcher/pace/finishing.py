@@ -160,7 +160,8 @@ def _smooth(shares: Sequence[float], widths: Sequence[float]) -> list[float]:
         padded = [rest[0], *rest, rest[-1]]
         wide = [widths[0], *widths, widths[-1]]
         rest = [
-            wide[at] * (padded[at - 1] + padded[at] + padded[at + 1])
+            wide[at]
+            * (padded[at - 1] + padded[at] + padded[at + 1])
             / (wide[at - 1] + wide[at] + wide[at + 1])
             for at in range(1, len(padded) - 1)
         ]

@@ -51,7 +51,7 @@ class Gate:
 
         Calls that left together are refused together: that is one refusal, and makes one pause.
         """
-        if retry_after_s is None and now_s < self._open_at_s:
+        if retry_after_s is None and self._refusals and now_s < self._open_at_s:
             return self._open_at_s - now_s
         pause_s = retry_after_s
         if pause_s is None:

@@ -1,11 +1,12 @@
 """When to look: the schedule that trades calls against staleness best, for a known distribution.
 
-The classic inspection problem (Barlow, Hunter and Proschan 1963), solved backwards over a grid of ages: a
-look costs ``call_worth_s``, and every second in which something is finished and not yet seen costs one.
+The classic inspection problem (Barlow, Hunter and Proschan 1963), solved backwards over a grid of ages:
+a look costs ``call_worth_s``, and each second in which something is finished and not yet seen costs one.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -81,10 +82,10 @@ def _first_guess_s(curve: Finishing, calls: float) -> float:
     """From the continuous limit: looks as dense as the root of the hazard over twice their price."""
     steps = zip(pairwise(curve.ages_s), pairwise(curve.finished), strict=True)
     whole = sum(
-        max((end_s - start_s) * (after - before) * (1 - (before + after) / 2), 0.0) ** 0.5
+        math.sqrt(max((end_s - start_s) * (after - before) * (1 - (before + after) / 2), 0.0))
         for (start_s, end_s), (before, after) in steps
     )
-    return max(whole**2 / (2 * (calls - 0.5) ** 2), 1e-4)
+    return max(whole * whole / (2 * (calls - 0.5) ** 2), 1e-4)
 
 
 def optimal(curve: Finishing, call_worth_s: float) -> Inspection:

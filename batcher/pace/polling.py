@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Protocol
@@ -12,7 +12,7 @@ from batcher.pace.finishing import Finishing, estimate
 from batcher.pace.inspection import Inspection, inspect
 
 if TYPE_CHECKING:
-    from batcher.timings import Span
+    from batcher.timings import Span, TimingKey
 
 POLL_FIRST_S = 1.0
 POLL_GROWTH = 0.3
@@ -26,7 +26,7 @@ LEARNED_MIN_S = 0.01
 LEARNED_JITTER = 0.15
 """Of the gap between two looks: enough to part requests that began together, cheap in staleness."""
 CALLS_SHORT = 2.55
-CALLS_PER_E_FOLD = 0.955
+CALLS_PER_E_FOLD = 0.99
 SHORT_S = 2.0
 RUNNING_SAMPLE = 256
 RELEARN_S = 1.0
@@ -61,14 +61,22 @@ class PollSchedule:
         return delay_s * self._rng.uniform(1.0 - POLL_JITTER, 1.0 + POLL_JITTER)
 
 
-class History(Protocol):
-    """Who remembers how long requests took."""
+class Polls(Protocol):
+    """When to ask for one request's result."""
 
-    def spans(self, key: str) -> Sequence[Span]: ...
+    def first_s(self) -> float: ...
+    def next_s(self, age_s: float, queue_position: int | None = None) -> float: ...
+
+
+class History(Protocol):
+    """Who remembers how long requests took: grows by itself as they finish."""
+
+    def count(self, key: TimingKey) -> int: ...
+    def spans(self, key: TimingKey) -> Sequence[Span]: ...
 
 
 def calls_for(typical_s: float) -> float:
-    """How many polls a request of ``typical_s`` seconds is worth: nearly one more for each factor of e."""
+    """How many polls a request of ``typical_s`` seconds is worth: one more for each factor of e."""
     return CALLS_SHORT + CALLS_PER_E_FOLD * math.log(max(typical_s / SHORT_S, 1.0))
 
 
@@ -90,19 +98,22 @@ class _Lesson:
 class LearnedPolls:
     """Poll schedules that learn: what finished, and when, tells when to look at what still runs.
 
-    One for all requests of a run. ``history`` grows by itself as requests finish.
+    One for all requests of a run. With ``interval_s`` they keep to that, and learn nothing.
     """
 
-    def __init__(self, history: History, rng: Random, fallback: PollSchedule | None = None) -> None:
+    def __init__(self, history: History, rng: Random, interval_s: float | None = None) -> None:
+        self.on_queued: Callable[[str | None], None] = lambda model: None
+        """Is told the model of a request that has others before it."""
         self._history = history
         self._rng = rng
-        self._fallback = fallback or PollSchedule(rng)
-        self._lessons: dict[str, _Lesson] = {}
+        self._is_fixed = interval_s is not None
+        self._untaught = PollSchedule(rng, interval_s)
+        self._lessons: dict[TimingKey, _Lesson] = {}
 
-    def watch(self, key: str, now_s: float, age_s: float = 0.0) -> Watch:
-        """Begin with a request of ``key`` that was accepted ``age_s`` seconds ago. Close it at the end."""
+    def watch(self, key: TimingKey, now_s: float, age_s: float = 0.0) -> Watch:
+        """Begin with a request of ``key`` accepted ``age_s`` seconds ago. Close it at the end."""
         lesson = self._lessons.setdefault(key, _Lesson())
-        watch = Watch(self, key, now_s - age_s)
+        watch = Watch(self, key, now_s, age_s)
         lesson.watches[watch] = None
         return watch
 
@@ -110,10 +121,10 @@ class LearnedPolls:
         """Seconds from ``age_s``, at which the request of ``watch`` was unfinished, to the next poll."""
         lesson = self._lessons[watch.key]
         lesson.news += age_s >= lesson.late_s
-        inspection = self._current(watch.key, lesson, watch.accepted_at_s + age_s)
+        inspection = self._current(watch.key, lesson, watch.began_at_s + age_s - watch.age_at_start_s)
         look_s = inspection.after_s(age_s) if inspection is not None else None
         if inspection is None or look_s is None:
-            return self._fallback.next_s(age_s) if age_s else self._fallback.first_s()
+            return self._untaught.next_s(age_s) if age_s else self._untaught.first_s()
         beyond_s = inspection.after_s(look_s) or look_s * (1.0 + POLL_GROWTH)
         jitter_s = (beyond_s - look_s) * LEARNED_JITTER * self._rng.uniform(-1.0, 1.0)
         return max(look_s - age_s + jitter_s, LEARNED_MIN_S)
@@ -122,7 +133,7 @@ class LearnedPolls:
         """Seconds for which a request surely stays in the queue, by how fast it has moved."""
         lesson = self._lessons[watch.key]
         passed_s = age_s - watch.unfinished_s
-        if position is None or watch.position is None or passed_s <= 0.0:
+        if self._is_fixed or position is None or watch.position is None or passed_s <= 0.0:
             return 0.0
         per_s = max(watch.position - position, 0) / passed_s
         lesson.queue_per_s += QUEUE_SMOOTHING * (per_s - lesson.queue_per_s)
@@ -137,15 +148,15 @@ class LearnedPolls:
         lesson.finished += 1
         lesson.watches.pop(watch, None)
 
-    def _current(self, key: str, lesson: _Lesson, now_s: float) -> Inspection | None:
-        spans = self._history.spans(key)
-        if len(spans) < LEARNED_FROM:
+    def _current(self, key: TimingKey, lesson: _Lesson, now_s: float) -> Inspection | None:
+        count = self._history.count(key)
+        if self._is_fixed or count < LEARNED_FROM:
             return None
-        if lesson.inspection is not None:
-            early = now_s - lesson.learned_at_s < RELEARN_S
-            if early or lesson.news < max(len(spans) * RELEARN_SHARE, 2):
-                return lesson.inspection
-        self._learn(lesson, list(spans), now_s)
+        early = now_s - lesson.learned_at_s < RELEARN_S
+        if lesson.inspection is None or not (early or lesson.news < max(count * RELEARN_SHARE, 2)):
+            spans = self._history.spans(key)
+            if len(spans) >= LEARNED_FROM:  # a wall clock that was set back leaves fewer
+                self._learn(lesson, spans, now_s)
         return lesson.inspection
 
     def _learn(self, lesson: _Lesson, spans: Sequence[Span], now_s: float) -> None:
@@ -174,23 +185,30 @@ def _too_many_late(curve: Finishing, running_s: Sequence[float]) -> bool:
 
 @dataclass(slots=True, eq=False)
 class Watch:
-    """One request under watch. ``unfinished_s`` is the age at which it was last seen unfinished."""
+    """One request under watch, by its age since it was accepted.
+
+    ``unfinished_s`` is the age at which it was last seen unfinished.
+    """
 
     polls: LearnedPolls
-    key: str
-    accepted_at_s: float
+    key: TimingKey
+    began_at_s: float
+    age_at_start_s: float = 0.0
     unfinished_s: float = 0.0
     position: int | None = None
 
     def first_s(self) -> float:
-        """Seconds from the answer of the POST to the first poll."""
-        return self.polls.delay_s(self, 0.0)
+        """Seconds from the start of the watch to the first poll."""
+        return self.polls.delay_s(self, self.age_at_start_s)
 
     def next_s(self, age_s: float, queue_position: int | None = None) -> float:
-        """Seconds from a poll that found nothing, ``age_s`` after the POST, to the next one.
+        """Seconds from a poll that found nothing, ``age_s`` after the start, to the next one.
 
         A ``queue_position`` (0: the next) only ever makes it later: nobody is served out of turn.
         """
+        age_s += self.age_at_start_s
+        if queue_position:
+            self.polls.on_queued(self.key[0])
         queued_s = self.polls.queued_s(self, age_s, queue_position)
         self.unfinished_s, self.position = age_s, queue_position
         return max(self.polls.delay_s(self, age_s), queued_s)

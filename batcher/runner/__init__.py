@@ -27,42 +27,26 @@ from batcher.jobs import Job
 from batcher.ledger import Ledger
 from batcher.lifecycle import NOT_FOUND, EventName, Record, Stage, State
 from batcher.metadata import Metadata
-from batcher.pace import Gate, PollSchedule, RateLimit
+from batcher.pace import Gate, LearnedPolls, RateLimit
 from batcher.plan import Action, Bucket, Decision, Plan
 from batcher.probe import Inspector, Unchecked
 from batcher.rundir import RunDir
 from batcher.runner.canary import Canary, no_canary
 from batcher.runner.collect import Collector
 from batcher.runner.control import Breaker, Control, Slots
-from batcher.runner.line import DEFAULT_OUTAGE_S, ApiLine
+from batcher.runner.limits import Pace
+from batcher.runner.line import ApiLine
+from batcher.runner.pacing import AutoSlots, Polling, Unlimited
 from batcher.runner.submit import BodyOf, Budget, Outcome, Submitter, Terms
 from batcher.runner.view import Observer, RunView, Silence
 from batcher.runner.watch import Gone, Watcher, is_final_no
 from batcher.service import CancelOutcome, Phase, Result, Service
 
-DEFAULT_CONCURRENCY = 8
-DEFAULT_DOWNLOADS = 8
-DEFAULT_GRACE_S = 5.0
-DEFAULT_JOB_TIMEOUT_S = 2 * 3600.0
 UNANSWERED_HOLD_S = 60.0
 BACKLOG_PER_DOWNLOAD = 64
 CHECKS_PER_BREATH = 256
 GRACE_FOR_POSTS = 0.7
 GRACE_FOR_CANCELS = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How fast and how patiently. ``poll_interval_s`` None: a schedule of our own."""
-
-    concurrency: int = DEFAULT_CONCURRENCY
-    downloads: int = DEFAULT_DOWNLOADS
-    rate_per_s: float | None = None
-    poll_interval_s: float | None = None
-    job_timeout_s: float | None = DEFAULT_JOB_TIMEOUT_S
-    outage_timeout_s: float = DEFAULT_OUTAGE_S
-    grace_s: float = DEFAULT_GRACE_S
-    cancel_on_interrupt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +79,18 @@ class Runner:
         self._budget = budget
         self._breaker = breaker
         self._canary = canary or no_canary(deps.ledger.snapshot, deps.clock)
-        self._slots = Slots(pace.concurrency)
-        self._line = ApiLine(Gate(deps.rng), deps.clock, self.control, pace.outage_timeout_s)
+        auto = AutoSlots(deps.clock) if pace.adapts else None
+        traffic = auto or Unlimited()
+        self._slots = auto or Slots(pace.concurrency)
+        self._line = ApiLine(Gate(deps.rng), deps.clock, self.control, pace.outage_timeout_s, traffic)
         terms = Terms(budget, RateLimit(pace.rate_per_s), deps.body_of, deps.clock)
         self._submitter = Submitter(deps.service, self._line, deps.ledger, self.control, terms)
         self._watcher = Watcher(deps.service, self._line, self.control, deps.clock, deps.rng)
         self._collector = Collector(
             deps.fetcher, self._watcher, deps.ledger, (deps.run_dir, deps.metadata), deps.inspector
         )
-        self._schedule = PollSchedule(deps.rng, pace.poll_interval_s)
+        polls = LearnedPolls(deps.ledger.snapshot.timings, deps.rng, pace.poll_interval_s)
+        self._polling = Polling(deps.ledger.snapshot, deps.clock, polls, traffic)
         self._backlog = Slots(BACKLOG_PER_DOWNLOAD * pace.downloads)
         # In the order in which they began, so that a halt takes the same course each time.
         self._live: dict[asyncio.Task[None], None] = {}
@@ -160,7 +147,7 @@ class Runner:
     def _take_over(self, plan: Plan) -> None:
         """Requests of earlier runs hold their slots first, even where they are more than the cap."""
         for job_id in plan.resumed:
-            self._slots.hold()
+            self._slots.hold(self._ledger.snapshot.records[job_id].model)
             self._spawn(self._resume(job_id))
         for job_id in plan.owed:
             self._spawn(self._collect(job_id, None))
@@ -183,7 +170,7 @@ class Runner:
                     self.control.drain(reason)
                     return
                 await self._backlog_shrinks()
-                if await self._slots.acquire():
+                if await self._slots.acquire(job.model):
                     self._spawn(self._buy(job, ask_first=decision.action is Action.ASK))
                 else:
                     self.control.drain(
@@ -222,7 +209,7 @@ class Runner:
                 elif await self._submit(job):
                     result = await self._watch_to_end(job.id, taken_over=False)
             finally:
-                self._slots.free()
+                self._slots.free(job.model)
             if result is not None:
                 await self._collect(job.id, result)
 
@@ -261,22 +248,22 @@ class Runner:
         self.view.submitted_now += outcome is Outcome.ACCEPTED
         if outcome is Outcome.UNKNOWN:
             self.view.unknown += 1
-            self._slots.hold()
-            self._holders.add(asyncio.create_task(self._hold_unanswered()))
+            self._slots.hold(job.model)
+            self._holders.add(asyncio.create_task(self._hold_unanswered(job.model)))
         if outcome is Outcome.FAILED:
             self._count(failed=True)
         self._deps.observer.changed(self.view)
 
-    async def _hold_unanswered(self) -> None:
+    async def _hold_unanswered(self, model: str) -> None:
         """A POST without an answer may have made a request: it keeps its slot for about as long."""
         await self._deps.clock.sleep(UNANSWERED_HOLD_S)
-        self._slots.free()
+        self._slots.free(model)
 
     async def _resume(self, job_id: str) -> None:
         try:
             result = await self._watch_to_end(job_id, taken_over=True)
         finally:
-            self._slots.free()
+            self._slots.free(self._ledger.snapshot.records[job_id].model)
         if result is not None:
             await self._collect(job_id, result)
 
@@ -288,9 +275,10 @@ class Runner:
         self.view.queued += 1
         self._deps.observer.changed(self.view)
         try:
-            result = await self._watcher.watch(
-                record.request_id, self._schedule, self._pace.job_timeout_s, taken_over=taken_over
-            )
+            with self._polling.watching(job_id, taken_over=taken_over) as schedule:
+                result = await self._watcher.watch(
+                    record.request_id, schedule, self._pace.job_timeout_s, taken_over=taken_over
+                )
         except Gone as error:
             await self._failed(job_id, NOT_FOUND, str(error), None)
             return None
@@ -298,13 +286,14 @@ class Runner:
             self.view.queued -= 1
         if result is None or not result.phase.terminal:
             self.view.timed_out.append(job_id)
-            self._slots.strand()
+            self._slots.strand(record.model)
             return None
-        return await self._record_end(job_id, result)
+        return await self._record_end(job_id, result, round(schedule.unfinished_s, 3))
 
-    async def _record_end(self, job_id: str, result: Result) -> Result | None:
+    async def _record_end(self, job_id: str, result: Result, unfinished_s: float) -> Result | None:
         if result.phase is Phase.SUCCEEDED:
-            await self._ledger.record(EventName.COMPLETED, job_id, cost_usd=result.cost_usd)
+            seen = {"cost_usd": result.cost_usd, "unfinished_s": unfinished_s}
+            await self._ledger.record(EventName.COMPLETED, job_id, **seen)
             self._count(failed=False)
             return result
         if result.phase is Phase.CANCELLED:

@@ -11,7 +11,10 @@ PERCENT_FROM_JOBS = 50
 
 
 class Slots:
-    """How many requests may be unfinished at the API. What was taken over may exceed the limit."""
+    """How many requests may be unfinished at the API. What was taken over may exceed the limit.
+
+    One limit for all models here.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -19,26 +22,30 @@ class Slots:
         self.stranded = 0
         self._changed = asyncio.Event()
 
-    def hold(self) -> None:
+    def hold(self, model: str | None = None) -> None:
         """Take a slot, whether or not there is room: for requests that exist already."""
+        del model
         self.held += 1
 
-    def free(self) -> None:
+    def free(self, model: str | None = None) -> None:
         """Give a slot back."""
+        del model
         self.held -= 1
         self._changed.set()
 
-    def strand(self) -> None:
+    def strand(self, model: str | None = None) -> None:
         """Take a slot for good: a request that nobody watches any more is unfinished all the same."""
+        del model
         self.held += 1
         self.stranded += 1
         self._changed.set()
 
-    async def acquire(self) -> bool:
+    async def acquire(self, model: str | None = None) -> bool:
         """Wait for room, then take a slot; False where none can come free any more.
 
         For one caller at a time: admission keeps the order.
         """
+        del model
         while self.held >= self.limit:
             if self.stranded >= self.limit:
                 return False

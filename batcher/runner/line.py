@@ -9,6 +9,7 @@ from batcher.clock import Clock
 from batcher.errors import CallError, NotSent, OutcomeUnknown, TurnedAway, Unavailable, UnreachableError
 from batcher.pace import Gate
 from batcher.runner.control import Control
+from batcher.runner.pacing import Traffic, Unlimited
 
 FIRST_ANSWER_S = 60.0
 DEFAULT_OUTAGE_S = 600.0
@@ -19,12 +20,18 @@ class ApiLine:
     """Passes calls on, one exchange each; retrying is the lanes' business."""
 
     def __init__(
-        self, gate: Gate, clock: Clock, control: Control, outage_s: float = DEFAULT_OUTAGE_S
+        self,
+        gate: Gate,
+        clock: Clock,
+        control: Control,
+        outage_s: float = DEFAULT_OUTAGE_S,
+        traffic: Traffic | None = None,
     ) -> None:
         self._gate = gate
         self._clock = clock
         self._control = control
         self._outage_s = outage_s
+        self._traffic = traffic or Unlimited()
         self._failing_since_s: float | None = None
         self._ever_answered = False
         self.turned_away = 0
@@ -34,24 +41,31 @@ class ApiLine:
         """Whether a call may go out now."""
         return self._gate.delay_s(self._clock.monotonic()) == 0.0
 
-    async def ready(self) -> None:
-        """Wait until a call may go out."""
-        while delay_s := self._gate.delay_s(self._clock.monotonic()):
-            await self._clock.sleep(delay_s)
+    async def ready(self, model: str | None = None) -> None:
+        """Wait until a call may go out; ``model`` is that of a POST."""
+        with self._traffic.waiting(model):
+            while True:
+                while delay_s := self._gate.delay_s(self._clock.monotonic()):
+                    await self._clock.sleep(delay_s)
+                await self._traffic.turn(model)
+                if self.is_open:
+                    return
 
     async def call(self, exchange: Callable[[], Awaitable[T]]) -> T:
         """Wait for the gate, then make one exchange. Raises what the exchange raises."""
         await self.ready()
         return await self.exchange(exchange)
 
-    async def exchange(self, exchange: Callable[[], Awaitable[T]]) -> T:
-        """Make one exchange now, and learn from how it went."""
+    async def exchange(self, exchange: Callable[[], Awaitable[T]], model: str | None = None) -> T:
+        """Make one exchange now, and learn from how it went; ``model`` is that of a POST."""
         began_s = self._clock.monotonic()
         try:
-            answer = await exchange()
+            with self._traffic.calling(model):
+                answer = await exchange()
         except TurnedAway as error:
             self.turned_away += 1
-            self._gate.turned_away(self._clock.monotonic(), error.retry_after_s)
+            pause_s = self._gate.turned_away(self._clock.monotonic(), error.retry_after_s)
+            self._traffic.refused(model, pause_s)
             self._failing_since_s = None  # it answers, and told us to wait: that is no outage
             raise
         except NotSent as error:
@@ -65,6 +79,7 @@ class ApiLine:
             self._answered()
             raise
         self._answered()
+        self._traffic.answered(model, self._clock.monotonic() - began_s)
         return answer
 
     def _answered(self) -> None:

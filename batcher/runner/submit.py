@@ -105,7 +105,7 @@ class Submitter:
         """Take ``job`` to an answer, waiting out every refusal that surely created nothing."""
         terms = self._terms
         while True:
-            await self._line.ready()
+            await self._line.ready(job.model)
             if wait_s := terms.rate.reserve_s(terms.clock.monotonic()):
                 await terms.clock.sleep(wait_s)
             if self._control.draining or not terms.budget.admits(job):
@@ -151,7 +151,9 @@ class Submitter:
                 job, "not sent: the run was stopping, or the API asked for a pause"
             )
         try:
-            request_id = await self._line.exchange(lambda: self._service.submit(job.model, body))
+            request_id = await self._line.exchange(
+                lambda: self._service.submit(job.model, body), job.model
+            )
         except CallError as error:
             return await self._answer(job, error)
         self._same_answer.accepted()

@@ -7,7 +7,7 @@ from random import Random
 
 from batcher.clock import Clock
 from batcher.errors import AuthRefused, CallError, CredentialsError, NotFound
-from batcher.pace import PollSchedule, full_jitter_s
+from batcher.pace import Polls, full_jitter_s
 from batcher.runner.control import Control
 from batcher.runner.line import ApiLine
 from batcher.service import Phase, Result, Service
@@ -79,23 +79,24 @@ class Watcher:
         return None
 
     async def watch(
-        self, request_id: str, schedule: PollSchedule, timeout_s: float | None, *, taken_over: bool
+        self, request_id: str, schedule: Polls, timeout_s: float | None, *, taken_over: bool
     ) -> Result | None:
         """Poll until the request is finished.
 
         None where the job's time was up or the token was refused: it goes on at the API, and the
         next run polls it again. Raises Gone.
         """
+        watched_s = self._clock.monotonic()
         await self._clock.sleep(self._rng.uniform(0.0, 1.0) if taken_over else schedule.first_s())
         began_s, left_s = self._clock.monotonic(), timeout_s
         while True:
             result = await self.ask(request_id, left_s)
             if result is None or result.phase.terminal:
                 return result
-            age_s = self._clock.monotonic() - began_s
-            if timeout_s is not None and age_s >= timeout_s:
+            now_s = self._clock.monotonic()
+            if timeout_s is not None and now_s - began_s >= timeout_s:
                 return None
-            await self._clock.sleep(schedule.next_s(age_s))
+            await self._clock.sleep(schedule.next_s(now_s - watched_s, result.queue_position))
             if timeout_s is not None:
                 left_s = timeout_s - (self._clock.monotonic() - began_s)
 

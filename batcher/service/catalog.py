@@ -102,11 +102,15 @@ class Specs:
     @property
     def unknown(self) -> tuple[str, ...]:
         """Models of which the API says that they don't exist."""
-        return tuple(
-            sorted(
-                model for model, source in self.sources.items() if source.origin is SpecOrigin.UNKNOWN
-            )
-        )
+        return self._from(SpecOrigin.UNKNOWN)
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """Models of which nothing is known: their inputs go out as they are."""
+        return self._from(SpecOrigin.NONE)
+
+    def _from(self, origin: SpecOrigin) -> tuple[str, ...]:
+        return tuple(sorted(m for m, source in self.sources.items() if source.origin is origin))
 
 
 class CachedEntry(msgspec.Struct, frozen=True):
