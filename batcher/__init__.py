@@ -57,7 +57,5 @@ def __getattr__(name: str) -> Any:
     if name in ("plan", "run", "status"):
         from batcher import api
 
-        # Bound here at once: importing the module batcher.plan took the place of the function.
-        globals().update(plan=api.plan, run=api.run, status=api.status)
-        return globals()[name]
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

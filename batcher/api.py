@@ -14,7 +14,7 @@ from batcher.ledger import read_snapshot
 from batcher.manifest import Overrides
 from batcher.options import DEFAULT_MAX_FILE_BYTES, Host, Money, Options, SandboxOptions, Trust
 from batcher.pace import AUTO_START
-from batcher.plan import DEFAULT_MAX_ATTEMPTS, Plan, Policy, Selection
+from batcher.planning import DEFAULT_MAX_ATTEMPTS, Plan, Policy, Selection
 from batcher.runner import Pace
 from batcher.runner.canary import DEFAULT_CANARY_FAILURES, Share
 from batcher.runner.limits import DEFAULT_CONCURRENCY, DEFAULT_DOWNLOADS, DEFAULT_JOB_TIMEOUT_S

@@ -21,7 +21,7 @@ from batcher.metadata import Metadata
 from batcher.options import Host, Options
 from batcher.outlook.durations import Forecast, forecast, seen_durations
 from batcher.outlook.url_checks import UrlReport, check_urls
-from batcher.plan import Bucket, Plan
+from batcher.planning import Bucket, Plan
 from batcher.prepare import Prepared, confirm, prepare
 from batcher.probe.inspector import MediaInspector
 from batcher.rundir import RunDir

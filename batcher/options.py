@@ -13,7 +13,7 @@ from batcher.clock import Clock, SystemClock
 from batcher.disk import Disk, LocalDisk
 from batcher.errors import InterruptedRunError
 from batcher.manifest import Overrides
-from batcher.plan import Plan, Policy, Selection
+from batcher.planning import Plan, Policy, Selection
 from batcher.runner import Pace
 from batcher.runner.canary import DEFAULT_CANARY_FAILURES, GoOn, Share, just_go_on
 from batcher.runner.control import Control

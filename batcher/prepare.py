@@ -15,7 +15,7 @@ from batcher.metadata import Columns
 from batcher.options import Host, Money, Options
 from batcher.outlook.estimate import Estimate
 from batcher.outlook.media_urls import MediaUrl, UrlWatch, media_urls
-from batcher.plan import Decision, Plan, decide, make_plan
+from batcher.planning import Decision, Plan, decide, make_plan
 from batcher.runner.canary import CanaryChoice
 from batcher.service.catalog import Specs
 

@@ -38,7 +38,7 @@ from batcher.jobs import Job, Source, input_digest
 from batcher.ledger import LEDGER_NAME, Ledger
 from batcher.lifecycle import EventName, Record, RunEvent, State
 from batcher.metadata import Columns, Metadata
-from batcher.plan import Plan, Policy, Selection, decide, make_plan
+from batcher.planning import Plan, Policy, Selection, decide, make_plan
 from batcher.rundir import RunDir
 from batcher.runner import Budget, Deps, Pace, Runner
 from batcher.runner.control import Breaker
@@ -129,7 +129,9 @@ class QuickDisk(LocalDisk):
     def sync_dir(self, path: Path) -> None: ...
 
 
-def job(name: str = "cat", *, model: str = MODEL, explicit: bool = True, meta: Any = None, **inputs: Any) -> Job:
+def job(
+    name: str = "cat", *, model: str = MODEL, explicit: bool = True, meta: Any = None, **inputs: Any
+) -> Job:
     inputs.setdefault("prompt", name)
     digest = input_digest(model, inputs)
     return Job(name, model, inputs, meta or {}, Source("m.yaml", 1), digest, explicit)
@@ -313,7 +315,9 @@ class Batch:
     max_cost_usd: float | None = None
     breaker: Breaker = field(default_factory=Breaker)
 
-    async def run(self, jobs: Iterable[Job], *, meanwhile: Meanwhile | None = None, **pace: Any) -> Ended:
+    async def run(
+        self, jobs: Iterable[Job], *, meanwhile: Meanwhile | None = None, **pace: Any
+    ) -> Ended:
         """Plan and run ``jobs``; ``meanwhile`` goes on beside the run."""
         ledger = Ledger(self.path, self.disk, self.clock)
         try:
@@ -321,10 +325,14 @@ class Batch:
         finally:
             await ledger.close()
 
-    async def _run(self, jobs: list[Job], ledger: Ledger, meanwhile: Meanwhile | None, pace: Pace) -> Ended:
+    async def _run(
+        self, jobs: list[Job], ledger: Ledger, meanwhile: Meanwhile | None, pace: Pace
+    ) -> Ended:
         run_dir, columns = RunDir(self.path, self.disk), Columns()
         metadata = Metadata(run_dir, ledger, self.disk)
-        plan = make_plan(columns.watch(jobs), ledger.snapshot, self.selection, self.policy, self.price_of)
+        plan = make_plan(
+            columns.watch(jobs), ledger.snapshot, self.selection, self.policy, self.price_of
+        )
         run_dir.prepare()
         ledger.announce(RunEvent(run="x", at=iso(self.clock.now()), manifest="m.yaml", total=plan.total))
         for job_id in plan.orphans:

@@ -13,7 +13,6 @@ from aiohttp import web
 
 from tests.api_server import TOKEN, ApiServer, command, environment, run_command
 
-
 KLING = "kling/kling-2-1/master/image-to-video"
 FAST = ("--poll", "0.1")
 
@@ -29,7 +28,9 @@ def write_pairs(path, rows):
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["Prompt", "Image URL", "Duration", "Model"])
-        writer.writerows([f"cat number {n}", f"https://example.com/{n}.png", 5, KLING] for n in range(rows))
+        writer.writerows(
+            [f"cat number {n}", f"https://example.com/{n}.png", 5, KLING] for n in range(rows)
+        )
     return path
 
 
@@ -100,7 +101,9 @@ def test_kill_9_at_random_moments_never_posts_a_job_twice(server, tmp_path):
     assert len({post["prompt"] for post in server.posts}) == len(server.posts)
     assert answer["done"] + answer["unknown"] == jobs
     assert last.returncode == int(answer["unknown"] > 0)
-    known = {line["request_id"] for line in ledger(tmp_path / "output/pairs") if line["event"] == "submitted"}
+    known = {
+        line["request_id"] for line in ledger(tmp_path / "output/pairs") if line["event"] == "submitted"
+    }
     assert known <= set(server.created)
     assert len(known) == answer["done"]
 
@@ -237,8 +240,20 @@ def test_help_and_status_start_in_a_blink(server, tmp_path):
     write_pairs(tmp_path / "pairs.csv", 1)
     run_command(server, tmp_path, "run", "pairs.csv", *FAST)
     imported = subprocess.run(
-        [*command("status", "output/pairs")[:1], "-X", "importtime", "-m", "batcher", "status", "output/pairs"],
-        cwd=tmp_path, env=environment(server, tmp_path), capture_output=True, text=True, check=True,
+        [
+            *command("status", "output/pairs")[:1],
+            "-X",
+            "importtime",
+            "-m",
+            "batcher",
+            "status",
+            "output/pairs",
+        ],
+        cwd=tmp_path,
+        env=environment(server, tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
     ).stderr
     for heavy in ("aiohttp", "yaml", "jsonschema_rs", "tqdm", "aiofiles"):
         assert f" {heavy}\n" not in imported, f"status needs no {heavy}"
@@ -248,8 +263,12 @@ def test_status_of_a_live_run_counts_what_is_being_submitted(server, tmp_path):
     server.post_delay_s = 1.5
     write_pairs(tmp_path / "pairs.csv", 2)
     process = subprocess.Popen(
-        command("run", "pairs.csv", *FAST), cwd=tmp_path, env=environment(server, tmp_path),
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        command("run", "pairs.csv", *FAST),
+        cwd=tmp_path,
+        env=environment(server, tmp_path),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     wait_for(lambda: len(server.posts) == 2)
     live = json.loads(run_command(server, tmp_path, "status", "output/pairs", "--json").stdout)
@@ -280,8 +299,12 @@ def test_cancel_tells_cancelled_from_not_cancellable(server, tmp_path):
     server.generate_s = 60.0
     write_pairs(tmp_path / "pairs.csv", 3)
     process = subprocess.Popen(
-        command("run", "pairs.csv", *FAST), cwd=tmp_path, env=environment(server, tmp_path),
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        command("run", "pairs.csv", *FAST),
+        cwd=tmp_path,
+        env=environment(server, tmp_path),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     wait_for(lambda: len(server.created) == 3)
     time.sleep(0.3)
@@ -304,7 +327,9 @@ def test_an_edit_of_defaults_does_not_buy_everything_anew_unasked(server, tmp_pa
     assert refused.returncode == 65
     assert "--yes" in refused.stderr
     assert len(server.posts) == 2
-    assert run_command(server, tmp_path, "run", "m.yaml", *FAST, "--yes", "--model", KLING).returncode == 0
+    assert (
+        run_command(server, tmp_path, "run", "m.yaml", *FAST, "--yes", "--model", KLING).returncode == 0
+    )
     state = json.loads(run_command(server, tmp_path, "status", "output/m", "--json").stdout)
     assert (state["total"], state["done"], state["orphaned"], len(server.posts)) == (2, 2, 2, 4)
 
@@ -317,7 +342,9 @@ def test_a_run_directory_that_can_not_be_written_exits_73(server, tmp_path):
     assert not server.posts
 
 
-@pytest.mark.parametrize("arguments", [["run"], ["frobnicate"], ["run", "x.csv", "--limit", "0"], ["run", "x.csv", "--redo"]])
+@pytest.mark.parametrize(
+    "arguments", [["run"], ["frobnicate"], ["run", "x.csv", "--limit", "0"], ["run", "x.csv", "--redo"]]
+)
 def test_bad_usage_exits_64(tmp_path, arguments):
     result = run_command(None, tmp_path, *arguments)
     assert result.returncode == 64

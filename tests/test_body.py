@@ -21,7 +21,14 @@ def media(path, content=PNG):
 
 
 def test_inputs_go_out_with_their_names_types_and_letters():
-    inputs = {"prompt": "une forêt 🌲 {% raw", "duration": 5, "cfg": 0.5, "loop": True, "tags": ["a", 1], "o": {"x": None}}
+    inputs = {
+        "prompt": "une forêt 🌲 {% raw",
+        "duration": 5,
+        "cfg": 0.5,
+        "loop": True,
+        "tags": ["a", 1],
+        "o": {"x": None},
+    }
     assert json.loads(request_body(job(**inputs))) == inputs
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from batcher.errors import OutcomeUnknown, Rejected, TurnedAway
 from batcher.ledger import LEDGER_NAME
-from batcher.plan import Policy
+from batcher.planning import Policy
 from batcher.service import Phase
 from tests.engine import Api, Batch, answer, job, virtual_loop
 

@@ -136,7 +136,9 @@ def test_a_whole_file_that_breaks_off_leaves_the_old_one(tmp_path, disk):
     assert disk.list_dir(tmp_path) == ["metadata.jsonl"]
 
 
-def test_a_whole_file_is_synced_before_it_takes_its_name_and_its_folder_after(tmp_path, disk, monkeypatch):
+def test_a_whole_file_is_synced_before_it_takes_its_name_and_its_folder_after(
+    tmp_path, disk, monkeypatch
+):
     steps = []
     monkeypatch.setattr(os, "fsync", lambda fd: steps.append(f"sync {sorted(os.listdir(tmp_path))}"))
     disk.write_whole(tmp_path / "x", [b"1"])

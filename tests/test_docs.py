@@ -40,7 +40,9 @@ def jobs_of(path, model=None):
     return jobs
 
 
-@pytest.mark.parametrize("text", [p for p in blocks("yaml") if is_manifest(p.values[0]) and "from:" not in p.values[0]])
+@pytest.mark.parametrize(
+    "text", [p for p in blocks("yaml") if is_manifest(p.values[0]) and "from:" not in p.values[0]]
+)
 def test_the_manifests_in_the_docs_load(text, tmp_path):
     (tmp_path / "m.yaml").write_text(text)
     for name in ("cat.png", "photos/a.jpg", "photos/b.jpg"):
@@ -64,7 +66,10 @@ def test_the_readme_spreadsheet_loads_with_types(tmp_path):
     text = next(p.values[0] for p in blocks("csv"))
     (tmp_path / "pairs.csv").write_text(text)
     jobs = jobs_of(tmp_path / "pairs.csv", KLING.model_id)
-    assert [(job.input["duration"], job.meta) for job in jobs] == [(5, {"split": "train"}), (10, {"split": "test"})]
+    assert [(job.input["duration"], job.meta) for job in jobs] == [
+        (5, {"split": "train"}),
+        (10, {"split": "test"}),
+    ]
 
 
 def command_lines():
@@ -90,7 +95,12 @@ def test_the_programs_in_the_docs_run(text, tmp_path):
     (tmp_path / "manifests").symlink_to(ROOT / "manifests")
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", text],
-        cwd=tmp_path, env=environment(None, tmp_path), capture_output=True, text=True, timeout=90, check=False,
+        cwd=tmp_path,
+        env=environment(None, tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
@@ -106,7 +116,8 @@ def test_the_exit_codes_in_the_readme_are_those_of_the_errors():
     from batcher import errors
 
     codes = {
-        error.exit_code for error in vars(errors).values()
+        error.exit_code
+        for error in vars(errors).values()
         if isinstance(error, type) and issubclass(error, errors.BatcherError) and error.exit_code != 70
     }
     shown = {int(n) for n in re.findall(r"^\| (\d+)", (ROOT / "README.md").read_text(), re.MULTILINE)}

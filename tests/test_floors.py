@@ -14,7 +14,7 @@ FLOORS = [
     {"errors", "clock", "terminal"},
     {"disk", "jobs", "timings"},
     {"schema", "lifecycle", "pace"},
-    {"manifest", "ledger", "plan", "body"},
+    {"manifest", "ledger", "planning", "body"},
     {"service", "download", "rundir", "rows", "summary"},
     {"metadata", "outlook", "probe", "survivors"},
     {"runner"},
@@ -40,9 +40,20 @@ DOORS = {
 }
 # Classes of `random` are facts that are passed around; its functions share a state that nobody owns.
 RANDOM_CLASSES = {"Random", "SystemRandom"}
-TIME_FUNCTIONS = {"time", "monotonic", "perf_counter", "sleep", "time_ns", "monotonic_ns", "localtime", "gmtime"}
+TIME_FUNCTIONS = {
+    "time",
+    "monotonic",
+    "perf_counter",
+    "sleep",
+    "time_ns",
+    "monotonic_ns",
+    "localtime",
+    "gmtime",
+}
 TIME_EXCEPTIONS = {
-    "cli/read_commands.py": {"sleep"},  # `status --follow` is a plain loop in a terminal: no engine, no loop
+    "cli/read_commands.py": {
+        "sleep"
+    },  # `status --follow` is a plain loop in a terminal: no engine, no loop
 }
 
 
@@ -100,7 +111,12 @@ def test_imports_point_to_the_same_room_or_to_a_lower_floor():
 
 @pytest.mark.parametrize("library", DOORS)
 def test_a_library_is_named_only_in_the_rooms_that_know_it(library):
-    named = {room_of(path) for path, tree in modules() for name, _ in imports(path, tree) if name.split(".")[0] == library}
+    named = {
+        room_of(path)
+        for path, tree in modules()
+        for name, _ in imports(path, tree)
+        if name.split(".")[0] == library
+    }
     assert named <= DOORS[library]
 
 
@@ -120,7 +136,11 @@ def uses(tree: ast.Module, module: str) -> set[str]:
     names = _names_of(tree, module)
     used = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names:
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in names
+        ):
             used.add(node.attr)
         elif isinstance(node, ast.ImportFrom) and node.module == module:
             used |= {alias.name for alias in node.names}
@@ -130,7 +150,9 @@ def uses(tree: ast.Module, module: str) -> set[str]:
 def where(module: str, forbidden) -> dict[str, set[str]]:
     found = {}
     for path, tree in modules():
-        if room_of(path) != "clock" and (used := {name for name in uses(tree, module) if forbidden(name)}):
+        if room_of(path) != "clock" and (
+            used := {name for name in uses(tree, module) if forbidden(name)}
+        ):
             found[path.relative_to(ROOT).as_posix()] = used
     return found
 

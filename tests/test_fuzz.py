@@ -24,7 +24,7 @@ from batcher.ledger import read_snapshot
 from batcher.lifecycle import Snapshot, State
 from batcher.manifest import Overrides, Tally, open_manifest
 from batcher.options import Host, Options, SandboxOptions
-from batcher.plan import make_plan
+from batcher.planning import make_plan
 from batcher.schema import BUILT_IN
 from batcher.service.client import HttpService
 from batcher.service.credentials import Endpoint, Token

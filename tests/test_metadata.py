@@ -117,7 +117,11 @@ async def test_each_output_has_a_row_and_without_a_report_the_cost_is_the_price(
     table.open(cat)
     await table.finish(cat, *(Artifact(f"media/cat.{n}.png", n, "x") for n in range(3)))
     await table.end()
-    assert [row["file_name"] for row in table.rows] == ["media/cat.0.png", "media/cat.1.png", "media/cat.2.png"]
+    assert [row["file_name"] for row in table.rows] == [
+        "media/cat.0.png",
+        "media/cat.1.png",
+        "media/cat.2.png",
+    ]
     assert {row["cost_usd"] for row in table.rows} == {1.5}
 
 
@@ -197,7 +201,9 @@ def test_whatever_the_inputs_a_key_has_one_type(jobs):
 
 
 async def test_local_media_and_data_uris_show_as_paths_and_signatures_never(table):
-    cat = job("cat", image_url=MEDIA, end_image_url=DATA_URI, images=["https://e.com/a.png", MEDIA], ref=SIGNED)
+    cat = job(
+        "cat", image_url=MEDIA, end_image_url=DATA_URI, images=["https://e.com/a.png", MEDIA], ref=SIGNED
+    )
     table.open(cat)
     await table.finish(cat)
     await table.end()

@@ -20,7 +20,7 @@ from batcher import api, app
 from batcher.errors import InputError, ManifestError
 from batcher.manifest import Overrides
 from batcher.options import Host, Money, Options
-from batcher.plan import Policy, Selection
+from batcher.planning import Policy, Selection
 from batcher.runner import Pace
 from batcher.runner.canary import Share
 from batcher.sandbox.catalogue import catalogue

@@ -30,7 +30,9 @@ def gate(seed=1):
     return Gate(Random(seed))
 
 
-@given(seed=SEEDS, attempt=st.integers(0, 10**6), base_s=st.floats(0.001, 100), cap_s=st.floats(0.001, 1000))
+@given(
+    seed=SEEDS, attempt=st.integers(0, 10**6), base_s=st.floats(0.001, 100), cap_s=st.floats(0.001, 1000)
+)
 def test_a_jittered_wait_stays_within_its_bounds_for_any_attempt(seed, attempt, base_s, cap_s):
     wait_s = full_jitter_s(attempt, Random(seed), base_s=base_s, cap_s=cap_s)
     assert 0 <= wait_s <= cap_s

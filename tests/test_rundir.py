@@ -183,7 +183,11 @@ def test_damage_is_named_file_by_file(tmp_path, run_dir):
     (media / "cat.2.png").write_bytes(b"mov")
     (media / "cat.3.png").write_bytes(b"MOVIE")
     snapshot = Snapshot()
-    story = [(EventName.SUBMITTING, {}), (EventName.SUBMITTED, {"request_id": "r"}), (EventName.COMPLETED, {})]
+    story = [
+        (EventName.SUBMITTING, {}),
+        (EventName.SUBMITTED, {"request_id": "r"}),
+        (EventName.COMPLETED, {}),
+    ]
     for name, fields in [*story, (EventName.DONE, {"files": files})]:
         snapshot.apply(Event(event=name, at="x", job="cat", attempt=1, **fields))
     for name, fields in story:

@@ -5,7 +5,7 @@ from engine import Batch, after, answer, bought, for_ever, in_virtual_time, job
 
 from batcher.errors import AuthRefused, DownloadRefused, DownloadStalled, NotFound, Unavailable
 from batcher.lifecycle import EventName, Stage, State
-from batcher.plan import Policy
+from batcher.planning import Policy
 from batcher.service import Phase
 
 CAT = job("cat")
@@ -208,7 +208,9 @@ async def test_only_the_missing_ones_of_several_files_are_fetched_again(batch):
 async def test_all_are_fetched_again_where_the_result_names_another_number_of_outputs(batch):
     await done(batch, "https://cdn/a.png", "https://cdn/b.png")
     (batch.path / "media" / "cat.1.png").unlink()
-    batch.api.results["r1"] = for_ever(answer(urls=("https://cdn/a.png", "https://cdn/b.png", "https://cdn/c.png")))
+    batch.api.results["r1"] = for_ever(
+        answer(urls=("https://cdn/a.png", "https://cdn/b.png", "https://cdn/c.png"))
+    )
     after_it = await run(batch)
     assert len(after_it.files) == 3
     assert len(batch.rows) == 3

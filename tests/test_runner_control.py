@@ -118,8 +118,14 @@ def test_a_percentage_may_be_reached_but_not_passed():
 @pytest.mark.parametrize(
     ("breaker", "words"),
     [
-        (Breaker(0), "1 of 1 jobs of this run failed, more than --max-failures 0: nothing more was submitted"),
-        (Breaker(0.5, percent=True, finished=99), "1 of 100 jobs of this run failed, more than --max-failures 0.5%"),
+        (
+            Breaker(0),
+            "1 of 1 jobs of this run failed, more than --max-failures 0: nothing more was submitted",
+        ),
+        (
+            Breaker(0.5, percent=True, finished=99),
+            "1 of 100 jobs of this run failed, more than --max-failures 0.5%",
+        ),
     ],
 )
 def test_the_reason_names_the_count_and_the_limit(breaker, words):

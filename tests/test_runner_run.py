@@ -20,7 +20,7 @@ from batcher.errors import (
     UnreachableError,
 )
 from batcher.lifecycle import EventName, Stage, State
-from batcher.plan import Policy, Selection
+from batcher.planning import Policy, Selection
 from batcher.runner import Runner
 from batcher.runner.control import Breaker
 from batcher.service import CancelOutcome, Phase
@@ -321,7 +321,9 @@ async def test_a_full_disk_in_the_download_lane_stops_the_run_in_good_order(batc
     batch.api.requests["old-job-000"].at_s = -100
     ended = await batch.run(some_jobs(4))
     assert ended.error.exit_code == 73
-    assert ended.states == {"completed": 1, "submitted": 3}, "the POSTs under way were awaited and recorded"
+    assert ended.states == {"completed": 1, "submitted": 3}, (
+        "the POSTs under way were awaited and recorded"
+    )
 
 
 @in_virtual_time
@@ -333,7 +335,9 @@ async def test_an_error_of_the_system_is_named_with_the_run_directory(batch):
 
 
 @in_virtual_time
-async def test_a_manifest_that_changes_under_the_run_stops_buying_and_finishes_the_rest(batch, monkeypatch):
+async def test_a_manifest_that_changes_under_the_run_stops_buying_and_finishes_the_rest(
+    batch, monkeypatch
+):
     change = InputError("the manifest changed")
 
     def work(self, jobs, ledger):
@@ -633,7 +637,15 @@ async def test_a_million_checks_let_others_breathe(batch):
     await batch.run(jobs[:0])
     files = {"files": ()}
     await batch.hold(
-        *(line for one in jobs for line in [*bought(one), (EventName.COMPLETED, one.id, {}), (EventName.DONE, one.id, files)])
+        *(
+            line
+            for one in jobs
+            for line in [
+                *bought(one),
+                (EventName.COMPLETED, one.id, {}),
+                (EventName.DONE, one.id, files),
+            ]
+        )
     )
     ended = await batch.run(jobs)
     assert ended.runner.view.done == 600

@@ -19,7 +19,7 @@ from batcher.errors import (
     TurnedAway,
 )
 from batcher.lifecycle import Stage, State
-from batcher.plan import Policy
+from batcher.planning import Policy
 from batcher.runner.submit import LOCAL_MEDIA
 
 
@@ -40,7 +40,9 @@ async def test_the_intent_is_on_disk_before_the_post_leaves_and_the_answer_right
     await batch.run([job("cat", seed=1, meta={"split": "train"})])
     assert seen == [["run", "submitting"]]
     intent = batch.lines("submitting")[0]
-    assert {key: intent[key] for key in ("attempt", "model", "input", "meta", "source", "price_usd")} == {
+    assert {
+        key: intent[key] for key in ("attempt", "model", "input", "meta", "source", "price_usd")
+    } == {
         "attempt": 1,
         "model": "acme/paint",
         "input": {"prompt": "cat", "seed": 1},
@@ -52,7 +54,9 @@ async def test_the_intent_is_on_disk_before_the_post_leaves_and_the_answer_right
 
 
 @pytest.mark.parametrize(
-    "error", [NotSent("dns"), TurnedAway("429"), TurnedAway("503", retry_after_s=20)], ids=lambda e: e.message
+    "error",
+    [NotSent("dns"), TurnedAway("429"), TurnedAway("503", retry_after_s=20)],
+    ids=lambda e: e.message,
 )
 @in_virtual_time
 async def test_what_was_surely_not_accepted_is_tried_again_as_the_same_attempt(batch, error):
@@ -91,7 +95,9 @@ async def test_an_intent_that_meets_a_closed_gate_is_put_off_and_not_sent(batch)
     assert batch.api.prompts.count("job-001") == 1
 
 
-@pytest.mark.parametrize("error", [Rejected("422 prompt too long", http_status=422), Rejected("400 odd", error_code=400009)])
+@pytest.mark.parametrize(
+    "error", [Rejected("422 prompt too long", http_status=422), Rejected("400 odd", error_code=400009)]
+)
 @in_virtual_time
 async def test_a_rejection_is_final_for_this_job_and_costs_nothing(batch, error):
     batch.api.posting["cat"] = [error]
@@ -112,7 +118,9 @@ async def test_a_rejection_is_final_for_this_job_and_costs_nothing(batch, error)
     ],
 )
 @in_virtual_time
-async def test_a_refusal_of_the_whole_run_puts_the_job_off_and_stops_the_buying(batch, error, reason, code):
+async def test_a_refusal_of_the_whole_run_puts_the_job_off_and_stops_the_buying(
+    batch, error, reason, code
+):
     batch.api.posting["job-002"] = [error]
     ended = await batch.run(some_jobs(10), concurrency=1)
     assert ended.states == {"done": 2, "pending": 1}
@@ -125,7 +133,9 @@ async def test_a_refusal_of_the_whole_run_puts_the_job_off_and_stops_the_buying(
 
 @pytest.mark.parametrize(("concurrency", "sent"), [(1, 5), (3, 7)])
 @in_virtual_time
-async def test_the_same_refusal_for_the_first_rows_is_not_asked_for_a_thousand_times(batch, concurrency, sent):
+async def test_the_same_refusal_for_the_first_rows_is_not_asked_for_a_thousand_times(
+    batch, concurrency, sent
+):
     for one in some_jobs(50):
         batch.api.posting[one.id] = [Rejected("422 webhooks are not enabled")]
     ended = await batch.run(some_jobs(50), concurrency=concurrency)
@@ -193,9 +203,13 @@ async def test_a_held_slot_does_not_keep_a_finished_run_waiting(batch):
     assert asyncio.get_running_loop().time() < 5
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError(2, "gone", "cat.png"), ValueError("cat.png changed")])
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "gone", "cat.png"), ValueError("cat.png changed")]
+)
 @in_virtual_time
-async def test_a_local_file_that_is_not_the_planned_one_fails_the_job_before_anything_is_sent(batch, error):
+async def test_a_local_file_that_is_not_the_planned_one_fails_the_job_before_anything_is_sent(
+    batch, error
+):
     def broken(one):
         raise error
 

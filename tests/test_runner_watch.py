@@ -20,7 +20,11 @@ from batcher.runner.line import ApiLine
 from batcher.runner.watch import Absence, Gone, Watcher, is_final_no
 from batcher.service import Phase
 
-RUNNING, QUEUED, ODD = answer(Phase.RUNNING), answer(Phase.QUEUED), answer(Phase.UNRECOGNISED, word="dreaming")
+RUNNING, QUEUED, ODD = (
+    answer(Phase.RUNNING),
+    answer(Phase.QUEUED),
+    answer(Phase.UNRECOGNISED, word="dreaming"),
+)
 DONE, FAILED, CANCELLED = answer(), answer(Phase.FAILED), answer(Phase.CANCELLED)
 NOT_FOUND = NotFound("no such request", http_status=404)
 
@@ -92,7 +96,9 @@ async def test_without_a_timeout_a_job_is_watched_for_days():
     assert bench.clock.at_s > 4 * 86400
 
 
-@pytest.mark.parametrize("error", [Unavailable("502"), NotSent("dns"), TurnedAway("429"), Rejected("400")])
+@pytest.mark.parametrize(
+    "error", [Unavailable("502"), NotSent("dns"), TurnedAway("429"), Rejected("400")]
+)
 async def test_no_error_of_asking_is_ever_a_final_answer(error):
     bench = Bench(*[error] * 8, DONE)
     assert await bench.watch() is DONE

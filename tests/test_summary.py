@@ -31,7 +31,13 @@ ENDS = {
 
 
 def opening(**fields):
-    usual = {"total": 20, "duplicates": 2, "host": socket.gethostname(), "pid": os.getpid(), "manifest": "m"}
+    usual = {
+        "total": 20,
+        "duplicates": 2,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "manifest": "m",
+    }
     return RunEvent(run="x", at="2026-01-01T00:00:00.000Z", **{**usual, **fields})
 
 
@@ -161,7 +167,9 @@ async def listed(path, *states):
 
 async def test_jobs_are_listed_by_state_with_all_that_is_known_of_them(path):
     await write(path, *every_state(), run=opening())
-    failed, done = sorted(await listed(path, State.DONE, State.FAILED), key=lambda one: one.job, reverse=True)
+    failed, done = sorted(
+        await listed(path, State.DONE, State.FAILED), key=lambda one: one.job, reverse=True
+    )
     assert (failed.job, failed.state, failed.stage, failed.code, failed.message) == (
         "failed",
         "failed",
@@ -176,7 +184,9 @@ async def test_jobs_are_listed_by_state_with_all_that_is_known_of_them(path):
 
 async def test_the_list_keeps_the_order_of_the_ledger_and_leaves_orphans_out(path):
     await write(path, *every_state(), (EventName.ORPHANED, "unknown", {}), run=opening())
-    assert [one.job for one in await listed(path, *State)] == [state for state in ENDS if state != "unknown"]
+    assert [one.job for one in await listed(path, *State)] == [
+        state for state in ENDS if state != "unknown"
+    ]
 
 
 async def test_a_later_attempt_is_listed_with_the_inputs_that_stand_with_an_earlier_one(path):

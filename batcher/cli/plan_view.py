@@ -11,7 +11,7 @@ from batcher.cli.console import duration, money
 from batcher.options import Options
 from batcher.outlook.estimate import PriceLine
 from batcher.outlook.url_checks import UrlReport
-from batcher.plan import NOT_SUBMITTED, Bucket, BucketTotal, Plan
+from batcher.planning import NOT_SUBMITTED, Bucket, BucketTotal, Plan
 from batcher.prepare import Prepared
 from batcher.schema import Quote
 from batcher.service.catalog import SpecOrigin, SpecSource

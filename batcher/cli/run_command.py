@@ -23,7 +23,7 @@ from batcher.cli.plan_view import brief_lines, plan_json, plan_page
 from batcher.errors import BatcherError
 from batcher.ledger import read_snapshot
 from batcher.options import Host, Options, interrupted
-from batcher.plan import Plan
+from batcher.planning import Plan
 from batcher.runner.canary import CanaryReport
 from batcher.runner.control import Control
 from batcher.runner.view import Observer, Silence

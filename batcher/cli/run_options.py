@@ -152,7 +152,7 @@ def options_from(given: dict[str, Any]) -> Options:
     """What the command line amounts to. Raises UsageError."""
     from batcher.manifest import Overrides
     from batcher.options import Options, SandboxOptions
-    from batcher.plan import Policy
+    from batcher.planning import Policy
 
     if given["redo"] and given["only"] is None:
         raise UsageError("--redo buys jobs again: say which with --only")
@@ -213,7 +213,7 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
 
 
 def _selection(given: dict[str, Any]) -> Any:
-    from batcher.plan import Selection
+    from batcher.planning import Selection
 
     only = given["only"]
     if only is not None and only.startswith("@"):

@@ -28,7 +28,7 @@ from batcher.ledger import Ledger
 from batcher.lifecycle import NOT_FOUND, EventName, Record, Stage, State
 from batcher.metadata import Metadata
 from batcher.pace import Gate, LearnedPolls, RateLimit
-from batcher.plan import Action, Bucket, Decision, Plan
+from batcher.planning import Action, Bucket, Decision, Plan
 from batcher.probe import Inspector, Unchecked
 from batcher.rundir import RunDir
 from batcher.runner.canary import Canary, no_canary

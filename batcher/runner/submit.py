@@ -15,7 +15,7 @@ from batcher.jobs import Job, recorded
 from batcher.ledger import Ledger
 from batcher.lifecycle import EventName, Record, Stage
 from batcher.pace import RateLimit
-from batcher.plan import PriceOf, next_attempt
+from batcher.planning import PriceOf, next_attempt
 from batcher.runner.control import Control
 from batcher.runner.line import ApiLine
 from batcher.runner.systemic import SameAnswer, whole_run

@@ -13,7 +13,7 @@ from batcher.ledger import Ledger
 from batcher.lifecycle import EventName, RunEvent, State
 from batcher.metadata import Columns, Metadata
 from batcher.options import interrupted
-from batcher.plan import Decision, Plan, decide, make_plan
+from batcher.planning import Decision, Plan, decide, make_plan
 from batcher.rundir import RunDir
 from batcher.runner import Budget, Deps, Runner, Silence
 from batcher.runner.control import Breaker

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from batcher.jobs import Job, Source, input_digest
-from batcher.plan import Policy, Selection
+from batcher.planning import Policy, Selection
 from batcher.runner import Pace
 
 from .server import PRICE_USD, Climate

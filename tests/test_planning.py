@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from batcher.errors import ManifestError
 from batcher.jobs import Artifact
 from batcher.lifecycle import Event, EventName, Record, Snapshot, Stage, State
-from batcher.plan import (
+from batcher.planning import (
     Action,
     Bucket,
     Decision,
@@ -44,7 +44,9 @@ def fold(*events):
 
 
 def plan_of(jobs, snapshot=None, *, selection=None, policy=None, price_of=lambda one: 2.0):
-    return make_plan(jobs, snapshot or Snapshot(), selection or Selection(), policy or Policy(), price_of)
+    return make_plan(
+        jobs, snapshot or Snapshot(), selection or Selection(), policy or Policy(), price_of
+    )
 
 
 DOWNLOAD, GENERATE = Stage.DOWNLOAD, Stage.GENERATE
@@ -66,7 +68,9 @@ TABLE = [
 
 
 @pytest.mark.parametrize("column", [1, 2, 3], ids=list(FLAGS)[:3])
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: " ".join(map(str, filter(None, (row[0].state, row[0].code)))))
+@pytest.mark.parametrize(
+    "row", TABLE, ids=lambda row: " ".join(map(str, filter(None, (row[0].state, row[0].code))))
+)
 def test_the_resume_table_holds(row, column):
     policy = list(FLAGS.values())[column - 1]
     assert decide(CAT, row[0], policy).action is row[column]
@@ -122,7 +126,11 @@ def test_each_state_has_its_bucket(known, bucket):
         (record(State.FAILED, GENERATE, 1, message="unsafe"), "", "failed at generate: unsafe"),
         (record(State.FAILED, GENERATE), "--retry-failed", "asked once more, then bought again: failed"),
         (record(State.FAILED, Stage.SUBMIT, 422), "--retry-failed", "tried again (--retry-failed): 422"),
-        (record(State.FAILED, DOWNLOAD, "expired"), "--retry-failed", "expired, asked once more, then bought"),
+        (
+            record(State.FAILED, DOWNLOAD, "expired"),
+            "--retry-failed",
+            "expired, asked once more, then bought",
+        ),
         (record(State.FAILED, DOWNLOAD, "stalled"), "", "download failed: stalled"),
     ],
 )
@@ -140,7 +148,12 @@ def test_the_reason_says_what_happened_last(known, policy, reason):
         (record(State.FAILED, Stage.SUBMIT, attempt=3), "--retry-failed", Bucket.EXHAUSTED, LEAVE),
         (record(State.CANCELLED, attempt=4), "--retry-failed", Bucket.EXHAUSTED, LEAVE),
         # What a run does unasked, it does all the same.
-        (record(State.FAILED, DOWNLOAD, "expired", attempt=3), "--retry-failed", Bucket.COLLECT, COLLECT),
+        (
+            record(State.FAILED, DOWNLOAD, "expired", attempt=3),
+            "--retry-failed",
+            Bucket.COLLECT,
+            COLLECT,
+        ),
         (record(State.UNKNOWN, attempt=3), "--retry-unknown", Bucket.UNKNOWN, LEAVE),
         (record(State.DONE, attempt=3), "--redo", Bucket.DONE, CHECK),
     ],
@@ -412,4 +425,6 @@ def test_who_left_is_counted_as_paid_where_money_may_have_been_spent(last, paid)
 def test_who_left_after_a_confirmed_cancel_was_not_paid_for():
     snapshot = fold(*gone(job("old"), (EventName.CANCELLED, {})))
     assert plan_of([CAT], snapshot).left_paid == 0
-    assert plan_of([CAT], fold(*gone(job("old"), (EventName.FAILED, {"stage": GENERATE})))).left_paid == 1
+    assert (
+        plan_of([CAT], fold(*gone(job("old"), (EventName.FAILED, {"stage": GENERATE})))).left_paid == 1
+    )
