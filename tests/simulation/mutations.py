@@ -111,7 +111,7 @@ MUTATIONS = (
     ),
     Mutation(
         "bought again without asking for the old result",
-        "plan.py",
+        "planning.py",
         '        return Decision(Bucket.RETRY, Action.ASK, f"asked once more, then bought again: {why}")\n',
         "        return Decision(Bucket.RETRY, Action.SUBMIT, why)\n",
     ),
