@@ -23,8 +23,10 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## run a real batch against the embedded sandbox
 	@$(BIN)/batcher run manifests/quickstart.yaml --sandbox -o output/demo
+	@$(BIN)/batcher report output/demo
 	@echo
-	@echo "Type it again: nothing is bought twice. Or start over with: rm -r output/demo"
+	@echo "The money was the sandbox's. Look at output/demo/report.html, then type it again: nothing is"
+	@echo "bought twice. To see it interrupted: rm -r output/demo, make demo, Ctrl-C, make demo."
 
 test: $(READY)  ## run all tests
 	@$(BIN)/python -m pytest -q -n auto --cov --cov-report=term --cov-fail-under=95

@@ -24,6 +24,7 @@ LONG_PAUSE_S = 5.0
 
 PROBE_CALLS = 25
 PROBE_CALLS_FIRST = 4
+VOLLEY_PRICES = 3
 PROBE_PAUSES = 5.0
 RATE_PATIENCE = 2
 PAUSE_MIN_S = 1.0
@@ -76,7 +77,7 @@ class Allowance:
         news = now_s >= self._paused_until_s
         self._paused_until_s = max(self._paused_until_s, now_s + pause_s)
         if not news:
-            self._calls -= self._price
+            self._calls = max(self._calls - self._price, -VOLLEY_PRICES * self._price)
             return False
         self.confirmations = min(self.confirmations + 1, self.patience) if confirms else 0
         self._calls = min(self._calls, 0)

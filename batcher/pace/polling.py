@@ -101,6 +101,8 @@ class LearnedPolls:
     One for all requests of a run. With ``interval_s`` they keep to that, and learn nothing.
     """
 
+    calls_for = staticmethod(calls_for)
+
     def __init__(self, history: History, rng: Random, interval_s: float | None = None) -> None:
         self.on_queued: Callable[[str | None], None] = lambda model: None
         """Is told the model of a request that has others before it."""
@@ -166,7 +168,7 @@ class LearnedPolls:
             curve = estimate(spans, running_s[:: 1 + len(running_s) // RUNNING_SAMPLE])
         before = lesson.inspection
         guess_s = before.call_worth_s if before is not None else None
-        lesson.inspection = inspect(curve, calls_for(curve.quantile_s(0.5)), guess_s)
+        lesson.inspection = inspect(curve, self.calls_for(curve.quantile_s(0.5)), guess_s)
         lesson.late_s = curve.quantile_s(0.9)
         lesson.learned_at_s, lesson.news = now_s, 0
 
