@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "docs" / "images" / "terminal.svg"
 RUN_DIR = "output/quickstart-sandbox"
 SHOWN = ["batcher", "run", "manifests/quickstart.yaml", "--sandbox"]
-COLUMNS, ROWS, INTERRUPT_AFTER_S = 112, 40, 5.0
+COLUMNS, ROWS, INTERRUPT_AFTER_S = 130, 40, 5.0
 CHAR_WIDTH, LINE_HEIGHT, MARGIN = 8.4, 20, 24
 SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
