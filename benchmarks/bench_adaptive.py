@@ -16,16 +16,17 @@ from pathlib import Path
 from random import Random
 
 from aiohttp import web
+from simulated_limits import Client, Jobs, Outcome, Server, outcome
+
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.errors import StoppedError
 from batcher.runner import Runner
 from batcher.service.client import HttpService
 from batcher.service.credentials import Endpoint, Token
-from simulated_limits import Client, Jobs, Outcome, Server, outcome
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from engine import Batch, some_jobs  # noqa: E402
+from engine import Batch, some_jobs
 
 REAL_RUN_S, REAL_WARM_UP_S = 60.0, 20.0
 MINUTE_S = 60.0
@@ -50,7 +51,11 @@ class Case:
 CASES = [
     *(Case(limit, False, Jobs(s)) for limit, s in ((8, 60), (50, 60), (50, 5), (300, 20))),
     *(Case(limit, True, Jobs(s)) for limit, s in ((10, 10), (50, 10), (50, 5), (50, 60))),
-    *(Case(a, by_rate, Jobs(s), b) for by_rate, s in ((False, 20), (True, 10)) for a, b in ((50, 20), (20, 50))),
+    *(
+        Case(a, by_rate, Jobs(s), b)
+        for by_rate, s in ((False, 20), (True, 10))
+        for a, b in ((50, 20), (20, 50))
+    ),
 ]
 
 

@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from batcher.pace import LearnedPolls
-from batcher.pace.inspection import inspect
 from curves import Curve, Panel, draw
 from simulated_polls import (
     Cost,
@@ -29,6 +27,9 @@ from simulated_polls import (
     true_curve,
     two_kinds,
 )
+
+from batcher.pace import LearnedPolls
+from batcher.pace.inspection import inspect
 
 ROOT = Path(__file__).resolve().parents[1]
 PLOT = ROOT / "docs" / "images" / "polling.svg"
@@ -64,7 +65,9 @@ def thrifty(calls: float) -> type[LearnedPolls]:
 
 
 def lognormal_table() -> None:
-    print("median  sigma | learned: calls, stale        | fixed, same calls | growing steps  | best possible")
+    print(
+        "median  sigma | learned: calls, stale        | fixed, same calls | growing steps  | best possible"
+    )
     for median_s, sigma in LOGNORMAL:
         takes = lognormal(median_s, sigma)
         ours = over_seeds(takes, World.learned)
@@ -96,15 +99,27 @@ def plot() -> None:
     panels = []
     for median_s, sigma in LOGNORMAL:
         takes = lognormal(median_s, sigma)
-        fixed = [World(takes).fixed(median_s * part) for part in (0.08, 0.1, 0.13, 0.17, 0.22, 0.3, 0.4, 0.6, 0.9)]
-        ours = [World(takes).learned(thrifty(calls)) for calls in (1.7, 2.1, 2.6, 3.3, 4.2, 5.3, 6.6, 8.0)]
-        best = [inspect(true_curve(median_s, sigma, 300), calls) for calls in (1.7, 2.1, 2.6, 3.3, 4.2, 5.3, 6.6, 8.0)]
+        fixed = [
+            World(takes).fixed(median_s * part)
+            for part in (0.08, 0.1, 0.13, 0.17, 0.22, 0.3, 0.4, 0.6, 0.9)
+        ]
+        ours = [
+            World(takes).learned(thrifty(calls)) for calls in (1.7, 2.1, 2.6, 3.3, 4.2, 5.3, 6.6, 8.0)
+        ]
+        best = [
+            inspect(true_curve(median_s, sigma, 300), calls)
+            for calls in (1.7, 2.1, 2.6, 3.3, 4.2, 5.3, 6.6, 8.0)
+        ]
         steps = [World(takes).untaught()]
         curves = [
-            Curve("fixed interval", "#b4543a", [(c.calls, 100 * c.staleness_s / median_s) for c in fixed]),
+            Curve(
+                "fixed interval", "#b4543a", [(c.calls, 100 * c.staleness_s / median_s) for c in fixed]
+            ),
             Curve("learned", "#2f6f8f", [(c.calls, 100 * c.staleness_s / median_s) for c in ours]),
             Curve("best possible", "#999999", [(c.calls, 100 * c.staleness_s / median_s) for c in best]),
-            Curve("growing steps", "#6b8e23", [(c.calls, 100 * c.staleness_s / median_s) for c in steps]),
+            Curve(
+                "growing steps", "#6b8e23", [(c.calls, 100 * c.staleness_s / median_s) for c in steps]
+            ),
         ]
         panels.append(Panel(f"median {median_s:g} s, sigma {sigma:g}", curves))
     PLOT.parent.mkdir(parents=True, exist_ok=True)

@@ -31,8 +31,10 @@ def draw(panels: list[Panel], x_label: str, y_label: str) -> str:
     rows = math.ceil(len(panels) / 2)
     width, height = 2 * (WIDTH + MARGIN + GAP), rows * (HEIGHT + MARGIN + GAP) + 26
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        'font-family="sans-serif" font-size="11">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+            'font-family="sans-serif" font-size="11">'
+        ),
         f'<rect width="{width}" height="{height}" fill="white"/>',
         *_legend(panels[0].curves),
     ]
@@ -69,7 +71,9 @@ def _panel(panel: Panel, x_label: str, y_label: str) -> list[str]:
     for curve in panel.curves:
         dots = [at(x, y) for x, y in curve.points]
         line = " ".join(f"{x},{y}" for x, y in dots)
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{curve.colour}" stroke-width="1.8"/>')
+        parts.append(
+            f'<polyline points="{line}" fill="none" stroke="{curve.colour}" stroke-width="1.8"/>'
+        )
         parts += [f'<circle cx="{x}" cy="{y}" r="2.4" fill="{curve.colour}"/>' for x, y in dots]
     return parts
 

@@ -70,7 +70,9 @@ class Jobs:
 class Client:
     """Submits and polls for ever, as the engine does with ``-c auto``."""
 
-    def __init__(self, server: Server, jobs: Jobs, retry_after_s: float | None = None, seed: int = 1) -> None:
+    def __init__(
+        self, server: Server, jobs: Jobs, retry_after_s: float | None = None, seed: int = 1
+    ) -> None:
         self.server, self.jobs = server, jobs
         self.adaptive = Adaptive()
         self.in_use: list[tuple[float, int]] = []

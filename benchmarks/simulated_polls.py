@@ -76,9 +76,9 @@ class World:
         self._seed = seed
         self.history = Remembered()
 
-    def learned(self, kind: type[LearnedPolls] = LearnedPolls, interval_s: float | None = None) -> Cost:
-        polls = kind(self.history, Random(self._seed), interval_s)
-        return self.run(lambda now_s: polls.watch(KEY, now_s))
+    def learned(self, kind: type[LearnedPolls] = LearnedPolls, warm_up: int = 50) -> Cost:
+        polls = kind(self.history, Random(self._seed))
+        return self.run(lambda now_s: polls.watch(KEY, now_s), warm_up)
 
     def fixed(self, interval_s: float) -> Cost:
         rng = Random(self._seed)

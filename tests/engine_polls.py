@@ -44,10 +44,14 @@ class EnginePolls:
         self.api = SlowApi(takes, rng)
         self.batch = Batch(path, api=self.api)
 
-    async def run(self, jobs: int, concurrency: int, interval_s: float | None) -> tuple[float, float]:
+    async def run(
+        self, jobs: int, concurrency: int, interval_s: float | None, warm_up_jobs: int = WARM_UP_JOBS
+    ) -> tuple[float, float]:
         """Of all jobs but the first, which had nothing to learn from."""
-        ended = await self.batch.run(some_jobs(jobs), concurrency=concurrency, poll_interval_s=interval_s)
+        ended = await self.batch.run(
+            some_jobs(jobs), concurrency=concurrency, poll_interval_s=interval_s
+        )
         assert ended.states == {"done": jobs}
-        counted = list(self.api.stale_s)[WARM_UP_JOBS:]
+        counted = list(self.api.stale_s)[warm_up_jobs:]
         calls = fmean(self.api.calls[request_id] for request_id in counted)
         return calls, fmean(self.api.stale_s[request_id] for request_id in counted)

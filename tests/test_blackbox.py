@@ -60,6 +60,13 @@ def test_25_rows_are_done_and_a_second_run_neither_posts_nor_downloads(server, t
     assert (run_dir / "ledger.jsonl").read_bytes() == before
 
 
+def test_auto_concurrency_carries_a_batch_to_its_end(server, tmp_path):
+    write_pairs(tmp_path / "pairs.csv", 20)
+    result = run_command(server, tmp_path, "run", "pairs.csv", *FAST, "-c", "auto", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["done"] == len(server.posts) == 20
+
+
 def test_the_token_goes_to_the_api_and_nowhere_else(server, tmp_path):
     write_pairs(tmp_path / "pairs.csv", 3)
     result = run_command(server, tmp_path, "run", "pairs.csv", *FAST, "-v")

@@ -151,14 +151,14 @@ class AutoSlots(Slots):
             for each, window in self.adaptive.windows.items():
                 window.slow_down(self._unfinished(each), now_s)
         if model is not None:
-            self.adaptive.accepted(model, self._unfinished(model), now_s)
+            self.adaptive.accepted(model, self._others(model), now_s)
 
     def refused(self, model: str | None, pause_s: float) -> None:
         now_s = self._clock.monotonic()
         if model is None:
             self.adaptive.refused_poll(now_s, pause_s)
         else:
-            self.adaptive.refused_post(model, self._unfinished(model), now_s, pause_s)
+            self.adaptive.refused_post(model, self._others(model), now_s, pause_s)
         if pause_s >= LONG_PAUSE_S:
             for each, window in self.adaptive.windows.items():
                 window.restart(self._unfinished(each), now_s)
@@ -172,6 +172,10 @@ class AutoSlots(Slots):
 
     def _unfinished(self, model: str | None) -> int:
         return max(self._held[model] - self._waiting[model] - self._calling[model], 0)
+
+    def _others(self, model: str) -> int:
+        """Unfinished requests besides that of the POST which was just answered."""
+        return max(self._unfinished(model) - 1, 0)
 
     def _has_room(self, model: str | None, held: int) -> bool:
         return self.adaptive.window(model or "").has_room(held, self._clock.monotonic())
