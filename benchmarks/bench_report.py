@@ -4,7 +4,6 @@ The ledger is made up; the outputs are links to one real clip and one real pictu
 has something to load. Latency is from a change of the search box or a select to the next painted frame.
 """
 
-# ruff: noqa: E501 - a table of figures reads better in whole lines
 import asyncio
 import json
 import os
