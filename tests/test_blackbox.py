@@ -366,3 +366,19 @@ def test_an_unreachable_api_is_given_up_with_69(tmp_path):
     assert result.returncode == 69
     assert json.loads(result.stdout)["pending"] == 2
     assert os.path.getsize(tmp_path / "output/pairs/ledger.jsonl") > 0
+
+
+def test_what_came_out_poorly_can_be_listed_and_bought_again(tmp_path):
+    (tmp_path / "m.yaml").write_text(
+        f"model: {KLING}\ndefaults: {{image_url: https://example.com/a.png}}\njobs:\n"
+        "- prompt: as asked for\n- {prompt: not as asked for, aspect_ratio: '9:16'}\n"
+    )
+    batch = ("run", "m.yaml", "--sandbox", "--sandbox-speed", 10, "-o", "out", *FAST)
+    assert run_command(None, tmp_path, *batch).returncode == 0
+    listed = run_command(None, tmp_path, "status", "out", "--list", "done", "--quality", "bad").stdout
+    assert [json.loads(line)["quality"] for line in listed.splitlines()] == ["320×180 instead of 9:16"]
+    (tmp_path / "poor.txt").write_text(listed)
+    again = run_command(None, tmp_path, *batch, "--only", "@poor.txt", "--redo", "--json")
+    assert (again.returncode, json.loads(again.stdout)["submitted_now"]) == (0, 1), again.stderr
+    assert len(list((tmp_path / "out/superseded").iterdir())) == 1
+    assert len((tmp_path / "out/metadata.jsonl").read_text().splitlines()) == 2
