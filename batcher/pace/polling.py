@@ -26,7 +26,7 @@ LEARNED_MIN_S = 0.01
 LEARNED_JITTER = 0.15
 """Of the gap between two looks: enough to part requests that began together, cheap in staleness."""
 CALLS_SHORT = 2.55
-CALLS_PER_E_FOLD = 0.965
+CALLS_PER_E_FOLD = 0.982
 SHORT_S = 2.0
 RUNNING_SAMPLE = 256
 RELEARN_S = 1.0

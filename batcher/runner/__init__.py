@@ -36,7 +36,7 @@ from batcher.runner.collect import Collector
 from batcher.runner.control import Breaker, Control, Slots
 from batcher.runner.limits import Pace
 from batcher.runner.line import ApiLine
-from batcher.runner.pacing import AutoSlots, Polling, Unlimited
+from batcher.runner.pacing import AutoSlots, Polling, Starts, Unlimited
 from batcher.runner.submit import BodyOf, Budget, Outcome, Submitter, Terms
 from batcher.runner.view import Observer, RunView, Silence
 from batcher.runner.watch import Gone, Watcher, is_final_no
@@ -90,6 +90,7 @@ class Runner:
             deps.fetcher, self._watcher, deps.ledger, (deps.run_dir, deps.metadata), deps.inspector
         )
         polls = LearnedPolls(deps.ledger.snapshot.timings, deps.rng, pace.poll_interval_s)
+        self._starts = Starts(deps.clock, pace.concurrency)
         self._polling = Polling(deps.ledger.snapshot, deps.clock, polls, traffic)
         self._backlog = Slots(BACKLOG_PER_DOWNLOAD * pace.downloads)
         # In the order in which they began, so that a halt takes the same course each time.
@@ -171,6 +172,7 @@ class Runner:
                     return
                 await self._backlog_shrinks()
                 if await self._slots.acquire(job.model):
+                    await self._starts.space_out()
                     self._spawn(self._buy(job, ask_first=decision.action is Action.ASK))
                 else:
                     self.control.drain(

@@ -14,6 +14,8 @@ from batcher.pace import AUTO_START, LONG_PAUSE_S, Adaptive, LearnedPolls, Watch
 from batcher.runner.control import Slots
 from batcher.timings import seconds_between, timing_key
 
+STARTS_AT_ONCE = 100
+START_STEP_S = 0.001
 LOOK_AGAIN_S = 0.5
 """How often a full window is asked whether it has grown meanwhile."""
 
@@ -85,6 +87,22 @@ class Polling:
         return max(seconds_between(submitting_at, iso(self._clock.now())) or 0.0, 0.0)
 
 
+class Starts:
+    """Spreads the start of a large run: what begins as one is polled as one, a thousand at a time."""
+
+    def __init__(self, clock: Clock, concurrency: int) -> None:
+        self._clock = clock
+        self._left = concurrency
+        self._free = STARTS_AT_ONCE
+
+    async def space_out(self) -> None:
+        """Wait a little where this is one of many requests that fill the slots for the first time."""
+        self._left -= 1
+        self._free -= 1
+        if self._left > 0 and self._free < 0:
+            await self._clock.sleep(START_STEP_S)
+
+
 class AutoSlots(Slots):
     """``-c auto``: slots and calls by limits that are found out, a window for each model."""
 
@@ -139,8 +157,10 @@ class AutoSlots(Slots):
                 await self._clock.sleep(wait_s)
 
     async def _post_turn(self, model: str) -> None:
-        """A window that shrank while a job held its slot keeps it waiting."""
-        while not self._has_room(model, self._held[model] - self._waiting[model]):
+        """A window that shrank while a job held its slot keeps it waiting, while it can gain room."""
+        while (others := self._held[model] - self._waiting[model]) > self._stranded[model]:
+            if self._has_room(model, others):
+                break
             await self._clock.sleep(LOOK_AGAIN_S)
         if wait_s := self.adaptive.spacing_s(model, self._clock.monotonic()):
             await self._clock.sleep(wait_s)
