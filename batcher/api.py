@@ -20,6 +20,7 @@ from batcher.runner.canary import DEFAULT_CANARY_FAILURES, Share
 from batcher.runner.limits import DEFAULT_CONCURRENCY, DEFAULT_DOWNLOADS, DEFAULT_JOB_TIMEOUT_S
 from batcher.runner.line import DEFAULT_OUTAGE_S
 from batcher.runner.view import Observer, Silence
+from batcher.shards import Shard
 from batcher.summary import Status, Summary, status_of
 
 
@@ -80,8 +81,8 @@ async def plan(manifest: str | PathLike[str], **options: Unpack[RunOptions]) -> 
 
 def status(run_dir: str | PathLike[str]) -> Status:
     """What the ledger of ``run_dir`` says, live or at rest. Raises LedgerError."""
-    snapshot, tail = read_snapshot(Path(run_dir), LocalDisk())
-    return status_of(Path(run_dir), snapshot, tail)
+    snapshot = read_snapshot(Path(run_dir), LocalDisk())
+    return status_of(Path(run_dir), snapshot, beside=True)
 
 
 def raise_if_incomplete(summary: Summary) -> None:
@@ -102,7 +103,7 @@ def _options(manifest: str | PathLike[str], given: RunOptions) -> Options:
         selection=Selection(
             given.get("limit"),
             only if only is None or isinstance(only, str) else frozenset(only),
-            given.get("shard"),
+            Shard(shard[1], shard[0]) if (shard := given.get("shard")) is not None else None,
         ),
         policy=Policy(
             given.get("retry_failed", False),

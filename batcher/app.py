@@ -14,12 +14,12 @@ from batcher.body import request_body
 from batcher.clock import iso
 from batcher.disk import cannot_write
 from batcher.errors import LockedError
-from batcher.ledger import LEDGER_NAME, Ledger, read_snapshot
-from batcher.lifecycle import FORMAT_VERSION, EventName, RunEvent, Snapshot, State
+from batcher.ledger import Ledger, read_snapshot, segments_in
+from batcher.lifecycle import FORMAT_VERSION, EventName, RunEvent, State
 from batcher.manifest import Manifest, open_manifest
-from batcher.metadata import Metadata
+from batcher.metadata import Describes, Later, Metadata, gather
 from batcher.options import Host, Options
-from batcher.outlook.durations import Forecast, forecast, seen_durations
+from batcher.outlook.durations import Forecast, forecast
 from batcher.outlook.url_checks import UrlReport, check_urls
 from batcher.planning import Bucket, Plan
 from batcher.prepare import Prepared, confirm, prepare
@@ -30,7 +30,9 @@ from batcher.runner.canary import Canary
 from batcher.runner.control import Breaker
 from batcher.service.catalog import Specs
 from batcher.service.kept import keep_entries, kept_entries
+from batcher.shards import Shard
 from batcher.site import Site, check_same_api, connect
+from batcher.snapshot import Snapshot
 from batcher.summary import Summary, status_of
 from batcher.survivors import check_nothing_lost
 from batcher.terminal import legible
@@ -58,11 +60,14 @@ async def run(options: Options, host: Host) -> Summary:
     run_dir = run_dir_of(options, manifest)
     async with connect(options.sandbox, host, run_dir) as site:
         specs = await _specs(site, manifest, run_dir, host)
-        async with _ledger_if_any(run_dir, site, host) as held:
+        async with _ledger_if_any(run_dir, options.selection.shard, site, host) as held:
             prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
             confirm(prepared, host)
             with _disk_refusals(run_dir):
-                return await _execute(prepared, site, held.take(), host)
+                summary = await _execute(prepared, site, held.take(), host)
+        if options.selection.shard is not None:
+            gather(run_dir, options.selection.shard, host.disk)
+        return summary
 
 
 async def plan(options: Options, host: Host) -> Planned:
@@ -72,10 +77,10 @@ async def plan(options: Options, host: Host) -> Planned:
     async with connect(options.sandbox, host, None, spending=False) as site:
         specs = await _specs(site, manifest, run_dir, host)
         snapshot = Snapshot()
-        if host.disk.size(run_dir / LEDGER_NAME) is not None:
-            snapshot, _ = read_snapshot(run_dir, host.disk)
+        if segments_in(run_dir, host.disk):
+            snapshot = read_snapshot(run_dir, host.disk)
             check_same_api(snapshot, site, run_dir)
-        check_nothing_lost(run_dir, snapshot, host.disk)
+        check_nothing_lost(run_dir, snapshot, host.disk, options.selection.shard)
         prepared = prepare(options, manifest, specs, snapshot, run_dir)
         urls = None
         if options.check_urls:
@@ -87,7 +92,7 @@ async def plan(options: Options, host: Host) -> Planned:
 def _foresee(prepared: Prepared, snapshot: Snapshot, host: Host, urls: UrlReport | None) -> Planned:
     """What a plan tells besides its counts and its price."""
     survey = prepared.survey
-    seen_s = seen_durations(prepared.run_dir, snapshot, host.disk)
+    seen_s = snapshot.timings.by_model()
     expected = forecast(survey.estimate.jobs_by_model(), seen_s, prepared.options.pace.concurrency)
     trouble = survey.urls.warnings(host.clock.now(), expected.duration_s)
     return Planned(prepared, expected, (*prepared.tally.warnings, *trouble), urls)
@@ -120,15 +125,15 @@ class _Held:
     A manifest that turns out to be bad must not leave an empty run directory behind.
     """
 
-    def __init__(self, run_dir: Path, site: Site, host: Host) -> None:
-        self._run_dir, self._host = run_dir, host
+    def __init__(self, run_dir: Path, shard: Shard | None, site: Site, host: Host) -> None:
+        self._run_dir, self._shard, self._host = run_dir, shard, host
         self._ledger: Ledger | None = None
         with _disk_refusals(run_dir):
-            if host.disk.size(run_dir / LEDGER_NAME) is not None:
-                self._ledger = Ledger(run_dir, host.disk, host.clock)
+            if segments_in(run_dir, host.disk):
+                self._ledger = self._open()
         try:
             check_same_api(self.snapshot, site, run_dir)
-            check_nothing_lost(run_dir, self.snapshot, host.disk)
+            check_nothing_lost(run_dir, self.snapshot, host.disk, shard)
         except BaseException:
             if self._ledger is not None:
                 self._ledger.release()
@@ -142,10 +147,13 @@ class _Held:
         """The ledger, made now if there was none. Raises RunDirError, LockedError."""
         if self._ledger is None:
             self._host.disk.make_dirs(self._run_dir)
-            self._ledger = Ledger(self._run_dir, self._host.disk, self._host.clock)
-            if self._ledger.snapshot.records:
+            self._ledger = self._open()
+            if self._shard is None and self._ledger.snapshot.records:
                 raise LockedError(f"{self._run_dir}: another run began here; run again to resume it")
         return self._ledger
+
+    def _open(self) -> Ledger:
+        return Ledger(self._run_dir, self._host.disk, self._host.clock, self._shard)
 
     async def close(self) -> None:
         if self._ledger is not None:
@@ -153,8 +161,10 @@ class _Held:
 
 
 @asynccontextmanager
-async def _ledger_if_any(run_dir: Path, site: Site, host: Host) -> AsyncIterator[_Held]:
-    held = _Held(run_dir, site, host)
+async def _ledger_if_any(
+    run_dir: Path, shard: Shard | None, site: Site, host: Host
+) -> AsyncIterator[_Held]:
+    held = _Held(run_dir, shard, site, host)
     try:
         yield held
     finally:
@@ -163,11 +173,12 @@ async def _ledger_if_any(run_dir: Path, site: Site, host: Host) -> AsyncIterator
 
 async def _execute(prepared: Prepared, site: Site, ledger: Ledger, host: Host) -> Summary:
     began_s = host.clock.monotonic()
-    run_dir = RunDir(prepared.run_dir, host.disk)
+    shard = prepared.options.selection.shard
+    run_dir = RunDir(prepared.run_dir, host.disk, shard)
     for warning in (*ledger.warnings, *prepared.tally.warnings, *_unchecked(prepared)):
         host.observer.warn(warning)
     opening = _opening(prepared, site, host)
-    metadata = Metadata(run_dir, ledger, host.disk)
+    metadata = Metadata(run_dir, ledger, host.disk) if shard is None else Later()
     try:
         run_dir.prepare()
         keep_entries(prepared.run_dir, prepared.specs.entries, host.disk)
@@ -194,11 +205,12 @@ async def _drive(
     prepared: Prepared,
     site: Site,
     ledger: Ledger,
-    stores: tuple[RunDir, Metadata],
+    stores: tuple[RunDir, Describes],
     host: Host,
 ) -> Runner:
     options = prepared.options
-    budget = Budget(ledger, prepared.survey.estimate.price_usd, options.money.max_cost_usd)
+    price_usd, shard = prepared.survey.estimate.price_usd, options.selection.shard
+    budget = Budget(ledger, price_usd, options.money.max_cost_usd, shard)
     breaker = Breaker(options.money.max_failures, options.money.max_failures_percent)
     async with site.downloader(host, options.trust, options.pace.downloads) as fetcher:
         deps = Deps(
@@ -211,7 +223,7 @@ async def _drive(
             clock=host.clock,
             rng=host.rng,
             observer=host.observer,
-            inspector=MediaInspector(prepared.run_dir, ledger, host.disk),
+            inspector=MediaInspector(prepared.run_dir, ledger.snapshot),
         )
         canary = Canary(
             prepared.canary, options.money.canary_failures, ledger.snapshot, host.clock, host.go_on

@@ -53,8 +53,11 @@ class Disk(Protocol):
         """Call ``function`` off the loop, in the one thread that durable writes have to themselves."""
         ...
 
-    def lock(self, path: Path) -> Callable[[], None]:
-        """Take the lock at ``path`` or raise LockedError; returns what releases it."""
+    def lock(self, path: Path, patience_s: float = 0.0) -> Callable[[], None]:
+        """Take the lock at ``path``, within ``patience_s`` seconds, or raise LockedError.
+
+        Returns what releases it.
+        """
         ...
 
     def open_append(self, path: Path) -> AppendFile: ...
@@ -130,10 +133,10 @@ class LocalDisk:
     async def run(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
-    def lock(self, path: Path) -> Callable[[], None]:
+    def lock(self, path: Path, patience_s: float = 0.0) -> Callable[[], None]:
         held = FileLock(path, fallback_to_soft=False, thread_local=False)
         try:
-            held.acquire(blocking=False)
+            held.acquire(timeout=patience_s)
         except Timeout:
             raise LockedError(
                 f"{path.parent}: another run holds this run directory; wait for it, or choose "

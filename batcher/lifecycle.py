@@ -1,4 +1,4 @@
-"""A job's life as data: states, events, one table, and the fold of events into a snapshot.
+"""A job's life as data: states, events, and one table of what may follow what.
 
 The README's diagram and the tests are made from :data:`TRANSITIONS`. An event that the table does not
 know in a state raises: a ledger is never written, or read, into a state that nobody decided on.
@@ -6,7 +6,7 @@ know in a state raises: a ledger is never written, or read, into a state that no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -14,8 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from batcher.errors import BatcherError
-from batcher.jobs import Artifact
-from batcher.timings import Timings
+from batcher.jobs import Artifact, Probed
 
 FORMAT_VERSION = 1
 
@@ -30,6 +29,8 @@ class State(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+    __hash__ = str.__hash__  # of a word in C: an enum's own is called for every line of a ledger
 
 
 class EventName(StrEnum):
@@ -46,6 +47,8 @@ class EventName(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+    __hash__ = str.__hash__
 
 
 class Stage(StrEnum):
@@ -93,10 +96,13 @@ class IllegalTransition(BatcherError):
     exit_code = 65
 
 
+_MOVES = {name: {s: after for (s, e), after in TRANSITIONS.items() if e is name} for name in EventName}
+
+
 def next_state(state: State, event: EventName) -> State:
     """The state after ``event``; raises IllegalTransition where the table has no such move."""
     try:
-        return TRANSITIONS[state, event]
+        return _MOVES[event][state]
     except KeyError:
         raise IllegalTransition(f"a job that is {state} can't become {event}") from None
 
@@ -119,7 +125,7 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
     cost_usd: float | None = None
     unfinished_s: float | None = None
     """The request's age in seconds when it was last seen unfinished, by the run that saw it finished."""
-    files: tuple[Artifact, ...] | None = None
+    files: tuple[Probed, ...] | None = None
     quality: str | None = None
     stage: Stage | None = None
     code: int | str | None = None
@@ -157,9 +163,10 @@ class Record(msgspec.Struct, gc=False):
 
     ``charge_usd`` is what the current attempt may cost: 0 where it surely cost nothing, None where
     it counts but nobody named a price. ``reported_usd`` is what the API said it cost, if it did.
-    Offsets are byte positions of lines in the ledger that hold what is not kept in memory: the last
-    ``submitting``, the last one that carried ``input``, the last ``done``. ``quality`` is what is
-    wrong with a done job's outputs, if anything.
+    Offsets are places of lines in the ledger that hold what is not kept in memory: the last
+    ``submitting``, the last one that carried ``input``, the last answer that named a request, the last
+    ``done``; -1 where there is none. ``quality`` is what is wrong with a done job's outputs, if
+    anything.
     """
 
     state: State = State.PENDING
@@ -181,167 +188,5 @@ class Record(msgspec.Struct, gc=False):
     submitting_at: str | None = None
     submitting_offset: int = -1
     input_offset: int = -1
+    answer_offset: int = -1
     done_offset: int = -1
-
-
-class Snapshot:
-    """The state of every job that the ledger mentions, and the money: a fold over its events."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, Record] = {}
-        self.last_run: RunEvent | None = None
-        self.ended = False
-        self.counts: dict[State, int] = dict.fromkeys(State, 0)
-        self.orphaned = 0
-        self.spent_usd = 0.0
-        self.reported_usd = 0.0
-        self.reported_price_usd = 0.0
-        self.unpriced_attempts = 0
-        self.bytes = 0
-        self.timings = Timings()
-        self.dataset_offset = -1
-        """Byte position of the last line that changed the outputs, or what is said of them."""
-        self.dataset_changes = 0
-        """How many lines did."""
-
-    def get(self, job_id: str) -> Record | None:
-        """The job's record, or None where the ledger doesn't mention it."""
-        return self.records.get(job_id)
-
-    def items(self) -> Iterator[tuple[str, Record]]:
-        """Every job that the ledger mentions, in the order of its first line."""
-        return iter(self.records.items())
-
-    def apply_run(self, event: RunEvent) -> None:
-        """Take in a line about a run."""
-        self.ended = event.ended
-        if not event.ended:
-            self.last_run = event
-            self.timings.run_began()
-
-    def apply(self, event: Event, offset: int = -1) -> Record:
-        """Take in one job event that stands at byte ``offset`` of the ledger.
-
-        Raises IllegalTransition, and changes nothing, where the table has no such move.
-        """
-        record = self.records.get(event.job)
-        before = record.state if record is not None else State.PENDING
-        if event.event in (EventName.ORPHANED, EventName.RELISTED):
-            return self._relist(record, event, offset)
-        after = next_state(before, event.event)
-        if record is None:
-            record = self.records[event.job] = Record()
-            self.counts[State.PENDING] += 1
-        _APPLY[event.event](self, record, event, offset)
-        record.state = after
-        if State.DONE in (before, after):
-            self._change_dataset(offset)
-        if not record.orphaned:
-            self.counts[before] -= 1
-            self.counts[after] += 1
-        return record
-
-    def _relist(self, record: Record | None, event: Event, offset: int) -> Record:
-        orphaned = event.event is EventName.ORPHANED
-        if record is None:
-            raise IllegalTransition(f"a job that was never submitted can't be {event.event}")
-        if record.orphaned != orphaned:
-            sign = -1 if orphaned else 1
-            record.orphaned = orphaned
-            self.counts[record.state] += sign
-            self.orphaned -= sign
-            if record.state is State.DONE:
-                self._change_dataset(offset)
-        return record
-
-    def _change_dataset(self, offset: int) -> None:
-        self.dataset_offset = offset
-        self.dataset_changes += 1
-
-    def _charge(self, record: Record, usd: float | None) -> None:
-        """Let the current attempt of ``record`` count with ``usd`` instead of what it did."""
-        self.spent_usd += (usd or 0.0) - (record.charge_usd or 0.0)
-        self.unpriced_attempts += (usd is None) - (record.charge_usd is None)
-        record.charge_usd = usd
-
-    def _report(self, record: Record, usd: float | None) -> None:
-        """Take in what the API says the current attempt cost, if it does, and what it was priced at."""
-        if usd is None:
-            return
-        self._charge(record, usd)
-        if record.reported_usd is None:
-            self.reported_price_usd += record.price_usd or 0.0
-        self.reported_usd += usd - (record.reported_usd or 0.0)
-        record.reported_usd = usd
-
-    def _set_files(self, record: Record, files: tuple[Artifact, ...]) -> None:
-        self.bytes += sum(f.bytes for f in files) - sum(f.bytes for f in record.files)
-        record.files = files
-
-    def _submitting(self, record: Record, event: Event, offset: int) -> None:
-        if record.files:
-            record.replaced = Replaced(record.attempt, record.files)
-        record.attempt = event.attempt
-        record.request_id = record.stage = record.code = record.message = None
-        record.model = event.model or record.model
-        record.digest = event.digest or record.digest
-        record.price_usd = event.price_usd if event.price_usd is not UNSET else None
-        record.submitting_at, record.submitting_offset = event.at, offset
-        if event.input is not None:
-            record.input_offset = offset
-        self._set_files(record, ())
-        record.quality, record.done_offset = None, -1
-        record.reported_usd = None
-        record.charge_usd = 0.0  # what earlier attempts cost stays in the sum
-        self._charge(record, record.price_usd)
-        self.timings.submitting(event.job, record.model, event.input)
-
-    def _deferred(self, record: Record, event: Event, offset: int) -> None:
-        self.timings.ended(event.job)
-        record.request_id = None
-        record.message = event.reason
-        self._charge(record, 0.0)
-
-    def _unanswered(self, record: Record, event: Event, offset: int) -> None:
-        record.message = event.message
-
-    def _submitted(self, record: Record, event: Event, offset: int) -> None:
-        record.request_id = event.request_id or record.request_id
-        record.stage = record.code = record.message = None
-        if record.charge_usd == 0.0:
-            self._charge(record, record.price_usd)
-        self.timings.accepted(event.job, event.at)
-
-    def _completed(self, record: Record, event: Event, offset: int) -> None:
-        record.stage = record.code = record.message = None
-        self._report(record, event.cost_usd)
-        self.timings.completed(event.job, event.at, event.unfinished_s)
-
-    def _done(self, record: Record, event: Event, offset: int) -> None:
-        record.quality, record.done_offset = event.quality, offset
-        self._set_files(record, event.files or ())
-        record.replaced = None
-
-    def _failed(self, record: Record, event: Event, offset: int) -> None:
-        record.stage, record.code, record.message = event.stage, event.code, event.message
-        self.timings.ended(event.job)
-        if event.stage is Stage.SUBMIT:
-            self._charge(record, 0.0)
-        else:
-            self._report(record, event.cost_usd)
-
-    def _cancelled(self, record: Record, event: Event, offset: int) -> None:
-        self.timings.ended(event.job)
-        self._charge(record, 0.0)
-
-
-_APPLY = {
-    EventName.SUBMITTING: Snapshot._submitting,
-    EventName.DEFERRED: Snapshot._deferred,
-    EventName.UNANSWERED: Snapshot._unanswered,
-    EventName.SUBMITTED: Snapshot._submitted,
-    EventName.COMPLETED: Snapshot._completed,
-    EventName.DONE: Snapshot._done,
-    EventName.FAILED: Snapshot._failed,
-    EventName.CANCELLED: Snapshot._cancelled,
-}

@@ -8,17 +8,22 @@ the manifest) the file is made anew from the ledger, whole or not at all.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from batcher.disk import AppendFile, Disk, writing
-from batcher.ledger import Ledger
-from batcher.lifecycle import Record, Snapshot, State
+from batcher.ledger import HIDDEN_NAME, is_held_besides, read_snapshot
+from batcher.lifecycle import State
 from batcher.rows import Columns, Rows
 from batcher.rundir import RunDir
+from batcher.shards import Shard
+from batcher.snapshot import JobRecord, Snapshot
 
 _CACHE_NAME = "metadata.json"
+_GATHER_LOCK = "gather"
+GATHER_PATIENCE_S = 600.0
 _LAYOUT = 2
 """Of the columns that every row has: raised where they change."""
 
@@ -31,21 +36,47 @@ class _Cache(msgspec.Struct):
     """
 
     columns: dict[str, str]
-    dataset_offset: int
+    dataset_changes: int
     size_bytes: int | None
     layout: int = 1
+
+
+class Written(Protocol):
+    """A ledger: what it amounts to, and whether all of that is on disk."""
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+    @property
+    def is_durable(self) -> bool: ...
+
+
+class Describes(Protocol):
+    """Who is told what happens to outputs that ``metadata.jsonl`` describes."""
+
+    def open(self, columns: Columns) -> None: ...
+    def append(self, job_id: str) -> None: ...
+    def mark_stale(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Later:
+    """What a shard does about the metadata while it runs: nothing. See :func:`gather`."""
+
+    def open(self, columns: Columns) -> None: ...
+    def append(self, job_id: str) -> None: ...
+    def mark_stale(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class Metadata:
     """The metadata file of one run directory, kept in step with its ledger."""
 
-    def __init__(self, run_dir: RunDir, ledger: Ledger, disk: Disk) -> None:
+    def __init__(self, run_dir: RunDir, ledger: Written, disk: Disk) -> None:
         self._run_dir = run_dir
         self._ledger = ledger
         self._disk = disk
         self._cache_path = run_dir.hidden / _CACHE_NAME
         self._columns = Columns()
-        self._source: BinaryIO | None = None
         self._file: AppendFile | None = None
         self._stale = False
         self._cached: _Cache | None = None
@@ -105,8 +136,6 @@ class Metadata:
                     self._vouch()
         finally:
             self._close_file()
-            if self._source is not None:
-                self._source.close()
 
     def _vouch(self) -> None:
         """Make the file durable, and say that it is in step."""
@@ -122,12 +151,12 @@ class Metadata:
             if record.state is State.DONE:
                 yield from self._lines(job_id, record)
 
-    def _lines(self, job_id: str, record: Record) -> Iterator[bytes]:
-        rows = Rows(self._ledger_file(), self._columns)
+    def _lines(self, job_id: str, record: JobRecord) -> Iterator[bytes]:
+        rows = Rows(self._ledger.snapshot, self._columns)
         return (msgspec.json.encode(row) + b"\n" for row in rows.of(job_id, record))
 
     def _known_columns(self, columns: Columns) -> Columns:
-        if self._cached is None:
+        if self._cached is None or self._cached.dataset_changes != self._ledger.snapshot.dataset_changes:
             return self._ledger_columns(columns)
         known = Columns(self._cached.columns)
         known.merge(columns)
@@ -135,14 +164,8 @@ class Metadata:
 
     def _ledger_columns(self, columns: Columns) -> Columns:
         merged = Columns(columns.types)
-        if any(record.input_offset >= 0 for record in self._ledger.snapshot.records.values()):
-            Rows(self._ledger_file(), merged).widen(self._ledger.snapshot)
+        Rows(self._ledger.snapshot, merged).widen()
         return merged
-
-    def _ledger_file(self) -> BinaryIO:
-        if self._source is None:
-            self._source = self._disk.open_read(self._run_dir.ledger)
-        return self._source
 
     def _close_file(self) -> None:
         if self._file is not None:
@@ -160,8 +183,35 @@ class Metadata:
 
     def _in_step(self) -> _Cache:
         size_bytes = self._disk.size(self._run_dir.metadata)
-        offset = self._ledger.snapshot.dataset_offset
-        return _Cache(dict(self._columns.types), offset, size_bytes, _LAYOUT)
+        changes = self._ledger.snapshot.dataset_changes
+        return _Cache(dict(self._columns.types), changes, size_bytes, _LAYOUT)
 
 
-__all__ = ["Columns", "Metadata"]
+class _AtRest(NamedTuple):
+    """A ledger that nobody writes."""
+
+    snapshot: Snapshot
+    is_durable: bool = True
+
+
+def gather(root: Path, shard: Shard, disk: Disk) -> None:
+    """Let ``metadata.jsonl`` describe what all shards brought, once the last of them has ended.
+
+    To be called by each shard when it has let go of the run directory; does nothing while another is at
+    work. Raises RunDirError, LedgerError.
+    """
+    hidden = root / HIDDEN_NAME
+    with writing(hidden):
+        if is_held_besides(hidden, shard, disk):
+            return
+        release = disk.lock(hidden / _GATHER_LOCK, GATHER_PATIENCE_S)
+    try:
+        snapshot = read_snapshot(root, disk)
+        metadata = Metadata(RunDir(root, disk, shard), _AtRest(snapshot), disk)
+        metadata.open(Columns())
+        metadata.close()
+    finally:
+        release()
+
+
+__all__ = ["Columns", "Describes", "Later", "Metadata", "gather"]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from batcher.errors import ManifestError
 from batcher.jobs import Job
-from batcher.lifecycle import EXPIRED, NO_OUTPUT, Record, Snapshot, Stage, State
+from batcher.lifecycle import EXPIRED, NO_OUTPUT, Stage, State
+from batcher.shards import Shard
+from batcher.snapshot import JobRecord, Snapshot
 
 DEFAULT_MAX_ATTEMPTS = 3
 EXAMPLES_SHOWN = 3
@@ -77,12 +78,11 @@ class Selection:
 
     limit: int | None = None
     only: str | frozenset[str] | None = None
-    shard: tuple[int, int] | None = None
+    shard: Shard | None = None
 
-    @property
-    def everything(self) -> bool:
-        """Whether nothing is left out."""
-        return self == Selection()
+    def covers(self, job_id: str) -> bool:
+        """Whether a job is this run's even where it has left the manifest."""
+        return self.limit is None and self.only is None and self.matches(job_id)
 
     def matches(self, job_id: str) -> bool:
         """Whether the job belongs to the selection, ``limit`` aside."""
@@ -91,7 +91,7 @@ class Selection:
                 return False
         elif self.only is not None and not fnmatch.fnmatchcase(job_id, self.only):
             return False
-        return self.shard is None or shard_of(job_id, self.shard[1]) == self.shard[0]
+        return self.shard is None or self.shard.has(job_id)
 
     def select(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, bool]]:
         """Every job, and whether it is selected."""
@@ -103,13 +103,7 @@ class Selection:
             yield job, chosen
 
 
-def shard_of(job_id: str, shards: int) -> int:
-    """Which of ``shards`` (from 1) a job belongs to, by its id alone."""
-    digest = hashlib.blake2b(job_id.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % shards + 1
-
-
-def decide(job: Job, record: Record | None, policy: Policy) -> Decision:
+def decide(job: Job, record: JobRecord | None, policy: Policy) -> Decision:
     """What a run does with ``job``, given what the ledger says of it."""
     if record is None or record.attempt == 0:
         return Decision(Bucket.NEW, Action.SUBMIT, NOT_SUBMITTED)
@@ -118,7 +112,7 @@ def decide(job: Job, record: Record | None, policy: Policy) -> Decision:
     return _exhausted(record) if wanted.buys and spent else wanted
 
 
-def _exhausted(record: Record) -> Decision:
+def _exhausted(record: JobRecord) -> Decision:
     """No attempt is left to buy the job again: what is done with it of itself, if anything."""
     unasked = _by_state(record, Policy())
     over = unasked.action is Action.LEAVE and record.state is not State.UNKNOWN
@@ -126,11 +120,11 @@ def _exhausted(record: Record) -> Decision:
     return Decision(Bucket.EXHAUSTED if over else unasked.bucket, unasked.action, reason)
 
 
-def _redo(record: Record) -> Decision:
+def _redo(record: JobRecord) -> Decision:
     return Decision(Bucket.REDO, Action.SUBMIT, f"{record.state}, bought again (--redo)")
 
 
-def _edited(job: Job, record: Record) -> Decision | None:
+def _edited(job: Job, record: JobRecord) -> Decision | None:
     """An explicit id whose inputs are not the ones of its last attempt."""
     if not job.explicit or record.digest is None or record.digest == job.digest:
         return None
@@ -149,7 +143,7 @@ def _edited(job: Job, record: Record) -> Decision | None:
     )
 
 
-def _by_state(record: Record, policy: Policy) -> Decision:
+def _by_state(record: JobRecord, policy: Policy) -> Decision:
     """The resume table of the README."""
     match record.state:
         case State.PENDING:
@@ -174,7 +168,7 @@ def _by_state(record: Record, policy: Policy) -> Decision:
             return _failed(record, policy)
 
 
-def _failed(record: Record, policy: Policy) -> Decision:
+def _failed(record: JobRecord, policy: Policy) -> Decision:
     why = record.message or str(record.code or "failed")
     if record.stage is Stage.DOWNLOAD:
         if policy.retry_failed and record.code in (EXPIRED, NO_OUTPUT):
@@ -187,7 +181,7 @@ def _failed(record: Record, policy: Policy) -> Decision:
     return Decision(Bucket.RETRY, Action.SUBMIT, f"tried again (--retry-failed): {why}")
 
 
-def next_attempt(record: Record | None) -> int:
+def next_attempt(record: JobRecord | None) -> int:
     """The number of the attempt that a POST now would be: one that was put off is not over."""
     if record is None or record.attempt == 0:
         return 1
@@ -211,7 +205,7 @@ class BucketTotal:
             self.buys += 1
             self._price(price_usd)
 
-    def add_gone(self, job_id: str, record: Record) -> None:
+    def add_gone(self, job_id: str, record: JobRecord) -> None:
         """Count a job that is no longer in the manifest, at what its last attempt may have cost."""
         self._count(job_id, f"was {record.state}")
         self._price(record.charge_usd)
@@ -308,16 +302,18 @@ def _leavers(plan: Plan, snapshot: Snapshot, selection: Selection) -> None:
                 plan.returned.append(job_id)
             continue
         plan.gone.add_gone(job_id, record)
-        if not record.orphaned:
+        if not record.orphaned and (selection.shard is None or selection.shard.has(job_id)):
             plan.orphans.append(job_id)
             plan.left_paid += _may_have_cost(record)
-        if selection.everything and record.state is State.SUBMITTED:
+        if not selection.covers(job_id):
+            continue
+        if record.state is State.SUBMITTED:
             plan.resumed.append(job_id)
-        elif selection.everything and _by_state(record, Policy()).action is Action.COLLECT:
+        elif _by_state(record, Policy()).action is Action.COLLECT:
             plan.owed.append(job_id)
 
 
-def _may_have_cost(record: Record) -> bool:
+def _may_have_cost(record: JobRecord) -> bool:
     """Whether the last attempt may have been charged: a confirmed cancel was not."""
     if record.state is State.CANCELLED:
         return False

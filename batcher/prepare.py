@@ -9,7 +9,6 @@ from pathlib import Path
 
 from batcher.errors import InputError, UsageError
 from batcher.jobs import Job
-from batcher.lifecycle import Snapshot
 from batcher.manifest import Manifest, Tally
 from batcher.metadata import Columns
 from batcher.options import Host, Money, Options
@@ -18,6 +17,7 @@ from batcher.outlook.media_urls import MediaUrl, UrlWatch, media_urls
 from batcher.planning import Decision, Plan, decide, make_plan
 from batcher.runner.canary import CanaryChoice
 from batcher.service.catalog import Specs
+from batcher.snapshot import Snapshot
 
 ASK_FROM_JOBS = 20
 

@@ -6,13 +6,13 @@ The same keys stand in every row and a key has one type, over all models: rows l
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
-from batcher.jobs import Job, LocalMedia, Probed
-from batcher.ledger import line_at
-from batcher.lifecycle import Record, Snapshot, State
+from batcher.jobs import Job, LocalMedia
+from batcher.lifecycle import State
+from batcher.snapshot import JobRecord, Snapshot
 
 TEXT, INTEGER, NUMBER, FLAG, TEXTS, NOTHING = "text", "integer", "number", "flag", "texts", "null"
 OWN_COLUMNS = {
@@ -36,16 +36,6 @@ OWN_COLUMNS = {
     "orphaned": FLAG,
 }
 """Columns that every row has, with their types; those of inputs and metadata follow them."""
-
-
-class DoneLine(msgspec.Struct):
-    """What the ledger's ``done`` line says beyond what the snapshot keeps."""
-
-    at: str
-    files: tuple[Probed, ...] = ()
-
-
-_decode_done = msgspec.json.Decoder(DoneLine).decode
 
 
 class Columns:
@@ -134,24 +124,24 @@ def _cast(value: Any, kind: str) -> Any:
 
 
 class Rows:
-    """Makes rows from a ledger that is open for reading as ``source``."""
+    """Makes rows of what a snapshot holds, and of the ledger's lines that it reads back."""
 
-    def __init__(self, source: BinaryIO, columns: Columns) -> None:
-        self._source = source
+    def __init__(self, snapshot: Snapshot, columns: Columns) -> None:
         self.columns = columns
+        self._snapshot = snapshot
 
-    def all(self, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
-        """Of every done job, in the order of the jobs' first lines."""
-        for job_id, record in snapshot.items():
+    def all(self) -> Iterator[dict[str, Any]]:
+        """Of every done job, in the order in which they were done."""
+        for job_id, record in self._snapshot.items():
             if record.state is State.DONE:
                 yield from self.of(job_id, record)
 
-    def of(self, job_id: str, record: Record) -> Iterator[dict[str, Any]]:
+    def of(self, job_id: str, record: JobRecord) -> Iterator[dict[str, Any]]:
         """One row for each output of a done job."""
         inputs, meta = self.inputs(record)
         filled = self.columns.fill(inputs, meta)
-        done = self.done(record)
-        for artifact in done.files:
+        done = self._snapshot.line_at(record.done_offset)
+        for artifact in done.files or ():
             yield {
                 "file_name": artifact.path,
                 "job": job_id,
@@ -174,23 +164,18 @@ class Rows:
                 **filled,
             }
 
-    def inputs(self, record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
+    def inputs(self, record: JobRecord) -> tuple[dict[str, Any], dict[str, Any]]:
         """What a job was made of: its inputs and its metadata."""
         if record.input_offset < 0:
             return {}, {}
-        event = line_at(self._source, record.input_offset)
+        event = self._snapshot.line_at(record.input_offset)
         return event.input or {}, event.meta or {}
 
-    def widen(self, snapshot: Snapshot) -> None:
+    def widen(self) -> None:
         """Let the columns hold every job that the ledger knows."""
-        for record in snapshot.records.values():
+        for record in self._snapshot.records.values():
             if record.input_offset >= 0:
                 self.columns.add(*self.inputs(record))
-
-    def done(self, record: Record) -> DoneLine:
-        """When the outputs of a done job were on disk, and what was found in them."""
-        self._source.seek(record.done_offset)
-        return _decode_done(self._source.readline())
 
 
 def _prompt(inputs: dict[str, Any]) -> str | None:

@@ -20,34 +20,45 @@ from pathlib import Path, PurePosixPath
 
 from batcher.disk import Disk, writing
 from batcher.jobs import Artifact
-from batcher.ledger import HIDDEN_NAME, LEDGER_NAME
-from batcher.lifecycle import Record, Replaced, Snapshot, State
+from batcher.ledger import HIDDEN_NAME
+from batcher.lifecycle import Replaced, State
+from batcher.shards import Shard
+from batcher.snapshot import JobRecord, Snapshot
 
 MEDIA_NAME = "media"
 SUPERSEDED_NAME = "superseded"
 METADATA_NAME = "metadata.jsonl"
+PARTIAL_NAME = "partial"
 
 
 class RunDir:
     """Paths of one run directory, and the moves between them."""
 
-    def __init__(self, root: Path, disk: Disk) -> None:
+    def __init__(self, root: Path, disk: Disk, shard: Shard | None = None) -> None:
         self.root = root
-        self.ledger = root / LEDGER_NAME
         self.metadata = root / METADATA_NAME
         self.hidden = root / HIDDEN_NAME
-        self._partials = self.hidden / "partial"
+        self._partials = self.hidden / (PARTIAL_NAME if shard is None else f"{PARTIAL_NAME}.{shard}")
+        self._is_alone = shard is None
         self._disk = disk
         self._syncing: asyncio.Task[None] | None = None
         self._waiting: asyncio.Task[None] | None = None
 
     def prepare(self) -> None:
-        """Make the folders, and drop the partial downloads of a run that died. Raises RunDirError."""
+        """Make the folders, and drop the partial downloads of runs that died. Raises RunDirError."""
         with writing(self.root):
             for folder in (self.root / MEDIA_NAME, self._partials):
                 self._disk.make_dirs(folder)
-            for name in self._disk.list_dir(self._partials):
-                self._disk.remove(self._partials / name)
+            for folder in self._own_partials():
+                for name in self._disk.list_dir(folder):
+                    self._disk.remove(folder / name)
+
+    def _own_partials(self) -> list[Path]:
+        """Folders of partial downloads that nobody else can be filling now."""
+        if not self._is_alone:
+            return [self._partials]
+        names = self._disk.list_dir(self.hidden)
+        return [self.hidden / name for name in names if name.partition(".")[0] == PARTIAL_NAME]
 
     def partial(self, job_id: str, index: int) -> Path:
         """Where output ``index`` of a job is downloaded to."""
@@ -111,7 +122,7 @@ class RunDir:
         if self._disk.size(old) is not None and self._disk.size(target) is None:
             self._disk.rename(old, target)
 
-    def missing(self, record: Record) -> list[int]:
+    def missing(self, record: JobRecord) -> list[int]:
         """Which of a done job's files are not there with their size, by index."""
         return [
             index
@@ -119,13 +130,12 @@ class RunDir:
             if self._disk.size(self.root / artifact.path) != artifact.bytes
         ]
 
-    def damaged(self, snapshot: Snapshot) -> Iterator[tuple[str, Artifact, str]]:
-        """Re-hash every output: job, file and what is wrong, for each that is not as recorded."""
+    def outputs(self, snapshot: Snapshot) -> Iterator[tuple[str, Artifact, str | None]]:
+        """Re-hash every output: job, file, and what is wrong where it is not as recorded."""
         for job_id, record in snapshot.items():
             if record.state is State.DONE:
                 for artifact in record.files:
-                    if wrong := self._wrong(artifact):
-                        yield job_id, artifact, wrong
+                    yield job_id, artifact, self._wrong(artifact)
 
     def _wrong(self, artifact: Artifact) -> str | None:
         path = self.root / artifact.path

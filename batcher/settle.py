@@ -18,10 +18,11 @@ from batcher.errors import (
     UsageError,
 )
 from batcher.ledger import Ledger, read_snapshot
-from batcher.lifecycle import EventName, Record, Snapshot, State
+from batcher.lifecycle import EventName, State
 from batcher.options import Host, SandboxOptions
 from batcher.service import CancelOutcome, Result, Service
 from batcher.site import SANDBOX_API, Site, connect
+from batcher.snapshot import JobRecord, Snapshot
 
 
 @dataclass(slots=True)
@@ -40,7 +41,7 @@ async def cancel(run_dir: Path, host: Host) -> Cancelled:
     """
     async with _held(run_dir, host) as (site, ledger):
         told = Cancelled([], [], [])
-        for job_id, record in list(ledger.snapshot.items()):
+        for job_id, record in list(ledger.snapshot.unfinished()):
             if record.state is State.SUBMITTED and record.request_id is not None:
                 await _cancel(site.service, ledger, told, (job_id, record.request_id))
         return told
@@ -69,7 +70,7 @@ async def resolve(run_dir: Path, job_id: str, request_id: str | None, host: Host
     the job is not unknown, InputError where the id can't be its request, CredentialsError or
     UnreachableError where it could not be asked about.
     """
-    snapshot, _ = read_snapshot(run_dir, host.disk)
+    snapshot = read_snapshot(run_dir, host.disk)
     _unknown(snapshot, job_id)
     if request_id is None:
         ledger = Ledger(run_dir, host.disk, host.clock)
@@ -91,7 +92,7 @@ async def resolve(run_dir: Path, job_id: str, request_id: str | None, host: Host
         )
 
 
-def _unknown(snapshot: Snapshot, job_id: str) -> Record:
+def _unknown(snapshot: Snapshot, job_id: str) -> JobRecord:
     record = snapshot.get(job_id)
     if record is None:
         raise UsageError(f"{job_id}: no such job in the ledger (batcher status RUN_DIR --list unknown)")
@@ -116,7 +117,7 @@ def _in_words(error: CallError) -> CredentialsError | UnreachableError:
     return UnreachableError(f"the API could not be asked, nothing was changed: {error.message}")
 
 
-def _check_fits(snapshot: Snapshot, record: Record, request_id: str, result: Result) -> None:
+def _check_fits(snapshot: Snapshot, record: JobRecord, request_id: str, result: Result) -> None:
     for other_id, other in snapshot.items():
         if other.request_id == request_id:
             raise InputError(f"{request_id}: is the request of job {other_id} already")
@@ -127,7 +128,7 @@ def _check_fits(snapshot: Snapshot, record: Record, request_id: str, result: Res
 @asynccontextmanager
 async def _held(run_dir: Path, host: Host) -> AsyncIterator[tuple[Site, Ledger]]:
     """The API that the last run in ``run_dir`` used, and the ledger, locked."""
-    snapshot, _ = read_snapshot(run_dir, host.disk)
+    snapshot = read_snapshot(run_dir, host.disk)
     async with connect(_sandbox_of(snapshot), host, run_dir) as site:
         ledger = Ledger(run_dir, host.disk, host.clock)
         try:

@@ -13,13 +13,13 @@ from batcher.download import Downloader, DownloadLimits, TrustPolicy
 from batcher.download.lookup import Lookup
 from batcher.errors import CredentialsError, LedgerError
 from batcher.ledger import HIDDEN_NAME
-from batcher.lifecycle import Snapshot
 from batcher.manifest.media import is_public_url
 from batcher.options import Host, SandboxOptions, Trust
 from batcher.service.catalog import Catalog, CatalogCache, cache_dir
 from batcher.service.client import HttpService
 from batcher.service.credentials import DEFAULT_BASE_URL, Endpoint, Token, base_url, find_token
 from batcher.service.listing import ListingCache
+from batcher.snapshot import Snapshot
 
 SANDBOX_API = "sandbox"
 _SANDBOX_STATE = "sandbox.jsonl"

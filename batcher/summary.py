@@ -10,10 +10,9 @@ from typing import Any
 
 import msgspec
 
-from batcher.disk import Disk
 from batcher.jobs import Artifact
-from batcher.ledger import LEDGER_NAME, Tail, line_at
-from batcher.lifecycle import Record, RunEvent, Snapshot, State
+from batcher.lifecycle import State
+from batcher.snapshot import JobRecord, LastRun, Snapshot, is_poor
 
 USD_DIGITS = 6
 
@@ -81,19 +80,19 @@ class ListedJob(msgspec.Struct, kw_only=True):
     files: tuple[Artifact, ...] = ()
 
 
-def status_of(run_dir: Path, snapshot: Snapshot, tail: Tail | None = None) -> Status:
-    """The status that ``snapshot`` amounts to; with ``tail``, as seen from beside a live run."""
+def status_of(run_dir: Path, snapshot: Snapshot, *, beside: bool = False) -> Status:
+    """The status that ``snapshot`` amounts to; with ``beside``, as seen from beside a live run."""
     counts = {state.value: count for state, count in snapshot.counts.items()}
     listed = sum(counts.values())
     run = snapshot.last_run
     total = max(listed, run.total if run is not None and run.total is not None else 0)
     counts[State.PENDING.value] += total - listed
-    live = tail is not None and run is not None and _is_live(run, snapshot)
+    live = [run for run in snapshot.runs.values() if beside and _is_live(run)]
     return Status(
         batch=run_dir.resolve().name,
         run_dir=str(run_dir),
         total=total,
-        submitting=_under_way(snapshot, tail.last_run_offset) if live and tail is not None else 0,
+        submitting=_under_way(snapshot, live),
         duplicates=(run.duplicates or 0) if run is not None else 0,
         orphaned=snapshot.orphaned,
         cost_usd=round(snapshot.spent_usd, USD_DIGITS),
@@ -101,8 +100,8 @@ def status_of(run_dir: Path, snapshot: Snapshot, tail: Tail | None = None) -> St
         reported_cost_usd=round(snapshot.reported_usd, USD_DIGITS),
         unpriced_attempts=snapshot.unpriced_attempts,
         bytes=snapshot.bytes,
-        live=live,
-        bad_quality=sum(map(is_bad, snapshot.records.values())),
+        live=bool(live),
+        bad_quality=snapshot.poor,
         **counts,
     )
 
@@ -112,15 +111,10 @@ def _estimated_usd(snapshot: Snapshot) -> float:
     return snapshot.spent_usd - snapshot.reported_usd + snapshot.reported_price_usd
 
 
-def is_bad(record: Record) -> bool:
-    """Whether a job's outputs are there, listed, and not what they should be."""
-    return record.state is State.DONE and record.quality is not None and not record.orphaned
-
-
-def _is_live(run: RunEvent, snapshot: Snapshot) -> bool:
-    """Whether the run that wrote last still goes on, as far as this machine can tell."""
-    pid = run.pid or 0  # 0 and below would name groups of processes
-    if snapshot.ended or run.host != socket.gethostname() or pid <= 0:
+def _is_live(run: LastRun) -> bool:
+    """Whether a run still goes on, as far as this machine can tell."""
+    pid = run.opening.pid or 0  # 0 and below would name groups of processes
+    if run.ended or run.opening.host != socket.gethostname() or pid <= 0:
         return False
     try:
         os.kill(pid, 0)
@@ -131,39 +125,34 @@ def _is_live(run: RunEvent, snapshot: Snapshot) -> bool:
     return True
 
 
-def _under_way(snapshot: Snapshot, run_offset: int) -> int:
-    """Jobs whose POST left in this run and has no answer, nor word that there will be none."""
+def _under_way(snapshot: Snapshot, live: list[LastRun]) -> int:
+    """Jobs whose POST left in a live run and has no answer, nor word that there will be none."""
     return sum(
         record.state is State.UNKNOWN
-        and record.submitting_offset > run_offset
         and record.message is None
         and not record.orphaned
-        for record in snapshot.records.values()
+        and any(run.wrote(record.submitting_offset) for run in live)
+        for _, record in snapshot.unfinished()
     )
 
 
 def listed_jobs(
-    run_dir: Path,
-    snapshot: Snapshot,
-    states: frozenset[State],
-    disk: Disk,
-    *,
-    bad: bool | None = None,
+    snapshot: Snapshot, states: frozenset[State], *, bad: bool | None = None
 ) -> Iterator[ListedJob]:
-    """The jobs in ``states`` that the ledger mentions, in the order of their first line.
+    """The jobs in ``states`` that the ledger mentions: the done ones as they were done, then the others.
 
     ``bad``: only those with (or without) a note on the quality of their outputs.
     """
-    with disk.open_read(run_dir / LEDGER_NAME) as ledger:
-        for job_id, record in snapshot.items():
-            fits = bad is None or is_bad(record) is bad
-            if record.state in states and fits and not record.orphaned:
-                yield _listed(job_id, record, ledger)
+    jobs = snapshot.items() if State.DONE in states else snapshot.unfinished()
+    for job_id, record in jobs:
+        fits = bad is None or is_poor(record) is bad
+        if record.state in states and fits and not record.orphaned:
+            yield _listed(job_id, record, snapshot)
 
 
-def _listed(job_id: str, record: Record, ledger: Any) -> ListedJob:
-    intent = line_at(ledger, record.submitting_offset) if record.submitting_offset >= 0 else None
-    inputs = line_at(ledger, record.input_offset).input if record.input_offset >= 0 else None
+def _listed(job_id: str, record: JobRecord, snapshot: Snapshot) -> ListedJob:
+    intent = snapshot.line_at(record.submitting_offset) if record.submitting_offset >= 0 else None
+    inputs = snapshot.line_at(record.input_offset).input if record.input_offset >= 0 else None
     return ListedJob(
         job=job_id,
         state=record.state,

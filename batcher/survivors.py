@@ -12,9 +12,10 @@ import msgspec
 
 from batcher.disk import Disk
 from batcher.errors import LedgerError
-from batcher.ledger import LEDGER_NAME, lines_of
-from batcher.lifecycle import Snapshot
+from batcher.ledger import LEDGER_NAME, lines_of, segments_in
 from batcher.rundir import MEDIA_NAME, METADATA_NAME
+from batcher.shards import Shard
+from batcher.snapshot import Snapshot
 
 
 class _Row(msgspec.Struct):
@@ -24,10 +25,13 @@ class _Row(msgspec.Struct):
 _decode_row = msgspec.json.Decoder(_Row).decode
 
 
-def check_nothing_lost(run_dir: Path, snapshot: Snapshot, disk: Disk) -> None:
-    """Raises LedgerError where ``run_dir`` holds results of jobs that the ledger doesn't mention."""
+def check_nothing_lost(run_dir: Path, snapshot: Snapshot, disk: Disk, shard: Shard | None) -> None:
+    """Raises LedgerError where ``run_dir`` holds results of jobs that the ledger doesn't mention.
+
+    Other shards may have brought results since the ledger was read: ``shard`` looks at its own.
+    """
     try:
-        stranger = _stranger(run_dir, snapshot, disk)
+        stranger = _stranger(run_dir, snapshot, disk, shard)
     except OSError as error:
         raise LedgerError(f"{run_dir}: can't be read: {error.strerror or error}") from error
     if stranger is not None:
@@ -39,12 +43,13 @@ def check_nothing_lost(run_dir: Path, snapshot: Snapshot, disk: Disk) -> None:
         )
 
 
-def _stranger(run_dir: Path, snapshot: Snapshot, disk: Disk) -> str | None:
+def _stranger(run_dir: Path, snapshot: Snapshot, disk: Disk, shard: Shard | None) -> str | None:
     """A result whose job is not in the ledger, in words.
 
     A file name says only roughly which job it is of, so media count where the ledger knows no job.
     """
-    if not snapshot.records and (names := disk.list_dir(run_dir / MEDIA_NAME)):
+    nothing_known = not snapshot.records and (shard is None or not segments_in(run_dir, disk))
+    if nothing_known and (names := disk.list_dir(run_dir / MEDIA_NAME)):
         return f"{MEDIA_NAME}/{names[0]} is here"
     path = run_dir / METADATA_NAME
     if disk.size(path) is None:
@@ -55,6 +60,6 @@ def _stranger(run_dir: Path, snapshot: Snapshot, disk: Disk) -> str | None:
                 job = _decode_row(line).job
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 continue  # torn, or not ours: the file is made anew
-            if job not in snapshot.records:
+            if job not in snapshot.records and (shard is None or shard.has(job)):
                 return f"{METADATA_NAME} names the job {job!r}"
     return None

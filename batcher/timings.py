@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import msgspec
+
 SPANS_PER_KEY = 256
 KEYS_MAX = 256
 UNTOLD_STEP = 1.3
 """By what factor polls were apart, where a ledger doesn't tell when the last but one was."""
-LENGTH_FIELDS = ("duration", "seconds", "num_frames", "video_length")
 TimingKey = tuple[str | None, str | float | None]
 
 
@@ -26,11 +27,21 @@ class Span(NamedTuple):
     by_s: float
 
 
-def timing_key(model: str | None, inputs: Mapping[str, Any]) -> TimingKey:
+class Lengths(msgspec.Struct, gc=False):
+    """Those of a job's inputs that may say how long an output was asked for."""
+
+    duration: Any = None
+    seconds: Any = None
+    num_frames: Any = None
+    video_length: Any = None
+
+
+def timing_key(model: str | None, inputs: Mapping[str, Any] | Lengths) -> TimingKey:
     """What the time of a generation depends on most: its model and how long an output was asked for."""
-    for name in LENGTH_FIELDS:
-        if name in inputs:
-            value = inputs[name]
+    if isinstance(inputs, Mapping):
+        inputs = Lengths(*map(inputs.get, Lengths.__struct_fields__))
+    for value in (inputs.duration, inputs.seconds, inputs.num_frames, inputs.video_length):
+        if value is not None:
             return model, value if isinstance(value, str | int | float) else None
     return model, None
 
@@ -41,11 +52,19 @@ class Timings:
     def __init__(self) -> None:
         # As the ledger has them: only the few that are asked for are ever parsed.
         self._seen: dict[TimingKey, deque[tuple[str, str, float | None]]] = {}
-        self._under_way: dict[str, tuple[TimingKey, str | None]] = {}
+        self._under_way: dict[str, tuple[TimingKey, str | None, int]] = {}
 
     def spans(self, key: TimingKey) -> list[Span]:
         """What was seen of ``key``, the oldest first."""
         return [span for seen in self._seen.get(key, ()) if (span := _span(*seen)) is not None]
+
+    def by_model(self) -> dict[str, list[float]]:
+        """How long generations took that one run saw through, in seconds, by model."""
+        seen_s: dict[str, list[float]] = {}
+        for key in self._seen:
+            if key[0] is not None:
+                seen_s.setdefault(key[0], []).extend(span.by_s for span in self.spans(key))
+        return seen_s
 
     def count(self, key: TimingKey) -> int:
         """How many are kept of ``key``."""
@@ -56,25 +75,25 @@ class Timings:
         under_way = self._under_way.get(job_id)
         return under_way[0] if under_way is not None else None
 
-    def run_began(self) -> None:
-        """Requests that outlive their run tell when somebody looked again, not how long they took."""
-        for job_id, (key, _) in self._under_way.items():
-            self._under_way[job_id] = (key, None)
-
-    def submitting(self, job_id: str, model: str | None, inputs: Mapping[str, Any] | None) -> None:
+    def submitting(
+        self, job_id: str, model: str | None, inputs: Mapping[str, Any] | Lengths | None
+    ) -> None:
         """A POST is about to leave; ``inputs`` is None where they are not told again."""
         if inputs is not None:
-            self._under_way[job_id] = (timing_key(model, inputs), None)
+            self._under_way[job_id] = (timing_key(model, inputs), None, 0)
 
-    def accepted(self, job_id: str, at: str) -> None:
-        """The API took the request at ``at`` (ISO 8601)."""
+    def accepted(self, job_id: str, at: str, run: int = 0) -> None:
+        """The API took the request at ``at`` (ISO 8601), in run number ``run``."""
         if (under_way := self._under_way.get(job_id)) is not None:
-            self._under_way[job_id] = (under_way[0], at)
+            self._under_way[job_id] = (under_way[0], at, run)
 
-    def completed(self, job_id: str, at: str, unfinished_s: float | None) -> None:
-        """The request was seen finished at ``at``, and last seen unfinished at age ``unfinished_s``."""
-        key, accepted_at = self._under_way.pop(job_id, (None, None))
-        if key is None or accepted_at is None:
+    def completed(self, job_id: str, at: str, unfinished_s: float | None, run: int = 0) -> None:
+        """The request was seen finished at ``at``, and last seen unfinished at age ``unfinished_s``.
+
+        A request that outlived its run tells when somebody looked again, not how long it took.
+        """
+        key, accepted_at, accepted_in = self._under_way.pop(job_id, (None, None, run))
+        if key is None or accepted_at is None or accepted_in != run:
             return
         seen = self._seen.get(key)
         if seen is None:

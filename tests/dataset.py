@@ -50,13 +50,12 @@ class RunMaker:
         self.ledger.append(EventName.COMPLETED, one.id, cost_usd=0.5)
         files = tuple(self._file(one.id, n, len(contents), c, extension) for n, c in enumerate(contents))
         await self._settle()
-        found = await MediaInspector(self.path, self.ledger, self.disk).inspect(one.id, files)
+        found = await MediaInspector(self.path, self.ledger.snapshot).inspect(one.id, files)
         await self.ledger.record(EventName.DONE, one.id, files=found.files, quality=found.quality)
         return found.quality
 
     async def _settle(self):
-        if self.ledger._covered is not None:
-            await self.ledger.durable(self.ledger._covered)
+        await self.ledger.settled()
 
     def submitted(self, one):
         for name, job_id, fields in bought(one, f"r-{one.id}"):

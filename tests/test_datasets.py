@@ -85,7 +85,7 @@ async def test_the_quality_note_lists_what_to_buy_again(tmp_path):
     from batcher.summary import listed_jobs, status_of
 
     await mixed_run(tmp_path)
-    snapshot, _ = read_snapshot(tmp_path, LocalDisk())
+    snapshot = read_snapshot(tmp_path, LocalDisk())
     done = frozenset({State.DONE})
     bad = [one.job for one in listed_jobs(tmp_path, snapshot, done, LocalDisk(), bad=True)]
     good = [one.job for one in listed_jobs(tmp_path, snapshot, done, LocalDisk(), bad=False)]

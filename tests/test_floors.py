@@ -12,10 +12,11 @@ import batcher
 ROOT = Path(batcher.__file__).parent
 FLOORS = [
     {"errors", "clock", "terminal"},
-    {"disk", "jobs", "timings"},
+    {"disk", "jobs", "timings", "packed", "shards"},
     {"schema", "lifecycle", "pace"},
+    {"snapshot"},
     {"manifest", "ledger", "planning", "body"},
-    {"service", "download", "rundir", "rows", "summary"},
+    {"service", "download", "bucket", "rundir", "rows", "summary"},
     {"metadata", "outlook", "probe", "survivors"},
     {"runner"},
     {"progress", "options", "sandbox", "report", "export"},
@@ -37,6 +38,8 @@ DOORS = {
     "pyarrow": {"export"},
     "av": {"probe"},
     "PIL": {"probe"},
+    "obstore": {"bucket"},
+    "botocore": {"bucket"},
 }
 # Classes of `random` are facts that are passed around; its functions share a state that nobody owns.
 RANDOM_CLASSES = {"Random", "SystemRandom"}

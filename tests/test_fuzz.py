@@ -21,13 +21,14 @@ from batcher.download import Downloader, DownloadLimits, TrustPolicy
 from batcher.errors import InputError, InterruptedRunError, LedgerError, UsageError
 from batcher.jobs import explicit_id_problem, generated_id, input_digest, output_name
 from batcher.ledger import read_snapshot
-from batcher.lifecycle import Snapshot, State
+from batcher.lifecycle import State
 from batcher.manifest import Overrides, Tally, open_manifest
 from batcher.options import Host, Options, SandboxOptions
 from batcher.planning import make_plan
 from batcher.schema import BUILT_IN
 from batcher.service.client import HttpService
 from batcher.service.credentials import Endpoint, Token
+from batcher.snapshot import Snapshot
 from batcher.summary import listed_jobs, status_of
 from batcher.terminal import visible, visible_json
 from tests.api_server import TOKEN
@@ -212,8 +213,8 @@ def looked_at(content):
         path = Path(folder)
         (path / "ledger.jsonl").write_bytes(content)
         try:
-            snapshot, tail = read_snapshot(path, QuickDisk())
-            told = status_of(path, snapshot, tail)
+            snapshot = read_snapshot(path, QuickDisk())
+            told = status_of(path, snapshot, beside=True)
             listed = list(listed_jobs(path, snapshot, frozenset(State), QuickDisk()))
         except LedgerError:
             return None

@@ -9,11 +9,11 @@ from batcher.lifecycle import (
     EventName,
     IllegalTransition,
     RunEvent,
-    Snapshot,
     Stage,
     State,
     next_state,
 )
+from batcher.snapshot import Snapshot
 
 AT = "2026-01-01T00:00:00.000Z"
 
@@ -116,6 +116,7 @@ def test_an_illegal_event_changes_nothing():
 def test_the_last_run_is_kept_and_known_to_have_ended():
     snapshot = Snapshot()
     snapshot.apply_run(RunEvent(run="a", at=AT, total=3))
-    assert (snapshot.last_run.total, snapshot.ended) == (3, False)
+    (run,) = snapshot.runs.values()
+    assert (snapshot.last_run.total, run.ended) == (3, False)
     snapshot.apply_run(RunEvent(run="a", at=AT, ended=True))
-    assert (snapshot.last_run.total, snapshot.ended) == (3, True)
+    assert (snapshot.last_run.total, run.ended) == (3, True)

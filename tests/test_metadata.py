@@ -66,8 +66,6 @@ class Table:
     async def crash(self):
         """End without a word to the metadata."""
         self.metadata._close_file()
-        if self.metadata._source is not None:
-            self.metadata._source.close()
         await self.ledger.close()
 
     @property

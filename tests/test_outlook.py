@@ -15,7 +15,7 @@ from batcher.download.trust import TrustPolicy
 from batcher.jobs import LocalMedia
 from batcher.ledger import read_snapshot
 from batcher.manifest.media import is_public_url
-from batcher.outlook.durations import Forecast, forecast, seen_durations
+from batcher.outlook.durations import Forecast, forecast
 from batcher.outlook.estimate import Estimate
 from batcher.outlook.media_urls import MediaUrl, UrlWatch, expires_at, looks_private, media_urls
 from batcher.outlook.url_checks import check_urls, problem_of
@@ -92,9 +92,6 @@ class TestForecast:
         assert forecast({"a": 1, "b": 1}, {"a": [20.0]}, 8) == Forecast(None, 1)
         assert forecast({}, {}, 8).duration_s is None
 
-    def test_no_ledger_tells_nothing(self, tmp_path):
-        assert seen_durations(tmp_path, None, LocalDisk()) == {}
-
 
 @in_virtual_time
 async def test_durations_come_from_the_ledger(tmp_path):
@@ -102,8 +99,8 @@ async def test_durations_come_from_the_ledger(tmp_path):
     batch.api.takes_s = 30.0
     ended = await batch.run(some_jobs(3))
     assert ended.states == {"done": 3}
-    snapshot, _ = read_snapshot(tmp_path, LocalDisk())
-    (seen,) = seen_durations(tmp_path, snapshot, LocalDisk()).values()
+    snapshot = read_snapshot(tmp_path, LocalDisk())
+    (seen,) = snapshot.timings.by_model().values()
     assert len(seen) == 3
     assert all(30 <= one <= 50 for one in seen)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from batcher.errors import ManifestError
 from batcher.jobs import Artifact
-from batcher.lifecycle import Event, EventName, Record, Snapshot, Stage, State
+from batcher.lifecycle import Event, EventName, Record, Stage, State
 from batcher.planning import (
     Action,
     Bucket,
@@ -18,8 +18,9 @@ from batcher.planning import (
     decide,
     make_plan,
     next_attempt,
-    shard_of,
 )
+from batcher.shards import Shard, shard_number
+from batcher.snapshot import Snapshot
 
 CAT = job("cat")
 FLAGS = {
@@ -270,20 +271,20 @@ IDS = st.lists(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,12}", fullmatch=True), uniq
 @given(ids=IDS, shards=st.integers(1, 9))
 def test_shards_are_disjoint_and_complete(ids, shards):
     jobs = [job(name) for name in ids]
-    parts = [chosen(Selection(shard=(number, shards)), jobs) for number in range(1, shards + 1)]
+    parts = [chosen(Selection(shard=Shard(shards, number)), jobs) for number in range(1, shards + 1)]
     assert sorted(name for part in parts for name in part) == sorted(ids)
 
 
 @given(ids=IDS, more=IDS, shards=st.integers(1, 9))
 def test_a_job_stays_in_its_shard_whatever_other_rows_there_are(ids, more, shards):
-    selection = Selection(shard=(1, shards))
+    selection = Selection(shard=Shard(shards, 1))
     alone = chosen(selection, [job(name) for name in ids])
     among = chosen(selection, [job(name) for name in dict.fromkeys([*more, *ids])])
     assert set(alone) <= set(among)
 
 
 def test_shards_are_of_about_one_size():
-    sizes = [sum(shard_of(f"job-{n}", 4) == part for n in range(4000)) for part in (1, 2, 3, 4)]
+    sizes = [sum(shard_number(f"job-{n}", 4) == part for n in range(4000)) for part in (1, 2, 3, 4)]
     assert min(sizes) > 900
 
 
@@ -317,10 +318,16 @@ def test_every_job_is_counted_and_only_the_selected_are_decided_on():
     assert plan.count(Bucket.DONE) == 0
 
 
-@pytest.mark.parametrize("selection", [Selection(limit=9), Selection(only="*"), Selection(shard=(1, 1))])
-def test_a_filter_that_happens_to_take_all_is_a_filter_nonetheless(selection):
-    assert Selection().everything
-    assert not selection.everything
+@pytest.mark.parametrize("selection", [Selection(limit=9), Selection(only="*")])
+def test_a_filter_that_happens_to_take_all_does_not_cover_what_left_the_manifest(selection):
+    assert Selection().covers("gone")
+    assert not selection.covers("gone")
+
+
+@given(job_id=st.text(min_size=1), count=st.integers(1, 9))
+def test_what_left_the_manifest_belongs_to_the_shard_that_its_id_says(job_id, count):
+    covering = [n for n in range(1, count + 1) if Selection(shard=Shard(count, n)).covers(job_id)]
+    assert covering == [shard_number(job_id, count)]
 
 
 # Totals and money
@@ -379,7 +386,7 @@ def test_jobs_that_left_are_orphans_and_what_runs_or_waits_for_them_is_taken_alo
         *gone(left["finished"], COMPLETED, DONE),
     )
     plan = plan_of([CAT], snapshot)
-    assert plan.orphans == ["running", "ready", "stuck", "finished"]
+    assert plan.orphans == ["finished", "running", "ready", "stuck"]
     assert (plan.resumed, plan.owed, plan.left_paid) == (["running"], ["ready", "stuck"], 4)
 
 

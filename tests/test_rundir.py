@@ -8,8 +8,9 @@ from engine import QuickDisk, in_virtual_time
 
 from batcher.disk import LocalDisk
 from batcher.jobs import Artifact
-from batcher.lifecycle import Event, EventName, Record, Replaced, Snapshot, State
+from batcher.lifecycle import Event, EventName, Record, Replaced, State
 from batcher.rundir import RunDir
+from batcher.snapshot import Snapshot
 
 
 class SlowSync(QuickDisk):
@@ -192,7 +193,7 @@ def test_damage_is_named_file_by_file(tmp_path, run_dir):
         snapshot.apply(Event(event=name, at="x", job="cat", attempt=1, **fields))
     for name, fields in story:
         snapshot.apply(Event(event=name, at="x", job="dog", attempt=1, **fields))
-    assert list(run_dir.damaged(snapshot)) == [
+    assert [output for output in run_dir.outputs(snapshot) if output[2]] == [
         ("cat", files[1], "missing"),
         ("cat", files[2], "3 bytes instead of 5"),
         ("cat", files[3], "its bytes have changed (SHA-256 differs)"),
@@ -203,5 +204,5 @@ def test_an_output_that_can_not_be_read_is_damaged(tmp_path, run_dir):
     (tmp_path / "media" / "cat.png").mkdir()
     size = (tmp_path / "media" / "cat.png").stat().st_size
     snapshot = Snapshot()
-    snapshot.records["cat"] = Record(state=State.DONE, files=(Artifact("media/cat.png", size, "aa"),))
-    assert [wrong for *_, wrong in run_dir.damaged(snapshot)] == ["can't be read: Is a directory"]
+    snapshot.records.open["cat"] = Record(state=State.DONE, files=(Artifact("media/cat.png", size, "aa"),))
+    assert [wrong for *_, wrong in run_dir.outputs(snapshot)] == ["can't be read: Is a directory"]

@@ -62,8 +62,8 @@ def every_state():
 
 
 def seen(path, *, beside=True):
-    snapshot, tail = read_snapshot(path, QuickDisk())
-    return status_of(path, snapshot, tail if beside else None)
+    snapshot = read_snapshot(path, QuickDisk())
+    return status_of(path, snapshot, beside=beside)
 
 
 def states_of(status):
@@ -161,8 +161,8 @@ async def test_a_run_of_somebody_else_is_live(path, monkeypatch):
 
 
 async def listed(path, *states):
-    snapshot, _ = read_snapshot(path, QuickDisk())
-    return list(listed_jobs(path, snapshot, frozenset(states), QuickDisk()))
+    snapshot = read_snapshot(path, QuickDisk())
+    return list(listed_jobs(snapshot, frozenset(states)))
 
 
 async def test_jobs_are_listed_by_state_with_all_that_is_known_of_them(path):
@@ -182,11 +182,10 @@ async def test_jobs_are_listed_by_state_with_all_that_is_known_of_them(path):
     assert done.submitting_at is not None
 
 
-async def test_the_list_keeps_the_order_of_the_ledger_and_leaves_orphans_out(path):
+async def test_the_list_begins_with_what_is_done_keeps_the_ledgers_order_and_leaves_orphans_out(path):
     await write(path, *every_state(), (EventName.ORPHANED, "unknown", {}), run=opening())
-    assert [one.job for one in await listed(path, *State)] == [
-        state for state in ENDS if state != "unknown"
-    ]
+    others = [state for state in ENDS if state not in ("unknown", "done")]
+    assert [one.job for one in await listed(path, *State)] == ["done", *others]
 
 
 async def test_a_later_attempt_is_listed_with_the_inputs_that_stand_with_an_earlier_one(path):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from batcher.lifecycle import Event, EventName, RunEvent, Snapshot
+from batcher.lifecycle import Event, EventName, RunEvent
+from batcher.snapshot import Snapshot
 from batcher.timings import KEYS_MAX, SPANS_PER_KEY, Span, Timings, timing_key
 
 KEY = ("acme/film", 5)

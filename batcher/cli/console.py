@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from batcher.lifecycle import Record, Snapshot, Stage, State
+from batcher.lifecycle import Record, Stage, State
+from batcher.snapshot import Snapshot
 from batcher.summary import Status, Summary
 
 PROBLEMS_SHOWN = 10
@@ -93,7 +94,7 @@ def _remedies(summary: Summary, snapshot: Snapshot, command: str) -> Iterator[st
             f"{summary.cancelled_now} queued requests were cancelled and cost nothing, "
             f"{summary.not_cancellable} run already and can't be cancelled"
         )
-    running = [r for r in snapshot.records.values() if r.state is State.SUBMITTED]
+    running = [r for _, r in snapshot.unfinished() if r.state is State.SUBMITTED]
     if running:
         yield (
             f"{len(running)} requests go on running at the API, and may cost "
@@ -118,7 +119,7 @@ def _running_cost(running: list[Record]) -> str:
 def _failures(snapshot: Snapshot, command: str) -> Iterator[str]:
     failed = [
         (job_id, record)
-        for job_id, record in snapshot.items()
+        for job_id, record in snapshot.unfinished()
         if record.state in (State.FAILED, State.CANCELLED) and not record.orphaned
     ]
     if not failed:
@@ -138,7 +139,7 @@ def _failures(snapshot: Snapshot, command: str) -> Iterator[str]:
 def _unknowns(snapshot: Snapshot, run_dir: str, command: str) -> Iterator[str]:
     unknown = [
         (job_id, record)
-        for job_id, record in snapshot.items()
+        for job_id, record in snapshot.unfinished()
         if record.state is State.UNKNOWN and not record.orphaned
     ]
     if not unknown:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from typing import Any
 
 import click
+
+from batcher.shards import Shard, shard_of_environment
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -103,20 +106,20 @@ class Concurrency(click.ParamType[int | str]):
         return int(value)
 
 
-class Shard(click.ParamType[tuple[int, int]]):
-    """``I/N``, 1-based."""
+class ShardType(click.ParamType[Shard]):
+    """``I/N``, 1-based, or ``auto``: as the environment says."""
 
-    name = "I/N"
+    name = "I/N|auto"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        if isinstance(value, tuple):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shard:
+        if isinstance(value, Shard):
             return value
-        match = re.fullmatch(r"(\d+)/(\d+)", value.strip())
+        if value.strip() == "auto":
+            return shard_of_environment(os.environ)
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value.strip())
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            self.fail(f"{value!r} is not a shard; write 1/4 .. 4/4", param, ctx)
-        return int(match[1]), int(match[2])
+            self.fail(f"{value!r} is not a shard; write 1/4 .. 4/4, or auto", param, ctx)
+        return Shard(int(match[2]), int(match[1]))
 
 
 class Dollars(click.ParamType[float]):

@@ -15,8 +15,9 @@ from batcher.cli.console import status_lines
 from batcher.disk import LocalDisk
 from batcher.errors import UsageError
 from batcher.ledger import read_snapshot
-from batcher.lifecycle import Snapshot, State
+from batcher.lifecycle import State
 from batcher.rundir import RunDir
+from batcher.snapshot import Snapshot
 from batcher.terminal import visible, visible_json
 
 FOLLOW_EVERY_S = 1.0
@@ -28,19 +29,19 @@ class Listing(NamedTuple):
     states: str
     quality: str | None = None
 
-    def of(self, run_dir: Path, snapshot: Snapshot) -> Iterator[summaries.ListedJob]:
+    def of(self, snapshot: Snapshot) -> Iterator[summaries.ListedJob]:
         """The jobs that are meant. Raises UsageError for a state that there isn't."""
         bad = None if self.quality is None else self.quality == "bad"
-        return summaries.listed_jobs(run_dir, snapshot, _states(self.states), LocalDisk(), bad=bad)
+        return summaries.listed_jobs(snapshot, _states(self.states), bad=bad)
 
 
 def show_status(run_dir: Path, *, as_json: bool, listing: Listing | None, follow: bool) -> int:
     """Print a status, or the jobs in ``listing``; with ``follow``, again until the run ends."""
     while True:
-        snapshot, tail = read_snapshot(run_dir, LocalDisk())
-        status = summaries.status_of(run_dir, snapshot, tail)
+        snapshot = read_snapshot(run_dir, LocalDisk())
+        status = summaries.status_of(run_dir, snapshot, beside=True)
         if listing is not None:
-            _print_lines(listing.of(run_dir, snapshot))
+            _print_lines(listing.of(snapshot))
         elif as_json:
             _print_lines([status])
         else:
@@ -53,9 +54,12 @@ def show_status(run_dir: Path, *, as_json: bool, listing: Listing | None, follow
 def verify_outputs(run_dir: Path, *, as_json: bool) -> int:
     """Print what is wrong with the outputs, if anything; 1 where something is."""
     disk = LocalDisk()
-    snapshot, _ = read_snapshot(run_dir, disk)
-    checked = sum(len(r.files) for r in snapshot.records.values() if r.state is State.DONE)
-    bad = list(RunDir(run_dir, disk).damaged(snapshot))
+    outputs = RunDir(run_dir, disk).outputs(read_snapshot(run_dir, disk))
+    checked, bad = 0, []
+    for job, file, problem in outputs:
+        checked += 1
+        if problem is not None:
+            bad.append((job, file, problem))
     if as_json:
         damage = [{"job": job, "path": file.path, "problem": what} for job, file, what in bad]
         click.echo(visible_json({"checked": checked, "damaged": damage}))

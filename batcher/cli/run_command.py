@@ -88,7 +88,7 @@ def _print_summary(summary: Summary, options: Options, host: Host, given: dict[s
     if given["as_json"]:
         _print_json(msgspec.to_builtins(summary))
     elif not given["quiet"]:
-        snapshot, _ = read_snapshot(Path(summary.run_dir), host.disk)
+        snapshot = read_snapshot(Path(summary.run_dir), host.disk)
         for line in summary_lines(summary, snapshot, _command(options)):
             click.echo(visible(line))
     if summary.stopped and (given["as_json"] or given["quiet"]):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from batcher.cli.params import Concurrency, Dollars, Duration, Poll, Rate, Shard, Share, Size
+from batcher.cli.params import Concurrency, Dollars, Duration, Poll, Rate, ShardType, Share, Size
 from batcher.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,11 @@ _PLANNING = (
     click.option("--skip-invalid", is_flag=True, help="Leave bad rows out instead of stopping."),
     click.option("--limit", type=_POSITIVE, metavar="N", help="Only the first N jobs."),
     click.option("--only", metavar="GLOB|@FILE", help="Only these job ids."),
-    click.option("--shard", type=Shard(), help="Only the I-th of N parts of the jobs."),
+    click.option(
+        "--shard",
+        type=ShardType(),
+        help="Only the I-th of N parts of the jobs; auto: as Slurm or Kubernetes say.",
+    ),
     click.option("--retry-failed", is_flag=True, help="Try failed and cancelled jobs again."),
     click.option(
         "--retry-unknown",

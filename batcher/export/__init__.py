@@ -19,7 +19,7 @@ from batcher.export.shards import Cut, Shard, Shelf, cut
 from batcher.export.tables import CsvWriter, ParquetWriter
 from batcher.export.tar import TarWriter
 from batcher.export.writer import Writer
-from batcher.ledger import LEDGER_NAME, read_snapshot
+from batcher.ledger import read_snapshot
 from batcher.rows import OWN_COLUMNS, Columns, Rows
 
 FORMATS = ("webdataset", "parquet", "csv")
@@ -55,34 +55,32 @@ def export(order: Order, disk: Disk, progress: Progress = lambda rows, size: Non
     Raises UsageError (filter, ids), InputError (a media file is missing or damaged, the library of a
     format is not installed), RunDirError (the target can't be written).
     """
-    snapshot, _ = read_snapshot(order.run_dir, disk)
-    columns, result = Columns(), Exported()
-    with disk.open_read(order.run_dir / LEDGER_NAME) as source:
-        rows = Rows(source, columns)
-        rows.widen(snapshot)
-        writer = _writer(order, OWN_COLUMNS | dict(sorted(columns.types.items())))
-        order.choice.check(OWN_COLUMNS | columns.types)
-        shelf = Shelf(order.target, disk, writer.fingerprint)
-        try:
-            disk.make_dirs(order.target)
-            for shard in cut(lambda: order.choice.of(rows.all(snapshot)), order.cut, writer.extension):
-                _put(shard, shelf, writer, order.run_dir, result)
-                progress(len(shard.rows), shard.bytes)
-            shelf.tidy(writer.extension)
-        except OSError as error:
-            raise cannot_write(order.target, error) from error
+    rows, result = _rows(order, disk), Exported()
+    writer = _writer(order, OWN_COLUMNS | dict(sorted(rows.columns.types.items())))
+    shelf = Shelf(order.target, disk, writer.fingerprint)
+    try:
+        disk.make_dirs(order.target)
+        for shard in cut(lambda: order.choice.of(rows.all()), order.cut, writer.extension):
+            _put(shard, shelf, writer, order.run_dir, result)
+            progress(len(shard.rows), shard.bytes)
+        shelf.tidy(writer.extension)
+    except OSError as error:
+        raise cannot_write(order.target, error) from error
     return result
 
 
 def selected(order: Order, disk: Disk) -> tuple[int, int]:
     """Rows that ``order`` selects, and bytes of their media: for a progress bar."""
-    snapshot, _ = read_snapshot(order.run_dir, disk)
-    with disk.open_read(order.run_dir / LEDGER_NAME) as source:
-        rows = Rows(source, Columns())
-        rows.widen(snapshot)
-        order.choice.check(OWN_COLUMNS | rows.columns.types)
-        sizes = [row["bytes"] for row in order.choice.of(rows.all(snapshot))]
+    sizes = [row["bytes"] for row in order.choice.of(_rows(order, disk).all())]
     return len(sizes), sum(sizes)
+
+
+def _rows(order: Order, disk: Disk) -> Rows:
+    """The rows of the run directory. Raises UsageError where the choice is not one among them."""
+    rows = Rows(read_snapshot(order.run_dir, disk), Columns())
+    rows.widen()
+    order.choice.check(OWN_COLUMNS | rows.columns.types)
+    return rows
 
 
 def _put(shard: Shard, shelf: Shelf, writer: Writer, run_dir: Path, result: Exported) -> None:

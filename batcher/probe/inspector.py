@@ -7,29 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from batcher.disk import Disk
 from batcher.jobs import Artifact, Probed
-from batcher.ledger import Ledger, line_at
-from batcher.lifecycle import State
 from batcher.probe import Verdict
 from batcher.probe.asked import differences
 from batcher.probe.decode import decode
 from batcher.probe.finding import Finding
 from batcher.probe.headers import read_headers
+from batcher.snapshot import Snapshot
 
 AT_ONCE = 2
-_KEY_HEX_DIGITS = 15
 
 
 class MediaInspector:
     """Looks into files in threads, a few at a time, so that the event loop and the cores stay free."""
 
-    def __init__(self, run_dir: Path, ledger: Ledger, disk: Disk) -> None:
+    def __init__(self, run_dir: Path, snapshot: Snapshot) -> None:
         self._root = run_dir
-        self._ledger = ledger
-        self._disk = disk
+        self._snapshot = snapshot
         self._free = asyncio.Semaphore(AT_ONCE)
-        self._known: dict[int, str] | None = None
 
     async def inspect(self, job_id: str, files: tuple[Artifact, ...]) -> Verdict:
         async with self._free:
@@ -47,24 +42,16 @@ class MediaInspector:
         return [look_into(self._root / artifact.path) for artifact in files]
 
     def _inputs(self, job_id: str) -> dict[str, Any]:
-        record = self._ledger.snapshot.records[job_id]
-        if record.input_offset < 0:
-            return {}
-        with self._disk.open_read(self._ledger.path) as ledger:
-            return line_at(ledger, record.input_offset).input or {}
+        place = self._snapshot.records[job_id].input_offset
+        return self._snapshot.line_at(place).input or {} if place >= 0 else {}
 
     def _twins(self, job_id: str, artifact: Artifact) -> Iterator[str]:
         """Says so where another job's output has the same bytes."""
-        if self._known is None:
-            self._known = {_key(file): other for other, file in self._done_files()}
-        other = self._known.setdefault(_key(artifact), job_id)
-        if other != job_id:
+        ours = self._snapshot.records[job_id].submitting_offset
+        assert self._snapshot.owners is not None
+        owner = self._snapshot.owners.setdefault(artifact.sha256, ours)
+        if owner != ours and (other := self._snapshot.line_at(owner).job) != job_id:
             yield f"same bytes as {other}"
-
-    def _done_files(self) -> Iterator[tuple[str, Artifact]]:
-        for job_id, record in self._ledger.snapshot.items():
-            if record.state is State.DONE:
-                yield from ((job_id, file) for file in record.files)
 
 
 def look_into(path: Path) -> Finding:
@@ -92,8 +79,3 @@ def _probed(artifact: Artifact, found: Finding) -> Probed:
         found.duration_s,
         found.fps,
     )
-
-
-def _key(artifact: Artifact) -> int:
-    """Enough of a digest to tell a million files apart, and small."""
-    return int(artifact.sha256[:_KEY_HEX_DIGITS], 16)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from batcher.clock import Clock, iso
 from batcher.disk import Disk, cannot_write
-from batcher.ledger import read_into
+from batcher.ledger import Lines, read_ledger, read_snapshot, segments_in
 from batcher.report.history import History
 from batcher.report.jobs import Jobs
 from batcher.report.page import render
@@ -28,21 +28,19 @@ def write_report(run_dir: Path, disk: Disk, clock: Clock, refresh_s: float | Non
     ``refresh_s``: how often, in seconds, the page of a live run looks for a newer one. Raises
     LedgerError where the ledger can't be read, RunDirError where the page can't be written.
     """
-    history = History()
-    tail = read_into(history, run_dir, disk)
-    status = status_of(run_dir, history, tail)
-    with disk.open_read(run_dir / "ledger.jsonl") as source:
-        jobs = Jobs(run_dir, source, history)
-        data = {
-            "batch": status.batch,
-            "made_at": iso(clock.now()),
-            "refresh_s": refresh_s if status.live else None,
-            "status": status,
-            "run": jobs.run(),
-            "command": jobs.command(),
-            "jobs": list(jobs.all()),
-            "series": series_of(history, status.total),
-        }
+    history = _history(run_dir, disk)
+    status = status_of(run_dir, history, beside=True)
+    jobs = Jobs(run_dir, history)
+    data = {
+        "batch": status.batch,
+        "made_at": iso(clock.now()),
+        "refresh_s": refresh_s if status.live else None,
+        "status": status,
+        "run": jobs.run(),
+        "command": jobs.command(),
+        "jobs": list(jobs.all()),
+        "series": series_of(history, status.total),
+    }
     path = run_dir / REPORT_NAME
     try:
         disk.write_whole(path, [render(status.batch, data).encode()])
@@ -53,10 +51,9 @@ def write_report(run_dir: Path, disk: Disk, clock: Clock, refresh_s: float | Non
 
 async def keep_writing(run_dir: Path, disk: Disk, clock: Clock, every_s: float) -> Status:
     """Write the report anew every ``every_s`` seconds where the ledger grew, until the run has ended."""
-    path = run_dir / "ledger.jsonl"
-    written: int | None = None
+    written: list[int | None] | None = None
     while True:
-        size = disk.size(path)
+        size = [disk.size(run_dir / name) for name in segments_in(run_dir, disk)]
         if size != written:
             status = await asyncio.to_thread(write_report, run_dir, disk, clock, every_s)
             written = size
@@ -68,8 +65,12 @@ async def keep_writing(run_dir: Path, disk: Disk, clock: Clock, every_s: float) 
 
 
 def _status(run_dir: Path, disk: Disk) -> Status:
-    history = History()
-    return status_of(run_dir, history, read_into(history, run_dir, disk))
+    return status_of(run_dir, read_snapshot(run_dir, disk), beside=True)
+
+
+def _history(run_dir: Path, disk: Disk) -> History:
+    lines = Lines(run_dir, disk)
+    return read_ledger(History(lines.at), run_dir, lines, disk)
 
 
 __all__ = ["REPORT_NAME", "keep_writing", "write_report"]

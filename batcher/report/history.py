@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from batcher.lifecycle import Event, EventName, Record, RunEvent, Snapshot, State
+from batcher.lifecycle import Event, EventName, RunEvent, State
+from batcher.snapshot import JobRecord, LineAt, Snapshot
 
 
 class Life(msgspec.Struct, gc=False):
@@ -38,24 +39,24 @@ class Incident(NamedTuple):
 class History(Snapshot):
     """Folds like a Snapshot and keeps the course of events beside the state."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, line_at: LineAt | None = None) -> None:
+        super().__init__(line_at)
         self.lives: dict[str, Life] = {}
         self.moves: list[Move] = []
         self.incidents: list[Incident] = []
-        self.runs: list[tuple[int, RunEvent]] = []
+        self.course: list[tuple[int, RunEvent]] = []
         self.generation_s: dict[str, list[float]] = {}
 
-    def apply_run(self, event: RunEvent) -> None:
+    def apply_run(self, event: RunEvent, place: int = -1) -> None:
         """Take in a line about a run."""
-        super().apply_run(event)
-        self.runs.append((milliseconds(event.at), event))
+        super().apply_run(event, place)
+        self.course.append((milliseconds(event.at), event))
 
-    def apply(self, event: Event, offset: int = -1) -> Record:
+    def apply(self, event: Event, place: int = -1) -> JobRecord:
         """Take in one job event; see Snapshot."""
         known = self.records.get(event.job)
         before = known.state if known is not None else State.PENDING
-        record = super().apply(event, offset)
+        record = super().apply(event, place)
         at_ms = milliseconds(event.at)
         self._note_life(event, record, at_ms)
         self._note_incident(event, record, at_ms)
@@ -63,7 +64,7 @@ class History(Snapshot):
             self.moves.append(Move(at_ms, before, record.state, self.spent_usd))
         return record
 
-    def _note_life(self, event: Event, record: Record, at_ms: int) -> None:
+    def _note_life(self, event: Event, record: JobRecord, at_ms: int) -> None:
         life = self.lives.setdefault(event.job, Life())
         match event.event:
             case EventName.SUBMITTING:
@@ -76,7 +77,7 @@ class History(Snapshot):
             case EventName.DONE | EventName.FAILED | EventName.CANCELLED:
                 life.finished_ms = at_ms
 
-    def _note_incident(self, event: Event, record: Record, at_ms: int) -> None:
+    def _note_incident(self, event: Event, record: JobRecord, at_ms: int) -> None:
         match event.event:
             case EventName.DEFERRED:
                 self.incidents.append(Incident(at_ms, "turned away"))

@@ -6,29 +6,28 @@ import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from batcher.download.media import MEDIA_TYPES
 from batcher.jobs import Probed
-from batcher.ledger import line_at
-from batcher.lifecycle import Record, State
+from batcher.lifecycle import State
 from batcher.report.history import History, Life
 from batcher.rows import Columns, Rows
+from batcher.snapshot import JobRecord
 
 _LOOK_ABOVE = 4
 _WEB = ("http://", "https://")
 
 
 class Jobs:
-    """Reads what the snapshot doesn't keep from the ledger, open for reading as ``source``."""
+    """Each job that a history tells of, with what stands only in the ledger's lines."""
 
-    def __init__(self, run_dir: Path, source: BinaryIO, history: History) -> None:
+    def __init__(self, run_dir: Path, history: History) -> None:
         self._root = run_dir
-        self._source = source
-        self._rows = Rows(source, Columns())
+        self._rows = Rows(history, Columns())
         self._history = history
         self._manifest_dir = self._find_manifest_dir()
 
@@ -39,7 +38,7 @@ class Jobs:
 
     def run(self) -> dict[str, Any]:
         """The last run's opening line, and when the first began and the last ended."""
-        runs = self._history.runs
+        runs = self._history.course
         last = self._history.last_run
         return {
             "manifest": last.manifest if last is not None else None,
@@ -56,10 +55,10 @@ class Jobs:
         sandbox = " --sandbox" if last is not None and "sandbox" in (last.api or "") else ""
         return f"batcher run {shlex.quote(manifest)}{sandbox} -o {shlex.quote(str(self._root))}"
 
-    def _job(self, job_id: str, record: Record) -> dict[str, Any]:
+    def _job(self, job_id: str, record: JobRecord) -> dict[str, Any]:
         inputs, meta = self._rows.inputs(record)
         life = self._history.lives.get(job_id, Life())
-        done = record.state is State.DONE
+        done = record.done_offset if record.state is State.DONE else None
         return {
             "job": job_id,
             "state": record.state,
@@ -68,7 +67,7 @@ class Jobs:
             "input": {name: _plain(v) for name, v in inputs.items() if name != "prompt"},
             "meta": {name: _plain(v) for name, v in meta.items()},
             "media": list(self._input_media(inputs)),
-            "files": list(map(_file, self._rows.done(record).files)) if done else None,
+            "files": self._files(done) if done is not None else None,
             "quality": record.quality,
             "cost_usd": record.charge_usd,
             "attempt": record.attempt,
@@ -83,10 +82,13 @@ class Jobs:
             "orphaned": record.orphaned or None,
         }
 
-    def _source_line(self, record: Record) -> str | None:
+    def _files(self, done_offset: int) -> list[dict[str, Any]]:
+        return list(map(_file, self._history.line_at(done_offset).files or ()))
+
+    def _source_line(self, record: JobRecord) -> str | None:
         if record.submitting_offset < 0:
             return None
-        return line_at(self._source, record.submitting_offset).source
+        return self._history.line_at(record.submitting_offset).source
 
     def _input_media(self, inputs: dict[str, Any]) -> Iterator[dict[str, str]]:
         """Media that went in: a local one as a path from the page, a remote one as its URL."""

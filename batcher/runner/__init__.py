@@ -25,22 +25,24 @@ from batcher.errors import (
 )
 from batcher.jobs import Job
 from batcher.ledger import Ledger
-from batcher.lifecycle import NOT_FOUND, EventName, Record, Stage, State
-from batcher.metadata import Metadata
+from batcher.lifecycle import NOT_FOUND, EventName, Stage, State
+from batcher.metadata import Describes
 from batcher.pace import Gate, LearnedPolls, RateLimit
 from batcher.planning import Action, Bucket, Decision, Plan
 from batcher.probe import Inspector, Unchecked
 from batcher.rundir import RunDir
+from batcher.runner.budget import Budget
 from batcher.runner.canary import Canary, no_canary
 from batcher.runner.collect import Collector
 from batcher.runner.control import Breaker, Control, Slots
 from batcher.runner.limits import Pace
 from batcher.runner.line import ApiLine
 from batcher.runner.pacing import AutoSlots, Polling, Starts, Unlimited
-from batcher.runner.submit import BodyOf, Budget, Outcome, Submitter, Terms
+from batcher.runner.submit import BodyOf, Outcome, Submitter, Terms
 from batcher.runner.view import Observer, RunView, Silence
 from batcher.runner.watch import Gone, Watcher, is_final_no
 from batcher.service import CancelOutcome, Phase, Result, Service
+from batcher.snapshot import JobRecord
 
 UNANSWERED_HOLD_S = 60.0
 BACKLOG_PER_DOWNLOAD = 64
@@ -57,7 +59,7 @@ class Deps:
     fetcher: Fetcher
     ledger: Ledger
     run_dir: RunDir
-    metadata: Metadata
+    metadata: Describes
     body_of: BodyOf
     clock: Clock
     rng: Random
@@ -237,10 +239,10 @@ class Runner:
 
     async def _tidy(self) -> None:
         """Finish what a run that died between its intent and the end of ``_set_aside`` left."""
-        for record in self._ledger.snapshot.records.values():
+        for record in list(self._ledger.snapshot.records.open.values()):
             await self._set_aside(record)
 
-    async def _set_aside(self, record: Record | None) -> None:
+    async def _set_aside(self, record: JobRecord | None) -> None:
         """Move the files of an attempt that was bought again, before new ones take their names."""
         if record is not None and record.replaced is not None:
             self._deps.metadata.mark_stale()
@@ -361,7 +363,7 @@ class Runner:
             return
         pending = [
             asyncio.create_task(self._cancel(job_id, record))
-            for job_id, record in self._ledger.snapshot.items()
+            for job_id, record in self._ledger.snapshot.unfinished()
             if record.state is State.SUBMITTED
         ]
         if pending:
@@ -370,7 +372,7 @@ class Runner:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
 
-    async def _cancel(self, job_id: str, record: Record) -> None:
+    async def _cancel(self, job_id: str, record: JobRecord) -> None:
         assert record.request_id is not None
         request_id = record.request_id
         outcome = await self._line.call(lambda: self._deps.service.cancel(request_id))

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from batcher.clock import Clock
 from batcher.errors import StoppedError
 from batcher.jobs import Job
-from batcher.lifecycle import Record, Snapshot, Stage, State
+from batcher.lifecycle import Stage, State
+from batcher.snapshot import JobRecord, Snapshot
 
 GROUPS_MAX = 10_000
 FREE_TEXT_CHARS = 24
@@ -173,7 +174,7 @@ def no_canary(snapshot: Snapshot, clock: Clock) -> Canary:
     return Canary(frozenset(), DEFAULT_CANARY_FAILURES, snapshot, clock)
 
 
-def _went_wrong(record: Record) -> bool:
+def _went_wrong(record: JobRecord) -> bool:
     """Failed, cancelled, or without an answer; a download that failed is another matter."""
     failed = record.state is State.FAILED and record.stage is not Stage.DOWNLOAD
     return failed or record.state in (State.UNKNOWN, State.CANCELLED)

@@ -6,16 +6,17 @@ from batcher.download import Fetched, Fetcher
 from batcher.errors import DownloadError, DownloadRefused, DownloadStalled
 from batcher.jobs import Artifact, output_name
 from batcher.ledger import Ledger
-from batcher.lifecycle import EXPIRED, NO_OUTPUT, EventName, Record, Stage, State
-from batcher.metadata import Metadata
+from batcher.lifecycle import EXPIRED, NO_OUTPUT, EventName, Stage, State
+from batcher.metadata import Describes
 from batcher.probe import Inspector
 from batcher.rundir import RunDir
 from batcher.runner.watch import Gone, Watcher
 from batcher.service import Phase, Result
+from batcher.snapshot import JobRecord
 
 ASK_AGAIN_S = 120.0
 STALLED = "stalled"
-Stores = tuple[RunDir, Metadata]
+Stores = tuple[RunDir, Describes]
 
 
 class NoUrl(DownloadError):
@@ -59,11 +60,11 @@ class Collector:
             return True
         return False
 
-    async def _ask(self, record: Record) -> Result | None:
+    async def _ask(self, record: JobRecord) -> Result | None:
         assert record.request_id is not None
         return await self._watcher.ask(record.request_id, ASK_AGAIN_S)
 
-    async def _fetch_all(self, job_id: str, record: Record, result: Result) -> tuple[Artifact, ...]:
+    async def _fetch_all(self, job_id: str, record: JobRecord, result: Result) -> tuple[Artifact, ...]:
         """Fetch every output, or only those that are missing where the rest is in place."""
         urls = result.urls
         if result.phase is not Phase.SUCCEEDED or not urls:
@@ -74,7 +75,7 @@ class Collector:
         new = dict(zip(wanted, fetched, strict=True))
         return await self._publish(job_id, list(kept) or [None] * len(urls), new)
 
-    async def _fetch(self, job_id: str, record: Record, index: int, url: str) -> Fetched:
+    async def _fetch(self, job_id: str, record: JobRecord, index: int, url: str) -> Fetched:
         async def refresh() -> str:
             result = await self._ask(record)
             if result is None:
@@ -96,7 +97,7 @@ class Collector:
         return tuple(file for file in files if file is not None)
 
     async def _done(
-        self, job_id: str, record: Record, result: Result, files: tuple[Artifact, ...]
+        self, job_id: str, record: JobRecord, result: Result, files: tuple[Artifact, ...]
     ) -> None:
         refetched = record.state is State.DONE
         if record.state is not State.COMPLETED:
@@ -108,7 +109,7 @@ class Collector:
         else:
             self._metadata.append(job_id)
 
-    async def _fail(self, job_id: str, record: Record, code: str, message: str) -> None:
+    async def _fail(self, job_id: str, record: JobRecord, code: str, message: str) -> None:
         again = record.state is State.FAILED and (record.stage, record.code) == (Stage.DOWNLOAD, code)
         if again:
             return

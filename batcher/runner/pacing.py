@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 from batcher.clock import Clock, iso
-from batcher.lifecycle import Snapshot
 from batcher.pace import AUTO_START, LONG_PAUSE_S, Adaptive, LearnedPolls, Watch
 from batcher.runner.control import Slots
+from batcher.snapshot import Snapshot
 from batcher.timings import seconds_between, timing_key
 
 STARTS_AT_ONCE = 100

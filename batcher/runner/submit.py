@@ -9,53 +9,31 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol
 
+from batcher.body import is_quick
 from batcher.clock import Clock
 from batcher.errors import CallError, Kind, OutcomeUnknown, RunDirError
 from batcher.jobs import Job, recorded
 from batcher.ledger import Ledger
-from batcher.lifecycle import EventName, Record, Stage
+from batcher.lifecycle import EventName, Stage
 from batcher.pace import RateLimit
-from batcher.planning import PriceOf, next_attempt
+from batcher.planning import next_attempt
+from batcher.runner.budget import Budget
 from batcher.runner.control import Control
 from batcher.runner.line import ApiLine
 from batcher.runner.systemic import SameAnswer, whole_run
 from batcher.service import Service
+from batcher.snapshot import JobRecord
 
 LOCAL_MEDIA = "local_media"
-_CENT_FRACTION_USD = 1e-9
 
 
 class BodyOf(Protocol):
-    """Makes the JSON body of a job's POST; reads local media, so it runs off the loop.
+    """Makes the JSON body of a job's POST; off the loop where that takes time, as local media do.
 
     Raises OSError or ValueError where a local file is gone or is no longer what was planned.
     """
 
     def __call__(self, job: Job) -> bytes: ...
-
-
-class Budget:
-    """``--max-cost``: holds before each POST, over every attempt that the ledger counts."""
-
-    def __init__(self, ledger: Ledger, price_of: PriceOf, max_cost_usd: float | None) -> None:
-        self._ledger = ledger
-        self._price_of = price_of
-        self.max_cost_usd = max_cost_usd
-        self.left_out = 0
-
-    def price_usd(self, job: Job) -> float | None:
-        """What one attempt of ``job`` costs in USD; None where nobody named a price."""
-        return self._price_of(job)
-
-    def admits(self, job: Job) -> bool:
-        """Whether the job fits now. Ask in the same step in which ``submitting`` is appended."""
-        if self.max_cost_usd is None:
-            return True
-        price_usd = self._price_of(job)
-        after_usd = self._ledger.snapshot.spent_usd + (price_usd or 0.0)
-        fits = price_usd is not None and after_usd <= self.max_cost_usd + _CENT_FRACTION_USD
-        self.left_out += not fits
-        return fits
 
 
 class Outcome(Enum):
@@ -122,6 +100,8 @@ class Submitter:
     async def _body(self, job: Job) -> bytes | Unreadable:
         """The body of the POST, ready before the intent: between the two nothing may take time."""
         try:
+            if is_quick(job):
+                return self._terms.body_of(job)
             return await asyncio.to_thread(self._terms.body_of, job)
         except (OSError, ValueError) as error:
             return Unreadable(str(error))
@@ -211,6 +191,6 @@ class Submitter:
         return Outcome.FAILED
 
 
-def _on_record(job: Job, record: Record | None) -> bool:
+def _on_record(job: Job, record: JobRecord | None) -> bool:
     """Whether the ledger already holds these inputs for this job."""
     return record is not None and record.input_offset >= 0 and record.digest == job.digest

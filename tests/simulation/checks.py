@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from batcher.errors import InputError, RunDirError
-from batcher.ledger import LEDGER_NAME, read_snapshot
-from batcher.lifecycle import IllegalTransition, Record, Snapshot, State
+from batcher.jobs import Artifact
+from batcher.ledger import read_snapshot, segments_in
+from batcher.lifecycle import IllegalTransition, Record, State
 from batcher.rundir import MEDIA_NAME, METADATA_NAME, SUPERSEDED_NAME
 from batcher.runner import UNANSWERED_HOLD_S
+from batcher.snapshot import JobRecord, Snapshot
 
+from .disk import SimDisk
 from .process import ROOT, Process
 from .server import Posting, Request
 
-LEDGER = ROOT / LEDGER_NAME
 TOLERANCE_S = 1e-4
 DISK_SLACK_S = 0.5
 _RUNTIME_FIELDS = ("listed",)
+_PLACES = tuple(name for name in Record.__struct_fields__ if name.endswith("_offset"))
 
 
-def ledger_lines(content: bytes | None) -> list[dict[str, Any]]:
-    """The whole, readable lines of a ledger."""
+def ledger_of(disk: SimDisk) -> dict[str, bytes]:
+    """The segments of the ledger, by name."""
+    return {name: disk.content(ROOT / name) or b"" for name in segments_in(ROOT, disk)}
+
+
+def ledger_lines(disk: SimDisk) -> list[dict[str, Any]]:
+    """The whole, readable lines of all segments."""
+    return [line for content in ledger_of(disk).values() for line in lines_in(content)]
+
+
+def lines_in(content: bytes | None) -> list[dict[str, Any]]:
+    """The whole, readable lines of a file."""
     lines = []
     for raw in (content or b"").splitlines():
         try:
@@ -55,10 +70,10 @@ class Checks:
 
     def poll_leaves(self, request_id: str) -> None:
         """Nobody counts on a request that a crash could make us forget."""
-        surely = self._disk.durable_content(LEDGER) or b""
-        seen_by_process = self._disk.content(LEDGER) or b""
         known = f'"request_id":"{request_id}"'.encode()
-        if known not in seen_by_process or (known not in surely and self._posted_here(request_id)):
+        surely = known in self._segment(self._disk.durable_content)
+        seen_by_process = any(known in content for content in ledger_of(self._disk).values())
+        if not seen_by_process or (not surely and self._posted_here(request_id)):
             self._world.violate(f"{request_id} was polled before its id was durable")
 
     def _posted_here(self, request_id: str) -> bool:
@@ -84,8 +99,15 @@ class Checks:
         if limit_usd is not None and charged_usd > limit_usd + 1e-6:
             self._world.violate(f"charged {charged_usd} with --max-cost {limit_usd}")
 
+    def _segment(self, content: Callable[[Path], bytes | None]) -> bytes:
+        """What the process wrote to its ledger, as ``content`` has it."""
+        assert self._process.ledger is not None
+        return content(self._process.ledger.path) or b""
+
     def _check_intent(self, job_id: str, attempt: int) -> None:
-        lines = [x for x in ledger_lines(self._disk.durable_content(LEDGER)) if x.get("job") == job_id]
+        lines = [
+            x for x in lines_in(self._segment(self._disk.durable_content)) if x.get("job") == job_id
+        ]
         last = lines[-1] if lines else {}
         if (last.get("event"), last.get("attempt")) != ("submitting", attempt):
             self._world.violate(f"POST of {job_id} left without a durable intent (last line: {last})")
@@ -175,17 +197,17 @@ class Checks:
             self._check_grace()
 
     def _replayed(self) -> Snapshot | None:
-        if self._disk.size(LEDGER) is None:
+        if not segments_in(ROOT, self._disk):
             return Snapshot()
         try:
-            return read_snapshot(ROOT, self._disk)[0]
+            return read_snapshot(ROOT, self._disk)
         except InputError as error:
             self._world.violate(f"the ledger can't be read: {error}")
             return None
 
     def _check_answers(self, snapshot: Snapshot) -> None:
         """Every POST of this run that may have created something is unknown, or known by its id."""
-        lines = ledger_lines(self._disk.content(LEDGER))
+        lines = ledger_lines(self._disk)
         known = {x["request_id"] for x in lines if x.get("event") == "submitted"}
         for posting in [p for posted in self._server.postings.values() for p in posted]:
             if posting.run != self._process.spec.number or not posting.may_have_created:
@@ -229,8 +251,8 @@ class Checks:
             f"{job_id}.{name}: {getattr(live.records[job_id], name)!r} became {getattr(record, name)!r}"
             for job_id, record in replayed.items()
             for name in Record.__struct_fields__
-            if name not in _RUNTIME_FIELDS
-            and getattr(live.records[job_id], name) != getattr(record, name)
+            if name not in _RUNTIME_FIELDS + _PLACES  # segments are numbered as they are met
+            and _value(live.records[job_id], name) != _value(record, name)
         ]
         same_sums = (
             replayed.counts == live.counts
@@ -246,9 +268,10 @@ class Checks:
             self._world.violate("the states do not add up to the jobs")
 
     def _check_metadata(self, snapshot: Snapshot) -> None:
-        there = ledger_lines(self._disk.content(ROOT / METADATA_NAME))
-        lines = ledger_lines(self._disk.content(LEDGER))
-        inputs = {x["job"]: x["input"] for x in lines if x.get("event") == "submitting" and "input" in x}
+        there = lines_in(self._disk.content(ROOT / METADATA_NAME))
+        lines = ledger_lines(self._disk)
+        told = [x for x in lines if x.get("event") == "submitting" and "input" in x]
+        inputs = {x["job"]: x["input"] for x in sorted(told, key=lambda x: x["attempt"])}
         expected = [
             {
                 "file_name": artifact.path,
@@ -280,7 +303,7 @@ class Checks:
 def check_end(process: Process) -> None:
     """After calm runs until nothing changed: every result that was paid for is where it belongs."""
     world, server, disk = process.world, process.server, process.disk
-    snapshot = read_snapshot(ROOT, disk)[0]
+    snapshot = read_snapshot(ROOT, disk)
     now_s = world.now_s()
     for job_id, record in snapshot.items():
         request = server.requests.get(record.request_id or "")
@@ -293,7 +316,7 @@ def check_end(process: Process) -> None:
 
 def check_all_done(process: Process) -> None:
     """After calm runs with both retries allowed, nothing is left over."""
-    snapshot = read_snapshot(ROOT, process.disk)[0]
+    snapshot = read_snapshot(ROOT, process.disk)
     for job in process.spec.jobs:
         record = snapshot.get(job.id)
         exhausted = record is not None and record.attempt >= process.spec.policy.max_attempts
@@ -320,10 +343,22 @@ def _check_folders(process: Process, snapshot: Snapshot) -> None:
         for folder in (MEDIA_NAME, SUPERSEDED_NAME)
         for name in disk.list_dir(ROOT / folder)
     }
-    for line in ledger_lines(disk.content(LEDGER)):
+    for line in ledger_lines(disk):
         for artifact in line.get("files", ()) if line.get("event") == "done" else ():
             if artifact["sha256"] not in kept and artifact["sha256"] not in disk.tampered:
                 world.violate(f"a result of {line['job']}, attempt {line['attempt']}, is lost")
+
+
+def _value(record: JobRecord, name: str) -> object:
+    """A field, with files as no more than what they are told apart by."""
+    value = getattr(record, name)
+    if name == "replaced" and value is not None:
+        return value.attempt, _told_apart(value.files)
+    return _told_apart(value) if name == "files" else value
+
+
+def _told_apart(files: tuple[Artifact, ...]) -> list[tuple[str, int, str]]:
+    return [(file.path, file.bytes, file.sha256) for file in files]
 
 
 def _deliverable(request: Request, now_s: float) -> bool:

@@ -118,7 +118,7 @@ class SimDisk:
             raise Dead
         return function()
 
-    def lock(self, path: Path) -> Callable[[], None]:
+    def lock(self, path: Path, patience_s: float = 0.0) -> Callable[[], None]:
         if path in self._locks:
             raise LockedError(str(path))
         self._locks.add(path)

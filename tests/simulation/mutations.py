@@ -51,7 +51,7 @@ MUTATIONS = (
     ),
     Mutation(
         "no fsync of the ledger",
-        "ledger.py",
+        "ledger/commit.py",
         "            self._write_whole(data, start)\n        self._file.sync()\n",
         "            self._write_whole(data, start)\n",
     ),
@@ -99,13 +99,13 @@ MUTATIONS = (
     ),
     Mutation(
         "the ledger's own name is not durable",
-        "ledger.py",
+        "ledger/__init__.py",
         "            self._disk.sync_dir(self.path.parent)\n",
         "",
     ),
     Mutation(
         "a torn tail stays",
-        "ledger.py",
+        "ledger/__init__.py",
         "            file.truncate(tail.good_bytes)\n",
         "",
     ),
@@ -117,7 +117,7 @@ MUTATIONS = (
     ),
     Mutation(
         "unknown attempts do not count towards --max-cost",
-        "lifecycle.py",
+        "snapshot/__init__.py",
         "        record.message = event.message\n\n    def _submitted",
         "        record.message = event.message\n        self._charge(record, 0.0)\n\n    def _submitted",
     ),

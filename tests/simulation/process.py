@@ -11,7 +11,7 @@ from batcher.errors import BatcherError, ManifestError, StoppedError
 from batcher.jobs import Job
 from batcher.ledger import Ledger
 from batcher.lifecycle import EventName, RunEvent, State
-from batcher.metadata import Columns, Metadata
+from batcher.metadata import Columns, Describes, Later, Metadata, gather
 from batcher.options import interrupted
 from batcher.planning import Decision, Plan, decide, make_plan
 from batcher.rundir import RunDir
@@ -52,11 +52,14 @@ class Process:
         """All of a run. Errors of ours end up in ``error``, all others are bugs and are raised."""
         try:
             self.disk.make_dirs(ROOT)
-            self.ledger = Ledger(ROOT, self.disk, self._clock)
+            shard = self.spec.selection.shard
+            self.ledger = Ledger(ROOT, self.disk, self._clock, shard)
             try:
                 await self._planned(self.ledger)
             finally:
                 await self.ledger.close()
+            if shard is not None and self.finished:
+                gather(ROOT, shard, self.disk)
         except BatcherError as error:
             self.error = error
         except OSError:
@@ -74,8 +77,9 @@ class Process:
         await self._execute(ledger, self.plan, columns)
 
     async def _execute(self, ledger: Ledger, plan: Plan, columns: Columns) -> None:
-        run_dir = RunDir(ROOT, self.disk)
-        metadata = Metadata(run_dir, ledger, self.disk)
+        shard = self.spec.selection.shard
+        run_dir = RunDir(ROOT, self.disk, shard)
+        metadata = Metadata(run_dir, ledger, self.disk) if shard is None else Later()
         opening = self._opening(plan)
         try:
             run_dir.prepare()
@@ -93,7 +97,7 @@ class Process:
         ledger.close_run(RunEvent(run=opening.run, at=at, ended=True, counts=counts))
         self.finished = True
 
-    async def _drive(self, ledger: Ledger, plan: Plan, stores: tuple[RunDir, Metadata]) -> None:
+    async def _drive(self, ledger: Ledger, plan: Plan, stores: tuple[RunDir, Describes]) -> None:
         spec = self.spec
         deps = Deps(
             service=SimService(self.server, spec.number, self.watch),
@@ -106,7 +110,7 @@ class Process:
             rng=self.world.rng(f"engine {spec.number}"),
             observer=Silence(),
         )
-        budget = Budget(ledger, _price, spec.max_cost_usd)
+        budget = Budget(ledger, _price, spec.max_cost_usd, spec.selection.shard)
         self.runner = Runner(deps, spec.pace, budget, Breaker(spec.max_failures))
         timers = [self.world.loop.call_later(at_s, self._signal, kind) for at_s, kind in spec.signals]
         try:

@@ -8,6 +8,7 @@ from random import Random
 from batcher.jobs import Job, Source, input_digest
 from batcher.planning import Policy, Selection
 from batcher.runner import Pace
+from batcher.shards import Shard
 
 from .server import PRICE_USD, Climate
 
@@ -144,7 +145,8 @@ class Scenario:
                 names = rng.sample(self.names, rng.randint(1, len(self.names)))
                 return Selection(only=frozenset(names))
             case "shard":
-                return Selection(shard=(rng.randint(1, 2), 2))
+                count = rng.randint(2, 3)
+                return Selection(shard=Shard(count, rng.randint(1, count)))
         return Selection()
 
     def _policy(self) -> Policy:

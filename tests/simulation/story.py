@@ -6,11 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
+from unittest.mock import patch
 
-from batcher.lifecycle import EventName, State, next_state
+import batcher.snapshot
+from batcher.ledger import Lines, read_ledger
+from batcher.lifecycle import Event, EventName, State
 from batcher.rundir import MEDIA_NAME
+from batcher.snapshot import JobRecord, Snapshot
 
-from .checks import LEDGER, Checks, check_all_done, check_end, ledger_lines
+from .checks import Checks, check_all_done, check_end, ledger_of
 from .disk import SimDisk
 from .process import ROOT, Process
 from .scenario import RunSpec, Scenario
@@ -19,7 +23,22 @@ from .world import World
 
 CALM_RUNS_MAX = 12
 RESERVE_ROOM_BYTES = 256 * 1024
+KEPT_OPEN = 1
 Move = tuple[State, EventName]
+
+
+class Moves(Snapshot):
+    """A snapshot that counts the transitions which led to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moves: Counter[Move] = Counter()
+
+    def apply(self, event: Event, place: int = -1) -> JobRecord:
+        known = self.get(event.job)
+        if event.event not in (EventName.ORPHANED, EventName.RELISTED):
+            self.moves[known.state if known is not None else State.PENDING, event.event] += 1
+        return super().apply(event, place)
 
 
 @dataclass
@@ -37,7 +56,8 @@ def simulate(seed: int) -> Verdict:
     """Live through ``seed``; stops at the first run that breaks an invariant."""
     story = Story(seed)
     try:
-        story.tell()
+        with patch.object(batcher.snapshot, "KEPT_OPEN", KEPT_OPEN):  # few jobs, and some of them packed
+            story.tell()
     except Exception as error:  # a bug of the engine that is no BatcherError
         story.world.violate(f"raised {error!r}")
     finally:
@@ -71,25 +91,17 @@ class Story:
 
     def moves(self) -> Counter[Move]:
         """The transitions on record, torn-off lines aside."""
-        moves: Counter[Move] = Counter()
-        states: dict[str, State] = {}
-        for line in ledger_lines(self.disk.content(LEDGER)):
-            if line["event"] in ("run", "orphaned", "relisted"):
-                continue
-            job_id, event = line["job"], EventName(line["event"])
-            state = states.get(job_id, State.PENDING)
-            moves[state, event] += 1
-            states[job_id] = next_state(state, event)
-        return moves
+        lines = Lines(ROOT, self.disk)
+        return read_ledger(Moves(), ROOT, lines, self.disk).moves if ledger_of(self.disk) else Counter()
 
     def _calm(self, *, retry: bool) -> None:
         for _ in range(CALM_RUNS_MAX):
             self._number += 1
-            before = self.disk.content(LEDGER)
+            before = ledger_of(self.disk)
             process = self._run(self.scenario.calm(self._number, retry=retry))
             if self.world.broken:
                 return
-            if self.disk.content(LEDGER) == before and process.conflict is None:
+            if ledger_of(self.disk) == before and process.conflict is None:
                 check_end(process)
                 if retry:
                     check_all_done(process)

@@ -1,0 +1,119 @@
+"""Group commit: lines gather while an fsync runs, and share the next one.
+
+Writing is one append and one fsync for a group of lines, in a thread of its own, without a timer: the
+next group leaves when the last one is on disk. A write that fails is taken back, so that the file holds
+whole lines; a failed fsync ends everything, since the kernel may have dropped what it could not write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from batcher.disk import AppendFile, Disk, cannot_write, is_full
+from batcher.errors import BatcherError, RunDirError
+
+
+class GroupCommit:
+    """Appends lines to a file that nobody else writes. ``reserve`` is freed when the disk is full.
+
+    ``committed`` is told the size up to which the file is durable, after each group.
+    """
+
+    def __init__(
+        self, path: Path, file: AppendFile, reserve: Path, disk: Disk, committed: Callable[[int], None]
+    ) -> None:
+        self.error: BatcherError | None = None
+        self.full = False
+        self.end = 0
+        """Where the next line will begin, in bytes."""
+        self.group_start = 0
+        """Where the group begins that the next line will belong to."""
+        self._path = path
+        self._file = file
+        self._reserve = reserve
+        self._disk = disk
+        self._committed = committed
+        self._lines: list[bytes] = []
+        self._pump: asyncio.Task[None] | None = None
+        self._covered: asyncio.Future[None] | None = None
+
+    def begin_at(self, size_bytes: int) -> None:
+        """Go on where the file ends."""
+        self.end = self.group_start = size_bytes
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was added is on disk."""
+        return self._pump is None and self.error is None
+
+    def add(self, line: bytes) -> asyncio.Future[None]:
+        """Add a line; the future is done when it is durable. Raises the error that ended the file."""
+        if self.error is not None:
+            raise self.error
+        self._lines.append(line)
+        self.end += len(line)
+        if self._covered is None:
+            self._covered = asyncio.get_running_loop().create_future()
+            self._covered.add_done_callback(_retrieve)
+        if self._pump is None:
+            self._pump = asyncio.create_task(self._commit_groups())
+        return self._covered
+
+    async def settled(self) -> None:
+        """Wait for what is being written. Raises nothing: who wrote it hears of what went wrong."""
+        if self._pump is not None:
+            await asyncio.shield(self._pump)
+
+    async def _commit_groups(self) -> None:
+        while self._covered is not None:
+            covered, data, start = self._covered, b"".join(self._lines), self.group_start
+            self._covered, self._lines, self.group_start = None, [], self.end
+            try:
+                await self._disk.run(partial(self._write_group, data, start))
+            except (OSError, BatcherError) as error:
+                self._fail(error, covered)
+                break
+            covered.set_result(None)
+            self._committed(start + len(data))
+        self._pump = None
+
+    def _write_group(self, data: bytes, start: int) -> None:
+        if self._file.size_at_path() != start:
+            raise RunDirError(
+                f"{self._path}: was changed or replaced by something else while this run wrote it; "
+                "stopped so as not to lose track"
+            )
+        try:
+            self._write_whole(data, start)
+        except OSError as error:
+            if self.full or not is_full(error):
+                raise
+            self.full = True
+            self._disk.remove(self._reserve)
+            self._write_whole(data, start)
+        self._file.sync()
+
+    def _write_whole(self, data: bytes, start: int) -> None:
+        """Write all of ``data`` or, where that fails, none of it."""
+        try:
+            self._file.write(data)
+        except OSError:
+            self._file.truncate(start)
+            raise
+
+    def _fail(self, error: OSError | BatcherError, covered: asyncio.Future[None]) -> None:
+        """It is over: a failed write or fsync is never tried again."""
+        self.error = cannot_write(self._path, error) if isinstance(error, OSError) else error
+        covered.set_exception(self.error)
+        if self._covered is not None:
+            self._covered.set_exception(self.error)
+            self._covered, self._lines = None, []
+
+
+def _retrieve(future: asyncio.Future[None]) -> None:
+    """A line that nobody waits for may fail without a word: the next one raises the same."""
+    if not future.cancelled():
+        future.exception()

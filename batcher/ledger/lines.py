@@ -1,0 +1,155 @@
+"""Lines of the ledger: as bytes, as structs, and read back from their places."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from batcher.disk import Disk
+from batcher.jobs import Artifact
+from batcher.ledger.segments import LEDGER_NAME
+from batcher.lifecycle import Event, EventName, RunEvent
+from batcher.snapshot import SEGMENT_SHIFT
+from batcher.timings import Lengths
+
+BLOCK_BYTES = 1 << 20
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+FOLLOWS = "follows"
+_OFFSET_MASK = (1 << SEGMENT_SHIFT) - 1
+_CONTROLS = bytes(code for code in range(0x20) if code not in b"\t\n\r")
+_EVENTS = frozenset(EventName)
+
+
+class _Anything(msgspec.Struct, gc=False):
+    """An object that nobody looks into."""
+
+
+class Line(Event, omit_defaults=True, gc=False, kw_only=True):
+    """Any line about a job as it is folded: what the fold doesn't look at is passed over."""
+
+    input: Lengths | None = None  # type: ignore[assignment]
+    meta: _Anything | None = None  # type: ignore[assignment]
+    files: tuple[Artifact, ...] | None = None  # type: ignore[assignment]
+    job: str = ""
+    group: int = -1
+
+
+class Follows(msgspec.Struct, tag_field="event", tag=FOLLOWS):
+    """The line that says what comes before the lines behind it: how many bytes of other segments."""
+
+    at: str
+    segments: dict[str, int]
+
+
+class _Foreign(msgspec.Struct):
+    """A line of an event that this version doesn't know."""
+
+    event: str
+    group: int = -1
+
+
+decode_line = msgspec.json.Decoder(Line).decode
+decode_run = msgspec.json.Decoder(RunEvent).decode
+decode_follows = msgspec.json.Decoder(Follows).decode
+_decode_event = msgspec.json.Decoder(Event).decode
+_decode_foreign = msgspec.json.Decoder(_Foreign).decode
+encode = msgspec.json.Encoder().encode
+
+
+def is_clean(data: bytes) -> bool:
+    """Whether ``data`` is text without control characters.
+
+    The decoder skips names that it doesn't know unseen, and one of them may be a spoilt one.
+    """
+    if len(data.translate(None, _CONTROLS)) != len(data):
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def read_line(raw: bytes) -> Line | None:
+    """A line as a struct; None for an event that this version doesn't know. Raises UNREADABLE."""
+    if not is_clean(raw):
+        raise msgspec.DecodeError("control characters, or not UTF-8")
+    try:
+        return decode_line(raw)
+    except msgspec.ValidationError:
+        if _decode_foreign(raw).event in _EVENTS:
+            raise
+        return None
+
+
+def group_of(raw: bytes) -> int:
+    """The byte at which a line's group begins. Raises UNREADABLE."""
+    read_line(raw)
+    return _decode_foreign(raw).group
+
+
+def blocks_of(file: BinaryIO, offset: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """Whole lines, a megabyte at a time, each block with the byte it begins at; from where ``file`` is.
+
+    A last line without its newline comes in a block of its own.
+    """
+    rest = b""
+    while block := file.read(BLOCK_BYTES if end is None else min(BLOCK_BYTES, end - offset - len(rest))):
+        data = rest + block
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            yield offset, data[:cut]
+        offset, rest = offset + cut, data[cut:]
+    if rest:
+        yield offset, rest
+
+
+def lines_of(file: BinaryIO, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Each line with the byte it begins at, the newline kept; in blocks, so that size is no matter."""
+    for begin, data in blocks_of(file, offset):
+        at = begin
+        for line in data.removesuffix(b"\n").split(b"\n"):
+            raw = data[at - begin : at - begin + len(line) + 1]
+            yield at, raw
+            at += len(raw)
+
+
+class Lines:
+    """Reads lines of a ledger back from their places. Segments are opened as they are needed."""
+
+    def __init__(self, run_dir: Path, disk: Disk) -> None:
+        self._run_dir = run_dir
+        self._disk = disk
+        self._names = [LEDGER_NAME]
+        self._files: dict[int, BinaryIO] = {}
+        self.close = weakref.finalize(self, _close, self._files)
+
+    def number(self, name: str) -> int:
+        """The number of a segment, which is part of its lines' places."""
+        if name not in self._names:
+            self._names.append(name)
+        return self._names.index(name)
+
+    def at(self, place: int) -> Event:
+        """The job event that stands at ``place``: what the snapshot does not keep in memory."""
+        number = place >> SEGMENT_SHIFT
+        file = self._files.get(number)
+        if file is None:
+            file = self._files[number] = self._disk.open_read(self._run_dir / self._names[number])
+        file.seek(place & _OFFSET_MASK)
+        return _decode_event(file.readline())
+
+
+def _close(files: dict[int, BinaryIO]) -> None:
+    for file in files.values():
+        file.close()
+    files.clear()
+
+
+def encode_line(event: Any, group: int) -> bytes:
+    """An event as its line, with the byte at which its group begins."""
+    return b'%s,"group":%d}\n' % (encode(event)[:-1], group)

@@ -1,0 +1,47 @@
+"""The files that make up a ledger: one for runs of everything, one for each shard of a divided run.
+
+Segments of one division (1-of-3, 2-of-3, 3-of-3) never tell of the same job, and a run directory is held
+by one division at a time. So all that needs to be known of order is what a segment's next stretch came
+after: a run that finds segments of other divisions begins by noting how far they reached.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from batcher.disk import Disk
+from batcher.shards import Shard
+
+LEDGER_NAME = "ledger.jsonl"
+_SEGMENT = re.compile(r"ledger\.([1-9][0-9]{0,8})-of-([1-9][0-9]{0,8})\.jsonl")
+
+
+def segment_name(shard: Shard | None) -> str:
+    """The file that a run of ``shard``, or of everything, writes to."""
+    return f"ledger.{shard}.jsonl" if shard is not None else LEDGER_NAME
+
+
+def shard_of_segment(name: str) -> Shard | None:
+    """Which shard a segment is of; None for the one of runs of everything."""
+    match = _SEGMENT.fullmatch(name)
+    return Shard(int(match[2]), int(match[1])) if match else None
+
+
+def division(name: str) -> int:
+    """Into how many shards the jobs were divided for the runs that wrote a segment."""
+    shard = shard_of_segment(name)
+    return shard.count if shard is not None else 0
+
+
+def segments_in(run_dir: Path, disk: Disk) -> list[str]:
+    """The segments that are there, always in the same order."""
+    shards = (shard for name in disk.list_dir(run_dir) if (shard := shard_of_segment(name)) is not None)
+    names = [segment_name(shard) for shard in sorted(shards)]
+    return [LEDGER_NAME, *names] if disk.size(run_dir / LEDGER_NAME) is not None else names
+
+
+def others(name: str, names: list[str]) -> Iterator[str]:
+    """Those of ``names`` that runs of another division than that of segment ``name`` wrote."""
+    return (other for other in names if division(other) != division(name))
