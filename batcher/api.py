@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
 from batcher import app
+from batcher.bucket.place import is_bucket_url
 from batcher.disk import LocalDisk
 from batcher.errors import IncompleteError
 from batcher.ledger import read_snapshot
@@ -29,10 +30,12 @@ class RunOptions(TypedDict, total=False):
 
     Durations are seconds, sizes bytes, money USD. ``yes`` buys also while jobs already paid for have
     left the manifest. ``max_failures`` is a number of jobs, ``max_failures_percent`` a share of those
-    that finished. ``observer`` is told how the run goes.
+    that finished. ``output`` may be the URL of a bucket; then ``state_dir`` keeps the ledger.
+    ``observer`` is told how the run goes.
     """
 
     output: str | PathLike[str] | None
+    state_dir: str | PathLike[str] | None
     model: str | None
     set: Mapping[str, str]
     skip_invalid: bool
@@ -92,12 +95,15 @@ def raise_if_incomplete(summary: Summary) -> None:
 
 
 def _options(manifest: str | PathLike[str], given: RunOptions) -> Options:
-    output = given.get("output")
+    output, state_dir = given.get("output"), given.get("state_dir")
+    bucket_url = output if isinstance(output, str) and is_bucket_url(output) else None
+    run_dir = output if bucket_url is None else state_dir
     sandbox = given.get("sandbox", False)
     only = given.get("only")
     return Options(
         manifest=Path(manifest),
-        output=Path(output) if output is not None else None,
+        output=Path(run_dir) if run_dir is not None else None,
+        bucket_url=bucket_url,
         overrides=Overrides(model=given.get("model"), set=dict(given.get("set", {}))),
         skip_invalid=given.get("skip_invalid", False),
         selection=Selection(

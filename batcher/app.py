@@ -12,6 +12,7 @@ from pathlib import Path
 
 from batcher.body import request_body
 from batcher.clock import iso
+from batcher.depot import claimed, ledger_to_read, open_run_dir
 from batcher.disk import cannot_write
 from batcher.errors import LockedError
 from batcher.ledger import Ledger, read_snapshot, segments_in
@@ -57,16 +58,17 @@ async def run(options: Options, host: Host) -> Summary:
     BatcherError where nothing ran.
     """
     manifest = open_manifest(options.manifest, options.overrides)
-    run_dir = run_dir_of(options, manifest)
-    async with connect(options.sandbox, host, run_dir) as site:
+    run_dir, shard = run_dir_of(options, manifest), options.selection.shard
+    tree = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
+    async with connect(options.sandbox, host, run_dir) as site, claimed(tree, shard, host.disk):
         specs = await _specs(site, manifest, run_dir, host)
-        async with _ledger_if_any(run_dir, options.selection.shard, site, host) as held:
+        async with _ledger_if_any(run_dir, shard, site, host) as held:
             prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
             confirm(prepared, host)
             with _disk_refusals(run_dir):
-                summary = await _execute(prepared, site, held.take(), host)
-        if options.selection.shard is not None:
-            gather(run_dir, options.selection.shard, host.disk)
+                summary = await _execute(prepared, site, (held.take(), tree), host)
+        if shard is not None:
+            gather(run_dir, shard, host.disk)
         return summary
 
 
@@ -76,17 +78,25 @@ async def plan(options: Options, host: Host) -> Planned:
     run_dir = run_dir_of(options, manifest)
     async with connect(options.sandbox, host, None, spending=False) as site:
         specs = await _specs(site, manifest, run_dir, host)
-        snapshot = Snapshot()
-        if segments_in(run_dir, host.disk):
-            snapshot = read_snapshot(run_dir, host.disk)
-            check_same_api(snapshot, site, run_dir)
-        check_nothing_lost(run_dir, snapshot, host.disk, options.selection.shard)
+        snapshot = await _read(options, run_dir, site, host)
         prepared = prepare(options, manifest, specs, snapshot, run_dir)
         urls = None
         if options.check_urls:
             async with site.lookup() as lookup:
                 urls = await check_urls(prepared.media_urls(snapshot), lookup)
     return _foresee(prepared, snapshot, host, urls)
+
+
+async def _read(options: Options, run_dir: Path, site: Site, host: Host) -> Snapshot:
+    """What the ledger says, if there is one; as ``run`` would find it."""
+    shard, snapshot = options.selection.shard, Snapshot()
+    tree = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
+    async with ledger_to_read(tree, host.disk) as folder:
+        if segments_in(folder, host.disk):
+            snapshot = read_snapshot(folder, host.disk)
+            check_same_api(snapshot, site, run_dir)
+        check_nothing_lost(folder, snapshot, host.disk, shard)
+    return snapshot
 
 
 def _foresee(prepared: Prepared, snapshot: Snapshot, host: Host, urls: UrlReport | None) -> Planned:
@@ -171,16 +181,17 @@ async def _ledger_if_any(
         await held.close()
 
 
-async def _execute(prepared: Prepared, site: Site, ledger: Ledger, host: Host) -> Summary:
+async def _execute(prepared: Prepared, site: Site, held: tuple[Ledger, RunDir], host: Host) -> Summary:
     began_s = host.clock.monotonic()
-    shard = prepared.options.selection.shard
-    run_dir = RunDir(prepared.run_dir, host.disk, shard)
+    ledger, run_dir = held
     for warning in (*ledger.warnings, *prepared.tally.warnings, *_unchecked(prepared)):
         host.observer.warn(warning)
     opening = _opening(prepared, site, host)
-    metadata = Metadata(run_dir, ledger, host.disk) if shard is None else Later()
+    sharded = prepared.options.selection.shard is not None
+    metadata = Later() if sharded else Metadata(run_dir, ledger, host.disk)
     try:
         run_dir.prepare()
+        await run_dir.look()
         keep_entries(prepared.run_dir, prepared.specs.entries, host.disk)
         ledger.announce(opening)
         _note_leavers(ledger, prepared.plan)

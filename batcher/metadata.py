@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from batcher.disk import AppendFile, Disk, writing
-from batcher.ledger import HIDDEN_NAME, is_held_besides, read_snapshot
+from batcher.ledger import HIDDEN_NAME, is_held, read_snapshot
 from batcher.lifecycle import State
 from batcher.rows import Columns, Rows
 from batcher.rundir import RunDir
@@ -202,7 +202,7 @@ def gather(root: Path, shard: Shard, disk: Disk) -> None:
     """
     hidden = root / HIDDEN_NAME
     with writing(hidden):
-        if is_held_besides(hidden, shard, disk):
+        if is_held(hidden, disk):
             return
         release = disk.lock(hidden / _GATHER_LOCK, GATHER_PATIENCE_S)
     try:

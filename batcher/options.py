@@ -60,6 +60,8 @@ class Options:
 
     manifest: Path
     output: Path | None = None
+    """The run directory. With ``bucket_url``, which takes the outputs, it keeps the ledger."""
+    bucket_url: str | None = None
     overrides: Overrides = field(default_factory=Overrides)
     skip_invalid: bool = False
     selection: Selection = field(default_factory=Selection)

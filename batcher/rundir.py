@@ -14,21 +14,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from batcher.disk import Disk, writing
 from batcher.jobs import Artifact
 from batcher.ledger import HIDDEN_NAME
-from batcher.lifecycle import Replaced, State
+from batcher.lifecycle import Replaced
 from batcher.shards import Shard
-from batcher.snapshot import JobRecord, Snapshot
+from batcher.snapshot import JobRecord
 
 MEDIA_NAME = "media"
 SUPERSEDED_NAME = "superseded"
 METADATA_NAME = "metadata.jsonl"
 PARTIAL_NAME = "partial"
+
+
+def superseded_name(name: str, attempt: int) -> str:
+    """Where an output of attempt number ``attempt`` goes when its job is bought again."""
+    old = PurePosixPath(name)
+    return f"{SUPERSEDED_NAME}/{old.stem}.attempt-{attempt}{old.suffix}"
 
 
 class RunDir:
@@ -60,6 +65,9 @@ class RunDir:
         names = self._disk.list_dir(self.hidden)
         return [self.hidden / name for name in names if name.partition(".")[0] == PARTIAL_NAME]
 
+    async def look(self) -> None:
+        """Take note of what is elsewhere: nothing, for a directory that holds its own outputs."""
+
     def partial(self, job_id: str, index: int) -> Path:
         """Where output ``index`` of a job is downloaded to."""
         return self._partials / f"{job_id}.{index}.part"
@@ -71,6 +79,15 @@ class RunDir:
         """
         self._disk.rename(source, self.root / MEDIA_NAME / name)
         return f"{MEDIA_NAME}/{name}"
+
+    async def keep(self, files: tuple[Artifact, ...]) -> None:
+        """Bring outputs, which lie whole in ``media/``, to where they stay: here, they are there.
+
+        Durable on return; may be repeated.
+        """
+
+    def let_go(self, files: tuple[Artifact, ...]) -> None:
+        """Drop copies of outputs that were kept elsewhere: here, there are none."""
 
     async def settle(self) -> None:
         """Make the names in ``media/`` durable. Callers that arrive during a sync share the next one."""
@@ -118,7 +135,7 @@ class RunDir:
         Where that was done before, what has this name is of a later attempt: it may be written over.
         """
         old = self.root / MEDIA_NAME / name
-        target = self.root / SUPERSEDED_NAME / f"{old.stem}.attempt-{attempt}{old.suffix}"
+        target = self.root / superseded_name(name, attempt)
         if self._disk.size(old) is not None and self._disk.size(target) is None:
             self._disk.rename(old, target)
 
@@ -130,14 +147,8 @@ class RunDir:
             if self._disk.size(self.root / artifact.path) != artifact.bytes
         ]
 
-    def outputs(self, snapshot: Snapshot) -> Iterator[tuple[str, Artifact, str | None]]:
-        """Re-hash every output: job, file, and what is wrong where it is not as recorded."""
-        for job_id, record in snapshot.items():
-            if record.state is State.DONE:
-                for artifact in record.files:
-                    yield job_id, artifact, self._wrong(artifact)
-
-    def _wrong(self, artifact: Artifact) -> str | None:
+    async def wrong(self, artifact: Artifact) -> str | None:
+        """What is wrong with an output that is not as recorded; it is hashed anew."""
         path = self.root / artifact.path
         size = self._disk.size(path)
         if size is None:

@@ -17,7 +17,7 @@ FLOORS = [
     {"snapshot"},
     {"manifest", "ledger", "planning", "body"},
     {"service", "download", "bucket", "rundir", "rows", "summary"},
-    {"metadata", "outlook", "probe", "survivors"},
+    {"metadata", "outlook", "probe", "survivors", "depot"},
     {"runner"},
     {"progress", "options", "sandbox", "report", "export"},
     {"site", "prepare"},

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from batcher.depot import outputs_place
 from batcher.lifecycle import Record, Stage, State
 from batcher.snapshot import Snapshot
 from batcher.summary import Status, Summary
@@ -58,7 +59,7 @@ def status_lines(status: Status) -> Iterator[str]:
         yield f"  {status.bad_quality:>7}  of the done have poor outputs (--list done --quality bad)"
     if status.orphaned:
         yield f"  {status.orphaned:>7}  no longer in the manifest"
-    yield f"  {size(status.bytes)} in {Path(status.run_dir) / 'media'}, cost {_cost(status)}"
+    yield f"  {size(status.bytes)} in {outputs_place(Path(status.run_dir))}, cost {_cost(status)}"
 
 
 def _cost(status: Status) -> str:
@@ -80,7 +81,7 @@ def summary_lines(summary: Summary, snapshot: Snapshot, command: str) -> Iterato
     )
     if summary.done:
         root = Path(summary.run_dir)
-        yield f"outputs: {root / 'media'}, described in {root / 'metadata.jsonl'}"
+        yield f"outputs: {outputs_place(root)}, described in {root / 'metadata.jsonl'}"
     if summary.invalid:
         yield f"{summary.invalid} invalid rows were left out"
     yield from _remedies(summary, snapshot, command)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import click
 
+from batcher.bucket.place import is_bucket_url
 from batcher.shards import Shard, shard_of_environment
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
@@ -120,6 +122,20 @@ class ShardType(click.ParamType[Shard]):
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             self.fail(f"{value!r} is not a shard; write 1/4 .. 4/4, or auto", param, ctx)
         return Shard(int(match[2]), int(match[1]))
+
+
+class OutputPlace(click.ParamType["str | Path"]):
+    """A run directory as a Path, or the URL of a bucket as it is."""
+
+    name = "RUN_DIR"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | Path:
+        if isinstance(value, Path) or is_bucket_url(value):
+            return value  # type: ignore[no-any-return]
+        folder = click.Path(path_type=Path, file_okay=False, readable=False)
+        return Path(folder.convert(value, param, ctx))
 
 
 class Dollars(click.ParamType[float]):

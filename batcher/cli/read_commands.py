@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ import msgspec
 
 from batcher import summary as summaries
 from batcher.cli.console import status_lines
+from batcher.depot import open_run_dir
 from batcher.disk import LocalDisk
 from batcher.errors import UsageError
+from batcher.jobs import Artifact
 from batcher.ledger import read_snapshot
 from batcher.lifecycle import State
 from batcher.rundir import RunDir
@@ -54,12 +57,7 @@ def show_status(run_dir: Path, *, as_json: bool, listing: Listing | None, follow
 def verify_outputs(run_dir: Path, *, as_json: bool) -> int:
     """Print what is wrong with the outputs, if anything; 1 where something is."""
     disk = LocalDisk()
-    outputs = RunDir(run_dir, disk).outputs(read_snapshot(run_dir, disk))
-    checked, bad = 0, []
-    for job, file, problem in outputs:
-        checked += 1
-        if problem is not None:
-            bad.append((job, file, problem))
+    checked, bad = asyncio.run(_verify(open_run_dir(run_dir, disk), read_snapshot(run_dir, disk)))
     if as_json:
         damage = [{"job": job, "path": file.path, "problem": what} for job, file, what in bad]
         click.echo(visible_json({"checked": checked, "damaged": damage}))
@@ -68,6 +66,17 @@ def verify_outputs(run_dir: Path, *, as_json: bool) -> int:
             click.echo(visible(f"{file.path}: {what} (job {job})"))
         click.echo(f"{checked - len(bad)} of {checked} files are as the ledger says")
     return int(bool(bad))
+
+
+async def _verify(run_dir: RunDir, snapshot: Snapshot) -> tuple[int, list[tuple[str, Artifact, str]]]:
+    """How many outputs there should be, and those that are not as recorded."""
+    checked, bad = 0, []
+    for job_id, record in snapshot.items():
+        for artifact in record.files if record.state is State.DONE else ():
+            checked += 1
+            if (problem := await run_dir.wrong(artifact)) is not None:
+                bad.append((job_id, artifact, problem))
+    return checked, bad
 
 
 def _states(text: str) -> frozenset[State]:

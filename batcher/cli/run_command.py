@@ -20,6 +20,7 @@ from batcher.cli import ending
 from batcher.cli.console import money, summary_lines
 from batcher.cli.observers import observer_for
 from batcher.cli.plan_view import brief_lines, plan_json, plan_page
+from batcher.cli.question import agreed
 from batcher.errors import BatcherError
 from batcher.ledger import read_snapshot
 from batcher.options import Host, Options, interrupted
@@ -112,31 +113,13 @@ def _confirm(plan: Plan, run_dir: Path, warning: str | None) -> bool:
     if warning is not None:
         click.echo(f"careful: {warning}", err=True)
     price = money(plan.estimated_cost_usd)
-    with _interruptible():
-        return click.confirm(f"Buy {plan.to_buy} jobs, price {price}?", err=True)
+    return agreed(f"Buy {plan.to_buy} jobs, price {price}?")
 
 
 def _go_on(observer: Observer, asks: bool, report: CanaryReport) -> bool:
-    """Say how the canary fared; on a terminal, ask. Ctrl-C there is what it is anywhere else."""
+    """Say how the canary fared; on a terminal, ask."""
     observer.warn(str(report))
-    if not asks:
-        return True
-    try:
-        with _interruptible():
-            return click.confirm("Go on with the rest?", err=True)
-    except click.Abort:
-        signal.raise_signal(signal.SIGINT)
-        return False
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end a question: the loop that would hear of it stands still meanwhile."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return agreed("Go on with the rest?") if asks else True
 
 
 @contextmanager

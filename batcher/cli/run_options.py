@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from batcher.cli.params import Concurrency, Dollars, Duration, Poll, Rate, ShardType, Share, Size
+from batcher.cli.params import (
+    Concurrency,
+    Dollars,
+    Duration,
+    OutputPlace,
+    Poll,
+    Rate,
+    ShardType,
+    Share,
+    Size,
+)
 from batcher.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,9 +32,16 @@ _PLANNING = (
     click.option(
         "-o",
         "--output",
-        type=click.Path(path_type=Path, file_okay=False, readable=False),
+        type=OutputPlace(),
         metavar="RUN_DIR",
-        help="Run directory.  [default: output/<batch name>]",
+        help="Run directory, or where the outputs go: s3://bucket/prefix, gs://, az://, file://."
+        "  [default: output/<batch name>]",
+    ),
+    click.option(
+        "--state-dir",
+        type=click.Path(path_type=Path, file_okay=False, readable=False),
+        metavar="DIR",
+        help="Where the ledger is kept while outputs go to a bucket.  [default: output/<batch name>]",
     ),
     click.option("--model", metavar="ID", help="Model of every job that names none."),
     click.option(
@@ -160,9 +177,13 @@ def options_from(given: dict[str, Any]) -> Options:
 
     if given["redo"] and given["only"] is None:
         raise UsageError("--redo buys jobs again: say which with --only")
+    bucket_url = given["output"] if isinstance(given["output"], str) else None
+    if bucket_url is None and given["state_dir"] is not None:
+        raise UsageError("--state-dir goes with --output s3://..., gs://, az:// or file://")
     return Options(
         manifest=given["manifest"],
-        output=given["output"],
+        output=given["state_dir"] if bucket_url is not None else given["output"],
+        bucket_url=bucket_url,
         overrides=Overrides(
             model=given["model"],
             set=_pairs(given["sets"]),

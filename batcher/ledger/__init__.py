@@ -17,11 +17,11 @@ from batcher.clock import Clock, iso
 from batcher.disk import AppendFile, Disk, writing
 from batcher.errors import LedgerError
 from batcher.ledger.commit import GroupCommit
-from batcher.ledger.hold import is_held_besides, take_hold
+from batcher.ledger.hold import is_held, take_hold
 from batcher.ledger.lines import Follows, Lines, encode_line, lines_of
 from batcher.ledger.order import read_into
 from batcher.ledger.replay import Tail, check_version
-from batcher.ledger.segments import LEDGER_NAME, others, segment_name, segments_in
+from batcher.ledger.segments import LEDGER_NAME, is_segment, others, segment_name, segments_in
 from batcher.lifecycle import Event, EventName, RunEvent
 from batcher.packed import PackedMap
 from batcher.shards import Shard
@@ -215,9 +215,11 @@ __all__ = [
     "LEDGER_NAME",
     "Ledger",
     "Lines",
-    "is_held_besides",
+    "is_held",
+    "is_segment",
     "lines_of",
     "read_ledger",
     "read_snapshot",
+    "segment_name",
     "segments_in",
 ]

@@ -37,11 +37,11 @@ def take_hold(hidden: Path, shard: Shard | None, disk: Disk) -> Callable[[], Non
         return disk.lock(hidden / _lock_name(shard))
 
 
-def is_held_besides(hidden: Path, shard: Shard, disk: Disk) -> bool:
-    """Whether anybody but ``shard`` is at work in the directory."""
+def is_held(hidden: Path, disk: Disk) -> bool:
+    """Whether anybody is at work in the directory."""
     with _starting(hidden, disk):
         try:
-            _try(hidden, [name for name in _locks(hidden, disk) if name != _lock_name(shard)], disk)
+            _try(hidden, _locks(hidden, disk), disk)
         except LockedError:
             return True
         return False

@@ -29,6 +29,11 @@ def shard_of_segment(name: str) -> Shard | None:
     return Shard(int(match[2]), int(match[1])) if match else None
 
 
+def is_segment(name: str) -> bool:
+    """Whether a file of this name is part of a ledger."""
+    return name == LEDGER_NAME or shard_of_segment(name) is not None
+
+
 def division(name: str) -> int:
     """Into how many shards the jobs were divided for the runs that wrote a segment."""
     shard = shard_of_segment(name)

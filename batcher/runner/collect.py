@@ -103,7 +103,9 @@ class Collector:
         if record.state is not State.COMPLETED:
             self._ledger.append(EventName.COMPLETED, job_id, cost_usd=result.cost_usd)
         found = await self._inspector.inspect(job_id, files)
+        await self._run_dir.keep(found.files)
         await self._ledger.record(EventName.DONE, job_id, files=found.files, quality=found.quality)
+        self._run_dir.let_go(found.files)
         if refetched:
             self._metadata.mark_stale()
         else:

@@ -1,0 +1,121 @@
+"""Local files on their way to a bucket or from one: read in parts and hashed, written whole or not."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import secrets
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from batcher.disk import LocalDisk, writing
+from batcher.errors import RunDirError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Self
+
+TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+
+
+class StoppedReading(Exception):
+    """The upload that reads was cancelled."""
+
+
+class Parts:
+    """The bytes of a file, ``part_bytes`` at a time, off the event loop.
+
+    Ends in a RunDirError, never in silence, where the bytes were not those of ``sha256_hex`` or can't be
+    read. The library that asks for them hands it on as it is.
+    """
+
+    def __init__(self, path: Path, sha256_hex: str, part_bytes: int) -> None:
+        self._path = path
+        self._expected = sha256_hex
+        self.part_bytes = part_bytes
+        self._hash = hashlib.sha256()
+        self._stopped = False
+        with reading(path):
+            self._file = path.open("rb")
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._stopped:
+            raise StoppedReading
+        part = await asyncio.to_thread(self._read)
+        if not part:
+            raise StopAsyncIteration
+        return part
+
+    def _read(self) -> bytes:
+        with reading(self._path):
+            part = self._file.read(self.part_bytes)
+        self._hash.update(part)
+        if not part and self._hash.hexdigest() != self._expected:
+            raise RunDirError(
+                f"{self._path}: is not the file that was downloaded (its SHA-256 differs), so it was "
+                "not stored; delete it and run again to fetch it anew"
+            )
+        return part
+
+    def stop(self) -> None:
+        """From now on nothing is handed out."""
+        self._stopped = True
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Staged:
+    """A file that gets its name when it is whole and durable. Methods block; errors are RunDirErrors."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        with writing(path):
+            self._file = self._temporary.open("xb")
+
+    def write(self, data: bytes) -> None:
+        with writing(self._path):
+            self._file.write(data)
+
+    def keep(self) -> None:
+        """Make it durable and give it its name, in place of what has it now."""
+        with writing(self._path):
+            self._sync()
+            self._temporary.replace(self._path)
+            LocalDisk().sync_dir(self._path.parent)
+
+    def keep_if_new(self) -> bool:
+        """As :meth:`keep`, but only if nothing has the name; whether it got it."""
+        with writing(self._path):
+            self._sync()
+            try:
+                os.link(self._temporary, self._path)
+            except FileExistsError:
+                return False
+            LocalDisk().sync_dir(self._path.parent)
+            return True
+
+    def drop(self) -> None:
+        """Close and remove what is left of it. Raises nothing; harmless after :meth:`keep`."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Errors of the system, in a stretch that reads ``path``, become RunDirErrors."""
+    try:
+        yield
+    except OSError as error:
+        raise RunDirError(f"{path}: can't read: {error.strerror or error}") from error
