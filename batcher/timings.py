@@ -46,6 +46,13 @@ def timing_key(model: str | None, inputs: Mapping[str, Any] | Lengths) -> Timing
     return model, None
 
 
+class SavedTimings(msgspec.Struct, array_like=True):
+    """Timings as they are kept in a file: what was seen by key, and what is under way by job."""
+
+    seen: list[tuple[str | None, str | int | float | None, list[tuple[str, str, float | None]]]]
+    under_way: dict[str, tuple[str | None, str | int | float | None, str | None, int]]
+
+
 class Timings:
     """The last :data:`SPANS_PER_KEY` spans of each key, over all runs that a ledger tells of."""
 
@@ -101,6 +108,22 @@ class Timings:
                 del self._seen[next(iter(self._seen))]
             seen = self._seen[key] = deque(maxlen=SPANS_PER_KEY)
         seen.append((accepted_at, at, unfinished_s))
+
+    def saved(self) -> SavedTimings:
+        """All of it."""
+        seen = [(*key, list(spans)) for key, spans in self._seen.items()]
+        return SavedTimings(
+            seen, {job: (*key, at, run) for job, (key, at, run) in self._under_way.items()}
+        )
+
+    def restore(self, saved: SavedTimings) -> None:
+        """Become what ``saved`` was made of."""
+        self._seen = {
+            (model, length): deque(spans, maxlen=SPANS_PER_KEY) for model, length, spans in saved.seen
+        }
+        self._under_way = {
+            job: ((model, length), at, run) for job, (model, length, at, run) in saved.under_way.items()
+        }
 
     def ended(self, job_id: str) -> None:
         """The request ended without telling anything."""

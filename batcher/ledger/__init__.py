@@ -18,6 +18,7 @@ from batcher.disk import AppendFile, Disk, writing
 from batcher.errors import LedgerError
 from batcher.ledger.commit import GroupCommit
 from batcher.ledger.hold import is_held, take_hold
+from batcher.ledger.keeping import CHECKPOINT_STEP_BYTES, HIDDEN_NAME, keep_checkpoint
 from batcher.ledger.lines import Follows, Lines, encode_line, lines_of
 from batcher.ledger.order import read_into
 from batcher.ledger.replay import Tail, check_version
@@ -27,7 +28,6 @@ from batcher.packed import PackedMap
 from batcher.shards import Shard
 from batcher.snapshot import SEGMENT_SHIFT, Snapshot
 
-HIDDEN_NAME = ".batcher"
 RESERVE_BYTES = 256 * 1024
 AnySnapshot = TypeVar("AnySnapshot", bound=Snapshot)
 
@@ -165,6 +165,7 @@ class Ledger:
     def close_run(self, run: RunEvent) -> None:
         """Add the line that ends a run, if the run wrote anything."""
         if self.announced and self._commit.error is None:
+            self.snapshot.apply_run(run, self._place)
             self._add(run)
 
     async def record(self, name: EventName, job: str, **fields: Any) -> None:
@@ -203,6 +204,9 @@ class Ledger:
     async def close(self) -> None:
         """Wait for what is being written, then let go of file and lock."""
         await self.settled()
+        grown_bytes = self._commit.end - self.snapshot.restored_bytes
+        if self._shard is None and self.is_durable and grown_bytes >= CHECKPOINT_STEP_BYTES:
+            keep_checkpoint(self.snapshot, self._run_dir, self._disk, self._commit.end)
         self.release()
 
     def release(self) -> None:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from batcher.disk import Disk
 from batcher.errors import LedgerError
+from batcher.ledger.keeping import restored_bytes
 from batcher.ledger.lines import FOLLOWS, UNREADABLE, Lines, decode_follows, lines_of
 from batcher.ledger.replay import Stretch, Tail, fold
-from batcher.ledger.segments import division, others, segments_in
+from batcher.ledger.segments import LEDGER_NAME, division, others, segments_in
 from batcher.lifecycle import Event, EventName, IllegalTransition
 from batcher.snapshot import SEGMENT_SHIFT, Snapshot
 
@@ -66,7 +67,8 @@ def read_into(snapshot: Snapshot, run_dir: Path, lines: Lines, disk: Disk) -> di
     Raises LedgerError where it is damaged.
     """
     names = segments_in(run_dir, disk)
-    courses = {name: Course(run_dir / name, lines.number(name), [Mark(0, {})]) for name in names}
+    start = restored_bytes(snapshot, run_dir, disk) if names == [LEDGER_NAME] else 0
+    courses = {name: Course(run_dir / name, lines.number(name), [Mark(start, {})]) for name in names}
     if len(courses) > 1:
         for course in courses.values():
             course.marks = _marks(course.path, disk)

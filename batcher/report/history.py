@@ -39,6 +39,8 @@ class Incident(NamedTuple):
 class History(Snapshot):
     """Folds like a Snapshot and keeps the course of events beside the state."""
 
+    may_restore = False
+
     def __init__(self, line_at: LineAt | None = None) -> None:
         super().__init__(line_at)
         self.lives: dict[str, Life] = {}

@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from batcher.jobs import Artifact
 from batcher.lifecycle import (
@@ -20,11 +22,11 @@ from batcher.lifecycle import (
     State,
     next_state,
 )
-from batcher.packed import PackedMap
+from batcher.packed import PackedMap, SavedMap
 from batcher.shards import shard_number
-from batcher.snapshot.finished import JobRecord, LineAt
+from batcher.snapshot.finished import JobRecord, LineAt, SavedJobs
 from batcher.snapshot.records import Records
-from batcher.timings import Timings
+from batcher.timings import SavedTimings, Timings
 
 KEPT_OPEN = 1024
 """How many of the jobs that were done last are not packed yet: those that are still asked about."""
@@ -47,11 +49,39 @@ class LastRun:
         return place > self.place and place >> SEGMENT_SHIFT == self.place >> SEGMENT_SHIFT
 
 
+class Sums(msgspec.Struct, array_like=True):
+    """What is added up over all jobs."""
+
+    orphaned: int
+    spent_usd: float
+    reported_usd: float
+    reported_price_usd: float
+    unpriced_attempts: int
+    bytes: int
+    dataset_changes: int
+
+
+class Saved(msgspec.Struct, array_like=True):
+    """A snapshot as it is kept in a file."""
+
+    sums: Sums
+    began: int
+    last_run: RunEvent | None
+    runs: dict[int, LastRun]
+    open: dict[str, Record]
+    finished: SavedJobs
+    timings: SavedTimings
+    owners: SavedMap
+
+
 class Snapshot:
     """The state of every job that the ledger mentions, and the money: a fold over its events.
 
     ``line_at`` reads back the line of a place: with it, done jobs are packed.
     """
+
+    may_restore = True
+    """Whether it can begin with what was saved: not where a subclass keeps more."""
 
     def __init__(self, line_at: LineAt | None = None, shards: int = 0) -> None:
         self._line_at = line_at
@@ -72,6 +102,8 @@ class Snapshot:
         """By the SHA-256 of each output, the place of its job's ``submitting`` line; where asked for."""
         self.dataset_changes = 0
         """How many lines changed the outputs, or what is said of them."""
+        self.restored_bytes = 0
+        """How much of the ledger it did not fold itself."""
         self._began = 0
         self._ripe: deque[str] = deque()
 
@@ -149,6 +181,29 @@ class Snapshot:
             if record is not None and not _is_before(record.done_offset, durable):
                 return
             self.records.pack(self._ripe.popleft())
+
+    def saved(self) -> Saved:
+        """All of it, but for the marks of this process."""
+        assert self.records.finished is not None, "this snapshot is of no ledger"
+        sums = Sums(*(getattr(self, name) for name in Sums.__struct_fields__))
+        unmarked = {job: replace(record, listed=False) for job, record in self.records.open.items()}
+        finished, timings = self.records.finished.saved(), self.timings.saved()
+        owners = (self.owners or PackedMap()).saved()
+        return Saved(sums, self._began, self.last_run, self.runs, unmarked, finished, timings, owners)
+
+    def restore(self, saved: Saved) -> None:
+        """Become what ``saved`` was made of; only for a snapshot that nothing was folded into."""
+        assert self.records.finished is not None, "this snapshot is of no ledger"
+        for name in Sums.__struct_fields__:
+            setattr(self, name, getattr(saved.sums, name))
+        self._began, self.last_run, self.runs = saved.began, saved.last_run, saved.runs
+        self.records.open = saved.open
+        self.records.finished.restore(saved.finished)
+        self.timings.restore(saved.timings)
+        if self.owners is not None:
+            self.owners.restore(saved.owners)
+        done = [pair for pair in saved.open.items() if pair[1].state is _DONE]
+        self._ripe.extend(job for job, _ in sorted(done, key=lambda pair: pair[1].done_offset))
 
     def _relist(self, event: Event) -> JobRecord:
         orphaned = event.event is EventName.ORPHANED
@@ -277,4 +332,4 @@ _APPLY = {
     EventName.CANCELLED: Snapshot._cancelled,
 }
 
-__all__ = ["SEGMENT_SHIFT", "JobRecord", "LastRun", "LineAt", "Snapshot", "is_poor"]
+__all__ = ["SEGMENT_SHIFT", "JobRecord", "LastRun", "LineAt", "Saved", "Snapshot", "is_poor"]

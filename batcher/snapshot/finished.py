@@ -11,14 +11,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import msgspec
+
 from batcher.jobs import HASH_CHARS, Artifact
 from batcher.lifecycle import Event, Record, State
-from batcher.packed import PackedMap
+from batcher.packed import PackedMap, SavedMap
 
 LineAt = Callable[[int], Event]
 """Reads the line that stands at a place of the ledger."""
 
 _ORPHANED, _LISTED, _UNPRICED, _REPORTED, _POOR, _GONE = (1 << bit for bit in range(6))
+_UNLISTED = bytes(flags & ~_LISTED for flags in range(256))
 _CELLS = struct.Struct("<QQQ8sdHH")
 _DIGEST_BYTES = HASH_CHARS // 2
 
@@ -159,6 +162,16 @@ class Tally(NamedTuple):
     poor: int
 
 
+class SavedJobs(msgspec.Struct, array_like=True):
+    """Done jobs as bytes."""
+
+    flags: memoryview
+    cells: memoryview
+    inputs_at: dict[int, int]
+    models: list[str | None]
+    rows: SavedMap
+
+
 class FinishedJobs:
     """The done jobs of one ledger, a row each in the order in which they were done."""
 
@@ -225,6 +238,20 @@ class FinishedJobs:
         self.flags.append(_flags(record))
         self._rows.setdefault(job_id, row)
         return True
+
+    def saved(self) -> SavedJobs:
+        """All of it, but for the marks of this process."""
+        flags = memoryview(self.flags.translate(_UNLISTED))
+        rows = self._rows.saved()
+        return SavedJobs(flags, memoryview(self._cells), self.inputs_at, self.models, rows)
+
+    def restore(self, saved: SavedJobs) -> None:
+        """Become what ``saved`` was made of."""
+        self.flags, self._cells = bytearray(saved.flags), bytearray(saved.cells)
+        self.inputs_at, self.models = saved.inputs_at, saved.models
+        self._model_numbers = {model: number for number, model in enumerate(self.models)}
+        self._rows.restore(saved.rows)
+        self._gone = sum(bool(flags & _GONE) for flags in self.flags)
 
     def release(self, job_id: str) -> Record | None:
         """Take a job out: its record as it was before it was packed."""

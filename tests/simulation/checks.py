@@ -10,7 +10,7 @@ from typing import Any
 
 from batcher.errors import InputError, RunDirError
 from batcher.jobs import Artifact
-from batcher.ledger import read_snapshot, segments_in
+from batcher.ledger import Lines, read_ledger, read_snapshot, segments_in
 from batcher.lifecycle import IllegalTransition, Record, State
 from batcher.rundir import MEDIA_NAME, METADATA_NAME, SUPERSEDED_NAME
 from batcher.runner import UNANSWERED_HOLD_S
@@ -45,6 +45,12 @@ def lines_in(content: bytes | None) -> list[dict[str, Any]]:
         except ValueError:
             break
     return lines
+
+
+class Refolded(Snapshot):
+    """The whole ledger folded, whatever a checkpoint says."""
+
+    may_restore = False
 
 
 class Checks:
@@ -200,7 +206,8 @@ class Checks:
         if not segments_in(ROOT, self._disk):
             return Snapshot()
         try:
-            return read_snapshot(ROOT, self._disk)
+            lines = Lines(ROOT, self._disk)
+            return read_ledger(Refolded(lines.at), ROOT, lines, self._disk)
         except InputError as error:
             self._world.violate(f"the ledger can't be read: {error}")
             return None

@@ -128,6 +128,24 @@ MUTATIONS = (
         "            pass\n",
     ),
     Mutation(
+        "a checkpoint of another ledger counts",
+        "snapshot/checkpoint.py",
+        "            if _sha256(file, head.covered_bytes) != head.covered_sha256:\n                return 0\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "a checkpoint forgets what was spent",
+        "snapshot/__init__.py",
+        "            setattr(self, name, getattr(saved.sums, name))\n",
+        "            setattr(self, name, 0)\n",
+    ),
+    Mutation(
+        "a run of another division does not say what it came after",
+        "ledger/__init__.py",
+        "            self._after[name] = tails[name].good_bytes\n",
+        "",
+    ),
+    Mutation(
         "metadata vouched for without a look at the ledger",
         "metadata.py",
         "                    self._stale |= self._changes != self._ledger.snapshot.dataset_changes\n",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 from unittest.mock import patch
 
+import batcher.ledger
 import batcher.snapshot
 from batcher.ledger import Lines, read_ledger
 from batcher.lifecycle import Event, EventName, State
@@ -29,6 +30,8 @@ Move = tuple[State, EventName]
 
 class Moves(Snapshot):
     """A snapshot that counts the transitions which led to it."""
+
+    may_restore = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +59,10 @@ def simulate(seed: int) -> Verdict:
     """Live through ``seed``; stops at the first run that breaks an invariant."""
     story = Story(seed)
     try:
-        with patch.object(batcher.snapshot, "KEPT_OPEN", KEPT_OPEN):  # few jobs, and some of them packed
+        with (
+            patch.object(batcher.snapshot, "KEPT_OPEN", KEPT_OPEN),  # few jobs, and some of them packed
+            patch.object(batcher.ledger, "CHECKPOINT_STEP_BYTES", 1),
+        ):
             story.tell()
     except Exception as error:  # a bug of the engine that is no BatcherError
         story.world.violate(f"raised {error!r}")
