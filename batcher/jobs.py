@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import MAX_EMAX, MIN_EMIN, Context
 from functools import lru_cache
 from typing import Any
@@ -23,11 +23,12 @@ _EXPLICIT_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{EXPLICIT_ID_MAX_CHARS
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,39})(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,4})?")
 _EXACT = Context(prec=100, Emax=MAX_EMAX, Emin=MIN_EMIN)
 _DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[^,;\s]+)*,", re.ASCII)
-_HAS_SPELLINGS = re.compile(r"[-0-9\[]|data:|https?:|true|false", re.IGNORECASE)
 _PLAIN_EXPONENT_MAX = 30
-_WORDS_APART = bytes(c if chr(c).isalnum() and c < 128 else ord(" ") for c in range(256))
+_WORDS_APART = bytes(ord(chr(c).lower()) if c < 128 and chr(c).isalnum() else 32 for c in range(256))
 _SHORT_CHARS = 24
-_SPELLING_STARTS = frozenset("-0123456789[dDhHtTfF")
+_TRUTHS = frozenset({"true", "false"})
+_TRUTH_MAX_CHARS = len("false")
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
 _SIGNING_PARAMETERS = frozenset(
     {"expires", "signature", "sig", "token", "policy", "key-pair-id", "awsaccesskeyid", "googleaccessid"}
     | {"hdnea", "hdnts"}
@@ -105,13 +106,12 @@ class Job(msgspec.Struct, frozen=True):
 def canonical(value: Any) -> Any:
     """``value`` with every spelling of one input made the same (5, 5.0 and "5"; a re-signed URL)."""
     if isinstance(value, str):
-        if value[:1] not in _SPELLING_STARTS or _HAS_SPELLINGS.match(value) is None:
-            return value
-        return _canonical_short(value) if len(value) <= _SHORT_CHARS else _canonical_text(value)
+        respelled = _SPELLINGS.get(value[:1])
+        return value if respelled is None else respelled(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        return _canonical_short(repr(value))
+        return _number(repr(value))
     if isinstance(value, LocalMedia):
         return f"sha256:{value.sha256}"
     if isinstance(value, list):
@@ -123,23 +123,13 @@ def canonical(value: Any) -> Any:
     return value
 
 
-def _canonical_text(text: str) -> str | list[Any]:
-    if text.startswith(("http://", "https://")):
-        return _without_signature(text)
-    if _NUMBER.fullmatch(text):
-        return _canonical_number(text)
-    if _DATA_URI.match(text):
-        return f"sha256:{_data_uri_sha256(text)}"
-    if text.startswith("["):
-        return _canonical_array(text)
-    return text.lower() if text.lower() in ("true", "false") else text
+def _number(text: str) -> str:
+    return _remembered_number(text) if len(text) <= _SHORT_CHARS else _number_in(text)
 
 
-_canonical_short = lru_cache(maxsize=4096)(_canonical_text)
-"""Of texts up to _SHORT_CHARS: most columns repeat a few values over and over."""
-
-
-def _canonical_number(text: str) -> str:
+def _number_in(text: str) -> str:
+    if not _NUMBER.fullmatch(text):
+        return text
     number = _EXACT.create_decimal(text).normalize(_EXACT)
     if not number:
         return "0"
@@ -147,13 +137,42 @@ def _canonical_number(text: str) -> str:
     return format(number, "f") if plain else str(number)
 
 
-def _canonical_array(text: str) -> str | list[Any]:
+_remembered_number = lru_cache(maxsize=4096)(_number_in)
+"""Of texts up to _SHORT_CHARS: most columns repeat a few values over and over."""
+
+
+def _truth(text: str) -> str:
+    if len(text) > _TRUTH_MAX_CHARS:
+        return text
+    word = text.lower()
+    return word if word in _TRUTHS else text
+
+
+def _url(text: str) -> str:
+    return _without_signature(text) if text.startswith(("http://", "https://")) else text
+
+
+def _data_uri(text: str) -> str:
+    return f"sha256:{_data_uri_sha256(text)}" if _DATA_URI.match(text) else text
+
+
+def _array(text: str) -> str | list[Any]:
     """A table's cell writes a list as JSON: the same input as the list itself."""
     try:
         items = msgspec.json.decode(text)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return text
     return [canonical(item) for item in items]
+
+
+_SPELLINGS: Mapping[str, Callable[[str], str | list[Any]]] = {
+    **dict.fromkeys("-0123456789", _number),
+    **dict.fromkeys("tTfF", _truth),
+    "h": _url,
+    "d": _data_uri,
+    "[": _array,
+}
+"""What makes one of all spellings of a text, by its first character; all other texts have only one."""
 
 
 def input_digest(model: str, inputs: dict[str, Any]) -> str:
@@ -171,7 +190,7 @@ def matrix_digest(values: dict[str, Any]) -> str:
 
 
 def _digest(value: Any, chars: int) -> str:
-    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:chars]
+    return hashlib.sha256(_encode_sorted(value)).hexdigest()[:chars]
 
 
 def slug(text: str) -> str:
@@ -179,7 +198,7 @@ def slug(text: str) -> str:
     text = text[: 4 * SLUG_MAX_CHARS]
     if not text.isascii():
         text = unicodedata.normalize("NFKD", text)
-    words = b"-".join(text.encode("ascii", "ignore").lower().translate(_WORDS_APART).split())
+    words = b"-".join(text.encode("ascii", "ignore").translate(_WORDS_APART).split())
     return words[:SLUG_MAX_CHARS].rstrip(b"-").decode() or "job"
 
 

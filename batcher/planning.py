@@ -34,6 +34,8 @@ class Action(StrEnum):
 class Bucket(StrEnum):
     """Where a job stands in the plan."""
 
+    __hash__ = str.__hash__  # in C: asked for every job
+
     NEW = "new"
     EDITED = "edited"
     RETRY = "retry"
@@ -59,7 +61,10 @@ class Decision:
     @property
     def buys(self) -> bool:
         """Whether this may end in a POST."""
-        return self.action in (Action.SUBMIT, Action.ASK)
+        return self.action is Action.SUBMIT or self.action is Action.ASK
+
+
+_NEW = Decision(Bucket.NEW, Action.SUBMIT, NOT_SUBMITTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,7 @@ class Selection:
 def decide(job: Job, record: JobRecord | None, policy: Policy) -> Decision:
     """What a run does with ``job``, given what the ledger says of it."""
     if record is None or record.attempt == 0:
-        return Decision(Bucket.NEW, Action.SUBMIT, NOT_SUBMITTED)
+        return _NEW
     wanted = _redo(record) if policy.redo else _edited(job, record) or _by_state(record, policy)
     spent = record.attempt >= policy.max_attempts and record.state is not State.PENDING
     return _exhausted(record) if wanted.buys and spent else wanted
@@ -290,8 +295,10 @@ def make_plan(
 def _take(plan: Plan, job: Job, decision: Decision, price_of: PriceOf) -> None:
     if decision.action is Action.WATCH:
         plan.resumed.append(job.id)
-    price_usd = price_of(job) if decision.buys else None
-    plan.buckets.setdefault(decision.bucket, BucketTotal()).add(job.id, decision, price_usd)
+    total = plan.buckets.get(decision.bucket)
+    if total is None:
+        total = plan.buckets[decision.bucket] = BucketTotal()
+    total.add(job.id, decision, price_of(job) if decision.buys else None)
 
 
 def _leavers(plan: Plan, snapshot: Snapshot, selection: Selection) -> None:

@@ -32,8 +32,7 @@ class Survey:
 
     def price_usd(self, job: Job) -> float | None:
         """Take in a job that would be bought; its price in USD, None where nobody names one."""
-        for media in media_urls(job, self.estimate.specs.get(job.model)):
-            self.urls.add(media)
+        self.urls.look_at(job, self.estimate.specs.get(job.model))
         if self.canary is not None:
             self.canary.add(job)
         return self.estimate.add(job)

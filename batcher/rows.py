@@ -43,7 +43,8 @@ class Columns:
 
     def __init__(self, types: dict[str, str] | None = None) -> None:
         self.types: dict[str, str] = dict(types or {})
-        self._seen: set[tuple[Any, ...]] = set()
+        self._last_inputs: dict[str, type] = {}
+        self._last_meta: dict[str, type] = {}
 
     def watch(self, jobs: Iterable[Job]) -> Iterator[Job]:
         """Pass ``jobs`` through, taking note of their columns."""
@@ -52,14 +53,20 @@ class Columns:
             yield job
 
     def add(self, inputs: dict[str, Any], meta: dict[str, Any]) -> None:
-        """Take in one job's inputs and metadata. Most jobs look like one seen before."""
-        values = (*inputs.values(), *meta.values())
-        shape = (*inputs, None, *meta, None, *map(type, values))
-        if shape in self._seen and not any(isinstance(value, list) for value in values):
-            return
-        self._seen.add(shape)
-        for name, value in _flat(inputs, meta):
-            self.types[name] = _merged(self.types.get(name, NOTHING), _type_of(value))
+        """Take in one job's inputs and metadata. Most have the types of the job before."""
+        self._take("input", inputs, self._last_inputs)
+        if meta:
+            self._take("meta", meta, self._last_meta)
+
+    def _take(self, prefix: str, values: dict[str, Any], last: dict[str, type]) -> None:
+        for name, value in values.items():
+            kind = type(value)
+            if last.get(name) is not kind:
+                column = f"{prefix}.{name}"
+                known = self.types.get(column, NOTHING)
+                self.types[column] = _merged(known, _type_of(_shown(value)))
+                if kind is not list:  # the next list may hold something else
+                    last[name] = kind
 
     def merge(self, other: Columns) -> None:
         """Take in what ``other`` knows."""

@@ -1,5 +1,7 @@
 """Four formats read as one: rows, types, lines, and what is wrong with a file."""
 
+import csv
+import io
 import json
 import os
 
@@ -133,6 +135,51 @@ def test_a_reserved_column_holds_what_its_key_holds(tmp_path, header, cell, what
 def test_a_reserved_column_with_nothing_but_spaces_is_absent(tmp_path):
     (row,) = rows(tmp_path, "a.csv", "prompt,from,id\na, , \n")
     assert (row.include, row.id, row.problems) == (None, None, ())
+
+
+CELLS = st.lists(st.text("ab {}[]", max_size=4), max_size=6)
+
+
+@given(
+    st.lists(st.sampled_from(["x", "y", "meta.x", "meta.y", "vars.x"]), unique=True, min_size=1),
+    st.lists(CELLS, max_size=5),
+)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_each_cell_is_where_its_header_says_however_long_the_row(tmp_path, headers, table):
+    content = io.StringIO(newline="")
+    csv.writer(content).writerows([headers, *table])
+    found = rows(tmp_path, "a.csv", content.getvalue())
+    kept = [cells for cells in table if "".join(cells).strip()]
+    assert len(found) == len(kept)
+    for row, cells in zip(found, kept, strict=True):
+        told = {name: cell for name, cell in zip(headers, cells, strict=False) if cell}
+        for prefix, values in (("meta.", row.meta), ("vars.", row.vars)):
+            mine = {
+                name.removeprefix(prefix): told.pop(name)
+                for name in headers
+                if name.startswith(prefix) and name in told
+            }
+            assert (values or {}) == mine
+        assert row.inputs == told
+        assert bool(row.problems) == any(cells[len(headers) :])
+
+
+def test_of_two_columns_for_one_piece_of_metadata_the_right_one_wins(tmp_path):
+    for header, cells, expected in [
+        ("meta.a,meta,prompt", '1,"{""a"": 2}",x', 2),
+        ("meta,meta.a,prompt", '"{""a"": 2}",1,x', "1"),
+    ]:
+        (row,) = rows(tmp_path, "a.csv", f"{header}\n{cells}\n")
+        assert row.meta == {"a": expected}
+
+
+@pytest.mark.parametrize("header", ["prompt,meta.a", "prompt,meta.a,vars.z", "meta.a,prompt"])
+@pytest.mark.parametrize("cells", ["{{ place }},b", "b,{{ place }}"])
+def test_a_template_in_any_cell_of_a_table_is_seen(tmp_path, header, cells):
+    write(tmp_path, "pairs.csv", f"{header}\n{cells}\n")
+    top = "model: a/b\nvars: {place: home}\njobs: [{from: pairs.csv}]\n"
+    (job,) = read_text(tmp_path, "m.yaml", top, model=None).jobs
+    assert "home" in (job.input["prompt"], job.meta["a"])
 
 
 def test_columns_can_be_kept_as_metadata_or_dropped_in_every_format(tmp_path):

@@ -1,6 +1,7 @@
 """What a plan foresees: its price and how that comes about, its duration, and trouble with media URLs."""
 
 import asyncio
+from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +13,7 @@ from batcher.cli.plan_view import formula
 from batcher.disk import LocalDisk
 from batcher.download.lookup import Looked, Lookup, LookupLimits
 from batcher.download.trust import TrustPolicy
-from batcher.jobs import LocalMedia
+from batcher.jobs import LocalMedia, Source
 from batcher.ledger import read_snapshot
 from batcher.manifest.media import is_public_url
 from batcher.outlook.durations import Forecast, forecast
@@ -45,6 +46,8 @@ def told(spec, *inputs, assume=None):
 
 
 DURATION = {"type": "integer", "default": 5}
+# Values that Python takes for equal, and a price doesn't: 1 and True, 1 and "1".
+UNITS = st.sampled_from([0, 1, 1.0, True, False, "1", "5", "five", None, 5, 10, [1], {"a": 1}, -1])
 
 
 class TestEstimate:
@@ -78,6 +81,24 @@ class TestEstimate:
         spec = priced("seconds", base_usd, duration=DURATION, num_videos={"type": "integer"})
         quote = spec.quote({"duration": seconds, "num_videos": outputs})
         assert quote.usd == pytest.approx(base_usd * seconds * outputs, abs=1e-8)
+
+    @given(st.lists(st.tuples(UNITS, UNITS), max_size=20))
+    def test_jobs_priced_together_cost_what_each_costs_alone(self, jobs):
+        spec = priced("second", 0.5, duration={"type": "integer"}, num_images={"type": "integer"})
+        one_by_one = Counter()
+        for duration, count in jobs:
+            alone = Estimate({"m": spec})
+            alone.add(job("x", model="m", duration=duration, num_images=count))
+            one_by_one += alone.lines
+        together = Estimate({"m": spec})
+        prices = [together.add(job("x", model="m", duration=d, num_images=n)) for d, n in jobs]
+        assert together.lines == one_by_one
+        assert prices == [spec.price_usd({"duration": d, "num_images": n}) for d, n in jobs]
+
+    def test_asking_for_a_price_does_not_count_the_job(self):
+        estimate = Estimate({"m": priced("second", duration=DURATION)})
+        assert estimate.price_usd(job("x", model="m")) == 1.4
+        assert estimate.lines == {}
 
 
 class TestForecast:
@@ -153,12 +174,27 @@ class TestMediaUrls:
     def test_most_names_do_not(self, host):
         assert not looks_private(f"https://{host}/x.png")
 
+    def test_of_a_job_s_urls_those_are_watched_that_may_not_be_fetched(self):
+        urls = [
+            "https://cdn.acme.io/1.png",
+            "https://nas.lan.acme.com/2.png",
+            f"https://a.com/3.png?Expires={int(NOW.timestamp())}",
+            "https://a.com/4.png?size=2",
+        ]
+        watch = UrlWatch()
+        watch.look_at(job("x", image_urls=urls, prompt="https://files.corp/5.png"), None)
+        private, expiring = watch.warnings(NOW, 60.0)
+        assert private.startswith("1 media URLs are on hosts")
+        assert "image_urls: https://nas.lan.acme.com/2.png" in private
+        assert expiring.startswith("1 media URLs are signed")
+        assert "https://a.com/3.png" in expiring
+
     def test_warnings_count_and_name_the_soonest_without_its_signature(self):
         watch = UrlWatch()
         for number in range(10):
             expiry = int(NOW.timestamp()) + 600 * number
             url = f"https://a.com/{number}.png?Expires={expiry}&Signature=secret"
-            watch.add(MediaUrl(url, "image", "image_url", f"m.csv:{number}"))
+            watch.add(MediaUrl(url, "image", "image_url", Source("m.csv", number)))
         (warning,) = watch.warnings(NOW, duration_s=1500.0)
         assert warning.startswith("3 media URLs are signed and expire before the run's likely end")
         assert "m.csv:0: image_url: https://a.com/0.png?" in warning
@@ -180,7 +216,7 @@ class FakeLookup:
 
 
 def image(name, kind="image"):
-    return MediaUrl(f"https://a.com/{name}.png", kind, "image_url", "m.csv:2")
+    return MediaUrl(f"https://a.com/{name}.png", kind, "image_url", Source("m.csv", 2))
 
 
 class TestUrlChecks:

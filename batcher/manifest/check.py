@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ class Checker:
         changed = False
         for name, kind in fields:
             value = inputs.get(name)
-            if isinstance(value, str) and is_public_url(value):
+            if value is None or (isinstance(value, str) and is_public_url(value)):
                 continue
             base = draft.bases.get(name, directory) if draft.bases else directory
             try:
@@ -98,11 +97,13 @@ class Checker:
     def _is_new(self, job: Job, draft: Draft) -> bool:
         """Claim the job's id. Raises Rejects where it stands for something else."""
         kind = "own" if draft.explicit == job.id else "made"
-        file_number = self._file_numbers.setdefault(job.source.file, len(self._file_numbers))
-        place = file_number << _LINE_BITS | job.source.line
+        source, numbers = job.source, self._file_numbers
+        if source.file not in numbers:
+            numbers[source.file] = len(numbers)
+        place = numbers[source.file] << _LINE_BITS | source.line
         claim, first = self._ids.claim(job.id, (kind, job.digest), place)
         if claim is Claim.TAKEN:
-            where = f"{[*self._file_numbers][first >> _LINE_BITS]}:{first & _LINE_MASK}"
+            where = f"{[*numbers][first >> _LINE_BITS]}:{first & _LINE_MASK}"
             what = (
                 f"{job.id!r} is taken by other inputs, or in other letter case, at {where}"
                 if kind == "own"
@@ -112,20 +113,19 @@ class Checker:
         return claim is Claim.NEW
 
 
-def _media_fields(draft: Draft, spec: ModelSpec | None) -> list[tuple[str, str | None]]:
-    """The media fields with the kind of media that each takes; without a spec, by their names."""
-    inputs = draft.inputs
-    fields: list[tuple[str, str | None]]
-    if spec is None:
-        fields = [(name, kind) for name in inputs if (kind := _kind_by_name(name)) is not None]
+def _media_fields(draft: Draft, spec: ModelSpec | None) -> Iterable[tuple[str, str | None]]:
+    """The media fields with the kind of media that each takes; without a spec, by their names.
+
+    Some of them may be no inputs of this draft.
+    """
+    fields: Mapping[str, str | None]
+    if spec is not None:
+        fields = spec.media
     else:
-        fields = [(name, kind) for name, kind in spec.media.items() if name in inputs]
-    if draft.glob is not None and all(name != draft.glob for name, _ in fields):
-        fields.append((draft.glob, None))
-    return fields
-
-
-_kind_by_name: Callable[[str], str | None] = lru_cache(maxsize=4096)(media_kind)
+        fields = {name: kind for name in draft.inputs if (kind := media_kind(name)) is not None}
+    if draft.glob is not None and draft.glob not in fields:
+        fields = {**fields, draft.glob: None}
+    return fields.items()
 
 
 def _spell(inputs: dict[str, Any], spec: ModelSpec) -> None:
@@ -142,11 +142,11 @@ def _hinted(name: str, what: str) -> str:
 
 def _give_types(inputs: dict[str, Any], spec: ModelSpec) -> None:
     """Let text become what the schema says the field is, and 5.0 an integer where one is wanted."""
-    for name in spec.typed:
+    for name, read in spec.typed.items():
         value = inputs.get(name)
         if isinstance(value, str):
-            inputs[name] = spec.type_text(name, value)
+            inputs[name] = read(value)
         elif isinstance(value, float) and value.is_integer():
-            inputs[name] = spec.type_text(name, repr(value))
+            inputs[name] = read(repr(value))
         elif isinstance(value, LocalMedia) and name in spec.lists:
             inputs[name] = [value]

@@ -128,13 +128,13 @@ class Scope:
             or _is_special(setting.inputs)
         )
 
-    def drafts(self, row: Row) -> Iterable[Draft]:
-        """The jobs that ``row`` makes, in a stable order. Raises ExpandError, also while iterated."""
+    def only_draft(self, row: Row) -> Draft | None:
+        """The one job of ``row`` where nothing varies or is to be filled in; else see ``expanded``."""
         if not self._simple or _needs_expansion(row):
-            return expanded(row, self)
+            return None
         meta = {**self.meta, **row.meta} if row.meta else self.meta
         bases = self.bases_of(row) if self.bases else None
-        return (Draft(self.inputs_of(row), self.model_of(row), meta, row.id, row.id, 1, bases),)
+        return Draft(self.inputs_of(row), self.model_of(row), meta, row.id, row.id, 1, bases)
 
     def inputs_of(self, row: Row) -> dict[str, Any]:
         """A fresh dict of what ``row`` sends when nothing varies."""
@@ -166,6 +166,8 @@ class Scope:
 
 
 def _needs_expansion(row: Row) -> bool:
+    if row.is_plain:
+        return False
     return (
         row.matrix is not None
         or row.repeat is not None

@@ -1,20 +1,18 @@
-"""Which job ids are taken, and by what: some 26 bytes each, for a million ids at a time.
+"""Which job ids are taken, and by what: some 40 bytes each, for a million ids at a time.
 
-Three words an id, in sorted ``array('Q')``s: a hash of the case-folded id, a hash of what it stands for,
-and the place of its row. A dict of a million id strings takes seven times as much. Split into shards
-by the hash, so short that to find and to insert are two calls into C each. The hash is Python's own
-(SipHash, keyed for each process): the table never leaves the process.
+Three words an id, in the order of the claims: a hash of the case-folded id, a hash of what it stands
+for, and the place of its row. A table of slots, never more than half full, leads from the first hash to
+their number. A dict of a million id strings takes five times as much. The hash is Python's own (SipHash,
+keyed for each process): the table never leaves the process.
 """
 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
 from collections.abc import Hashable
 from enum import Enum
 
-SHARDS = 4096
-HASH_MASK = 2**64 - 1
+FEWEST_SLOTS = 1024
 
 
 class Claim(Enum):
@@ -28,29 +26,52 @@ class Claim(Enum):
 
 
 class IdTable:
-    """Ids claimed so far.
+    """Ids claimed so far, up to four billion.
 
     Two ids whose 64-bit hashes are equal are taken for one: of a million, with a chance of 3e-8.
     """
 
     def __init__(self) -> None:
-        self._shards = [(array("Q"), array("Q"), array("Q")) for _ in range(SHARDS)]
+        self._keys = array("q", [0])  # number 0 stands for an empty slot
+        self._values = array("q", [0])
+        self._places = array("Q", [0])
+        self._slots = _empty_slots(FEWEST_SLOTS)
 
     def __len__(self) -> int:
-        return sum(len(keys) for keys, _, _ in self._shards)
+        return len(self._keys) - 1
 
     def claim(self, job_id: str, meaning: Hashable, place: int) -> tuple[Claim, int]:
         """Claim ``job_id`` for ``meaning`` at ``place`` (up to 64 bits, the caller's).
 
         Returns the place of the first claim with it: ``place`` itself where this is the first.
         """
-        key = hash(job_id.casefold()) & HASH_MASK
-        value = hash((job_id, meaning)) & HASH_MASK
-        keys, values, places = self._shards[key % SHARDS]
-        at = bisect_left(keys, key)
-        if at < len(keys) and keys[at] == key:
-            return Claim.SAME if values[at] == value else Claim.TAKEN, places[at]
-        keys.insert(at, key)
-        values.insert(at, value)
-        places.insert(at, place)
+        key, value = hash(job_id.casefold()), hash((job_id, meaning))
+        slots, keys = self._slots, self._keys
+        mask = len(slots) - 1
+        slot = key & mask
+        while number := slots[slot]:
+            if keys[number] == key:
+                claim = Claim.SAME if self._values[number] == value else Claim.TAKEN
+                return claim, self._places[number]
+            slot = slot + 1 & mask
+        slots[slot] = len(keys)
+        keys.append(key)
+        self._values.append(value)
+        self._places.append(place)
+        if 2 * len(keys) > mask:
+            self._grow()
         return Claim.NEW, place
+
+    def _grow(self) -> None:
+        slots = self._slots = _empty_slots(2 * len(self._slots))
+        mask = len(slots) - 1
+        for number in range(1, len(self._keys)):
+            slot = self._keys[number] & mask
+            while slots[slot]:
+                slot = slot + 1 & mask
+            slots[slot] = number
+
+
+def _empty_slots(count: int) -> array[int]:
+    """``count`` is a power of two."""
+    return array("I", bytes(array("I").itemsize * count))

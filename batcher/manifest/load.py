@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from batcher.errors import ManifestError
 from batcher.jobs import Job, Source
 from batcher.manifest.check import Checker, Rejects
-from batcher.manifest.expand import ExpandError, FieldProblem, Setting
+from batcher.manifest.expand import ExpandError, FieldProblem, Setting, expanded
 from batcher.manifest.media import LocalFiles
 from batcher.manifest.read import open_document
 from batcher.manifest.rows import Columns, ManifestChanged, Row
@@ -106,7 +106,7 @@ class Manifest:
         checker = Checker(specs, self._media)
         try:
             for found in self._tree.rows(tally):
-                yield from _checked(found, checker, tally)
+                yield from _jobs_of(found, checker, tally)
             if not tally.rows:
                 tally.warnings.append(f"{self.path}: no jobs")
         except ManifestChanged:
@@ -116,13 +116,30 @@ class Manifest:
             raise ManifestError(tally.problems, tally.problem_count) from None
 
 
-def _checked(found: Found, checker: Checker, tally: Tally) -> Iterator[Job]:
-    """The jobs of one row. What a matrix says of each of its jobs is said once."""
+def _jobs_of(found: Found, checker: Checker, tally: Tally) -> Iterable[Job]:
+    """The valid jobs of one row: of most rows there is one, and no generator has to be made for it."""
     scope, row, document = found
     source = Source(document.file.shown, row.line)
+    draft = scope.only_draft(row)
+    if draft is None:
+        return _expanded_jobs(found, source, checker, tally)
+    try:
+        job = checker.job(draft, source, scope.directory)
+    except Rejects as rejects:
+        _reject(row, source, dict.fromkeys(rejects.problems), tally)
+        return ()
+    if job is None:
+        tally.repeat(source)
+        return ()
+    return (job,)
+
+
+def _expanded_jobs(found: Found, source: Source, checker: Checker, tally: Tally) -> Iterator[Job]:
+    """The jobs of a row that may make many. What a matrix says of each of them is said once."""
+    scope, row, _ = found
     problems: dict[FieldProblem, None] = {}
     try:
-        for draft in scope.drafts(row):
+        for draft in expanded(row, scope):
             try:
                 job = checker.job(draft, source, scope.directory)
             except Rejects as rejects:
@@ -135,4 +152,8 @@ def _checked(found: Found, checker: Checker, tally: Tally) -> Iterator[Job]:
     except ExpandError as error:
         problems[error.field, str(error)] = None
     if problems:
-        tally.reject(source.file, ((row.line_of(name), name, what) for name, what in problems))
+        _reject(row, source, problems, tally)
+
+
+def _reject(row: Row, source: Source, problems: Iterable[FieldProblem], tally: Tally) -> None:
+    tally.reject(source.file, ((row.line_of(name), name, what) for name, what in problems))

@@ -31,6 +31,7 @@ _URL = re.compile(
     r"https://([^/?#\s\\@:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:[/?#]\S*)?", re.IGNORECASE
 )
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?://|(?=\S*@))")
+_NAME_MARKS = str.maketrans("", "", ".-")
 _LABEL = re.compile(r"(?!-)[^\W_](?:[\w-]*[^\W_])?|_[\w-]+")
 _DATA_URI = re.compile(r"data:(image|video|audio)/[\w.+-]+(?:;[^,;\s]+)*?;base64,([A-Za-z0-9+/]*={0,2})")
 _PRIVATE_SUFFIXES = (".localhost", ".local", ".localdomain", ".internal", ".lan", ".home.arpa")
@@ -178,11 +179,18 @@ def _address_problem(text: str) -> str | None:
 def is_public_url(text: str) -> bool:
     """Whether ``text`` is an HTTPS URL of a host that is not known to be private."""
     if text[:8] == "https://" and " " not in text and text.isprintable():
-        host = text[8:].partition("/")[0]
-        if host.isascii() and host.replace(".", "").isalnum():
-            return _host_problem(host) is None
+        host, _, _ = text[8:].partition("/")
+        if _is_public_name(host):
+            return True
     match = _URL.fullmatch(text)
     return match is not None and _host_problem(match[1]) is None
+
+
+@lru_cache(maxsize=1024)
+def _is_public_name(host: str) -> bool:
+    """Whether ``host`` is letters, digits, dots and dashes, and public: most are, and repeat."""
+    plain = host.isascii() and host.translate(_NAME_MARKS).isalnum()
+    return plain and _host_problem(host) is None
 
 
 def check_data_uri(uri: str, kind: str | None) -> None:

@@ -38,6 +38,7 @@ class Row(msgspec.Struct):
 
     ``line`` is the entry's first, ``lines`` those of its keys where the format tells them.
     ``include`` is its ``from``. ``problems`` are those that reading found; a row with any is invalid.
+    ``is_plain`` says that nothing in it is a template or a glob, as far as that was found out already.
     """
 
     line: int
@@ -51,6 +52,7 @@ class Row(msgspec.Struct):
     include: str | None = None
     lines: Mapping[str, int] | None = None
     problems: tuple[RowProblem, ...] = ()
+    is_plain: bool = False
 
     def line_of(self, name: str) -> int:
         """Where key ``name`` (or the key that ``name[3].part`` is in) stands."""

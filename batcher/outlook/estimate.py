@@ -32,22 +32,42 @@ class PriceLine(NamedTuple):
 
 
 @dataclass(slots=True)
+class _Alike:
+    """So many ``jobs`` whose price goes by the same values."""
+
+    line: PriceLine
+    usd: float | None
+    jobs: int = 0
+
+
+@dataclass(slots=True)
 class Estimate:
-    """Prices the jobs that a plan would buy, each asked about once, and keeps how that came about."""
+    """Prices the jobs that a plan would buy, each asked about once, and keeps how that came about.
+
+    A price is worked out once for each model and each set of values that it depends on.
+    """
 
     specs: Mapping[str, ModelSpec]
     assume_price_usd: float | None = None
-    lines: Counter[PriceLine] = field(default_factory=Counter)
+    _alike: dict[tuple[str, str], _Alike] = field(init=False, default_factory=dict)
 
     def price_usd(self, job: Job) -> float | None:
         """What one attempt of ``job`` costs in USD, as far as anybody says."""
-        return self._line(job).usd
+        return self._of(job).usd
 
     def add(self, job: Job) -> float | None:
         """The same, and the job counts."""
-        line = self._line(job)
-        self.lines[line] += 1
-        return line.usd
+        alike = self._of(job)
+        alike.jobs += 1
+        return alike.usd
+
+    @property
+    def lines(self) -> Counter[PriceLine]:
+        """How many of the jobs that were added are priced like this."""
+        counts: Counter[PriceLine] = Counter()
+        for alike in self._alike.values():
+            counts[alike.line] += alike.jobs
+        return +counts
 
     def jobs_by_model(self) -> Counter[str]:
         """How many jobs of each model were added."""
@@ -56,8 +76,16 @@ class Estimate:
             counts[line.model] += count
         return counts
 
-    def _line(self, job: Job) -> PriceLine:
+    def _of(self, job: Job) -> _Alike:
         spec = self.specs.get(job.model)
+        key = (job.model, "" if spec is None else spec.price.values_in(job.input))
+        alike = self._alike.get(key)
+        if alike is None:
+            line = self._line(job, spec)
+            alike = self._alike[key] = _Alike(line, line.usd)
+        return alike
+
+    def _line(self, job: Job, spec: ModelSpec | None) -> PriceLine:
         quote = spec.quote(job.input) if spec is not None else None
         if quote is not None:
             return PriceLine(job.model, quote, None, None)

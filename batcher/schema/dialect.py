@@ -185,6 +185,7 @@ def _listed(schema: Mapping[str, Any], key: str) -> list[Any]:
     return listed if isinstance(listed, list) else []
 
 
+@lru_cache(maxsize=4096)
 def media_kind(name: str) -> str | None:
     """The kind of media (image, video, audio) that a field's name says it takes, else None."""
     match = _MEDIA_NAME.fullmatch(name)

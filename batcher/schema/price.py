@@ -54,6 +54,12 @@ class Price:
         self._timed = self.unit_word in TIMED_UNITS
         self._duration = _Number.first(DURATION_FIELDS, fields)
         self._count = _Number.first(COUNT_FIELDS, fields)
+        numbers = (self._duration if self._timed else None, self._count)
+        self._names = tuple(number.name for number in numbers if number is not None)
+
+    def values_in(self, inputs: Mapping[str, Any]) -> str:
+        """The values that a quote depends on, as a text: where it is the same, so is the quote."""
+        return repr([inputs.get(name) for name in self._names])
 
     def quote(self, inputs: Mapping[str, Any]) -> Quote | None:
         """What a job with these ``inputs`` costs; None where price, unit or duration isn't known."""
