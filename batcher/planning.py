@@ -303,13 +303,14 @@ def _take(plan: Plan, job: Job, decision: Decision, price_of: PriceOf) -> None:
 
 def _leavers(plan: Plan, snapshot: Snapshot, selection: Selection) -> None:
     """Jobs that left the manifest, or came back; what they still owe us is taken along."""
-    for job_id, record in snapshot.items():
+    for job_id, record in snapshot.records.astray():
+        ours = selection.shard is None or selection.shard.has(job_id)
         if record.listed:
-            if record.orphaned:
+            if ours:
                 plan.returned.append(job_id)
             continue
         plan.gone.add_gone(job_id, record)
-        if not record.orphaned and (selection.shard is None or selection.shard.has(job_id)):
+        if ours and not record.orphaned:
             plan.orphans.append(job_id)
             plan.left_paid += _may_have_cost(record)
         if not selection.covers(job_id):

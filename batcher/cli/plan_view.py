@@ -190,6 +190,7 @@ def _url_lines(report: UrlReport) -> Iterator[str]:
 def plan_json(planned: Planned) -> dict[str, Any]:
     """The same for scripts. A price that nobody knows is null."""
     prepared, made = planned.prepared, planned.prepared.plan
+    pace = prepared.options.pace
     return {
         "batch": prepared.manifest.name,
         "run_dir": str(prepared.run_dir),
@@ -202,7 +203,7 @@ def plan_json(planned: Planned) -> dict[str, Any]:
         "to_buy": made.to_buy,
         **_money_json(prepared),
         "estimated_s": planned.forecast.duration_s,
-        "concurrency": prepared.options.pace.concurrency,
+        "concurrency": "auto" if pace.adapts else pace.concurrency,
         "examples": _examples_json(made),
         "schemas": {model: str(source) for model, source in prepared.specs.sources.items()},
         "unchecked": list(prepared.specs.unchecked),

@@ -204,6 +204,12 @@ class FinishedJobs:
             if not flags & _GONE:
                 yield Finished(self, row)
 
+    def astray(self) -> Iterator[Finished]:
+        """Those that are not listed now, or were orphaned before."""
+        for row, flags in enumerate(self.flags):
+            if not flags & _GONE and flags & (_LISTED | _ORPHANED) != _LISTED:
+                yield Finished(self, row)
+
     def tally(self) -> Tally:
         """How many are in the manifest, and how many of these are poor."""
         counts = Counter(self.flags)
@@ -230,6 +236,8 @@ class FinishedJobs:
         except (struct.error, ValueError):
             return False
         if record.input_offset < 0 or len(digest) != _DIGEST_BYTES or digest.hex() != record.digest:
+            return False
+        if record.reported_usd not in (None, record.charge_usd):
             return False
         row = len(self.flags)
         if record.input_offset != record.submitting_offset:

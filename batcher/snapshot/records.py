@@ -70,9 +70,20 @@ class Records(Mapping[str, JobRecord]):
         yield from self.packed()
         yield from self.open.values()
 
+    def astray(self) -> Iterator[tuple[str, JobRecord]]:
+        """Those that are not listed now, or were orphaned before, in order."""
+        if self.finished is not None:
+            yield from ((record.job, record) for record in self.finished.astray())
+        for job_id, record in self._open_in_order():
+            if not record.listed or record.orphaned:
+                yield job_id, record
+
     def pairs(self) -> Iterator[tuple[str, JobRecord]]:
         """Job ids with their records, in order."""
         yield from ((record.job, record) for record in self.packed())
+        yield from self._open_in_order()
+
+    def _open_in_order(self) -> Iterator[tuple[str, Record]]:
         done = [pair for pair in self.open.items() if pair[1].state is State.DONE]
         yield from sorted(done, key=lambda pair: pair[1].done_offset)
         yield from self.unfinished()
