@@ -18,9 +18,8 @@ _HASH_BYTES = 8
 
 
 class SavedMap(msgspec.Struct, array_like=True):
-    """A map as bytes, in this machine's byte order: sizes of the shards, then their keys and values."""
+    """A map as bytes, in this machine's byte order: keys, shard by shard, and their values."""
 
-    counts: memoryview
     keys: memoryview
     values: memoryview
 
@@ -32,22 +31,25 @@ class PackedMap:
     """
 
     def __init__(self) -> None:
-        self._shards = [(array("Q"), array("Q")) for _ in range(SHARDS)]
+        self._shards: dict[int, tuple[array[int], array[int]]] = {}
 
     def __len__(self) -> int:
-        return sum(len(keys) for keys, _ in self._shards)
+        return sum(len(keys) for keys, _ in self._shards.values())
 
     def get(self, text: str) -> int | None:
         """What ``text`` stands for; None where it isn't there."""
         key = _key(text)
-        keys, values = self._shards[key % SHARDS]
+        keys, values = self._shards.get(key % SHARDS, _EMPTY)
         at = bisect_left(keys, key)
         return values[at] if at < len(keys) and keys[at] == key else None
 
     def setdefault(self, text: str, value: int) -> int:
         """What ``text`` stands for: ``value``, from now on, where it stood for nothing."""
         key = _key(text)
-        keys, values = self._shards[key % SHARDS]
+        shard = self._shards.get(key % SHARDS)
+        if shard is None:
+            shard = self._shards[key % SHARDS] = (array("Q"), array("Q"))
+        keys, values = shard
         at = bisect_left(keys, key)
         if at < len(keys) and keys[at] == key:
             return values[at]
@@ -58,26 +60,30 @@ class PackedMap:
     def drop(self, text: str) -> None:
         """Forget ``text``, if it is there."""
         key = _key(text)
-        keys, values = self._shards[key % SHARDS]
+        keys, values = self._shards.get(key % SHARDS, _EMPTY)
         at = bisect_left(keys, key)
         if at < len(keys) and keys[at] == key:
             del keys[at], values[at]
 
     def saved(self) -> SavedMap:
         """All of it, as bytes."""
-        counts = array("Q", map(len, (keys for keys, _ in self._shards)))
-        parts = [memoryview(b"".join(part)) for part in zip(*self._shards, strict=True)]
-        return SavedMap(memoryview(counts.tobytes()), *parts)
+        keys = b"".join(keys for keys, _ in self._shards.values())
+        values = b"".join(values for _, values in self._shards.values())
+        return SavedMap(memoryview(keys), memoryview(values))
 
     def restore(self, saved: SavedMap) -> None:
-        """Become what ``saved`` was made of."""
-        counts = array("Q", saved.counts.tobytes())
-        at = 0
-        for (keys, values), count in zip(self._shards, counts, strict=True):
-            end = at + count * keys.itemsize
-            keys.frombytes(saved.keys[at:end])
-            values.frombytes(saved.values[at:end])
-            at = end
+        """Become what ``saved`` was made of: whole shards, each of them sorted, one after the other."""
+        keys, values = array("Q", saved.keys.tobytes()), array("Q", saved.values.tobytes())
+        begin = 0
+        while begin < len(keys):
+            shard, end = keys[begin] % SHARDS, begin + 1
+            while end < len(keys) and keys[end] % SHARDS == shard:
+                end += 1
+            self._shards[shard] = (keys[begin:end], values[begin:end])
+            begin = end
+
+
+_EMPTY = (array("Q"), array("Q"))
 
 
 def _key(text: str) -> int:

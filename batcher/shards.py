@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from batcher.errors import UsageError
 
 _HASH_BYTES = 8
+_DIGITS_MAX = 9
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -67,6 +68,6 @@ def _checked(number: int, count: int) -> Shard:
 
 def _whole(environ: Mapping[str, str], name: str) -> int:
     text = environ.get(name, "")
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > _DIGITS_MAX:
         raise UsageError(f"--shard auto: {name} is {text!r}, not a whole number")
     return int(text)

@@ -11,6 +11,7 @@ import time
 import pytest
 from aiohttp import web
 
+from batcher.sandbox.catalogue import catalogue
 from tests.api_server import TOKEN, ApiServer, command, environment, run_command
 
 KLING = "kling/kling-2-1/master/image-to-video"
@@ -19,7 +20,9 @@ FAST = ("--poll", "0.1")
 
 @pytest.fixture
 def server():
-    served = ApiServer().start()
+    served = ApiServer()
+    served.catalogue = {KLING: catalogue()[KLING].listing(include_schema=True)}
+    served.start()
     yield served
     served.stop()
 
@@ -78,32 +81,37 @@ def test_the_token_goes_to_the_api_and_nowhere_else(server, tmp_path):
     assert TOKEN not in result.stdout + result.stderr
 
 
+def killed_at_work(server, cwd, after_s, *arguments):
+    """Start the command, and kill it ``after_s`` after its first call to the API."""
+    calls = len(server.posts) + server.polls
+    process = subprocess.Popen(
+        command(*arguments),
+        cwd=cwd,
+        env=environment(server, cwd),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while len(server.posts) + server.polls == calls:
+            assert process.poll() is None, "it ended before it called"
+            time.sleep(0.002)
+        time.sleep(after_s)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+
+
 def test_kill_9_at_random_moments_never_posts_a_job_twice(server, tmp_path):
-    server.generate_s = 0.3
-    jobs = 60
+    server.generate_s, server.post_delay_s = 0.5, 0.02
+    kills, slots = 10, 5
+    jobs = 2 * kills * slots
     write_pairs(tmp_path / "pairs.csv", jobs)
     rng = random.Random(7)
-    kills = 0
-    for _ in range(200):
-        process = subprocess.Popen(
-            command("run", "pairs.csv", *FAST, "-c", 8),
-            cwd=tmp_path,
-            env=environment(server, tmp_path),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            process.wait(0.45 + rng.uniform(0, 0.5))
-            break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-        if kills >= 20:
-            break
-    assert kills >= 20
-    last = run_command(server, tmp_path, "run", "pairs.csv", *FAST, "-c", 8, "--json")
+    for _ in range(kills):
+        killed_at_work(server, tmp_path, rng.uniform(0, 0.15), "run", "pairs.csv", *FAST, "-c", slots)
+    assert 0 < len(server.posts) < jobs
+    last = run_command(server, tmp_path, "run", "pairs.csv", *FAST, "-c", jobs, "--json")
     answer = json.loads(last.stdout)
     assert len({post["prompt"] for post in server.posts}) == len(server.posts)
     assert answer["done"] + answer["unknown"] == jobs
@@ -184,6 +192,7 @@ def test_bad_rows_are_all_named_at_once_and_nothing_is_sent(server, tmp_path):
 
 
 def test_a_missing_token_exits_77_and_plan_works_without_one(server, tmp_path):
+    server.catalogue = {}
     write_pairs(tmp_path / "pairs.csv", 2)
     assert run_command(server, tmp_path, "run", "pairs.csv", *FAST, RUNCOMFY_TOKEN="").returncode == 77
     planned = run_command(server, tmp_path, "plan", "pairs.csv", "--json", RUNCOMFY_TOKEN="")

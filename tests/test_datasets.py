@@ -87,8 +87,8 @@ async def test_the_quality_note_lists_what_to_buy_again(tmp_path):
     await mixed_run(tmp_path)
     snapshot = read_snapshot(tmp_path, LocalDisk())
     done = frozenset({State.DONE})
-    bad = [one.job for one in listed_jobs(tmp_path, snapshot, done, LocalDisk(), bad=True)]
-    good = [one.job for one in listed_jobs(tmp_path, snapshot, done, LocalDisk(), bad=False)]
+    bad = [one.job for one in listed_jobs(snapshot, done, bad=True)]
+    good = [one.job for one in listed_jobs(snapshot, done, bad=False)]
     assert (bad, good) == (["short"], ["fox", "v1.2", "lake"])
     assert status_of(tmp_path, snapshot).bad_quality == 1
     made = RunMaker(tmp_path)

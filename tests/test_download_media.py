@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from media_server import MP4, PNG
 
@@ -230,6 +230,8 @@ def test_retry_after_is_seconds_or_a_date(text: str, expected_s: float) -> None:
         st.text(),
     )
 )
+@example({"Content-Length": "0\x1f", "Retry-After": "0\x1f"})
+@example({"Content-Length": "9" * 5000, "Content-Range": f"bytes 0-0/{'9' * 5000}"})
 def test_no_headers_break_the_reading(headers: dict[str, str]) -> None:
     answer = read_answer(200, headers, NOW)
     assert answer.retry_after_s >= 0.0

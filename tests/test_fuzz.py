@@ -124,13 +124,6 @@ def plan(folder, name, content):
         output=folder / "out",
         sandbox=SandboxOptions(),
     )
-    host = Host(env={}, home=folder)
-    return asyncio.run(_without_a_server(options, host))
-
-
-async def _without_a_server(options, host):
-    """``app.plan`` without its catalogue: what a manifest is doesn't depend on it."""
-
     manifest = open_manifest(options.manifest, options.overrides)
     manifest.models()
     tally = Tally()
@@ -215,7 +208,7 @@ def looked_at(content):
         try:
             snapshot = read_snapshot(path, QuickDisk())
             told = status_of(path, snapshot, beside=True)
-            listed = list(listed_jobs(path, snapshot, frozenset(State), QuickDisk()))
+            listed = list(listed_jobs(snapshot, frozenset(State)))
         except LedgerError:
             return None
         assert sum(getattr(told, state.value) for state in State) == told.total
@@ -381,13 +374,22 @@ def as_json(status, value):
     )
 
 
+WATCHED_S = 0.1
+
+
 async def run_one(batch_path, submitted, result):
     """One job through the real client and runner; returns its state and how often it was POSTed."""
 
     async def answered(request, peer):
+        asked.set()
         await peer.send(submitted if request.method == "POST" else result)
 
-    clock = LoopClock()
+    async def stop_soon(runner):
+        await asked.wait()
+        await asyncio.sleep(WATCHED_S)
+        runner.control.halt(InterruptedRunError("enough"))
+
+    asked, clock = asyncio.Event(), LoopClock()
     async with ScriptedServer(answered) as server:
         endpoint = Endpoint(server.url, Token(TOKEN))
         limits = DownloadLimits(stall_s=0.05, backoff_base_s=0.01)
@@ -397,16 +399,11 @@ async def run_one(batch_path, submitted, result):
         ):
             batch = Batch(batch_path, api=service, files=fetcher, clock=clock)
             ended = await batch.run(
-                [job("cat")], meanwhile=_stop_soon, poll_interval_s=0.01, job_timeout_s=0.05, grace_s=0.2
+                [job("cat")], meanwhile=stop_soon, poll_interval_s=0.01, job_timeout_s=0.05, grace_s=0.2
             )
             posts = len(server.posts)
     assert sum(ended.states.values()) <= 1
     return next(iter(ended.states), "pending"), posts
-
-
-async def _stop_soon(runner):
-    await asyncio.sleep(0.25)
-    runner.control.halt(InterruptedRunError("enough"))
 
 
 @slow

@@ -14,8 +14,8 @@ from tests.scripted import ScriptedServer, json_answer
 
 ACCEPTED = json_answer({"request_id": "r1"})
 SERVERS_S = (2.5, 3.0, 4.0)
-LANES = 60
-POSTS_PER_LANE = 3
+LANES = 120
+POSTS_PER_LANE = 2
 
 
 class IdleCloser(ScriptedServer):

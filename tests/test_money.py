@@ -393,7 +393,8 @@ def on_a_terminal(server, tmp_path, reply, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("reply", "code", "posts"), [(b"y\n", 0, 5), (b"n\n", 3, 2), (signal.SIGINT, 130, 2)]
+    ("reply", "code", "posts"),
+    [(b"y\n", 0, 5), (b"n\n", 3, 2), (signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 2)],
 )
 def test_on_a_terminal_the_canary_asks(server, tmp_path, reply, code, posts):
     bench = Bench(server, tmp_path)
@@ -402,6 +403,16 @@ def test_on_a_terminal_the_canary_asks(server, tmp_path, reply, code, posts):
     assert (told, bench.posts) == (code, posts)
     assert "canary: 2 of 2 jobs went well, for $2.80" in shown
     assert "Go on with the rest?" in shown
+
+
+@pytest.mark.parametrize(("reply", "code"), [(b"n\n", 64), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_on_a_terminal_a_large_purchase_is_asked_about(server, tmp_path, reply, code):
+    bench = Bench(server, tmp_path)
+    bench.prompts(21)
+    told, shown = on_a_terminal(server, tmp_path, reply)
+    assert (told, bench.posts) == (code, 0)
+    assert "Buy 21 jobs, price $29.40?" in shown
+    assert not (tmp_path / "output").exists()
 
 
 async def test_python_has_the_same_limits(server, tmp_path, monkeypatch):

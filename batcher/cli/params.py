@@ -103,7 +103,7 @@ class Concurrency(click.ParamType[int | str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         if value == "auto" or isinstance(value, int):
             return value  # type: ignore[no-any-return]
-        if not (value.strip().isdecimal() and int(value) >= 1):
+        if re.fullmatch(r"0*[1-9][0-9]{0,8}", value) is None:
             self.fail(f"{value!r} is neither a number of requests (1 or more) nor auto", param, ctx)
         return int(value)
 

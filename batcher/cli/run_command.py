@@ -46,7 +46,7 @@ def run_manifest(options: Options, given: dict[str, Any]) -> int:
         signals=_signals,
     )
     try:
-        summary = asyncio.run(_run(options, host))
+        summary = asyncio.run(_run(options, host, given["dask"]))
     except BatcherError as error:
         return _nothing_ran(error, as_json=given["as_json"])
     except ending.EndedBySignal as end:
@@ -56,9 +56,13 @@ def run_manifest(options: Options, given: dict[str, Any]) -> int:
     return summary.exit_code
 
 
-async def _run(options: Options, host: Host) -> Summary:
+async def _run(options: Options, host: Host, dask: str | None) -> Summary:
     asyncio.get_running_loop().set_default_executor(ending.HastyThreads())
-    return await app.run(options, host)
+    if dask is None:
+        return await app.run(options, host)
+    from batcher import cluster
+
+    return await cluster.run(options, dask, host)
 
 
 def plan_manifest(options: Options, given: dict[str, Any]) -> int:
@@ -90,19 +94,21 @@ def _print_summary(summary: Summary, options: Options, host: Host, given: dict[s
         _print_json(msgspec.to_builtins(summary))
     elif not given["quiet"]:
         snapshot = read_snapshot(Path(summary.run_dir), host.disk)
-        for line in summary_lines(summary, snapshot, _command(options)):
+        for line in summary_lines(summary, snapshot, _command(options, given["dask"])):
             click.echo(visible(line))
     if summary.stopped and (given["as_json"] or given["quiet"]):
         click.echo(visible_lines(f"batcher: {summary.stopped}"), err=True)
 
 
-def _command(options: Options) -> str:
+def _command(options: Options, dask: str | None) -> str:
     """The command that resumes this run."""
     parts = ["batcher", "run", str(options.manifest)]
     if options.output is not None:
         parts += ["-o", str(options.output)]
     if options.sandbox is not None:
         parts.append("--sandbox")
+    if dask is not None:
+        parts += ["--dask", dask]
     return shlex.join(parts)
 
 

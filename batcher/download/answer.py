@@ -50,7 +50,7 @@ def read_answer(status: int, headers: Mapping[str, str], now: datetime) -> Answe
         status=status,
         media_type=headers.get("Content-Type", ""),
         encoding=headers.get("Content-Encoding", "").strip().lower() or "identity",
-        length=_count(headers.get("Content-Length", "")),
+        length=whole_number(headers.get("Content-Length", "")),
         range=content_range(headers.get("Content-Range", "")),
         validator=validator(headers),
         retry_after_s=retry_after_s(headers.get("Retry-After", ""), now),
@@ -76,8 +76,10 @@ def validator(headers: Mapping[str, str]) -> str | None:
     tag = headers.get("ETag")
     if tag is not None:
         return tag if _STRONG_ETAG.fullmatch(tag) else None
-    modified, date = headers.get("Last-Modified", ""), headers.get("Date", "")
-    modified_at, answered_at = _http_date(modified), _http_date(date)
+    modified = headers.get("Last-Modified", "")
+    if not modified:
+        return None
+    modified_at, answered_at = _http_date(modified), _http_date(headers.get("Date", ""))
     if modified_at is None or answered_at is None:
         return None
     return modified if answered_at - modified_at >= _CLOCK_STEP else None
@@ -85,18 +87,25 @@ def validator(headers: Mapping[str, str]) -> str | None:
 
 def retry_after_s(text: str, now: datetime) -> float:
     """``Retry-After`` (RFC 9110 section 10.2.3: seconds or a date) as seconds from ``now``; else 0."""
-    seconds = _count(text)
+    seconds = whole_number(text)
     if seconds is not None:
         return float(seconds)
     moment = _http_date(text)
     return max((moment - now).total_seconds(), 0.0) if moment else 0.0
 
 
-def _count(text: str) -> int | None:
-    return int(text) if _DIGITS.fullmatch(text.strip()) else None
+def whole_number(text: str) -> int | None:
+    """The number that ``text`` writes in up to 19 digits, else None.
+
+    What was matched is what is converted: ``str.strip`` takes away more than ``int`` overlooks.
+    """
+    digits = _DIGITS.fullmatch(text.strip())
+    return int(digits[0]) if digits is not None else None
 
 
 def _http_date(text: str) -> datetime | None:
+    if not text:
+        return None
     try:
         moment = parsedate_to_datetime(text)
     except (ValueError, TypeError, IndexError, OverflowError):

@@ -15,6 +15,7 @@ from aiohttp.abc import AbstractResolver
 from aiohttp.resolver import DefaultResolver
 from yarl import URL
 
+from batcher.download.answer import whole_number
 from batcher.download.trust import TrustedResolver, TrustPolicy
 from batcher.errors import BatcherError
 
@@ -150,7 +151,7 @@ def _size_bytes(response: aiohttp.ClientResponse) -> int | None:
         _, _, total = response.headers.get("Content-Range", "").rpartition("/")
     else:
         total = response.headers.get("Content-Length", "")
-    return int(total) if total.isascii() and total.isdigit() else None
+    return whole_number(total)
 
 
 def _told(error: Exception) -> str:
