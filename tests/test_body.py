@@ -8,7 +8,7 @@ import pytest
 from engine import job
 
 from batcher import body
-from batcher.body import MAX_BODY_BYTES, request_body
+from batcher.body import MAX_BODY_BYTES, QUICK_CHARS, is_quick, request_body
 from batcher.jobs import LocalMedia
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
@@ -71,3 +71,10 @@ def test_the_limit_is_that_of_the_api_and_of_the_whole_body(monkeypatch):
     assert len(request_body(just_right)) == size
     with pytest.raises(ValueError, match=f"has {size + 1} bytes, the API takes {size}"):
         request_body(job(prompt="x" * 101))
+
+
+def test_only_what_is_small_and_needs_no_file_is_made_in_no_time(tmp_path):
+    local = media(tmp_path / "a.png")
+    assert is_quick(job(prompt="a cat", seed=7, flag=True, images=["https://example.com/a.png"] * 3))
+    for slow in (local, [local], "x" * (QUICK_CHARS + 1), ["a"] * 1000, {"deep": "object"}):
+        assert not is_quick(job(prompt="a cat", image_url=slow))

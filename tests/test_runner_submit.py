@@ -2,10 +2,12 @@
 
 import asyncio
 import errno
+import inspect
 
 import pytest
 from engine import Batch, QuickDisk, _UnsyncedFile, after, in_virtual_time, job, some_jobs
 
+from batcher.body import request_body
 from batcher.errors import (
     AuthRefused,
     BalanceExhausted,
@@ -219,6 +221,20 @@ async def test_a_local_file_that_is_not_the_planned_one_fails_the_job_before_any
     assert (record.state, record.stage, record.code) == (State.FAILED, Stage.SUBMIT, LOCAL_MEDIA)
     assert "cat.png" in record.message
     assert (batch.api.posts, ended.spent_usd) == ([], 0)
+
+
+@pytest.mark.parametrize(("inputs", "off_loop"), [({}, False), ({"image": "x" * 50_000}, True)])
+@in_virtual_time
+async def test_a_body_is_made_off_the_loop_where_that_takes_time(batch, inputs, off_loop):
+    made = []
+
+    def body_of(one):
+        made.append(any(frame.function == "to_thread" for frame in inspect.stack()))
+        return request_body(one)
+
+    batch.body_of = body_of
+    await batch.run([job("cat", **inputs)])
+    assert made == [off_loop]
 
 
 # A disk that fails

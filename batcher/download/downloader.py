@@ -14,6 +14,7 @@ from batcher.download.patience import Patience
 from batcher.download.sink import PIECE_BYTES, PartialFile
 from batcher.download.transfer import Transfer, Wire
 from batcher.download.trust import TrustedResolver
+from batcher.download.writers import Writers
 from batcher.errors import DownloadError, DownloadRefused, UrlExpired
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ class Downloader:
 
     async def __aenter__(self) -> Self:
         threads = min(self._limits.downloads + 1, THREADS_MAX)
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="batcher-download")
-        self._held.callback(self._threads.shutdown)
+        self._writers = Writers(ThreadPoolExecutor(threads, thread_name_prefix="batcher-download"))
+        self._held.callback(self._writers.threads.shutdown)
         resolver = TrustedResolver(self._policy, self._resolver or DefaultResolver())
         self._held.push_async_callback(resolver.close)
         session = await self._held.enter_async_context(self._session(resolver))
@@ -94,7 +95,7 @@ class Downloader:
     async def fetch(self, url: str, partial: Path, refresh: Refresh) -> Fetched:
         """See :meth:`Fetcher.fetch`."""
         patience = Patience(self._limits, self._clock, self._rng)
-        sink = PartialFile(partial, self._threads)
+        sink = PartialFile(partial, self._writers)
         transfer = Transfer(self._wire, sink, patience)
         try:
             while True:

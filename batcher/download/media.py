@@ -8,7 +8,7 @@ The tables are closed: an extension that is not in them never becomes part of a 
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
+from posixpath import splitext
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -238,5 +238,5 @@ def _svg(head: bytes) -> Signature | None:
 
 
 def _path_extension(path: str) -> str | None:
-    extension = PurePosixPath(path).suffix.lower()
+    extension = splitext(path.rstrip("/"))[1].lower()
     return extension if extension in MEDIA_TYPES else None

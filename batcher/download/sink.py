@@ -1,23 +1,24 @@
-"""The file under way: bytes are gathered, hashed and written in large pieces, off the event loop."""
+"""The file under way: bytes are gathered, then hashed and written in large pieces off the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import os
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import aiofiles
+from aiofiles.threadpool import wrap
 
 from batcher.disk import cannot_write
 from batcher.download.media import HEAD_BYTES
+from batcher.download.writers import HashingFile
 from batcher.errors import RunDirError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
-    from concurrent.futures import Executor
     from pathlib import Path
+
+    from batcher.download.writers import Writers
 
 PIECE_BYTES: Final = 1 << 20
 """Bytes gathered before a write: at 64 KiB the hops between threads halve the throughput."""
@@ -29,86 +30,86 @@ class PartialFile:
     """What has arrived of one download.
 
     ``size_bytes`` counts all of it, written or still in memory; ``head`` holds its first bytes. A file
-    that fits one piece touches the disk once, on :meth:`finish`: open, write, fsync and close in a
-    single hop. Every method raises RunDirError where the disk refuses.
+    that fits one piece touches the disk once, on :meth:`finish`. Of a larger one a piece is written
+    while the next arrives. Every method raises RunDirError where the disk refuses.
     """
 
-    def __init__(self, path: Path, threads: Executor) -> None:
+    def __init__(self, path: Path, writers: Writers) -> None:
         self.path = path
         self.size_bytes = 0
         self.head = b""
-        self._threads = threads
-        self._piece = bytearray()
-        self._hash = hashlib.sha256()
+        self._writers = writers
+        self._pieces: list[bytes] = []
+        self._gathered_bytes = 0
+        self._raw: HashingFile | None = None
         self._file: Any = None
+        self._writing: asyncio.Task[None] | None = None
 
     async def add(self, chunk: bytes) -> None:
         """Append ``chunk``."""
         if len(self.head) < HEAD_BYTES:
             self.head += chunk[: HEAD_BYTES - len(self.head)]
         self.size_bytes += len(chunk)
-        self._piece += chunk
-        if len(self._piece) >= PIECE_BYTES:
+        self._pieces.append(chunk)
+        self._gathered_bytes += len(chunk)
+        if self._gathered_bytes >= PIECE_BYTES:
             await self._write_piece()
 
     async def restart(self) -> None:
         """Forget everything: the next byte is the file's first."""
         self.size_bytes, self.head = 0, b""
-        self._piece = bytearray()
-        self._hash = hashlib.sha256()
-        if self._file is not None:
-            await self._settled(self._truncate())
+        self._take_pieces()
+        await self._written()
+        if self._raw is not None:
+            await self._settled(self._writers.run(self._raw.empty))
 
     async def finish(self) -> str:
         """Make the file durable and close it; returns its SHA-256 in hex."""
-        if self._file is None:
-            await self._settled(self._off_loop(self._write_whole))
-        else:
-            await self._write_piece()
-            await self._settled(self._file.flush())
-            await self._settled(self._off_loop(os.fsync, self._file.fileno()))
-            await self._close()
-        return self._hash.hexdigest()
+        if self._raw is None:
+            return await self._settled(self._writers.store(self.path, self._take_pieces()))
+        await self._write_piece()
+        await self._written()
+        sha256 = await self._settled(self._writers.run(self._raw.seal))
+        self._raw = self._file = None
+        return sha256
 
     async def abandon(self) -> None:
         """Close the file and remove it. Raises nothing; harmless where nothing was written."""
         try:
             with contextlib.suppress(RunDirError):
-                await self._close()
+                await self._written()
         finally:
-            with contextlib.suppress(OSError):
-                self.path.unlink(missing_ok=True)
+            try:
+                with contextlib.suppress(RunDirError):
+                    await self._close()
+            finally:
+                with contextlib.suppress(OSError):
+                    self.path.unlink(missing_ok=True)
+
+    def _take_pieces(self) -> list[bytes]:
+        pieces, self._pieces, self._gathered_bytes = self._pieces, [], 0
+        return pieces
 
     async def _write_piece(self) -> None:
-        piece, self._piece = self._piece, bytearray()
-        if self._file is None:
+        """Hand over what was gathered; waits only for the piece before it."""
+        await self._written()
+        if self._raw is None:
             await self._settled(self._open())
-        # Both release the GIL, so hash and disk work side by side.
-        hashing = self._off_loop(self._hash.update, piece)
-        await self._settled(asyncio.gather(self._file.write(piece), hashing))
+        self._writing = asyncio.ensure_future(self._file.writelines(self._take_pieces()))
+
+    async def _written(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await self._settled(writing)
 
     async def _open(self) -> None:
-        self._file = await aiofiles.open(self.path, "wb", executor=self._threads)
-
-    async def _truncate(self) -> None:
-        await self._file.seek(0)
-        await self._file.truncate()
+        self._raw = await self._writers.run(partial(HashingFile, self.path))
+        self._file = wrap(self._raw, executor=self._writers.threads)
 
     async def _close(self) -> None:
-        file, self._file = self._file, None
+        file, self._raw, self._file = self._file, None, None
         if file is not None:
             await self._settled(file.close())
-
-    def _write_whole(self) -> None:
-        self._hash.update(self._piece)
-        with self.path.open("wb", buffering=0) as file:
-            view = memoryview(self._piece)
-            while view:
-                view = view[file.write(view) :]
-            os.fsync(file.fileno())
-
-    def _off_loop(self, function: Any, *args: Any) -> Awaitable[Any]:
-        return asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
     async def _settled(self, work: Awaitable[T]) -> T:
         """The outcome of ``work``, which a cancellation can't leave running behind our back.

@@ -13,6 +13,7 @@ import ipaddress
 import re
 import socket
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -33,6 +34,7 @@ VENDOR_DOMAINS: Final = ("runcomfy.net", "runcomfy.com")
 
 DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 HOST_MAX_CHARS: Final = 253
+HOSTS_KEPT: Final = 1024
 SHOWN_MAX_CHARS: Final = 200
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -112,7 +114,7 @@ class TrustPolicy:
         port = parsed.port or 0
         if not any(rule.covers(scheme, host, port) for rule in self.rules):
             raise _refused(url, self._reason(scheme, host, port))
-        return parsed.with_host(host)
+        return parsed if parsed.raw_host == host else parsed.with_host(host)
 
     def follow(self, base: URL, location: str) -> URL:
         """:meth:`check` for a redirect from ``base`` (RFC 3986 section 5, RFC 9110 section 10.2.2)."""
@@ -187,6 +189,7 @@ def _inner_ipv4(ip: IPAddress) -> IPAddress:
     return ip.ipv4_mapped or ip.sixtofour or ip
 
 
+@lru_cache(HOSTS_KEPT)
 def normal_host(host: str) -> str | None:
     """``host`` in the one spelling that comparisons use; None where it is not a usable host.
 

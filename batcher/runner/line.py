@@ -10,6 +10,7 @@ from batcher.errors import CallError, NotSent, OutcomeUnknown, TurnedAway, Unava
 from batcher.pace import Gate
 from batcher.runner.control import Control
 from batcher.runner.pacing import Traffic, Unlimited
+from batcher.runner.turns import Turns
 
 FIRST_ANSWER_S = 60.0
 DEFAULT_OUTAGE_S = 600.0
@@ -32,6 +33,7 @@ class ApiLine:
         self._control = control
         self._outage_s = outage_s
         self._traffic = traffic or Unlimited()
+        self._turns = Turns()
         self._failing_since_s: float | None = None
         self._ever_answered = False
         self.turned_away = 0
@@ -40,6 +42,10 @@ class ApiLine:
     def is_open(self) -> bool:
         """Whether a call may go out now."""
         return self._gate.delay_s(self._clock.monotonic()) == 0.0
+
+    async def turn(self) -> None:
+        """Wait, for less than a moment, until this turn of the event loop has room for one more call."""
+        await self._turns.take()
 
     async def ready(self, model: str | None = None) -> None:
         """Wait until a call may go out; ``model`` is that of a POST."""
@@ -53,6 +59,7 @@ class ApiLine:
 
     async def call(self, exchange: Callable[[], Awaitable[T]]) -> T:
         """Wait for the gate, then make one exchange. Raises what the exchange raises."""
+        await self.turn()
         await self.ready()
         return await self.exchange(exchange)
 

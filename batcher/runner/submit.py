@@ -123,6 +123,7 @@ class Submitter:
         if isinstance(body, Unreadable):
             return await self._failed(job, LOCAL_MEDIA, body.reason)
         await self._ledger.durable(intended)
+        await self._line.turn()
         if self._ledger.full:
             self._control.halt(RunDirError(f"{self._ledger.path}: no space left on the disk"))
         if self._control.halted or not self._line.is_open:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote, urlencode
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from batcher.errors import CallError, NotSent, OutcomeUnknown, Rejected, Unavailable
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 
 USER_AGENT: Final = "batcher/0.1"
 BODY_MAX_BYTES: Final = 4 * 1024 * 1024
-READ_BYTES: Final = 64 * 1024
+ONE_PIECE_BYTES: Final = 64 * 1024
+JSON_BODY: Final = CIMultiDict({"Content-Type": "application/json"})
 MODEL_ID_MAX_CHARS: Final = 300
 
 BEFORE_SENDING: Final = (
@@ -109,8 +111,9 @@ class HttpService:
         self._asking: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._submitting = _session(self._limits.post_reuse_s)
-        self._asking = _session(self._limits.poll_reuse_s)
+        headers = _headers(self._endpoint.token)
+        self._submitting = _session(headers, self._limits.post_reuse_s)
+        self._asking = _session(headers, self._limits.poll_reuse_s)
         return self
 
     async def __aexit__(
@@ -186,14 +189,11 @@ class HttpService:
         """Send ``call`` once and read its answer. Raises what aiohttp raises, and NotSent."""
         if session is None or session.closed:
             raise NotSent("the connection to the API is not open")
-        # A file-like body goes out in pieces; aiohttp writes bytes in one go, which blocks the loop.
-        data = None if call.body is None else BytesIO(call.body)
         async with session.request(
             call.method,
             call.url(self._endpoint.base_url),
-            data=data,
-            headers=_headers(self._endpoint.token, call),
-            skip_auto_headers=("Content-Type",),
+            data=_data(call.body),
+            headers=JSON_BODY if call.body is not None else None,
             timeout=timeout,
             allow_redirects=False,
         ) as response:
@@ -215,9 +215,14 @@ class HttpService:
         return answers.clean(self._redact(str(error))) or unworded
 
 
-def _session(reuse_s: float) -> aiohttp.ClientSession:
-    """A session without cookies, redirects' or the environment's say. The engine bounds the calls."""
+def _session(headers: dict[str, str], reuse_s: float) -> aiohttp.ClientSession:
+    """A session without cookies, redirects' or the environment's say. The engine bounds the calls.
+
+    ``headers`` hold the token: such a session is for the API's origin and nothing else.
+    """
     return aiohttp.ClientSession(
+        headers=headers,
+        skip_auto_headers=("Content-Type",),
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=reuse_s),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
@@ -225,20 +230,23 @@ def _session(reuse_s: float) -> aiohttp.ClientSession:
     )
 
 
-def _headers(token: Token | None, call: Call) -> dict[str, str]:
+def _headers(token: Token | None) -> dict[str, str]:
     headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
     if token is not None:
         headers["Authorization"] = token.authorization()
-    if call.body is not None:
-        headers["Content-Type"] = "application/json"
     return headers
+
+
+def _data(body: bytes | None) -> bytes | BytesIO | None:
+    """A file-like body goes out in pieces; bytes go in one, with the headers, which blocks the loop."""
+    return body if body is None or len(body) <= ONE_PIECE_BYTES else BytesIO(body)
 
 
 async def _bounded_body(response: aiohttp.ClientResponse) -> bytes | None:
     """The whole body, or None where it broke off or is over 4 MiB (unpacked)."""
     body = bytearray()
     try:
-        async for chunk in response.content.iter_chunked(READ_BYTES):
+        while chunk := await response.content.readany():
             body += chunk
             if len(body) > BODY_MAX_BYTES:
                 response.close()

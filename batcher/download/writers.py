@@ -1,0 +1,150 @@
+"""The threads that write: small files whole and several at a time, large ones piece by piece.
+
+A hop to a thread and back costs more than anything else that a small file needs, and an fsync costs less
+where others came just before it. So small files gather while the threads are busy, as ledger lines do,
+and share the next hop: all are written, the system is told to begin, then each is fsynced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+GROUPS_AT_ONCE: Final = 2
+GROUP_FILES: Final = 32
+T = TypeVar("T")
+
+
+class HashingFile(io.BufferedWriter):
+    """A new file, and the SHA-256 of what was written to it by ``writelines``."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "w"))
+        self._hash = hashlib.sha256()
+
+    def writelines(self, pieces: Iterable[Any]) -> None:
+        """Append ``pieces``, and hash them."""
+        for piece in pieces:
+            self._hash.update(piece)
+            self.write(piece)
+
+    def empty(self) -> None:
+        """Begin anew."""
+        self.seek(0)
+        self.truncate()
+        self._hash = hashlib.sha256()
+
+    def begin_sync(self) -> None:
+        """Have the system begin to write to the disk; waits for nothing."""
+        self.flush()
+        with suppress(AttributeError, OSError):  # a hint: not every system takes it
+            os.posix_fadvise(self.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def seal(self) -> str:
+        """Make it durable and close it; returns the SHA-256 in hex."""
+        self.flush()
+        os.fsync(self.fileno())
+        self.close()
+        return self._hash.hexdigest()
+
+
+class Small(NamedTuple):
+    """A file that is all there. ``stored`` gets its SHA-256 in hex, or an OSError."""
+
+    path: Path
+    pieces: Sequence[bytes]
+    stored: asyncio.Future[str]
+
+
+class Writers:
+    """The threads of one downloader, and the small files that wait for them."""
+
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        self.threads = threads
+        self._waiting: list[Small] = []
+        self._groups = 0
+
+    def run(self, function: Callable[[], T]) -> asyncio.Future[T]:
+        """Call ``function`` in a thread of its own."""
+        return asyncio.get_running_loop().run_in_executor(self.threads, function)
+
+    def store(self, path: Path, pieces: Sequence[bytes]) -> asyncio.Future[str]:
+        """Write a whole file and make it durable; the future has its SHA-256 in hex.
+
+        The future fails with an OSError where the disk refuses. Whoever gave it up has to wait for it
+        all the same: the file is being written.
+        """
+        small = Small(path, pieces, asyncio.get_running_loop().create_future())
+        self._waiting.append(small)
+        if self._groups < GROUPS_AT_ONCE:
+            self._groups += 1
+            self._begin_group()
+        return small.stored
+
+    def _begin_group(self) -> None:
+        group, self._waiting = self._waiting[:GROUP_FILES], self._waiting[GROUP_FILES:]
+
+        def ended(outcomes: asyncio.Future[list[str | OSError]]) -> None:
+            if self._waiting:
+                self._begin_group()
+            else:
+                self._groups -= 1
+            broken = outcomes.exception()
+            told = outcomes.result() if broken is None else [broken] * len(group)
+            for small, outcome in zip(group, told, strict=True):
+                _tell(small.stored, outcome)
+
+        self.run(lambda: store_group(group)).add_done_callback(ended)
+
+
+def _tell(stored: asyncio.Future[str], outcome: str | BaseException) -> None:
+    if stored.done():  # given up on
+        return
+    if isinstance(outcome, str):
+        stored.set_result(outcome)
+    else:
+        stored.set_exception(outcome)
+
+
+def store_group(group: Iterable[Small]) -> list[str | OSError]:
+    """Write whole files; what became of each: its SHA-256 in hex, or why the disk refused."""
+    written = [_written(small) for small in group]
+    return [_sealed(file) if isinstance(file, HashingFile) else file for file in written]
+
+
+def _written(small: Small) -> HashingFile | OSError:
+    try:
+        file = HashingFile(small.path)
+    except OSError as error:
+        return error
+    try:
+        file.writelines(small.pieces)
+        file.begin_sync()
+    except OSError as error:
+        return _closed(file, error)
+    return file
+
+
+def _sealed(file: HashingFile) -> str | OSError:
+    try:
+        return file.seal()
+    except OSError as error:
+        return _closed(file, error)
+
+
+def _closed(file: HashingFile, error: OSError) -> OSError:
+    """Let go of a file that the disk refused: what is still in its buffer goes nowhere."""
+    with suppress(OSError):
+        file.raw.close()
+    with suppress(OSError, ValueError):
+        file.close()
+    return error
