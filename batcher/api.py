@@ -31,7 +31,8 @@ class RunOptions(TypedDict, total=False):
     Durations are seconds, sizes bytes, money USD. ``yes`` buys also while jobs already paid for have
     left the manifest. ``max_failures`` is a number of jobs, ``max_failures_percent`` a share of those
     that finished. ``output`` may be the URL of a bucket; then ``state_dir`` keeps the ledger.
-    ``observer`` is told how the run goes.
+    ``dask`` is the address of a cluster's scheduler, or ``local:N``; :func:`plan` goes by
+    none. ``observer`` is told how the run goes.
     """
 
     output: str | PathLike[str] | None
@@ -62,6 +63,7 @@ class RunOptions(TypedDict, total=False):
     allow_hosts: Iterable[str]
     max_file_bytes: int
     sandbox: bool | SandboxOptions
+    dask: str | None
     observer: Observer
 
 
@@ -74,7 +76,12 @@ async def run(manifest: str | PathLike[str], **options: Unpack[RunOptions]) -> S
     Cancelling the awaiting task stops at once; what was paid for is in the ledger all the same.
     """
     host = Host(observer=options.get("observer", Silence()))
-    return await app.run(_options(manifest, options), host)
+    dask = options.get("dask")
+    if dask is None:
+        return await app.run(_options(manifest, options), host)
+    from batcher import cluster
+
+    return await cluster.run(_options(manifest, options), dask, host)
 
 
 async def plan(manifest: str | PathLike[str], **options: Unpack[RunOptions]) -> Plan:

@@ -14,7 +14,7 @@ from batcher.body import request_body
 from batcher.clock import iso
 from batcher.depot import claimed, ledger_to_read, open_run_dir
 from batcher.disk import cannot_write
-from batcher.errors import LockedError
+from batcher.errors import BatcherError, LockedError
 from batcher.ledger import Ledger, read_snapshot, segments_in
 from batcher.lifecycle import FORMAT_VERSION, EventName, RunEvent, State
 from batcher.manifest import Manifest, open_manifest
@@ -29,6 +29,7 @@ from batcher.rundir import RunDir
 from batcher.runner import Budget, Deps, Runner
 from batcher.runner.canary import Canary
 from batcher.runner.control import Breaker
+from batcher.runner.view import RunView
 from batcher.service.catalog import Specs
 from batcher.service.kept import keep_entries, kept_entries
 from batcher.shards import Shard
@@ -199,7 +200,9 @@ async def _execute(prepared: Prepared, site: Site, held: tuple[Ledger, RunDir], 
         runner = await _drive(prepared, site, ledger, (run_dir, metadata), host)
     finally:
         metadata.close()
-    summary = _summarise(prepared, ledger, runner, host.clock.monotonic() - began_s)
+    stopped_by = runner.control.error or runner.shortfall()
+    elapsed_s = host.clock.monotonic() - began_s
+    summary = summarise(prepared, ledger.snapshot, runner.view, stopped_by, elapsed_s)
     ledger.close_run(_closing(opening, summary, iso(host.clock.now())))
     return summary
 
@@ -273,9 +276,11 @@ def _closing(opening: RunEvent, summary: Summary, at: str) -> RunEvent:
     return RunEvent(run=opening.run, at=at, ended=True, exit_code=summary.exit_code, counts=counts)
 
 
-def _summarise(prepared: Prepared, ledger: Ledger, runner: Runner, elapsed_s: float) -> Summary:
-    error = runner.control.error or runner.shortfall()
-    present = status_of(prepared.run_dir, ledger.snapshot)
+def summarise(
+    prepared: Prepared, snapshot: Snapshot, view: RunView, error: BatcherError | None, elapsed_s: float
+) -> Summary:
+    """What became of a plan: ``view`` as its run left it, ``error`` why that stopped early, if so."""
+    present = status_of(prepared.run_dir, snapshot)
     made = prepared.plan
     fields = {name: getattr(present, name) for name in present.__struct_fields__}
     fields |= {"total": made.total, "duplicates": made.duplicates}
@@ -284,18 +289,18 @@ def _summarise(prepared: Prepared, ledger: Ledger, runner: Runner, elapsed_s: fl
         **fields,
         selected=made.selected,
         elapsed_s=round(elapsed_s, 3),
-        submitted_now=runner.view.submitted_now,
+        submitted_now=view.submitted_now,
         invalid=made.invalid,
-        cancelled_now=runner.view.cancelled_now,
-        not_cancellable=runner.view.not_cancellable,
+        cancelled_now=view.cancelled_now,
+        not_cancellable=view.not_cancellable,
         stopped=str(error) if error is not None else None,
-        exit_code=error.exit_code if error is not None else _exit_code(prepared, runner),
+        exit_code=error.exit_code if error is not None else _exit_code(prepared, view),
     )
 
 
-def _exit_code(prepared: Prepared, runner: Runner) -> int:
+def _exit_code(prepared: Prepared, view: RunView) -> int:
     made = prepared.plan
     excused = 0
     if prepared.options.ignore_old_failures:
         excused = sum(map(made.count, (Bucket.FAILED, Bucket.CANCELLED, Bucket.EXHAUSTED)))
-    return int(runner.view.done + excused < made.selected or made.invalid > 0)
+    return int(view.done + excused < made.selected or made.invalid > 0)

@@ -46,6 +46,7 @@ class RunDir:
         self._partials = self.hidden / (PARTIAL_NAME if shard is None else f"{PARTIAL_NAME}.{shard}")
         self._is_alone = shard is None
         self._disk = disk
+        self._moves: list[tuple[Path, Path]] = []
         self._syncing: asyncio.Task[None] | None = None
         self._waiting: asyncio.Task[None] | None = None
 
@@ -73,11 +74,11 @@ class RunDir:
         return self._partials / f"{job_id}.{index}.part"
 
     def publish(self, source: Path, name: str) -> str:
-        """Move a whole, fsynced file into ``media/``; returns its path in the run directory.
+        """Let a whole, fsynced file go into ``media/``; returns its path in the run directory.
 
-        Durable only after ``settle``.
+        There, and durable, after ``settle``.
         """
-        self._disk.rename(source, self.root / MEDIA_NAME / name)
+        self._moves.append((source, self.root / MEDIA_NAME / name))
         return f"{MEDIA_NAME}/{name}"
 
     async def keep(self, files: tuple[Artifact, ...]) -> None:
@@ -90,7 +91,7 @@ class RunDir:
         """Drop copies of outputs that were kept elsewhere: here, there are none."""
 
     async def settle(self) -> None:
-        """Make the names in ``media/`` durable. Callers that arrive during a sync share the next one."""
+        """Move what was published, durably. Callers that arrive during a sync share the next one."""
         if self._waiting is None and self._syncing is not None:
             self._waiting = asyncio.create_task(self._sync_after(self._syncing))
         if self._waiting is not None:
@@ -107,9 +108,15 @@ class RunDir:
 
     async def _sync(self) -> None:
         try:
-            await self._disk.run(partial(self._disk.sync_dir, self.root / MEDIA_NAME))
+            moves, self._moves = self._moves, []
+            await self._disk.run(partial(self._move, moves))
         finally:
             self._syncing = None
+
+    def _move(self, moves: list[tuple[Path, Path]]) -> None:
+        for source, target in moves:
+            self._disk.rename(source, target)
+        self._disk.sync_dir(self.root / MEDIA_NAME)
 
     async def set_aside(self, replaced: Replaced) -> None:
         """Move the files of an attempt that was bought again out of the dataset, durably.

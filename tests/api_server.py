@@ -181,6 +181,11 @@ class ApiServer:
         return web.Response(body=made.media, content_type="video/mp4", headers={"ETag": f'"{made.id}"'})
 
 
+ROOT = str(Path(__file__).parent.parent)
+PLAIN_LOOP = Path(__file__).parent / "plain_loop"
+"""First on the path of a process, it hides uvloop: most tests are for the loop that everybody has."""
+
+
 def command(*arguments: object) -> list[str]:
     """The installed command: ``batcher ARGUMENTS``."""
     return [sys.executable, "-m", "batcher", *map(str, arguments)]
@@ -190,8 +195,8 @@ def environment(server: ApiServer | None, home: Path, **extra: str) -> dict[str,
     """A clean environment: nothing of this machine's user, the server's base, the tests' token."""
     kept = {name: os.environ[name] for name in ("PATH", "COVERAGE_PROCESS_CONFIG") if name in os.environ}
     base = {"RUNCOMFY_MODEL_API_BASE": server.base, "RUNCOMFY_TOKEN": TOKEN} if server else {}
-    root = str(Path(__file__).parent.parent)
-    return kept | base | {"HOME": str(home), "PYTHONPATH": root, "LC_ALL": "C.UTF-8"} | extra
+    path = os.pathsep.join((str(PLAIN_LOOP), ROOT))
+    return kept | base | {"HOME": str(home), "PYTHONPATH": path, "LC_ALL": "C.UTF-8"} | extra
 
 
 def run_command(

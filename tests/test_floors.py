@@ -22,6 +22,7 @@ FLOORS = [
     {"progress", "options", "sandbox", "report", "export"},
     {"site", "prepare"},
     {"app", "settle"},
+    {"cluster"},
     {"api"},
     {"__init__", "cli"},
     {"__main__"},
@@ -40,6 +41,8 @@ DOORS = {
     "PIL": {"probe"},
     "obstore": {"bucket"},
     "botocore": {"bucket"},
+    "dask": {"cluster"},
+    "distributed": {"cluster"},
 }
 # Classes of `random` are facts that are passed around; its functions share a state that nobody owns.
 RANDOM_CLASSES = {"Random", "SystemRandom"}

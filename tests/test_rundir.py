@@ -21,11 +21,15 @@ class SlowSync(QuickDisk):
         self.error = None
 
     async def run(self, function):
-        self.synced.append(self.list_dir(function.args[0]))
+        result = function()
         await asyncio.sleep(1)
         if self.error is not None:
             raise self.error
-        return function()
+        return result
+
+    def sync_dir(self, path):
+        self.synced.append(self.list_dir(path))
+        super().sync_dir(path)
 
 
 @pytest.fixture
@@ -37,12 +41,19 @@ def disk():
 def run_dir(tmp_path, disk):
     run_dir = RunDir(tmp_path, disk)
     run_dir.prepare()
+    disk.synced.clear()
     return run_dir
 
 
 def publish(run_dir, name, content=b"movie"):
+    (run_dir.root / "media" / name).write_bytes(content)
+    return f"media/{name}"
+
+
+def bring(run_dir, name):
+    """A finished download, published under ``name``."""
     partial = run_dir.partial(name, 0)
-    partial.write_bytes(content)
+    partial.write_bytes(b"movie")
     return run_dir.publish(partial, name)
 
 
@@ -59,21 +70,22 @@ def test_preparing_makes_the_folders_and_drops_what_a_dead_run_left(tmp_path, ru
     assert (tmp_path / "media" / "dog.mp4").exists()
 
 
-def test_a_download_lies_outside_of_media_until_it_is_published(tmp_path, run_dir):
+async def test_a_download_lies_outside_of_media_until_it_is_published_and_settled(tmp_path, run_dir):
     partial = run_dir.partial("cat", 1)
     assert (tmp_path / "media") not in partial.parents
     partial.write_bytes(b"movie")
     assert run_dir.publish(partial, "cat.1.mp4") == "media/cat.1.mp4"
+    await run_dir.settle()
     assert (tmp_path / "media" / "cat.1.mp4").read_bytes() == b"movie"
     assert not partial.exists()
 
 
 @in_virtual_time
 async def test_settling_waits_for_a_sync_that_began_after_the_call(run_dir, disk):
-    publish(run_dir, "a")
+    bring(run_dir, "a")
     first = asyncio.create_task(run_dir.settle())
     await asyncio.sleep(0.5)
-    publish(run_dir, "b")
+    bring(run_dir, "b")
     await run_dir.settle()
     assert first.done()
     assert disk.synced == [["a"], ["a", "b"]]
@@ -94,7 +106,7 @@ async def test_callers_that_arrive_during_a_sync_share_the_next_one(run_dir, dis
 async def test_a_steady_stream_of_callers_never_syncs_twice_at_once_and_none_is_left_out(run_dir, disk):
     async def caller(number):
         await asyncio.sleep(0.1 * number)
-        publish(run_dir, f"{number:02d}")
+        bring(run_dir, f"{number:02d}")
         before = len(disk.synced)
         await run_dir.settle()
         assert any(f"{number:02d}" in names for names in disk.synced[before:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shlex
 import signal
 import sys
@@ -18,6 +19,7 @@ import msgspec
 from batcher import app
 from batcher.cli import ending
 from batcher.cli.console import money, summary_lines
+from batcher.cli.fast_loop import fast_loop
 from batcher.cli.observers import observer_for
 from batcher.cli.plan_view import brief_lines, plan_json, plan_page
 from batcher.cli.question import agreed
@@ -30,6 +32,8 @@ from batcher.runner.control import Control
 from batcher.runner.view import Observer, Silence
 from batcher.summary import Summary
 from batcher.terminal import visible, visible_json, visible_lines
+
+GC_THRESHOLDS = (10_000, 20, 100)
 
 
 def run_manifest(options: Options, given: dict[str, Any]) -> int:
@@ -46,7 +50,9 @@ def run_manifest(options: Options, given: dict[str, Any]) -> int:
         signals=_signals,
     )
     try:
-        summary = asyncio.run(_run(options, host, given["dask"]))
+        _collect_less_often()
+        with asyncio.Runner(loop_factory=fast_loop()) as runner:
+            summary = runner.run(_run(options, host, given["dask"]))
     except BatcherError as error:
         return _nothing_ran(error, as_json=given["as_json"])
     except ending.EndedBySignal as end:
@@ -54,6 +60,12 @@ def run_manifest(options: Options, given: dict[str, Any]) -> int:
     with ending.perhaps_unheard():
         _print_summary(summary, options, host, given)
     return summary.exit_code
+
+
+def _collect_less_often() -> None:
+    """What is here now stays; and a run makes few cycles, but many objects that live for minutes."""
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 async def _run(options: Options, host: Host, dask: str | None) -> Summary:
@@ -103,8 +115,12 @@ def _print_summary(summary: Summary, options: Options, host: Host, given: dict[s
 def _command(options: Options, dask: str | None) -> str:
     """The command that resumes this run."""
     parts = ["batcher", "run", str(options.manifest)]
+    if options.bucket_url is not None:
+        parts += ["-o", options.bucket_url]
     if options.output is not None:
-        parts += ["-o", str(options.output)]
+        parts += ["--state-dir" if options.bucket_url is not None else "-o", str(options.output)]
+    if options.selection.shard is not None:
+        parts += ["--shard", f"{options.selection.shard.number}/{options.selection.shard.count}"]
     if options.sandbox is not None:
         parts.append("--sandbox")
     if dask is not None:

@@ -125,6 +125,11 @@ _RUNNING = (
     ),
     click.option("-y", "--yes", is_flag=True, help="Don't ask before buying."),
     click.option(
+        "--dask",
+        metavar="tcp://HOST:PORT|local:N",
+        help="Share the jobs out over the workers of a Dask cluster, or over N processes here.",
+    ),
+    click.option(
         "--on-interrupt",
         type=click.Choice(["detach", "cancel"]),
         default="detach",

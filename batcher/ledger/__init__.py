@@ -65,7 +65,7 @@ class Ledger:
         self._shard = shard
         self._opening: RunEvent | None = None
         self._after: dict[str, int] = {}
-        lines = Lines(run_dir, disk)
+        lines = self._lines = Lines(run_dir, disk)
         self._base = lines.number(self.path.name) << SEGMENT_SHIFT
         self.snapshot = Snapshot(lines.at, shards=shard.count if shard is not None else 0)
         self.snapshot.owners = PackedMap()
@@ -159,7 +159,10 @@ class Ledger:
             fields["attempt"] = record.attempt if record is not None else 0
         event = Event(event=name, at=iso(self._clock.now()), job=job, **fields)
         self._begin()
-        self.snapshot.apply(event, self._place)
+        place = self._place
+        self.snapshot.apply(event, place)
+        if event.input is not None:
+            self._lines.remember(place, event)
         return self._add(event)
 
     def close_run(self, run: RunEvent) -> None:

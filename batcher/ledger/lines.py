@@ -17,6 +17,7 @@ from batcher.snapshot import SEGMENT_SHIFT
 from batcher.timings import Lengths
 
 BLOCK_BYTES = 1 << 20
+RECENT_MAX = 4096
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 FOLLOWS = "follows"
 _OFFSET_MASK = (1 << SEGMENT_SHIFT) - 1
@@ -126,6 +127,7 @@ class Lines:
         self._disk = disk
         self._names = [LEDGER_NAME]
         self._files: dict[int, BinaryIO] = {}
+        self._recent: dict[int, Event] = {}
         self.close = weakref.finalize(self, _close, self._files)
 
     def number(self, name: str) -> int:
@@ -134,8 +136,16 @@ class Lines:
             self._names.append(name)
         return self._names.index(name)
 
+    def remember(self, place: int, event: Event) -> None:
+        """Keep a line at hand that was written just now: most are asked for soon, or never."""
+        self._recent[place] = event
+        if len(self._recent) > RECENT_MAX:
+            del self._recent[next(iter(self._recent))]
+
     def at(self, place: int) -> Event:
         """The job event that stands at ``place``: what the snapshot does not keep in memory."""
+        if (event := self._recent.get(place)) is not None:
+            return event
         number = place >> SEGMENT_SHIFT
         file = self._files.get(number)
         if file is None:

@@ -1,0 +1,117 @@
+"""A run on a cluster from beginning to end: plan, ask, share out, sum up."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from batcher import app
+from batcher.cluster.fleet import SLACK_S, Fleet
+from batcher.cluster.place import check_installed, connected, place_of
+from batcher.cluster.shares import check_divisible, divide
+from batcher.cluster.verdict import accepted_since, sizes_of, verdict
+from batcher.cluster.wire import Sight, Task
+from batcher.cluster.worker import look, manifest_sha256
+from batcher.disk import writing
+from batcher.errors import LockedError, RunDirError, UnreachableError
+from batcher.ledger import HIDDEN_NAME, is_held, read_snapshot, segments_in
+from batcher.metadata import gather
+from batcher.options import Host, Options
+from batcher.prepare import Prepared, confirm
+from batcher.runner.control import Control
+from batcher.shards import Shard
+from batcher.snapshot import Snapshot
+from batcher.summary import Summary
+
+
+async def run(options: Options, where: str, host: Host) -> Summary:
+    """As ``app.run``, on the workers of the Dask cluster that ``where`` says.
+
+    Raises UsageError for what a cluster can't keep, UnreachableError where there is none, and what
+    ``app.run`` raises.
+    """
+    place = place_of(where)
+    check_divisible(options)
+    check_installed()
+    prepared = (await app.plan(options, host)).prepared
+    confirm(prepared, host)
+    run_dir = prepared.run_dir.absolute()
+    _check_free(run_dir, host)
+    async with connected(place) as client:
+        return await _share_out(client, prepared, run_dir, host)
+
+
+async def _share_out(client: Any, prepared: Prepared, run_dir: Path, host: Host) -> Summary:
+    began_s = host.clock.monotonic()
+    options = prepared.options
+    threads = sum((await client.nthreads()).values())
+    count = min(threads, options.pace.concurrency)
+    before = sizes_of(run_dir, host.disk)
+    control = Control()
+    with _mark(run_dir, host) as mark:
+        sight = Sight(
+            mark,
+            options.manifest.absolute(),
+            manifest_sha256(options.manifest) or "",
+            version("batcher"),
+        )
+        await _check_sights(client, sight)
+        tasks = [Task(mark.name, part, sight) for part in divide(prepared, run_dir, count)]
+        fleet = Fleet(client, mark.name, tasks, host)
+        fleet.view.selected = prepared.plan.selected
+        host.observer.started(fleet.view)
+        try:
+            with host.signals(control):
+                await fleet.run(control, options.pace.grace_s - SLACK_S)
+        finally:
+            host.observer.finished(fleet.view)
+    end = verdict(fleet, control.error, options)
+    if segments_in(run_dir, host.disk):
+        # Shards that ended together, or died, may each have left this to another one.
+        gather(run_dir, Shard(count, 1), host.disk)
+    end.view.submitted_now = accepted_since(run_dir, before, host.disk)
+    elapsed_s = host.clock.monotonic() - began_s
+    return app.summarise(prepared, _snapshot(run_dir, host), end.view, end.error, elapsed_s)
+
+
+def _snapshot(run_dir: Path, host: Host) -> Snapshot:
+    return read_snapshot(run_dir, host.disk) if segments_in(run_dir, host.disk) else Snapshot()
+
+
+def _check_free(run_dir: Path, host: Host) -> None:
+    """Raises LockedError where another run is at work: known before workers are started for nothing."""
+    if segments_in(run_dir, host.disk) and is_held(run_dir / HIDDEN_NAME, host.disk):
+        raise LockedError(f"{run_dir}: another run is at work here")
+
+
+@contextmanager
+def _mark(run_dir: Path, host: Host) -> Iterator[Path]:
+    """A file in the run directory that tells workers whether they see it. Raises RunDirError."""
+    hidden = run_dir / HIDDEN_NAME
+    mark = hidden / f"dask-{uuid.uuid4().hex[:12]}"
+    with writing(hidden):
+        host.disk.make_dirs(hidden)
+        host.disk.write_whole(mark, [b""])
+    try:
+        yield mark
+    finally:
+        with writing(hidden):
+            host.disk.remove(mark)
+
+
+async def _check_sights(client: Any, sight: Sight) -> None:
+    """Raises RunDirError where a worker does not see what it has to see."""
+    try:
+        problems = await client.run(look, sight)
+    except Exception as error:
+        raise UnreachableError(
+            f"a worker can't be asked; is batcher installed there? {type(error).__name__}: {error}"
+        ) from error
+    wrong = {worker: problem for worker, problem in problems.items() if problem is not None}
+    for worker, problem in wrong.items():
+        more = f" ({len(wrong) - 1} more workers have problems)" if len(wrong) > 1 else ""
+        raise RunDirError(f"worker {worker}: {problem}{more}")

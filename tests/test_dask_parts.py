@@ -1,0 +1,182 @@
+"""What ``--dask`` decides before and after any worker runs: parts, refusals, words on the wire."""
+
+import sys
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batcher import errors
+from batcher.cluster.place import Place, check_installed, place_of
+from batcher.cluster.shares import check_divisible, split, split_above
+from batcher.cluster.verdict import accepted_since, sizes_of
+from batcher.cluster.wire import Ended, Sight, counts_of, packed, trouble_of, view_of
+from batcher.cluster.worker import look, manifest_sha256
+from batcher.disk import LocalDisk
+from batcher.errors import BatcherError, InputError, ManifestError, UsageError
+from batcher.options import Money, Options, SandboxOptions, interrupted
+from batcher.planning import Selection
+from batcher.runner import Pace
+from batcher.runner.view import RunView
+from batcher.shards import Shard
+from tests.api_server import run_command
+from tests.faults import line, write_ledger, write_pairs
+
+COUNTS = st.integers(1, 50)
+
+
+@given(total=st.integers(0, 10_000), count=COUNTS)
+def test_parts_add_up_and_differ_by_one_at_most(total, count):
+    parts = split(total, count)
+    assert (sum(parts), len(parts)) == (total, count)
+    assert max(parts) - min(parts) <= 1
+
+
+@given(floors=st.lists(st.integers(0, 30), min_size=1, max_size=20), spare=st.integers(0, 200))
+def test_slots_add_up_to_the_cap_with_every_request_that_was_taken_over(floors, spare):
+    least = [max(floor, 1) for floor in floors]
+    parts = split_above(floors, sum(least) + spare)
+    assert sum(parts) == sum(least) + spare
+    assert all(part >= floor for part, floor in zip(parts, least, strict=True))
+    raised = [part for part, floor in zip(parts, least, strict=True) if part > floor]
+    assert not raised or max(raised) - min(parts) <= 1, "room goes to the lowest first"
+
+
+@given(floors=st.lists(st.integers(0, 30), min_size=1, max_size=20), total=st.integers(0, 20))
+def test_requests_that_exceed_the_cap_leave_no_room_for_others(floors, total):
+    least = [max(floor, 1) for floor in floors]
+    if total <= sum(least):
+        assert split_above(floors, total) == least
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("tcp://10.0.0.1:8786", Place("tcp://10.0.0.1:8786")),
+        ("tls://scheduler:8786", Place("tls://scheduler:8786")),
+        ("local:4", Place(None, 4)),
+    ],
+)
+def test_a_place_is_an_address_or_a_number_of_processes(text, place):
+    assert place_of(text) == place
+    assert str(place) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "local", "local:0", "local:-1", "local:1000", "10.0.0.1:8786", "tcp://x"]
+)
+def test_anything_else_is_refused_with_what_to_write(text):
+    with pytest.raises(UsageError, match="local:N"):
+        place_of(text)
+
+
+OPTIONS = Options(manifest=Path("m.csv"))
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (replace(OPTIONS, selection=Selection(shard=Shard(2, 1))), "--shard"),
+        (replace(OPTIONS, sandbox=SandboxOptions()), "batcher sandbox"),
+        (replace(OPTIONS, pace=Pace(adapts=True)), "-c auto"),
+        (replace(OPTIONS, money=Money(canary=5)), "--canary"),
+    ],
+)
+def test_what_shards_cant_keep_is_refused_with_the_reason(options, word):
+    with pytest.raises(UsageError, match=word):
+        check_divisible(options)
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UsageError, match=r"pip install 'batcher\[dask\]'"):
+        check_installed()
+
+
+def test_the_command_refuses_before_it_asks_the_api_or_starts_anything(tmp_path):
+    write_pairs(tmp_path / "pairs.csv", 1)
+    ended = run_command(None, tmp_path, "run", "pairs.csv", "--dask", "local:2", "--shard", "1/2")
+    assert (ended.returncode, "leave out --shard" in ended.stderr) == (64, True)
+    assert not (tmp_path / "output").exists()
+
+
+ERRORS = [
+    cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, BatcherError)
+]
+
+
+@pytest.mark.parametrize("cls", ERRORS)
+def test_every_error_of_ours_comes_back_as_one_with_its_words_and_its_exit_code(cls):
+    error = cls("what\nhappened", "code") if cls is errors.DownloadRefused else cls("what\nhappened")
+    sent = msgspec.convert(packed(Ended(1, trouble=trouble_of(error))), Ended)
+    back = sent.trouble.error()
+    assert (str(back), back.exit_code) == (str(error), error.exit_code)
+    assert isinstance(error, type(back))
+
+
+def test_a_manifests_problems_come_back_as_an_input_error():
+    back = trouble_of(ManifestError(["m.csv:1: id: no", "m.csv:2: id: no"])).error()
+    assert type(back) is InputError
+    assert str(back) == "m.csv:1: id: no\nm.csv:2: id: no"
+
+
+def test_a_signal_keeps_its_exit_code():
+    assert trouble_of(interrupted(15)).error().exit_code == 143
+
+
+def test_what_is_no_error_of_ours_is_an_internal_one_in_one_line():
+    back = trouble_of(ZeroDivisionError("division by zero")).error()
+    assert (str(back), back.exit_code) == ("internal error: ZeroDivisionError: division by zero", 70)
+
+
+@given(st.builds(RunView, *[st.integers(0, 9)] * 9))
+def test_counts_travel_whole(view):
+    assert view_of(counts_of(view)) == view
+
+
+def test_a_worker_that_sees_something_else_says_what(tmp_path):
+    manifest = write_pairs(tmp_path / "pairs.csv", 2)
+    mark = tmp_path / "out" / ".batcher" / "dask-1"
+    sight = Sight(mark, manifest, manifest_sha256(manifest), version("batcher"))
+    assert f"does not see the run directory {tmp_path / 'out'}" in look(sight)
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    assert look(sight) is None
+    assert "the caller 0.0.1" in look(replace(sight, version="0.0.1"))
+    write_pairs(manifest, 3)
+    assert "not see the same manifest" in look(sight)
+    manifest.unlink()
+    assert "not see the same manifest" in look(sight)
+
+
+def test_accepted_posts_are_counted_from_where_the_ledger_stood(tmp_path):
+    disk, old = LocalDisk(), [line("submitting", "a"), line("submitted", "a", request_id="1")]
+    path = write_ledger(tmp_path, *old)
+    before = sizes_of(tmp_path, disk)
+    write_ledger(
+        tmp_path,
+        *old,
+        line("submitted", "c", request_id="3"),  # asked about again, not bought
+        line("submitting", "b"),
+        line("submitted", "b", request_id="2"),
+        line("submitting", "d"),
+        line("deferred", "d", reason="busy"),
+    )
+    other = path.with_name("ledger.1-of-2.jsonl")
+    other.write_bytes(msgspec.json.encode(line("submitting", "e")) + b"\n{torn")
+    assert accepted_since(tmp_path, before, disk) == 1
+
+
+def test_a_run_directory_that_is_held_is_left_alone_and_no_worker_started(tmp_path):
+    manifest = write_pairs(tmp_path / "pairs.csv", 1)
+    write_ledger(tmp_path / "out")
+    (tmp_path / "out/.batcher").mkdir()
+    release = LocalDisk().lock(tmp_path / "out/.batcher/lock")
+    dead = "tcp://127.0.0.1:9"
+    ended = run_command(None, tmp_path, "run", manifest, "-o", "out", "--dask", dead)
+    release()
+    assert (ended.returncode, "another run is at work" in ended.stderr) == (75, True), ended.stderr

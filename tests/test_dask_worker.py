@@ -1,0 +1,129 @@
+"""A shard between its engine and the caller: orders, silence, a worker that leaves. In virtual time."""
+
+import asyncio
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from distributed import Status
+
+from batcher.cluster.wire import SILENCE_S, VIEWS, Order, Sight, Task
+from batcher.cluster.worker import LOCK_PATIENCE_S, Post, _watch
+from batcher.errors import InterruptedRunError, StoppedError
+from batcher.options import Options
+from batcher.planning import Selection
+from batcher.runner.control import Control
+from batcher.runner.view import RunView
+from batcher.shards import Shard
+from tests.engine import LoopClock, in_virtual_time
+
+GO_ON = Order("run-1")
+LONG_S = 3600.0
+
+
+class Shift:
+    """A post, the watch over it, and an engine that would take an hour."""
+
+    def __init__(self, status=Status.running):
+        options = Options(manifest=Path("m.csv"), selection=Selection(shard=Shard(2, 1)))
+        task = Task("run-1", options, Sight(Path("mark"), Path("m.csv"), "", ""))
+        self.sent, self.clock, self.worker = [], LoopClock(), SimpleNamespace(status=status)
+        self.post = Post(
+            task, lambda topic, message: self.sent.append((topic, message)), self.clock.monotonic
+        )
+
+    async def __aenter__(self):
+        self.engine = asyncio.create_task(self.clock.sleep(LONG_S))
+        self.post.attend(self.engine)
+        self.watch = asyncio.create_task(_watch(self.post, self.worker, self.clock))
+        return self
+
+    async def __aexit__(self, *_):
+        self.watch.cancel()
+        self.engine.cancel()
+        await asyncio.gather(self.watch, self.engine, return_exceptions=True)
+
+
+@in_virtual_time
+async def test_a_shard_that_hears_nothing_winds_itself_up():
+    async with Shift() as shift:
+        await shift.clock.sleep(SILENCE_S - 2)
+        assert not shift.engine.done()
+        await shift.clock.sleep(4)
+        assert shift.engine.cancelled()
+
+
+@in_virtual_time
+async def test_a_shard_that_hears_its_caller_goes_on_and_one_of_another_run_does_not_count():
+    async with Shift() as shift:
+        for _ in range(100):
+            await shift.clock.sleep(SILENCE_S / 2)
+            shift.post.hear(GO_ON)
+        assert not shift.engine.done()
+        for _ in range(4):
+            await shift.clock.sleep(SILENCE_S / 2)
+            shift.post.hear(Order("another run"))
+        assert shift.engine.cancelled()
+
+
+@pytest.mark.parametrize(
+    ("status", "stays"),
+    [
+        (Status.running, True),
+        (Status.paused, True),
+        (Status.closing_gracefully, False),
+        (Status.closing, False),
+    ],
+)
+def test_a_worker_that_leaves_takes_its_shard_along_in_good_order(status, stays):
+    @in_virtual_time
+    async def story():
+        async with Shift(status) as shift:
+            control = Control()
+            with shift.post.signals(control):
+                await shift.clock.sleep(3)
+            assert control.halted is not stays
+            assert stays or isinstance(control.error, InterruptedRunError)
+
+    story()
+
+
+@in_virtual_time
+async def test_a_shard_that_can_no_longer_be_watched_is_wound_up():
+    async with Shift() as shift:
+        shift.post.send = None  # whatever Dask may raise once its loop is closed
+        shift.post.warn("news")
+        await shift.clock.sleep(3)
+        assert shift.engine.cancelled()
+
+
+@in_virtual_time
+async def test_orders_reach_the_engine_also_where_they_came_before_it():
+    async with Shift() as shift:
+        shift.post.hear(Order("run-1", drain="enough"))
+        control = Control()
+        with shift.post.signals(control):
+            assert control.draining
+            assert isinstance(control.error, StoppedError)
+            shift.post.hear(Order("run-1", halt=signal.SIGINT))
+            assert (control.halted, control.error.exit_code) == (True, 130)
+            assert not control.aborting.is_set()
+            shift.post.hear(Order("run-1", halt=signal.SIGINT, abort=True))
+            assert control.aborting.is_set()
+
+
+@in_virtual_time
+async def test_only_news_is_reported():
+    async with Shift() as shift:
+        await shift.clock.sleep(10)
+        shift.post.changed(RunView(selected=3, done=1))
+        shift.post.warn("careful")
+        await shift.clock.sleep(10)
+        assert [topic for topic, _ in shift.sent] == [VIEWS] * 3
+        assert shift.sent[1][1]["counts"]["done"] == 1
+        assert [message["warnings"] for _, message in shift.sent] == [(), ("careful",), ()]
+
+
+def test_whoever_takes_over_a_shard_waits_longer_than_a_lost_one_goes_on():
+    assert LOCK_PATIENCE_S > SILENCE_S + 2
