@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from batcher.depot import claimed, open_run_dir
 from batcher.errors import (
     AuthRefused,
     CallError,
@@ -73,12 +74,9 @@ async def resolve(run_dir: Path, job_id: str, request_id: str | None, host: Host
     snapshot = read_snapshot(run_dir, host.disk)
     _unknown(snapshot, job_id)
     if request_id is None:
-        ledger = Ledger(run_dir, host.disk, host.clock)
-        try:
+        async with _ledger(run_dir, host) as ledger:
             _unknown(ledger.snapshot, job_id)
             await ledger.record(EventName.DEFERRED, job_id, reason="settled by hand: not created")
-        finally:
-            await ledger.close()
         return f"{job_id}: not created; the next run submits it"
     async with _held(run_dir, host) as (site, ledger):
         record = _unknown(ledger.snapshot, job_id)
@@ -129,10 +127,19 @@ def _check_fits(snapshot: Snapshot, record: JobRecord, request_id: str, result: 
 async def _held(run_dir: Path, host: Host) -> AsyncIterator[tuple[Site, Ledger]]:
     """The API that the last run in ``run_dir`` used, and the ledger, locked."""
     snapshot = read_snapshot(run_dir, host.disk)
-    async with connect(_sandbox_of(snapshot), host, run_dir) as site:
+    async with connect(_sandbox_of(snapshot), host, run_dir) as site, _ledger(run_dir, host) as ledger:
+        yield site, ledger
+
+
+@asynccontextmanager
+async def _ledger(run_dir: Path, host: Host) -> AsyncIterator[Ledger]:
+    """The ledger, locked; a bucket with the outputs is held as well, and left the ledger afterwards."""
+    tree = open_run_dir(run_dir, host.disk)
+    async with claimed(tree, None, host.disk):
         ledger = Ledger(run_dir, host.disk, host.clock)
         try:
-            yield site, ledger
+            await tree.look()
+            yield ledger
         finally:
             await ledger.close()
 

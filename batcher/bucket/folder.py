@@ -69,6 +69,9 @@ class FolderBucket:
         for found in await asyncio.to_thread(self._below, root):
             yield found
 
+    async def sizes(self) -> dict[str, int]:
+        return await asyncio.to_thread(self._sizes)
+
     async def move(self, old: str, new: str) -> None:
         await asyncio.to_thread(self._move, self._path(old), self._path(new))
 
@@ -151,6 +154,15 @@ class FolderBucket:
                 if not TEMPORARY.fullmatch(name)
                 for path in [Path(folder, name)]
             ]
+
+    def _sizes(self) -> dict[str, int]:
+        with reading(self._root):
+            sizes = {name: self._size(self._root / name) for name in self._disk.list_dir(self._root)}
+        return {
+            name: size
+            for name, size in sizes.items()
+            if size is not None and not TEMPORARY.fullmatch(name)
+        }
 
     def _move(self, old: Path, new: Path) -> None:
         with writing(new):

@@ -100,6 +100,10 @@ class Bucket(Protocol):
         """Key and size in bytes of every object below ``folder`` (by default all), in no order."""
         ...
 
+    async def sizes(self) -> dict[str, int]:
+        """Sizes in bytes, by key, of what lies at the place itself and not in a folder below."""
+        ...
+
     async def move(self, old: str, new: str) -> None:
         """Copy within the store, then delete ``old``. Where only ``new`` is there, it was done."""
         ...

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from batcher.bucket.failures import HOW_TO_SIGN_IN, misconfigured
 from batcher.bucket.folder import FolderBucket
 from batcher.bucket.interface import Patience
 from batcher.bucket.place import Place, parse_place
-from batcher.errors import CredentialsError, InputError
+from batcher.errors import CredentialsError, InputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,13 +84,28 @@ def _make(place: Place, settings: dict[str, Any]) -> ObjectStore:
 
 
 def _client_options(scheme: str, environment: Mapping[str, str], patience: Patience) -> dict[str, Any]:
-    """An endpoint that the user wrote with http:// is meant that way; nothing else goes unencrypted."""
-    endpoint = next((environment[name] for name in ENDPOINTS[scheme] if environment.get(name)), "")
+    """An endpoint that the user wrote with http:// is meant that way; nothing else goes unencrypted.
+
+    Raises UsageError for one that is no URL: the library would panic.
+    """
+    named = {name: environment[name] for name in ENDPOINTS[scheme] if name in environment}
+    for name, endpoint in named.items():
+        if not _is_web_url(endpoint):
+            raise UsageError(f"{name}: is set, but is no URL that begins with http:// or https://")
+    plain = next(iter(named.values()), "").startswith("http://")
     options: dict[str, Any] = {
         "timeout": f"{patience.request_s}s",
         "connect_timeout": f"{patience.connect_s}s",
     }
-    return options | ({"allow_http": True} if endpoint.startswith("http://") else {})
+    return options | ({"allow_http": True} if plain else {})
+
+
+def _is_web_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _s3_settings(place: Place, environment: Mapping[str, str]) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import hashlib
 from contextlib import suppress
+from threading import Event
 from typing import TYPE_CHECKING, Final
 
 import obstore
@@ -32,6 +34,11 @@ PARTS_AT_ONCE: Final = 2
 LIST_AT_ONCE: Final = 1000
 SHA256_NAME: Final = "sha256"
 """Under this name the hash is kept with an object, for people and other tools."""
+
+EXIT_WAIT_S: Final = 0.05
+"""A thread of the library that has just handed a result over still lets go of Python's objects. Where
+the interpreter is taken down in that moment, the process aborts (SIGABRT), with everything done."""
+atexit.register(Event().wait, EXIT_WAIT_S)
 
 
 class RemoteBucket:
@@ -125,6 +132,11 @@ class RemoteBucket:
             async for found in obstore.list(self._store, folder or None, chunk_size=LIST_AT_ONCE):
                 for meta in found:
                     yield meta["path"], meta["size"]
+
+    async def sizes(self) -> dict[str, int]:
+        with talking(self._place, "", "list"):
+            found = await obstore.list_with_delimiter_async(self._store)
+        return {meta["path"]: meta["size"] for meta in found["objects"]}
 
     async def move(self, old: str, new: str) -> None:
         self._place.checked(old)

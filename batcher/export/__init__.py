@@ -7,14 +7,15 @@ run; a shard is whole or absent, and one that is there already is not written ag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from batcher.disk import Disk, cannot_write
-from batcher.errors import InputError
 from batcher.export.choose import Choice
+from batcher.export.media import Source, media_of, unread
 from batcher.export.shards import Cut, Shard, Shelf, cut
 from batcher.export.tables import CsvWriter, ParquetWriter
 from batcher.export.tar import TarWriter
@@ -53,16 +54,18 @@ def export(order: Order, disk: Disk, progress: Progress = lambda rows, size: Non
     """Write what ``order`` says; again after an interruption, it writes only what is missing.
 
     Raises UsageError (filter, ids), InputError (a media file is missing or damaged, the library of a
-    format is not installed), RunDirError (the target can't be written).
+    format is not installed), RunDirError (the target can't be written, or a bucket with the media can't
+    be read), CredentialsError.
     """
     rows, result = _rows(order, disk), Exported()
     writer = _writer(order, OWN_COLUMNS | dict(sorted(rows.columns.types.items())))
     shelf = Shelf(order.target, disk, writer.fingerprint)
     try:
         disk.make_dirs(order.target)
-        for shard in cut(lambda: order.choice.of(rows.all()), order.cut, writer.extension):
-            _put(shard, shelf, writer, order.run_dir, result)
-            progress(len(shard.rows), shard.bytes)
+        with _source(order, writer, disk) as source:
+            for shard in cut(lambda: order.choice.of(rows.all()), order.cut, writer.extension):
+                _put(shard, shelf, writer, source, result)
+                progress(len(shard.rows), shard.bytes)
         shelf.tidy(writer.extension)
     except OSError as error:
         raise cannot_write(order.target, error) from error
@@ -83,33 +86,22 @@ def _rows(order: Order, disk: Disk) -> Rows:
     return rows
 
 
-def _put(shard: Shard, shelf: Shelf, writer: Writer, run_dir: Path, result: Exported) -> None:
+def _put(shard: Shard, shelf: Shelf, writer: Writer, source: Source, result: Exported) -> None:
     result.rows += len(shard.rows)
     result.bytes += shard.bytes
     if shelf.has(shard):
         result.kept.append(shard.name)
         return
-    if writer.reads_media:
-        _check_media(shard.rows, run_dir)
+    rows = source(shard.rows)
     with shelf.place(shard) as path:
-        writer.write(path, _with_paths(shard.rows, run_dir))
+        writer.write(path, rows)
     result.written.append(shard.name)
 
 
-def _with_paths(rows: list[dict[str, Any]], run_dir: Path) -> Iterator[tuple[dict[str, Any], Path]]:
-    return ((row, run_dir / row["file_name"]) for row in rows)
-
-
-def _check_media(rows: list[dict[str, Any]], run_dir: Path) -> None:
-    for row in rows:
-        path = run_dir / row["file_name"]
-        if not path.resolve().is_relative_to(run_dir.resolve()):
-            raise InputError(f"{path}: lies outside the run directory: this ledger isn't one of ours")
-        if not path.is_file() or path.stat().st_size != row["bytes"]:
-            raise InputError(
-                f"{path}: missing, or not as long as the ledger says: run the batch again to fetch it, "
-                "or leave the job out with --except"
-            )
+def _source(order: Order, writer: Writer, disk: Disk) -> AbstractContextManager[Source]:
+    if writer.reads_media:
+        return media_of(order.run_dir, disk)
+    return nullcontext(partial(unread, order.run_dir))
 
 
 def _writer(order: Order, columns: dict[str, str]) -> Writer:

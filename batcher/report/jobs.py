@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from batcher.depot import bucket_url_of
 from batcher.download.media import MEDIA_TYPES
 from batcher.jobs import Probed
 from batcher.lifecycle import State
@@ -30,6 +31,7 @@ class Jobs:
         self._rows = Rows(history, Columns())
         self._history = history
         self._manifest_dir = self._find_manifest_dir()
+        self._bucket_url = bucket_url_of(run_dir)
 
     def all(self) -> Iterator[dict[str, Any]]:
         """Every job that the ledger mentions, without what it doesn't have."""
@@ -83,7 +85,28 @@ class Jobs:
         }
 
     def _files(self, done_offset: int) -> list[dict[str, Any]]:
-        return list(map(_file, self._history.line_at(done_offset).files or ()))
+        return [self._file(file) for file in self._history.line_at(done_offset).files or ()]
+
+    def _file(self, file: Probed) -> dict[str, Any]:
+        facts = {
+            **self._place(file.path),
+            "bytes": file.bytes,
+            "type": file.media_type or MEDIA_TYPES.get(PurePosixPath(file.path).suffix),
+            "width": file.width,
+            "height": file.height,
+            "duration_s": file.duration_s,
+            "fps": file.fps,
+        }
+        return {name: value for name, value in facts.items() if value is not None}
+
+    def _place(self, path: str) -> dict[str, str]:
+        """Where the page finds a file; ``away`` is where people do, when the page can't show it."""
+        if self._bucket_url is None:
+            return {"path": quote(path)}
+        url = f"{self._bucket_url}/{path}"
+        if url.startswith("file://"):
+            return {"path": quote(url, safe=":/")}
+        return {"path": quote(path), "away": url}
 
     def _source_line(self, record: JobRecord) -> str | None:
         if record.submitting_offset < 0:
@@ -120,19 +143,6 @@ class Jobs:
 
 def _names_media(field: str) -> bool:
     return any(word in field.lower() for word in ("image", "video", "audio", "url", "mask"))
-
-
-def _file(file: Probed) -> dict[str, Any]:
-    facts = {
-        "path": quote(file.path),
-        "bytes": file.bytes,
-        "type": file.media_type or MEDIA_TYPES.get(PurePosixPath(file.path).suffix),
-        "width": file.width,
-        "height": file.height,
-        "duration_s": file.duration_s,
-        "fps": file.fps,
-    }
-    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:

@@ -53,7 +53,7 @@ function sideOf({ job, file }) {
     list(parametersOf(job)),
     list(recordOf(job, file)),
     h("div", { class: "bar" }, h("button", { class: "button", type: "button", "aria-pressed": String(rejected), onclick: mark }, rejected ? "Take back" : "Reject"),
-      file && h("a", { class: "button", href: file.path, target: "_blank", rel: "noopener" }, "Open file")));
+      file && !file.away && h("a", { class: "button", href: file.path, target: "_blank", rel: "noopener" }, "Open file")));
 }
 
 const list = (pairs) => (pairs.length ? h("dl", {}, pairs.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])) : null);
@@ -78,7 +78,7 @@ function recordOf(job, file) {
   if (job.attempt > 1) pairs.push(["attempt", String(job.attempt)]);
   if (job.request_id) pairs.push(["request", h("span", { class: "mono" }, job.request_id)]);
   if (job.source) pairs.push(["manifest", job.source]);
-  if (file) pairs.push(["file", decodeURIComponent(file.path)]);
+  if (file) pairs.push(["file", file.away || decodeURIComponent(file.path)]);
   return pairs;
 }
 

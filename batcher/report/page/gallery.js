@@ -179,6 +179,7 @@ class Grid {
 function mediaOf(entry) {
   const { file, job } = entry, kind = (file && file.type || "").split("/")[0];
   if (!file) return h("div", { class: `none s-${job.state}` }, h("b", {}, job.state), job.message || waiting(job.state));
+  if (file.away) return h("div", { class: "none" }, h("b", {}, file.type || "file"), file.away);
   if (kind === "image") return h("img", { src: file.path, alt: job.prompt || job.job, loading: "lazy", decoding: "async" });
   if (kind === "video") return h("video", { src: `${file.path}#t=0.1`, muted: true, loop: true, playsinline: true, preload: "metadata", "aria-label": job.prompt || job.job });
   return h("div", { class: "none" }, h("b", {}, file.type || "file"), decodeURIComponent(file.path).split("/").pop());
