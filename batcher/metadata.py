@@ -85,8 +85,15 @@ class Metadata:
     def open(self, columns: Columns) -> None:
         """Begin with ``columns`` (those of the manifest); makes the file anew where it is stale.
 
-        Raises RunDirError.
+        A shard that ended may be at it just now: waits until it is not. Raises RunDirError, LockedError.
         """
+        gathering = self._run_dir.hidden / _GATHER_LOCK
+        if self._disk.size(gathering) is not None:
+            self._disk.lock(gathering, GATHER_PATIENCE_S)()
+        self.begin(columns)
+
+    def begin(self, columns: Columns) -> None:
+        """Begin as ``open`` does, as the only one who makes the file. Raises RunDirError."""
         with writing(self._run_dir.metadata):
             self._cached = self._read_cache()
             self._columns = self._known_columns(columns)
@@ -201,14 +208,14 @@ def gather(root: Path, shard: Shard, disk: Disk) -> None:
     work. Raises RunDirError, LedgerError.
     """
     hidden = root / HIDDEN_NAME
-    with writing(hidden):
-        if is_held(hidden, disk):
-            return
-        release = disk.lock(hidden / _GATHER_LOCK, GATHER_PATIENCE_S)
+    release = disk.lock(hidden / _GATHER_LOCK, GATHER_PATIENCE_S)
     try:
+        with writing(hidden):
+            if is_held(hidden, disk):  # asked with the lock: who begins now waits for it in ``open``
+                return
         snapshot = read_snapshot(root, disk)
         metadata = Metadata(RunDir(root, disk, shard), _AtRest(snapshot), disk)
-        metadata.open(Columns())
+        metadata.begin(Columns())
         metadata.close()
     finally:
         release()

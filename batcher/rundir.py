@@ -44,7 +44,7 @@ class RunDir:
         self.metadata = root / METADATA_NAME
         self.hidden = root / HIDDEN_NAME
         self._partials = self.hidden / (PARTIAL_NAME if shard is None else f"{PARTIAL_NAME}.{shard}")
-        self._is_alone = shard is None
+        self._shard = shard
         self._disk = disk
         self._moves: list[tuple[Path, Path]] = []
         self._syncing: asyncio.Task[None] | None = None
@@ -61,13 +61,17 @@ class RunDir:
 
     def _own_partials(self) -> list[Path]:
         """Folders of partial downloads that nobody else can be filling now."""
-        if not self._is_alone:
+        if self._shard is not None:
             return [self._partials]
         names = self._disk.list_dir(self.hidden)
         return [self.hidden / name for name in names if name.partition(".")[0] == PARTIAL_NAME]
 
     async def look(self) -> None:
         """Take note of what is elsewhere: nothing, for a directory that holds its own outputs."""
+
+    def is_ours(self, job_id: str) -> bool:
+        """Whether no other shard can be at work on a job now."""
+        return self._shard is None or self._shard.has(job_id)
 
     def partial(self, job_id: str, index: int) -> Path:
         """Where output ``index`` of a job is downloaded to."""

@@ -10,9 +10,14 @@ from hypothesis import strategies as st
 
 from batcher.errors import OutcomeUnknown, Rejected, TurnedAway
 from batcher.ledger import LEDGER_NAME
+from batcher.lifecycle import EventName
 from batcher.planning import Policy
+from batcher.runner import Budget
+from batcher.runner.budget import even_level_usd
 from batcher.service import Phase
+from batcher.shards import Shard, shard_number
 from tests.engine import Api, Batch, answer, job, virtual_loop
+from tests.histories import open_ledger
 
 CENT_USD = 0.01
 DUST_USD = 1e-6
@@ -118,3 +123,81 @@ def test_the_sum_charged_never_exceeds_the_cap(cents, cap_percent, scripts, cras
     cap_cents = sum(cents) * cap_percent // 100
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner(loop_factory=virtual_loop) as runner:
         runner.run(story(Path(folder), cents, cap_cents, scripts, crashes_s))
+
+
+AMOUNTS_USD = st.integers(0, 10_000).map(lambda cents: cents * CENT_USD)
+SPENT = st.lists(AMOUNTS_USD, min_size=1, max_size=9)
+
+
+@given(SPENT, AMOUNTS_USD)
+def test_the_shards_below_the_level_share_out_all_that_is_left(spent_usd, max_cost_usd):
+    level_usd = even_level_usd(spent_usd, max_cost_usd)
+    below = [usd for usd in spent_usd if usd < level_usd - DUST_USD]
+    filled_usd = sum(max(usd, level_usd) for usd in spent_usd)
+    if below:
+        assert abs(filled_usd - max_cost_usd) < DUST_USD
+    else:
+        assert sum(spent_usd) >= max_cost_usd - DUST_USD or max_cost_usd == 0
+
+
+@given(SPENT, AMOUNTS_USD, st.data())
+def test_the_level_stays_as_shards_are_filled_up_to_it(spent_usd, max_cost_usd, data):
+    level_usd = even_level_usd(spent_usd, max_cost_usd)
+    more_usd = [data.draw(st.floats(usd, level_usd)) if usd < level_usd else usd for usd in spent_usd]
+    if any(usd < level_usd for usd in spent_usd):
+        assert abs(even_level_usd(more_usd, max_cost_usd) - level_usd) < DUST_USD
+
+
+DEEDS = st.lists(
+    st.tuples(st.sampled_from(["begin", "buy", "buy", "buy", "give back"]), st.integers(0, 39)),
+    max_size=60,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    count=st.integers(1, 4),
+    earlier_cents=st.lists(st.integers(1, 400), max_size=6),
+    cap_cents=st.integers(0, 1500),
+    prices_cents=st.lists(st.integers(1, 300), min_size=40, max_size=40),
+    deeds=DEEDS,
+)
+def test_shards_stay_within_the_cap_together_whenever_each_of_them_begins(
+    count, earlier_cents, cap_cents, prices_cents, deeds
+):
+    """They know of each other only what the ledger says as they begin; and money comes back."""
+    cap_usd = max(cap_cents, sum(earlier_cents)) * CENT_USD
+    prices_usd = {f"job-{number}": cents * CENT_USD for number, cents in enumerate(prices_cents)}
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(share(Path(folder), count, earlier_cents, cap_usd, prices_usd, deeds))
+
+
+async def share(path, count, earlier_cents, cap_usd, prices_usd, deeds):
+    whole = open_ledger(path)
+    for number, cents in enumerate(earlier_cents):
+        price_usd = cents * CENT_USD
+        await whole.record(EventName.SUBMITTING, f"old-{number}", attempt=1, price_usd=price_usd)
+    await whole.close()
+    running, charged_usd = {}, {}
+    for deed, number in deeds:
+        name = f"job-{number}"
+        shard = Shard(count, number % count + 1 if deed == "begin" else shard_number(name, count))
+        if deed == "begin":
+            if shard in running:
+                await running[shard][0].close()
+            ledger = open_ledger(path, shard)
+            price_of = lambda one: prices_usd[one.id]  # noqa: E731
+            running[shard] = ledger, Budget(ledger, price_of, cap_usd, shard)
+        elif shard in running:
+            ledger, budget = running[shard]
+            if deed == "buy" and name not in charged_usd and budget.admits(job(name)):
+                charged_usd[name] = prices_usd[name]
+                fields = {"attempt": 1, "price_usd": prices_usd[name]}
+                await ledger.record(EventName.SUBMITTING, name, **fields)
+            elif deed == "give back" and charged_usd.get(name):
+                charged_usd[name] = 0.0
+                await ledger.record(EventName.DEFERRED, name, reason="interrupted")
+        spent_usd = sum(earlier_cents) * CENT_USD + sum(charged_usd.values())
+        assert spent_usd <= cap_usd + DUST_USD
+    for ledger, _ in running.values():
+        await ledger.close()

@@ -12,8 +12,9 @@ from batcher.disk import LocalAppendFile
 from batcher.jobs import Artifact, LocalMedia, recorded
 from batcher.ledger import Ledger
 from batcher.lifecycle import EventName
-from batcher.metadata import Columns, Metadata
+from batcher.metadata import Columns, Metadata, gather
 from batcher.rundir import RunDir
+from batcher.shards import Shard, shard_number
 
 DATA_URI = "data:image/png;base64,iVBORw0KGgo="
 SIGNED = "https://bucket.example.com/cat.png?X-Amz-Signature=secret&size=2"
@@ -407,3 +408,102 @@ async def test_a_row_that_the_disk_took_only_half_of_is_made_whole_at_the_end(ta
     monkeypatch.undo()
     await table.end()
     assert [row["job"] for row in table.rows] == [one.id, two.id]
+
+
+async def finish_in_shards(path, *jobs, count=2):
+    """Each job by a shard of its own division, all of them at work; the ledgers, still open."""
+    ledgers = {}
+    for one in jobs:
+        shard = Shard(count, shard_number(one.id, count))
+        if shard not in ledgers:
+            ledgers[shard] = Ledger(path, QuickDisk(), SystemClock(), shard)
+        record = ledgers[shard].record
+        await record(
+            EventName.SUBMITTING, one.id, attempt=1, model=one.model, input=one.input, price_usd=1.5
+        )
+        await record(EventName.SUBMITTED, one.id, request_id=f"r-{one.id}")
+        await record(EventName.COMPLETED, one.id)
+        await record(EventName.DONE, one.id, files=(Artifact(f"media/{one.id}.mp4", 5, "aa"),))
+    return ledgers
+
+
+async def test_the_last_shard_to_end_describes_what_all_of_them_brought(table):
+    jobs = [job(f"job-{n}", **({"seed": n} if n % 2 else {"style": "oil"})) for n in range(8)]
+    ledgers = await finish_in_shards(table.run_dir.root, *jobs)
+    assert len(ledgers) == 2
+    (first, one), (last, other) = ledgers.items()
+    await one.close()
+    gather(table.run_dir.root, first, QuickDisk())
+    assert not table.path.exists(), "another is at work, and will do it"
+    await other.close()
+    gather(table.run_dir.root, last, QuickDisk())
+    assert {row["job"] for row in table.rows} == {one.id for one in jobs}
+    assert one_type_per_key(table.rows)
+    before = table.path.stat()
+    gather(table.run_dir.root, first, QuickDisk())
+    assert (table.path.stat().st_ino, table.path.stat().st_mtime_ns) == (
+        before.st_ino,
+        before.st_mtime_ns,
+    )
+
+
+async def test_who_was_killed_is_made_up_for_by_whoever_ends_next(table):
+    ledgers = await finish_in_shards(table.run_dir.root, *some_jobs(8))
+    for ledger in ledgers.values():
+        ledger.release()
+    after = Shard(5, 3)
+    await Ledger(table.run_dir.root, QuickDisk(), SystemClock(), after).close()
+    gather(table.run_dir.root, after, QuickDisk())
+    assert len(table.rows) == 8
+
+
+async def test_a_run_of_everything_waits_for_a_shard_that_still_describes(table):
+    """Else that shard would put its older file in the place of the one that the run appends to."""
+    old, new = some_jobs(2)
+    for ledger in (await finish_in_shards(table.run_dir.root, old)).values():
+        await ledger.close()
+    shard = Shard(2, shard_number(old.id, 2))
+    gather(table.run_dir.root, shard, QuickDisk())
+    gathering = QuickDisk().lock(table.run_dir.hidden / "gather")
+    order = []
+
+    class Waiting(QuickDisk):
+        def lock(self, path, patience_s=0.0):
+            if path.name == "gather":
+                order.append("waits")
+                table.path.write_bytes(b"")  # the last that the shard does
+                gathering()
+            return super().lock(path, patience_s)
+
+        def open_read(self, path):
+            order.append("reads")
+            return super().open_read(path)
+
+    table.ledger = Ledger(table.run_dir.root, QuickDisk(), SystemClock())
+    table.metadata = Metadata(table.run_dir, table.ledger, Waiting())
+    table.resume(old, new)
+    assert order[:2] == ["waits", "reads"]
+    await table.finish(new)
+    await table.end()
+    assert {row["job"] for row in table.rows} == {old.id, new.id}
+
+
+async def test_a_shard_that_finds_a_run_at_work_once_it_may_describe_leaves_it_to_that(table):
+    old = job("old")
+    for ledger in (await finish_in_shards(table.run_dir.root, old)).values():
+        await ledger.close()
+    root = table.run_dir.root
+
+    class Overtaken(QuickDisk):
+        """Somebody begins between the end of the shard and the moment in which it may describe."""
+
+        def lock(self, path, patience_s=0.0):
+            if path.name == "gather":
+                table.open(old)
+            return super().lock(path, patience_s)
+
+    gather(root, Shard(2, 1), Overtaken())
+    inode = table.path.stat().st_ino
+    assert [row["job"] for row in table.rows] == ["old"]
+    await table.end()
+    assert table.path.stat().st_ino == inode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from typing import NamedTuple
 from batcher.disk import Disk
 from batcher.errors import LedgerError
 from batcher.ledger.keeping import restored_bytes
-from batcher.ledger.lines import FOLLOWS, UNREADABLE, Lines, decode_follows, lines_of
+from batcher.ledger.lines import FOLLOWS, UNREADABLE, Lines, blocks_of, decode_follows
 from batcher.ledger.replay import Stretch, Tail, fold
 from batcher.ledger.segments import LEDGER_NAME, division, others, segments_in
 from batcher.lifecycle import Event, EventName, IllegalTransition
@@ -49,9 +50,9 @@ class Course:
     def is_ready(self, courses: dict[str, Course]) -> bool:
         """Whether the next stretch comes next: after just what it says."""
         after = self.marks[0].after
-        names = others(self.path.name, list(courses))
+        names = others(self.path.name, [*courses, *after])
         # a missing newline at its end may have been added since
-        return all(courses[name].reached - after.get(name, 0) in (0, 1) for name in names)
+        return all(_reached(name, courses) - after.get(name, 0) in (0, 1) for name in names)
 
     def advance(self, snapshot: Snapshot, disk: Disk) -> None:
         """Fold the next stretch."""
@@ -68,10 +69,7 @@ def read_into(snapshot: Snapshot, run_dir: Path, lines: Lines, disk: Disk) -> di
     """
     names = segments_in(run_dir, disk)
     start = restored_bytes(snapshot, run_dir, disk) if names == [LEDGER_NAME] else 0
-    courses = {name: Course(run_dir / name, lines.number(name), [Mark(start, {})]) for name in names}
-    if len(courses) > 1:
-        for course in courses.values():
-            course.marks = _marks(course.path, disk)
+    courses = {name: _course(run_dir / name, lines.number(name), start, disk) for name in names}
     while waiting := [course for course in courses.values() if course.marks]:
         ready = [course for course in waiting if course.is_ready(courses)]
         if len({division(course.path.name) for course in ready}) == 1:
@@ -83,18 +81,35 @@ def read_into(snapshot: Snapshot, run_dir: Path, lines: Lines, disk: Disk) -> di
     return {name: course.tail for name, course in courses.items()}
 
 
-def _marks(path: Path, disk: Disk) -> list[Mark]:
-    """The stretches of a segment; none where it is empty."""
-    marks = [Mark(0, {})] if disk.size(path) else []
-    with disk.open_read(path) as file:
-        for offset, raw in lines_of(file):
-            if raw.startswith(_MARK):
-                try:
-                    mark = Mark(offset, decode_follows(raw).segments)
-                except UNREADABLE:
-                    continue  # torn, or damage: the fold finds out which
-                marks = [mark] if offset == 0 else [*marks, mark]
-    return marks
+def _course(path: Path, number: int, start: int, disk: Disk) -> Course:
+    """A segment from byte ``start`` on, with the stretches that it has now: none where it is empty."""
+    marks = [Mark(start, {})] if start or disk.size(path) else []
+    try:
+        with disk.open_read(path) as file:
+            file.seek(start)
+            for offset, data in blocks_of(file, start):
+                marks += _marks(data, offset)
+    except OSError as error:
+        raise LedgerError(f"{path}: can't read: {error.strerror}") from error
+    if len(marks) > 1 and marks[1].offset == start:
+        del marks[0]
+    return Course(path, number, marks)
+
+
+def _marks(data: bytes, offset: int) -> Iterator[Mark]:
+    """Where stretches begin in a block of whole lines. A gigabyte comes by here: it is searched."""
+    at = data.find(_MARK)
+    while at >= 0:
+        end = data.find(b"\n", at) + 1 or len(data)
+        if at == 0 or data[at - 1 : at] == b"\n":
+            with suppress(*UNREADABLE):  # torn, or damage: the fold finds out which
+                yield Mark(offset + at, decode_follows(data[at:end]).segments)
+        at = data.find(_MARK, end)
+
+
+def _reached(name: str, courses: dict[str, Course]) -> int:
+    """How far a segment was folded, in bytes; 0 where it isn't there."""
+    return courses[name].reached if name in courses else 0
 
 
 def _check_nothing_missing(waiting: list[Course], courses: dict[str, Course], run_dir: Path) -> None:
@@ -102,7 +117,7 @@ def _check_nothing_missing(waiting: list[Course], courses: dict[str, Course], ru
     for course in waiting:
         for name, reach in course.marks[0].after.items():
             there = courses.get(name)
-            left = there.reached if there is not None else 0
+            left = _reached(name, courses)
             if left < reach and (there is None or not there.marks):
                 raise LedgerError(
                     f"{run_dir / name}: has {left} whole bytes, but had {reach} when "
@@ -118,8 +133,10 @@ class _Chain(NamedTuple):
     events: list[tuple[Event, int]]
 
     @property
-    def order(self) -> tuple[int, int]:
-        return self.attempt, _RANKS[self.events[-1][0].event]
+    def order(self) -> tuple[int, bool, int]:
+        """The attempt's beginning comes first, also where it ended in ``deferred``, or failed late."""
+        first, last = self.events[0][0].event, self.events[-1][0].event
+        return self.attempt, first is not EventName.SUBMITTING, _RANKS[last]
 
 
 class _Chains:

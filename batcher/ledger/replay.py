@@ -113,8 +113,10 @@ def _fold_block(data: bytes, offset: int, base: int, sink: Sink) -> _Spoilt | No
                 pass
             elif line.event is _RUN:
                 sink.apply_run(decode_run(raw), base + offset)
-            else:
+            elif line.job:
                 apply(line, base + offset)
+            else:
+                raise IllegalTransition(f"{line.event} of no job")
         except (IllegalTransition, *UNREADABLE) as error:
             raise _Illegal(offset, error) from error
         offset += len(raw) + 1
@@ -135,6 +137,8 @@ def _torn(spoilt: _Spoilt, stretch: Stretch, file: BinaryIO) -> Tail:
             group = group_of(raw)
         except UNREADABLE:
             continue
+        if offset == spoilt.offset:
+            return Tail(offset, offset)  # it was being written: only its first part had come
         if not 0 <= group <= spoilt.offset:
             raise _Illegal(spoilt.offset, _damage(spoilt.error)) from spoilt.error
     return Tail(spoilt.offset, size_bytes)

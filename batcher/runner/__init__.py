@@ -239,8 +239,9 @@ class Runner:
 
     async def _tidy(self) -> None:
         """Finish what a run that died between its intent and the end of ``_set_aside`` left."""
-        for record in list(self._ledger.snapshot.records.open.values()):
-            await self._set_aside(record)
+        for job_id, record in list(self._ledger.snapshot.records.open.items()):
+            if self._deps.run_dir.is_ours(job_id):
+                await self._set_aside(record)
 
     async def _set_aside(self, record: JobRecord | None) -> None:
         """Move the files of an attempt that was bought again, before new ones take their names."""

@@ -1,0 +1,60 @@
+"""The packed map: a dict of texts to numbers, in a tenth of the room."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batcher import packed
+from batcher.packed import PackedMap
+
+NUMBERS = st.integers(0, 2**64 - 1)
+TEXTS = st.text(max_size=3) | st.sampled_from([f"job-{number}" for number in range(8)])
+DEEDS = st.lists(st.tuples(st.sampled_from(["set", "drop", "get"]), TEXTS, NUMBERS), max_size=80)
+
+
+def did(deeds):
+    """A map and a dict that saw the same, having agreed all the way."""
+    ours, theirs = PackedMap(), {}
+    for deed, text, number in deeds:
+        if deed == "set":
+            assert ours.setdefault(text, number) == theirs.setdefault(text, number)
+        elif deed == "drop":
+            ours.drop(text)
+            theirs.pop(text, None)
+        assert ours.get(text) == theirs.get(text)
+        assert len(ours) == len(theirs)
+    return ours, theirs
+
+
+@given(DEEDS)
+def test_it_does_what_a_dict_does(deeds):
+    ours, theirs = did(deeds)
+    assert {text: ours.get(text) for text in theirs} == theirs
+
+
+@given(DEEDS, DEEDS)
+def test_what_was_saved_comes_back_and_goes_on(deeds, more):
+    saved, theirs = did(deeds)
+    ours = PackedMap()
+    ours.restore(saved.saved())
+    assert (len(ours), {text: ours.get(text) for text in theirs}) == (len(theirs), theirs)
+    for _, text, number in more:
+        assert ours.setdefault(text, number) == theirs.setdefault(text, number)
+
+
+@given(DEEDS)
+def test_few_shards_hold_as_many(deeds):
+    """All in one, so that keys are inserted before, between and behind others."""
+    before = packed.SHARDS
+    packed.SHARDS = 1
+    try:
+        did(deeds)
+    finally:
+        packed.SHARDS = before
+
+
+def test_ten_thousand_are_told_apart():
+    ours = PackedMap()
+    for number in range(10_000):
+        ours.setdefault(f"job-{number}", number)
+    assert all(ours.get(f"job-{number}") == number for number in range(10_000))
+    assert ours.get("job-10000") is None
