@@ -213,6 +213,15 @@ def writing(path: Path) -> Iterator[None]:
         raise cannot_write(path, error) from error
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Errors of the system, in a stretch that reads ``path``, become RunDirErrors."""
+    try:
+        yield
+    except OSError as error:
+        raise RunDirError(f"{path}: can't read: {error.strerror or error}") from error
+
+
 def cannot_write(path: Path, error: OSError) -> RunDirError:
     """``error`` in the words a user needs."""
     return RunDirError(f"{path}: can't write: {error.strerror or error}")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batcher.bucket.failures import NoSuchObject
-from batcher.bucket.local import TEMPORARY, Parts, Staged, reading
-from batcher.disk import LocalDisk, writing
+from batcher.bucket.local import TEMPORARY, Parts, Staged
+from batcher.disk import LocalDisk, reading, writing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

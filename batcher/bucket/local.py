@@ -7,14 +7,12 @@ import hashlib
 import os
 import re
 import secrets
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from batcher.disk import LocalDisk, writing
+from batcher.disk import LocalDisk, reading, writing
 from batcher.errors import RunDirError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
     from typing import Self
 
@@ -110,12 +108,3 @@ class Staged:
     def _sync(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Errors of the system, in a stretch that reads ``path``, become RunDirErrors."""
-    try:
-        yield
-    except OSError as error:
-        raise RunDirError(f"{path}: can't read: {error.strerror or error}") from error

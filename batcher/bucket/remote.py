@@ -13,7 +13,8 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, NotSupportedError
 
 from batcher.bucket.failures import NoSuchObject, StoreUnavailable, talking
-from batcher.bucket.local import Parts, Staged, reading
+from batcher.bucket.local import Parts, Staged
+from batcher.disk import reading
 from batcher.errors import RunDirError
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from batcher.bucket.interface import Bucket
-from batcher.bucket.local import reading
-from batcher.disk import Disk, writing
+from batcher.disk import Disk, reading, writing
 from batcher.errors import LedgerError
 from batcher.ledger import HIDDEN_NAME, is_segment, segments_in
 from batcher.rundir import MEDIA_NAME

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from batcher.disk import Disk
+from batcher.disk import Disk, reading
 from batcher.shards import Shard
 
 LEDGER_NAME = "ledger.jsonl"
@@ -41,10 +41,13 @@ def division(name: str) -> int:
 
 
 def segments_in(run_dir: Path, disk: Disk) -> list[str]:
-    """The segments that are there, always in the same order."""
-    shards = (shard for name in disk.list_dir(run_dir) if (shard := shard_of_segment(name)) is not None)
-    names = [segment_name(shard) for shard in sorted(shards)]
-    return [LEDGER_NAME, *names] if disk.size(run_dir / LEDGER_NAME) is not None else names
+    """The segments that are there, always in the same order. Raises RunDirError if we may not look."""
+    with reading(run_dir):
+        is_whole = disk.size(run_dir / LEDGER_NAME) is not None
+        names = disk.list_dir(run_dir)
+    shards = (shard for name in names if (shard := shard_of_segment(name)) is not None)
+    divided = [segment_name(shard) for shard in sorted(shards)]
+    return [LEDGER_NAME, *divided] if is_whole else divided
 
 
 def others(name: str, names: list[str]) -> Iterator[str]:
