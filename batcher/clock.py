@@ -39,4 +39,4 @@ class SystemClock:
 
 def iso(moment: datetime) -> str:
     """``moment`` (UTC) as ISO 8601 with milliseconds: ``2026-01-31T09:30:00.125Z``."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return moment.isoformat(timespec="milliseconds")[:23] + "Z"

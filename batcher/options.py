@@ -87,7 +87,7 @@ class Host:
 
     disk: Disk = field(default_factory=LocalDisk)
     clock: Clock = field(default_factory=SystemClock)
-    rng: random.Random = field(default_factory=random.SystemRandom)
+    rng: random.Random = field(default_factory=random.Random)
     observer: Observer = field(default_factory=Silence)
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
     home: Path = field(default_factory=Path.home)

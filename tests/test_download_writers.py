@@ -9,13 +9,11 @@ import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
 
-from batcher.download import writers
-from batcher.download.writers import GROUP_FILES, GROUPS_AT_ONCE, HashingFile, Writers
+from batcher.download.writers import GROUP_FILES, HashingFile, Writers
 
 
 @pytest.fixture
@@ -35,27 +33,6 @@ async def test_each_file_is_written_whole_and_has_its_own_hash(threads: Writers,
         whole = b"".join(pieces(number))
         assert (tmp_path / str(number)).read_bytes() == whole
         assert sha256 == hashlib.sha256(whole).hexdigest()
-
-
-async def test_files_gather_while_the_threads_are_busy(
-    threads: Writers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, groups = Event(), []
-    store_group = writers.store_group
-
-    def slowly(group: Any) -> Any:
-        groups.append(len(group))
-        begun.wait(10)
-        return store_group(group)
-
-    monkeypatch.setattr(writers, "store_group", slowly)
-    stored = [
-        threads.store(tmp_path / str(n), pieces(n)) for n in range(GROUPS_AT_ONCE + GROUP_FILES + 5)
-    ]
-    begun.set()
-    await asyncio.gather(*stored)
-    assert groups[:GROUPS_AT_ONCE] == [1] * GROUPS_AT_ONCE
-    assert sorted(groups[GROUPS_AT_ONCE:]) == [5, GROUP_FILES]
 
 
 async def test_a_file_is_fsynced_before_it_counts_as_stored(
@@ -94,20 +71,6 @@ async def test_what_the_disk_refuses_fails_that_file_and_no_other(
     links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
     opened = [os.readlink(link) for link in links if os.path.lexists(link)]
     assert not [name for name in opened if str(tmp_path) in name]
-
-
-async def test_a_bug_in_a_thread_reaches_whoever_waits(
-    threads: Writers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(group: Any) -> Any:
-        raise MemoryError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(writers, "store_group", broken)
-        stored = [threads.store(tmp_path / str(n), pieces(n)) for n in range(10)]
-        outcomes = await asyncio.gather(*stored, return_exceptions=True)
-        assert {type(outcome) for outcome in outcomes} == {MemoryError}
-    assert await threads.store(tmp_path / "later", pieces(3)) is not None
 
 
 async def test_a_file_that_nobody_waits_for_any_more_holds_up_no_other(

@@ -12,7 +12,7 @@ import batcher
 ROOT = Path(batcher.__file__).parent
 FLOORS = [
     {"errors", "clock", "terminal"},
-    {"disk", "jobs", "timings", "packed", "shards"},
+    {"disk", "groups", "jobs", "timings", "packed", "shards"},
     {"schema", "lifecycle", "pace"},
     {"snapshot"},
     {"manifest", "ledger", "planning", "body"},

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from batcher.clock import SystemClock
 from batcher.disk import LocalAppendFile
-from batcher.jobs import Artifact, LocalMedia, recorded
+from batcher.jobs import LocalMedia, Probed, recorded
 from batcher.ledger import Ledger
 from batcher.lifecycle import EventName
 from batcher.metadata import Columns, Metadata, gather
@@ -43,7 +43,7 @@ class Table:
         self.metadata.open(columns)
 
     async def finish(self, one, *files, attempt=1, cost_usd=None, note=True):
-        files = files or (Artifact(f"media/{one.id}.mp4", 5, "aa"),)
+        files = files or (Probed(f"media/{one.id}.mp4", 5, "aa"),)
         record = self.ledger.record
         await record(
             EventName.SUBMITTING,
@@ -114,7 +114,7 @@ async def test_a_row_says_what_the_file_is_and_what_it_was_made_of(table):
 async def test_each_output_has_a_row_and_without_a_report_the_cost_is_the_price(table):
     cat = job("cat")
     table.open(cat)
-    await table.finish(cat, *(Artifact(f"media/cat.{n}.png", n, "x") for n in range(3)))
+    await table.finish(cat, *(Probed(f"media/cat.{n}.png", n, "x") for n in range(3)))
     await table.end()
     assert [row["file_name"] for row in table.rows] == [
         "media/cat.0.png",
@@ -357,7 +357,7 @@ async def test_a_stale_row_is_replaced_at_the_end_of_the_run(table):
     one = job("cat")
     table.open(one)
     await table.finish(one)
-    await table.finish(one, Artifact("media/cat.webm", 9, "bb"), attempt=2, note=False)
+    await table.finish(one, Probed("media/cat.webm", 9, "bb"), attempt=2, note=False)
     table.metadata.mark_stale()
     table.metadata.mark_stale()
     await table.end()
@@ -372,7 +372,7 @@ async def test_a_stale_row_is_replaced_by_the_next_run_where_this_one_dies(table
     await table.end()
     table.open(one)
     table.metadata.mark_stale()
-    await table.finish(one, Artifact("media/cat.webm", 9, "bb"), attempt=2, note=False)
+    await table.finish(one, Probed("media/cat.webm", 9, "bb"), attempt=2, note=False)
     await table.crash()
     assert [row["attempt"] for row in table.rows] == [1]
     table.open(one)
@@ -423,7 +423,7 @@ async def finish_in_shards(path, *jobs, count=2):
         )
         await record(EventName.SUBMITTED, one.id, request_id=f"r-{one.id}")
         await record(EventName.COMPLETED, one.id)
-        await record(EventName.DONE, one.id, files=(Artifact(f"media/{one.id}.mp4", 5, "aa"),))
+        await record(EventName.DONE, one.id, files=(Probed(f"media/{one.id}.mp4", 5, "aa"),))
     return ledgers
 
 

@@ -1,8 +1,7 @@
 """The threads that write: small files whole and several at a time, large ones piece by piece.
 
-A hop to a thread and back costs more than anything else that a small file needs, and an fsync costs less
-where others came just before it. So small files gather while the threads are busy, as ledger lines do,
-and share the next hop: all are written, the system is told to begin, then each is fsynced.
+An fsync costs less where others came just before it. So small files gather while the threads are busy,
+as ledger lines do: all of a group are written, the system is told to begin, then each is fsynced.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+from batcher.groups import Groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -58,11 +59,10 @@ class HashingFile(io.BufferedWriter):
 
 
 class Small(NamedTuple):
-    """A file that is all there. ``stored`` gets its SHA-256 in hex, or an OSError."""
+    """A file that is all there."""
 
     path: Path
     pieces: Sequence[bytes]
-    stored: asyncio.Future[str]
 
 
 class Writers:
@@ -70,8 +70,7 @@ class Writers:
 
     def __init__(self, threads: ThreadPoolExecutor) -> None:
         self.threads = threads
-        self._waiting: list[Small] = []
-        self._groups = 0
+        self._small = Groups(store_group, threads, at_once=GROUPS_AT_ONCE, most=GROUP_FILES)
 
     def run(self, function: Callable[[], T]) -> asyncio.Future[T]:
         """Call ``function`` in a thread of its own."""
@@ -83,39 +82,10 @@ class Writers:
         The future fails with an OSError where the disk refuses. Whoever gave it up has to wait for it
         all the same: the file is being written.
         """
-        small = Small(path, pieces, asyncio.get_running_loop().create_future())
-        self._waiting.append(small)
-        if self._groups < GROUPS_AT_ONCE:
-            self._groups += 1
-            self._begin_group()
-        return small.stored
-
-    def _begin_group(self) -> None:
-        group, self._waiting = self._waiting[:GROUP_FILES], self._waiting[GROUP_FILES:]
-
-        def ended(outcomes: asyncio.Future[list[str | OSError]]) -> None:
-            if self._waiting:
-                self._begin_group()
-            else:
-                self._groups -= 1
-            broken = outcomes.exception()
-            told = outcomes.result() if broken is None else [broken] * len(group)
-            for small, outcome in zip(group, told, strict=True):
-                _tell(small.stored, outcome)
-
-        self.run(lambda: store_group(group)).add_done_callback(ended)
+        return self._small.add(Small(path, pieces))
 
 
-def _tell(stored: asyncio.Future[str], outcome: str | BaseException) -> None:
-    if stored.done():  # given up on
-        return
-    if isinstance(outcome, str):
-        stored.set_result(outcome)
-    else:
-        stored.set_exception(outcome)
-
-
-def store_group(group: Iterable[Small]) -> list[str | OSError]:
+def store_group(group: Sequence[Small]) -> list[str | OSError]:
     """Write whole files; what became of each: its SHA-256 in hex, or why the disk refused."""
     written = [_written(small) for small in group]
     return [_sealed(file) if isinstance(file, HashingFile) else file for file in written]

@@ -161,7 +161,7 @@ class Ledger:
         self._begin()
         place = self._place
         self.snapshot.apply(event, place)
-        if event.input is not None:
+        if event.input is not None or event.files is not None:
             self._lines.remember(place, event)
         return self._add(event)
 

@@ -12,13 +12,13 @@ from typing import Protocol
 
 import msgspec
 
-from batcher.jobs import Artifact
+from batcher.jobs import Artifact, Probed
 
 
 class Verdict(msgspec.Struct, frozen=True):
     """One job's outputs with what was found in them; ``quality`` is None where nothing is wrong."""
 
-    files: tuple[Artifact, ...]
+    files: tuple[Probed, ...]
     quality: str | None = None
 
 
@@ -34,7 +34,7 @@ class Unchecked:
     """Takes everything as it comes."""
 
     async def inspect(self, job_id: str, files: tuple[Artifact, ...]) -> Verdict:
-        return Verdict(files)
+        return Verdict(tuple(Probed(file.path, file.bytes, file.sha256) for file in files))
 
 
 __all__ = ["Inspector", "Unchecked", "Verdict"]

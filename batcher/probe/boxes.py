@@ -44,7 +44,7 @@ class _Track:
 
 def read_movie(file: BinaryIO, media_type: str) -> Finding:
     """Facts about the first video track. Raises Unreadable for a file that is cut off or has none."""
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)
     movie = None
     for box in _boxes(file, 0, size):
         if box.end > size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from batcher.download.media import HEAD_BYTES, MEDIA_TYPES, sniff
 from batcher.probe.boxes import read_movie
 from batcher.probe.finding import Finding, Unreadable
 
+SMALL_BYTES = 1 << 16
 _PNG_END = b"IEND\xaeB`\x82"
 _JPEG_END = b"\xff\xd9"
 _TAIL_BYTES = 64
@@ -21,8 +23,11 @@ _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 
 def read_headers(path: Path) -> Finding:
     """What the headers of ``path`` say; a file that breaks its format's rules has it as a problem."""
-    with path.open("rb") as file:
-        media_type = type_of(file.read(HEAD_BYTES), path.suffix)
+    with path.open("rb", buffering=0) as raw:
+        begin = raw.read(SMALL_BYTES)
+        # Each call to the system makes way for other threads: a small file is read in one.
+        file = io.BytesIO(begin) if len(begin) < SMALL_BYTES else io.BufferedReader(raw)
+        media_type = type_of(begin[:HEAD_BYTES], path.suffix)
         read = _READERS.get(media_type or "")
         if read is None:
             return Finding(media_type, problems=() if media_type else ("unknown format",))
@@ -73,7 +78,7 @@ def _gif(file: BinaryIO, media_type: str) -> Finding:
 def _webp(file: BinaryIO, media_type: str) -> Finding:
     head = file.read(30)
     (size_bytes,) = struct.unpack("<I", head[4:8])
-    if size_bytes + 8 > os.fstat(file.fileno()).st_size:
+    if size_bytes + 8 > file.seek(0, os.SEEK_END):
         raise Unreadable("truncated")
     match head[12:16]:
         case b"VP8X":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from batcher.groups import Groups
 from batcher.jobs import Artifact, Probed
 from batcher.probe import Verdict
 from batcher.probe.asked import differences
@@ -16,6 +16,7 @@ from batcher.probe.headers import read_headers
 from batcher.snapshot import Snapshot
 
 AT_ONCE = 2
+GROUP_JOBS = 8
 
 
 class MediaInspector:
@@ -24,11 +25,10 @@ class MediaInspector:
     def __init__(self, run_dir: Path, snapshot: Snapshot) -> None:
         self._root = run_dir
         self._snapshot = snapshot
-        self._free = asyncio.Semaphore(AT_ONCE)
+        self._looks = Groups(self._look, at_once=AT_ONCE, most=GROUP_JOBS)
 
     async def inspect(self, job_id: str, files: tuple[Artifact, ...]) -> Verdict:
-        async with self._free:
-            found = await asyncio.to_thread(self._look, files)
+        found = await self._looks.add(files)
         inputs = self._inputs(job_id)
         notes: list[str] = []
         for number, (artifact, finding) in enumerate(zip(files, found, strict=True)):
@@ -38,8 +38,8 @@ class MediaInspector:
         probed = tuple(map(_probed, files, found))
         return Verdict(probed, "; ".join(notes) or None)
 
-    def _look(self, files: tuple[Artifact, ...]) -> list[Finding]:
-        return [look_into(self._root / artifact.path) for artifact in files]
+    def _look(self, jobs: Sequence[tuple[Artifact, ...]]) -> list[list[Finding]]:
+        return [[look_into(self._root / artifact.path) for artifact in files] for files in jobs]
 
     def _inputs(self, job_id: str) -> dict[str, Any]:
         place = self._snapshot.records[job_id].input_offset

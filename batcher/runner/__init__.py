@@ -298,7 +298,8 @@ class Runner:
     async def _record_end(self, job_id: str, result: Result, unfinished_s: float) -> Result | None:
         if result.phase is Phase.SUCCEEDED:
             seen = {"cost_usd": result.cost_usd, "unfinished_s": unfinished_s}
-            await self._ledger.record(EventName.COMPLETED, job_id, **seen)
+            # Nobody waits for this line: ``done`` waits for its own, which stands behind it.
+            self._ledger.append(EventName.COMPLETED, job_id, **seen)
             self._count(failed=False)
             return result
         if result.phase is Phase.CANCELLED:

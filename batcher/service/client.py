@@ -19,6 +19,7 @@ pass as "nothing was sent". aiohttp sends a GET again when a kept connection pro
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from io import BytesIO
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -43,6 +44,7 @@ BODY_MAX_BYTES: Final = 4 * 1024 * 1024
 ONE_PIECE_BYTES: Final = 64 * 1024
 JSON_BODY: Final = CIMultiDict({"Content-Type": "application/json"})
 MODEL_ID_MAX_CHARS: Final = 300
+MODELS_KEPT: Final = 256
 
 BEFORE_SENDING: Final = (
     aiohttp.ClientConnectorError,  # with its DNS, proxy, TLS and certificate descendants
@@ -256,6 +258,7 @@ async def _bounded_body(response: aiohttp.ClientResponse) -> bytes | None:
     return bytes(body)
 
 
+@lru_cache(MODELS_KEPT)
 def _model_path(model: str) -> str:
     """A model id as a path below ``/models``. Raises Rejected where it would name something else."""
     segments = model.split("/")

@@ -1,0 +1,74 @@
+"""Small pieces of work that gather while the threads are busy, and share the next hop to one.
+
+A hop to a thread and back costs more than anything else that a small piece needs. Nothing waits for
+company: where a thread is free, what came in one turn of the event loop leaves at its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Groups(Generic[T, R]):
+    """Calls ``work`` with items in their order, ``most`` in a call, in ``at_once`` threads.
+
+    ``work`` gives a result or an error for each item. ``threads`` None means the event loop's own.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[T]], Sequence[R | Exception]],
+        threads: Executor | None = None,
+        *,
+        at_once: int,
+        most: int,
+    ) -> None:
+        self._work = work
+        self._threads = threads
+        self._free = at_once
+        self._most = most
+        self._waiting: list[tuple[T, asyncio.Future[R]]] = []
+
+    def add(self, item: T) -> asyncio.Future[R]:
+        """What becomes of ``item``. Whoever gives the future up leaves the work going."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        self._waiting.append((item, future))
+        if self._free:
+            self._free -= 1
+            loop.call_soon(self._begin)
+        return future
+
+    def _begin(self) -> None:
+        group, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+        if not group:
+            self._free += 1
+            return
+
+        def ended(done: asyncio.Future[Sequence[R | Exception]]) -> None:
+            self._begin()
+            broken = done.exception()
+            outcomes = done.result() if broken is None else [broken] * len(group)
+            for (_, future), outcome in zip(group, outcomes, strict=True):
+                _tell(future, outcome)
+
+        items = [item for item, _ in group]
+        running = asyncio.get_running_loop().run_in_executor(self._threads, self._work, items)
+        running.add_done_callback(ended)
+
+
+def _tell(future: asyncio.Future[R], outcome: R | BaseException) -> None:
+    if future.done():  # given up on
+        return
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
