@@ -32,6 +32,7 @@ from batcher.pace import LearnedPolls
 from batcher.pace.inspection import inspect
 
 ROOT = Path(__file__).resolve().parents[1]
+X_MOST = 18.0
 PLOT = ROOT / "docs" / "images" / "polling.svg"
 SEEDS = (1, 2, 3)
 LOGNORMAL = [(60.0, 0.1), (60.0, 0.3), (60.0, 0.6), (2.0, 0.5)]
@@ -121,9 +122,10 @@ def plot() -> None:
                 "growing steps", "#6b8e23", [(c.calls, 100 * c.staleness_s / median_s) for c in steps]
             ),
         ]
-        panels.append(Panel(f"median {median_s:g} s, sigma {sigma:g}", curves))
+        title = f"median {median_s:g} s, sigma {sigma:g}"
+        panels.append(Panel(title, "polls a job", "staleness, % of the median", curves, X_MOST))
     PLOT.parent.mkdir(parents=True, exist_ok=True)
-    PLOT.write_text(draw(panels, "polls a job", "staleness, % of the median"), encoding="utf-8")
+    PLOT.write_text(draw(panels), encoding="utf-8")
     print(f"\nwrote {PLOT.relative_to(ROOT)}")
 
 

@@ -99,13 +99,23 @@ def main() -> None:
     growth = (by_n[sizes[-1]]["peak"] - by_n[sizes[0]]["peak"]) / (sizes[-1] - sizes[0])
     print(f"memory grows by {growth:,.0f} bytes per finished job")
     if options.plot is not None:
-        points_n = [(n / 1000, 1e3 * told["cpu_s"] / n) for n, told in by_n.items()]
-        points_c = [(float(c), 1e3 * told["cpu_s"] / few) for c, told in by_c.items()]
-        panels = [
-            Panel("by thousands of jobs, -c 64", [Curve("CPU ms per job", "#2266cc", points_n)]),
-            Panel(f"by -c, {few:,} jobs", [Curve("CPU ms per job", "#2266cc", points_c)]),
-        ]
-        options.plot.write_text(draw(panels, "thousands of jobs, requests at once", "CPU ms per job"))
+        options.plot.write_text(plot(by_n, by_c, few))
+
+
+def plot(by_n: dict[int, dict[str, float]], by_c: dict[int, dict[str, float]], few: int) -> str:
+    """CPU and memory by N and by C, as SVG."""
+    panels = [
+        Panel(title, x_label, y_label, [Curve(name, "#2266cc", points)])
+        for name, y_label, y_of in (
+            ("one run each", "CPU ms per job", lambda told, n: 1e3 * told["cpu_s"] / n),
+            ("", "peak memory, MB", lambda told, n: told["peak"] / MB),
+        )
+        for title, x_label, points in (
+            ("-c 64", "thousands of jobs", [(n / 1000, y_of(told, n)) for n, told in by_n.items()]),
+            (f"{few:,} jobs", "-c", [(float(c), y_of(told, few)) for c, told in by_c.items()]),
+        )
+    ]
+    return draw(panels)
 
 
 if __name__ == "__main__":

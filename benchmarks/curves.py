@@ -20,13 +20,16 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot with its curves."""
+    """One plot with its curves; beyond ``x_most`` they are cut off."""
 
     title: str
+    x_label: str
+    y_label: str
     curves: list[Curve]
+    x_most: float = math.inf
 
 
-def draw(panels: list[Panel], x_label: str, y_label: str) -> str:
+def draw(panels: list[Panel]) -> str:
     """The panels side by side, two in a row, on axes of their own that begin at 0."""
     rows = math.ceil(len(panels) / 2)
     width, height = 2 * (WIDTH + MARGIN + GAP), rows * (HEIGHT + MARGIN + GAP) + 26
@@ -41,7 +44,7 @@ def draw(panels: list[Panel], x_label: str, y_label: str) -> str:
     for number, panel in enumerate(panels):
         left = MARGIN + (number % 2) * (WIDTH + MARGIN + GAP)
         top = 34 + (number // 2) * (HEIGHT + MARGIN + GAP)
-        parts += [f'<g transform="translate({left},{top})">', *_panel(panel, x_label, y_label), "</g>"]
+        parts += [f'<g transform="translate({left},{top})">', *_panel(panel), "</g>"]
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -54,8 +57,8 @@ def _legend(curves: list[Curve]) -> list[str]:
     return parts
 
 
-def _panel(panel: Panel, x_label: str, y_label: str) -> list[str]:
-    x_top = _round_up(min(max(x for curve in panel.curves for x, _ in curve.points), 18.0))
+def _panel(panel: Panel) -> list[str]:
+    x_top = _round_up(min(max(x for curve in panel.curves for x, _ in curve.points), panel.x_most))
     y_top = _round_up(max(y for curve in panel.curves for _, y in curve.points))
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -64,8 +67,8 @@ def _panel(panel: Panel, x_label: str, y_label: str) -> list[str]:
     parts = [
         f'<text x="{WIDTH / 2}" y="-6" text-anchor="middle" font-weight="bold">{escape(panel.title)}</text>',
         f'<path d="M0 0V{HEIGHT}H{WIDTH}" fill="none" stroke="black"/>',
-        f'<text x="{WIDTH / 2}" y="{HEIGHT + 30}" text-anchor="middle">{escape(x_label)}</text>',
-        f'<text transform="translate(-34,{HEIGHT / 2}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>',
+        f'<text x="{WIDTH / 2}" y="{HEIGHT + 30}" text-anchor="middle">{escape(panel.x_label)}</text>',
+        f'<text transform="translate(-34,{HEIGHT / 2}) rotate(-90)" text-anchor="middle">{escape(panel.y_label)}</text>',
         *(part for step in range(6) for part in _ticks(step / 5, x_top, y_top)),
     ]
     for curve in panel.curves:
@@ -88,4 +91,6 @@ def _ticks(part: float, x_top: float, y_top: float) -> list[str]:
 
 
 def _round_up(value: float) -> float:
-    return next(step for step in (5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 1000) if step >= value)
+    return next(
+        step for step in (5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 200, 500, 1000) if step >= value
+    )
