@@ -119,7 +119,7 @@ MUTATIONS = (
         "unknown attempts do not count towards --max-cost",
         "snapshot/__init__.py",
         "        record.message = event.message\n\n    def _submitted",
-        "        record.message = event.message\n        self._charge(record, 0.0)\n\n    def _submitted",
+        "        record.message = event.message\n        self._charge(event.job, record, 0.0)\n\n    def _submitted",
     ),
     Mutation(
         "the files of an attempt bought again are left to be written over",
