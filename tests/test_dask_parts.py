@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher import errors
+from batcher.cluster import place
 from batcher.cluster.place import Place, check_installed, place_of
 from batcher.cluster.shares import check_divisible, split, split_above
 from batcher.cluster.verdict import accepted_since, sizes_of
 from batcher.cluster.wire import Ended, Sight, counts_of, packed, trouble_of, view_of
 from batcher.cluster.worker import look, manifest_sha256
 from batcher.disk import LocalDisk
-from batcher.errors import BatcherError, InputError, ManifestError, UsageError
+from batcher.errors import BatcherError, InputError, ManifestError, UnreachableError, UsageError
 from batcher.options import Money, Options, SandboxOptions, interrupted
 from batcher.planning import Selection
 from batcher.runner import Pace
@@ -95,6 +96,13 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(UsageError, match=r"pip install 'batcher\[dask\]'"):
         check_installed()
+
+
+async def test_processes_that_do_not_start_are_no_internal_error(monkeypatch):
+    monkeypatch.setitem(place._LOCAL_CONFIG, "distributed.worker.preload", ["no_such_module"])
+    with pytest.raises(UnreachableError, match=r"local:1: .* did not start, nothing was submitted"):
+        async with place.connected(Place(None, 1)):
+            pytest.fail("there is no worker")
 
 
 def test_the_command_refuses_before_it_asks_the_api_or_starts_anything(tmp_path):

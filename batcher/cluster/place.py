@@ -6,7 +6,7 @@ import logging
 import re
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,18 +113,26 @@ async def _own(place: Place) -> AsyncIterator[Any]:
     from distributed import Client, LocalCluster
 
     with dask.config.set(_LOCAL_CONFIG):
-        async with (
-            LocalCluster(
-                n_workers=place.processes,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                silence_logs=logging.CRITICAL,
-                memory_limit=0,
-                asynchronous=True,
-            ) as cluster,
-            Client(cluster, asynchronous=True, set_as_default=False) as client,
-        ):
+        async with AsyncExitStack() as stack:
+            try:
+                cluster = await stack.enter_async_context(
+                    LocalCluster(
+                        n_workers=place.processes,
+                        threads_per_worker=1,
+                        host="127.0.0.1",
+                        dashboard_address="127.0.0.1:0",
+                        silence_logs=logging.CRITICAL,
+                        memory_limit=0,
+                        asynchronous=True,
+                    )
+                )
+                client = await stack.enter_async_context(
+                    Client(cluster, asynchronous=True, set_as_default=False)
+                )
+            except (OSError, RuntimeError, TimeoutError) as error:
+                raise UnreachableError(
+                    f"--dask {place}: a process died or did not start, nothing was submitted: {error}"
+                ) from error
             yield client
 
 
