@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import dask
@@ -245,6 +246,64 @@ def test_a_scheduler_that_does_not_answer_is_given_up_in_seconds(server, tmp_pat
     assert "Traceback" not in err
     assert not server.posts
     assert not (tmp_path / "output").exists()
+
+
+@contextlib.contextmanager
+def lone_scheduler(server, cwd):
+    """A scheduler in a process of its own, with a worker of two threads in another; its address, too."""
+    settings = {"cwd": cwd, "env": environment(server, cwd), "stdout": subprocess.DEVNULL}
+    settings |= {"stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+    dask_command = [sys.executable, "-m", "dask"]
+    here, told = ["--host", "127.0.0.1"], cwd / "scheduler.json"
+    scheduler = [*here, "--port", "0", "--no-dashboard", "--scheduler-file", str(told)]
+    worker = [*here, "--scheduler-file", str(told), "--no-nanny", "--no-dashboard", "--nthreads", "2"]
+    processes = [subprocess.Popen([*dask_command, "scheduler", *scheduler], **settings)]
+    try:
+        wait_for(told.exists)
+        processes.append(subprocess.Popen([*dask_command, "worker", *worker], **settings))
+        yield processes[0], json.loads(told.read_text())["address"]
+    finally:
+        for one in processes:
+            one.kill()
+            one.wait()
+
+
+def test_a_scheduler_that_is_lost_on_the_way_ends_the_run_with_a_summary(server, tmp_path):
+    server.generate_s = 60.0
+    write_pairs(tmp_path / "pairs.csv", 20)
+    with lone_scheduler(server, tmp_path) as (scheduler, address):
+        batch = ("run", "pairs.csv", *FAST, "-c", 6, "--dask", address, "--json")
+        with started(server, tmp_path, *batch) as process:
+            wait_for(lambda: len(server.posts) == 6)
+            scheduler.kill()
+            out, err = process.communicate(timeout=IN_SECONDS)
+    answer = json.loads(out)
+    assert process.returncode == answer["exit_code"] == 69, err
+    assert answer["stopped"].startswith("lost the Dask scheduler")
+    assert (answer["pending"], answer["submitted"] + answer["unknown"]) == (14, 6)
+    assert "Traceback" not in out + err
+    assert posted_once(server)
+
+
+def test_a_bucket_takes_the_outputs_of_all_shards_and_another_state_directory_goes_on(shared, tmp_path):
+    address, server = shared
+    already, bucket = len(server.posts), tmp_path / "bucket"
+
+    def ended(state_dir, rows, *on):
+        write_pairs(tmp_path / "pairs.csv", rows, prompt="to a bucket {}")
+        place = ("-o", bucket.as_uri(), "--state-dir", state_dir, "--json")
+        answer = run(server, tmp_path, "pairs.csv", *place, *on)
+        found = json.loads(answer.stdout)
+        return answer.returncode, found["done"], found["submitted_now"]
+
+    assert ended("here", 8, "--dask", address) == (0, 8, 8)
+    assert ended("elsewhere", 10, "--dask", address) == (0, 10, 2)
+    assert ended("once more", 10) == (0, 10, 0)
+    assert len(server.posts) - already == 10
+    made = [one.media for one in server.created.values() if "to a bucket" in one.body["prompt"]]
+    assert sorted(path.read_bytes() for path in (bucket / "media").iterdir()) == sorted(made)
+    assert len((bucket / "metadata.jsonl").read_text().splitlines()) == 10
+    assert not (bucket / ".batcher/holder.json").exists()
 
 
 def test_a_second_signal_exits_at_once(server, tmp_path):

@@ -16,9 +16,10 @@ from batcher.cluster.shares import check_divisible, divide
 from batcher.cluster.verdict import accepted_since, sizes_of, verdict
 from batcher.cluster.wire import Sight, Task
 from batcher.cluster.worker import look, manifest_sha256
+from batcher.depot import BucketRunDir, open_run_dir
 from batcher.disk import writing
 from batcher.errors import LockedError, RunDirError, UnreachableError
-from batcher.ledger import HIDDEN_NAME, is_held, read_snapshot, segments_in
+from batcher.ledger import HIDDEN_NAME, is_held, is_segment, read_snapshot, segments_in
 from batcher.metadata import gather
 from batcher.options import Host, Options
 from batcher.prepare import Prepared, confirm
@@ -50,7 +51,7 @@ async def _share_out(client: Any, prepared: Prepared, run_dir: Path, host: Host)
     options = prepared.options
     threads = sum((await client.nthreads()).values())
     count = min(threads, options.pace.concurrency)
-    before = sizes_of(run_dir, host.disk)
+    before = await _reach(options, run_dir, host)
     control = Control()
     with _mark(run_dir, host) as mark:
         sight = Sight(
@@ -64,18 +65,35 @@ async def _share_out(client: Any, prepared: Prepared, run_dir: Path, host: Host)
         fleet = Fleet(client, mark.name, tasks, host)
         fleet.view.selected = prepared.plan.selected
         host.observer.started(fleet.view)
+        lost: UnreachableError | None = None
         try:
             with host.signals(control):
                 await fleet.run(control, options.pace.grace_s - SLACK_S)
+        except UnreachableError as error:
+            lost = error  # what was bought until then stands in the ledger, and is told
         finally:
             host.observer.finished(fleet.view)
-    end = verdict(fleet, control.error, options)
+    end = verdict(fleet, control.error or lost, options)
     if segments_in(run_dir, host.disk):
         # Shards that ended together, or died, may each have left this to another one.
         gather(run_dir, Shard(count, 1), host.disk)
     end.view.submitted_now = accepted_since(run_dir, before, host.disk)
     elapsed_s = host.clock.monotonic() - began_s
     return app.summarise(prepared, _snapshot(run_dir, host), end.view, end.error, elapsed_s)
+
+
+async def _reach(options: Options, run_dir: Path, host: Host) -> dict[str, int]:
+    """How many bytes each segment of the ledger has, here or in a bucket that is further on.
+
+    What the shards bring from there was bought by an earlier run. Raises what the bucket raises.
+    """
+    sizes = sizes_of(run_dir, host.disk)
+    tree = open_run_dir(run_dir, host.disk, bucket_url=options.bucket_url)
+    if isinstance(tree, BucketRunDir):
+        there = await tree.bucket.sizes()
+        for name in filter(is_segment, there):
+            sizes[name] = max(sizes.get(name, 0), there[name])
+    return sizes
 
 
 def _snapshot(run_dir: Path, host: Host) -> Snapshot:

@@ -62,7 +62,7 @@ class Fleet:
     async def run(self, control: Control, grace_s: float) -> None:
         """See all shards to their ends or, once ``control`` halts, for as long as the grace allows.
 
-        Raises BatcherError where the cluster is lost.
+        Raises UnreachableError where the cluster is lost.
         """
         self._client.subscribe_topic(VIEWS, self._received)
         beating = asyncio.create_task(self._beat())
@@ -104,8 +104,8 @@ class Fleet:
             if task.number not in self._futures:
                 return Ended(task.number)
             raise UnreachableError(
-                f"lost the Dask scheduler: the shards wind themselves up; `batcher status` says how far "
-                f"they came, run again to resume ({error})"
+                "lost the Dask scheduler: the shards wind themselves up; `batcher status` says how far "
+                "they came, run again to resume"
             ) from error
         except Exception as error:  # noqa: BLE001 - whatever kept a worker from even beginning
             return Ended(task.number, trouble=trouble_of(error))
