@@ -259,7 +259,7 @@ def lone_scheduler(server, cwd):
     worker = [*here, "--scheduler-file", str(told), "--no-nanny", "--no-dashboard", "--nthreads", "2"]
     processes = [subprocess.Popen([*dask_command, "scheduler", *scheduler], **settings)]
     try:
-        wait_for(told.exists)
+        wait_for(lambda: told.exists() and told.stat().st_size > 0)
         processes.append(subprocess.Popen([*dask_command, "worker", *worker], **settings))
         yield processes[0], json.loads(told.read_text())["address"]
     finally:
