@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SEEDS ?= 300
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test simulate browser screenshots lint bench clean
+.PHONY: help setup demo test cover simulate browser screenshots lint bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -29,6 +29,9 @@ demo: $(READY)  ## run a real batch against the embedded sandbox
 	@echo "bought twice. To see it interrupted: rm -r output/demo, make demo, Ctrl-C, make demo."
 
 test: $(READY)  ## run all tests
+	@$(BIN)/python -m pytest -q -n auto
+
+cover: $(READY)  ## all tests again, slower, and which lines they reach
 	@$(BIN)/python -m pytest -q -n auto --cov --cov-report=term --cov-fail-under=95
 
 simulate: $(READY)  ## many simulated worlds: make simulate SEEDS=10000
