@@ -15,8 +15,9 @@ import pytest
 from aiohttp import web
 from distributed import LocalCluster
 
+from batcher.shards import shard_number
 from tests.api_server import TOKEN, ApiServer, command, environment, run_command
-from tests.faults import SlowServer, end_with, posted_once, run, states, wait_for, write_pairs
+from tests.faults import KLING, SlowServer, end_with, posted_once, run, states, wait_for, write_pairs
 
 FAST = ("--poll", "0.05")
 IN_SECONDS = 30.0
@@ -164,6 +165,20 @@ def test_the_parts_of_cap_and_budget_add_up(shared, tmp_path):
         server, tmp_path, "pairs.csv", "-c", 7, "--assume-price", "0.5", "--dask", address, "--json"
     )
     assert (rest.returncode, json.loads(rest.stdout)["done"]) == (0, 24), rest.stderr
+
+
+def test_shards_that_ended_leave_their_part_of_the_cap_to_the_others(shared, tmp_path):
+    address, server = shared
+    server.max_unfinished = 0
+    ids = [f"job-{n}" for n in range(90)]
+    of_each = [[job for job in ids if shard_number(job, 3) == number] for number in (1, 2, 3)]
+    jobs = [*of_each[0][:24], of_each[1][0], of_each[2][0]]
+    rows = [f"{job},{KLING},a share of the cap {job},https://example.com/a.png,5\n" for job in jobs]
+    (tmp_path / "pairs.csv").write_text("id,model,prompt,image_url,duration\n" + "".join(rows))
+    ended = run(server, tmp_path, "pairs.csv", *FAST, "-c", 6, "--dask", address, "--json")
+    assert (ended.returncode, json.loads(ended.stdout)["done"]) == (0, 26), ended.stderr
+    # Each shard has two of the six, and two shards have one job each: by itself it would be four.
+    assert server.max_unfinished == 6
 
 
 def test_a_limit_is_of_the_whole_manifest_and_requests_taken_over_count(shared, tmp_path):

@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 
 from batcher import errors
 from batcher.cluster import place
+from batcher.cluster.fleet import Fleet
 from batcher.cluster.place import Place, check_installed, place_of
 from batcher.cluster.shares import check_divisible, split, split_above
 from batcher.cluster.verdict import accepted_since, sizes_of
-from batcher.cluster.wire import Ended, Sight, counts_of, packed, trouble_of, view_of
+from batcher.cluster.wire import Ended, Sight, Task, counts_of, packed, trouble_of, view_of
 from batcher.cluster.worker import look, manifest_sha256
 from batcher.disk import LocalDisk
 from batcher.errors import BatcherError, InputError, ManifestError, UnreachableError, UsageError
-from batcher.options import Money, Options, SandboxOptions, interrupted
+from batcher.options import Host, Money, Options, SandboxOptions, interrupted
 from batcher.planning import Selection
 from batcher.runner import Pace
 from batcher.runner.view import RunView
@@ -52,6 +53,45 @@ def test_requests_that_exceed_the_cap_leave_no_room_for_others(floors, total):
     least = [max(floor, 1) for floor in floors]
     if total <= sum(least):
         assert split_above(floors, total) == least
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 20), st.integers(0, 30), st.booleans()), min_size=1, max_size=8),
+    st.randoms(),
+)
+def test_what_ended_shards_hand_on_never_exceeds_the_cap(shards, chance):
+    """Of each: its part, how many requests it may leave behind, and whether it can say so."""
+    tasks = [_task(number, slots, 0.5) for number, (slots, _, _) in enumerate(shards, 1)]
+    fleet = Fleet(None, "run", tasks, Host())
+    cap, left_behind, before = sum(slots for slots, _, _ in shards), 0, 0
+    for task in chance.sample(tasks, len(tasks)):
+        slots, held, says = shards[task.number - 1]
+        held = min(held, slots + before)
+        left_behind += held if says else slots + before
+        fleet._take_in(task, Ended(task.number, held=held if says else None))
+        live = [one.options.pace.concurrency for one in tasks if one.number not in fleet.ended]
+        more = fleet._order.more_slots
+        assert sum(live) + more * len(live) + left_behind <= cap
+        assert fleet._order.more_per_s * len(live) + 0.5 * len(live) <= 0.5 * len(shards) + 1e-9
+        assert more >= before
+        before = more
+
+
+def test_the_last_shard_has_all_that_the_others_had():
+    tasks = [_task(1, 6, 1.0), _task(2, 5, 1.0), _task(3, 5, 1.0)]
+    fleet = Fleet(None, "run", tasks, Host())
+    for task, held in zip(tasks, (0, 2), strict=False):
+        fleet._take_in(task, Ended(task.number, held=held))
+    assert (fleet._order.more_slots, fleet._order.more_per_s) == (9, 2.0)
+
+
+def _task(number, slots, rate_per_s):
+    options = Options(
+        manifest=Path("m.csv"),
+        selection=Selection(shard=Shard(8, number)),
+        pace=Pace(concurrency=slots, rate_per_s=rate_per_s),
+    )
+    return Task("run", options, Sight(Path("mark"), Path("m.csv"), "", ""))
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from batcher.cluster.wire import SILENCE_S, VIEWS, Order, Sight, Task
 from batcher.cluster.worker import LOCK_PATIENCE_S, Post, _watch
 from batcher.errors import InterruptedRunError, StoppedError
 from batcher.options import Options
+from batcher.pace import RateLimit
 from batcher.planning import Selection
-from batcher.runner.control import Control
+from batcher.runner.control import Control, Limits, Slots
 from batcher.runner.view import RunView
 from batcher.shards import Shard
 from tests.engine import LoopClock, in_virtual_time
@@ -111,6 +112,31 @@ async def test_orders_reach_the_engine_also_where_they_came_before_it():
             assert not control.aborting.is_set()
             shift.post.hear(Order("run-1", halt=signal.SIGINT, abort=True))
             assert control.aborting.is_set()
+
+
+@in_virtual_time
+async def test_what_others_no_longer_need_widens_the_limits_and_is_never_taken_back():
+    async with Shift() as shift:
+        assert shift.post.held is None
+        slots, rate = Slots(2), RateLimit(2.0)
+        await slots.acquire()
+        shift.post.hear(Order("run-1", more_slots=1))
+        with shift.post.signals(Control(Limits(slots, rate))):
+            assert (slots.limit, shift.post.held) == (3, 1)
+            shift.post.hear(Order("run-1", more_slots=3, more_per_s=2.0))
+            shift.post.hear(Order("run-1", more_slots=2, more_per_s=1.0))
+            assert slots.limit == 5
+            assert [rate.reserve_s(0.0) for _ in range(3)] == [0.0, 0.25, 0.5]
+
+
+@in_virtual_time
+async def test_who_waits_for_a_slot_goes_on_where_the_limit_is_widened():
+    slots = Slots(1)
+    slots.hold()
+    waiting = asyncio.create_task(slots.acquire())
+    await asyncio.sleep(0)
+    slots.widen(1)
+    assert await waiting
 
 
 @in_virtual_time

@@ -49,6 +49,8 @@ class Fleet:
         self._heard: set[int] = set()
         self._futures: dict[int, Any] = {}
         self._warned: set[str] = set()
+        self._free_slots = 0
+        self._free_per_s = 0.0
 
     @property
     def shards(self) -> int:
@@ -84,10 +86,10 @@ class Fleet:
             ended = await self._once(task, f"batcher-{self._run}-{task.number}-{start}")
             left = ended is None or _is_interrupted(ended)
             if ended is not None and (control.halted or not left):
-                self.ended[task.number] = ended
+                self._take_in(task, ended)
                 return
         error = BatcherError(f"its workers died {STARTS_ALLOWED} times; run again to resume")
-        self.ended[task.number] = Ended(task.number, trouble=trouble_of(error))
+        self._take_in(task, Ended(task.number, trouble=trouble_of(error)))
 
     async def _once(self, task: Task, key: str) -> Ended | None:
         """What came of a shard; None where its workers died. Raises UnreachableError."""
@@ -109,6 +111,25 @@ class Fleet:
             ) from error
         except Exception as error:  # noqa: BLE001 - whatever kept a worker from even beginning
             return Ended(task.number, trouble=trouble_of(error))
+
+    def _take_in(self, task: Task, ended: Ended) -> None:
+        """A shard has ended: let those that go on share evenly what it had of the cap and the rate.
+
+        Only what is sure to be free: not what it may have left unfinished at the API.
+        """
+        self.ended[task.number] = ended
+        pace, order = task.options.pace, self._order
+        if ended.held is not None:
+            self._free_slots += pace.concurrency - ended.held
+            self._free_per_s += pace.rate_per_s or 0.0
+        else:
+            self._free_slots -= order.more_slots
+            self._free_per_s -= order.more_per_s
+        if live := len(self._tasks) - len(self.ended):
+            slots, per_s = self._free_slots // live, self._free_per_s / live
+            self._direct(
+                more_slots=max(slots, order.more_slots), more_per_s=max(per_s, order.more_per_s)
+            )
 
     def _received(self, event: tuple[float, Any]) -> None:
         """A shard's report, or that of another run's."""

@@ -48,13 +48,16 @@ class Order(msgspec.Struct, frozen=True):
     """The caller's word, repeated so that nobody misses it: go on, unless something is set.
 
     ``drain`` is a reason to submit nothing more; ``halt`` the number of a signal; ``abort`` says that
-    there was a second one.
+    there was a second one. ``more_slots`` and ``more_per_s`` is what each shard may have besides its own
+    part of the cap and the rate, because others have ended; neither ever falls.
     """
 
     run: str
     drain: str | None = None
     halt: int | None = None
     abort: bool = False
+    more_slots: int = 0
+    more_per_s: float = 0.0
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -84,13 +87,15 @@ class Trouble(msgspec.Struct, frozen=True):
 class Ended(msgspec.Struct, frozen=True):
     """What came of a shard. Without ``counts`` nothing ran.
 
-    ``left_out``: some jobs did not fit into the shard's part of the budget.
+    ``left_out``: some jobs did not fit into the shard's part of the budget. ``held``: how many of its
+    requests may be unfinished at the API all the same; None where nobody can say.
     """
 
     number: int
     counts: dict[str, int] | None = None
     trouble: Trouble | None = None
     left_out: bool = False
+    held: int | None = None
 
 
 def trouble_of(error: BaseException) -> Trouble:

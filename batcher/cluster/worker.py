@@ -123,6 +123,12 @@ class Post:
         return self._control.error if self._control is not None else None
 
     @property
+    def held(self) -> int | None:
+        """How many slots are held; None before the engine is up."""
+        limits = self._control.limits if self._control is not None else None
+        return limits.slots.held if limits is not None else None
+
+    @property
     def silent_s(self) -> float:
         """How long nothing was heard of the caller, in seconds."""
         return self.now_s() - self._heard_s
@@ -172,6 +178,8 @@ class Post:
             self._running.cancel()
         if self._control is None:
             return
+        if self._control.limits is not None:
+            self._control.limits.widen(order.more_slots, order.more_per_s)
         if order.drain is not None:
             self._control.drain(StoppedError(order.drain))
         if order.halt is not None:
@@ -237,7 +245,7 @@ def _ended(post: Post, summary: Summary) -> Ended:
     counts = counts_of(post.view or RunView())
     if post.error is not None:
         return Ended(post.task.number, counts, trouble_of(post.error))
-    return Ended(post.task.number, counts, left_out=summary.stopped is not None)
+    return Ended(post.task.number, counts, left_out=summary.stopped is not None, held=post.held)
 
 
 async def _patiently(options: Options, host: Host) -> Summary:

@@ -7,8 +7,14 @@ class RateLimit:
     """At most ``per_s`` submissions a second, evenly spaced (the generic cell rate algorithm)."""
 
     def __init__(self, per_s: float | None) -> None:
+        self._own_per_s = per_s
         self._interval_s = 1.0 / per_s if per_s else 0.0
         self._next_s = 0.0
+
+    def widen(self, more_per_s: float) -> None:
+        """Let the rate be ``more_per_s`` more than at first, for those who come from now on."""
+        if self._own_per_s is not None:
+            self._interval_s = min(self._interval_s, 1.0 / (self._own_per_s + more_per_s))
 
     def reserve_s(self, now_s: float) -> float:
         """Take the next place in line; returns the seconds until it comes."""

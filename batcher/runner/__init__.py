@@ -34,7 +34,7 @@ from batcher.rundir import RunDir
 from batcher.runner.budget import Budget
 from batcher.runner.canary import Canary, no_canary
 from batcher.runner.collect import Collector
-from batcher.runner.control import Breaker, Control, Slots
+from batcher.runner.control import Breaker, Control, Limits, Slots
 from batcher.runner.limits import Pace
 from batcher.runner.line import ApiLine
 from batcher.runner.pacing import AutoSlots, Polling, Starts, Unlimited
@@ -73,7 +73,6 @@ class Runner:
     def __init__(
         self, deps: Deps, pace: Pace, budget: Budget, breaker: Breaker, canary: Canary | None = None
     ) -> None:
-        self.control = Control()
         self.view = RunView()
         self._deps = deps
         self._pace = pace
@@ -84,8 +83,10 @@ class Runner:
         auto = AutoSlots(deps.clock) if pace.adapts else None
         traffic = auto or Unlimited()
         self._slots = auto or Slots(pace.concurrency)
+        limits = Limits(self._slots, RateLimit(pace.rate_per_s))
+        self.control = Control(limits)
         self._line = ApiLine(Gate(deps.rng), deps.clock, self.control, pace.outage_timeout_s, traffic)
-        terms = Terms(budget, RateLimit(pace.rate_per_s), deps.body_of, deps.clock)
+        terms = Terms(budget, limits.rate, deps.body_of, deps.clock)
         self._submitter = Submitter(deps.service, self._line, deps.ledger, self.control, terms)
         self._watcher = Watcher(deps.service, self._line, self.control, deps.clock, deps.rng)
         self._collector = Collector(

@@ -1,4 +1,4 @@
-"""How a run is held and how it ends: slots, the reason to stop, and the circuit breaker."""
+"""How a run is held and how it ends: its limits, the reason to stop, and the circuit breaker."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from batcher.errors import BatcherError, StoppedError
+from batcher.pace import RateLimit
 
 PERCENT_FROM_JOBS = 50
 
@@ -20,7 +21,13 @@ class Slots:
         self.limit = limit
         self.held = 0
         self.stranded = 0
+        self._own = limit
         self._changed = asyncio.Event()
+
+    def widen(self, more: int) -> None:
+        """Let the limit be ``more`` than at first: others, who shared a cap with it, have ended."""
+        self.limit = max(self.limit, self._own + more)
+        self._changed.set()
 
     def hold(self, model: str | None = None) -> None:
         """Take a slot, whether or not there is room: for requests that exist already."""
@@ -55,14 +62,30 @@ class Slots:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run may do at a time. A part of a larger run is told when it may do more."""
+
+    slots: Slots
+    rate: RateLimit
+
+    def widen(self, more_slots: int, more_per_s: float) -> None:
+        """Add to what the limits were at first. Less than was added before changes nothing."""
+        self.slots.widen(more_slots)
+        self.rate.widen(more_per_s)
+
+
 class Control:
     """Why the run stops before its end, if it does.
 
     *Draining* submits nothing more and finishes what is in flight. *Halted* lets go of polls and
     downloads as well, and waits for the answers of POSTs under way only. *Aborting* doesn't.
+
+    ``limits`` are None where nothing is submitted from here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits
         self.error: BatcherError | None = None
         self.draining = False
         self.halting = asyncio.Event()
