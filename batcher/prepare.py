@@ -86,7 +86,7 @@ class Prepared:
                 yield job
 
     def _selected(self) -> Iterator[Job]:
-        jobs = self.manifest.jobs(self.specs.by_model, Tally())
+        jobs = self.manifest.jobs(self.specs.by_model, Tally(), self.tally)
         return (job for job, selected in self.options.selection.select(jobs) if selected)
 
 

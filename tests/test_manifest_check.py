@@ -1,6 +1,11 @@
 """Types, limits, ids and duplicates: which rows are jobs, and what is said of the others."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batcher.errors import PROBLEMS_SHOWN, ManifestError
 from batcher.manifest import Overrides, Tally, open_manifest
@@ -262,6 +267,32 @@ def test_a_manifest_can_be_read_again_and_again(tmp_path):
     assert first == second
     assert tallies[0] == tallies[1]
     assert (tallies[0].rows, tallies[0].duplicates, tallies[0].invalid) == (3, 1, 1)
+
+
+ROWS = st.tuples(
+    st.sampled_from(["", "a", "A", "b"]), st.sampled_from(["", "x", "y"]), st.integers(0, 3)
+)
+
+
+@given(st.lists(ROWS, max_size=12))
+def test_a_later_pass_has_the_same_jobs_without_looking_at_ids(rows):
+    with tempfile.TemporaryDirectory() as folder:
+        lines = "".join(f"{name},{prompt},{URL},{repeat}\n" for name, prompt, repeat in rows)
+        path = write(Path(folder), "m.csv", f"id,prompt,image_url,repeat\n{lines}")
+        manifest, earlier = open_manifest(path, Overrides(model=KLING.model_id)), Tally()
+        first = list(manifest.jobs(BUILT_IN, earlier))
+        assert list(manifest.jobs(BUILT_IN, Tally(), earlier)) == first
+
+
+def test_a_file_that_is_gone_by_the_later_pass_does_not_move_what_it_leaves_out(tmp_path):
+    write(tmp_path, "cat.png", PNG)
+    rows = f"x,cat.png\ny,{URL}\ny,{URL}\nz,{URL}\n"
+    path = write(tmp_path, "m.csv", f"prompt,image_url\n{rows}")
+    manifest, earlier = open_manifest(path, Overrides(model=KLING.model_id)), Tally()
+    assert len(list(manifest.jobs(BUILT_IN, earlier))) == 3
+    (tmp_path / "cat.png").unlink()
+    again = [job.input["prompt"] for job in manifest.jobs(BUILT_IN, Tally(), earlier)]
+    assert again[-2:] == ["y", "z"]
 
 
 def test_the_inputs_of_a_held_row_are_not_changed_by_its_jobs(tmp_path):

@@ -102,5 +102,5 @@ def _chosen(prepared: Prepared) -> frozenset[str] | None:
     selection = prepared.options.selection
     if selection.limit is None and selection.only is None:
         return None
-    jobs = prepared.manifest.jobs(prepared.specs.by_model, Tally())
+    jobs = prepared.manifest.jobs(prepared.specs.by_model, Tally(), prepared.tally)
     return frozenset(job.id for job, chosen in selection.select(jobs) if chosen)

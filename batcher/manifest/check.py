@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,26 @@ class Rejects(Exception):
 
 
 class Checker:
-    """Makes drafts into jobs, for one pass: it knows the ids that the pass has seen."""
+    """Makes drafts into jobs, for one pass: it knows the ids that the pass has seen.
 
-    def __init__(self, specs: Mapping[str, ModelSpec], files: LocalFiles) -> None:
+    ``dropped`` takes the numbers of drafts whose ids were taken; ``earlier`` are those of an earlier
+    pass, after which nobody needs to look at the ids again.
+    """
+
+    def __init__(
+        self,
+        specs: Mapping[str, ModelSpec],
+        files: LocalFiles,
+        dropped: array[int],
+        earlier: array[int] | None = None,
+    ) -> None:
         self._specs = specs
         self._files = files
-        self._ids = IdTable()
+        self._number = 0
+        self._dropped = dropped
+        self._ids = IdTable() if earlier is None else None
+        self._left_out = iter(earlier or ())
+        self._next_left_out = next(self._left_out, 0)
         self._file_numbers: dict[str, int] = {}
 
     def job(self, draft: Draft, source: Source, directory: Path) -> Job | None:
@@ -42,6 +57,10 @@ class Checker:
 
         ``source`` is where its row stands, ``directory`` what paths in that row are relative to.
         """
+        self._number += 1
+        if self._number == self._next_left_out:
+            self._next_left_out = next(self._left_out, 0)
+            return None
         model, inputs = draft.model, draft.inputs
         if model is None:
             raise Rejects([*draft.problems, ("model", NO_MODEL)])
@@ -65,7 +84,7 @@ class Checker:
         if draft.sample > 1:
             job_id = f"{job_id}-{draft.sample}"
         job = Job(job_id, model, inputs, draft.meta, source, digest, draft.id is not None)
-        return job if self._is_new(job, draft) else None
+        return job if self._ids is None or self._is_new(job, draft, self._ids) else None
 
     def _resolve_media(
         self,
@@ -94,14 +113,16 @@ class Checker:
             except MediaError as error:
                 problems.append(("", str(error)))
 
-    def _is_new(self, job: Job, draft: Draft) -> bool:
+    def _is_new(self, job: Job, draft: Draft, ids: IdTable) -> bool:
         """Claim the job's id. Raises Rejects where it stands for something else."""
         kind = "own" if draft.explicit == job.id else "made"
         source, numbers = job.source, self._file_numbers
         if source.file not in numbers:
             numbers[source.file] = len(numbers)
         place = numbers[source.file] << _LINE_BITS | source.line
-        claim, first = self._ids.claim(job.id, (kind, job.digest), place)
+        claim, first = ids.claim(job.id, (kind, job.digest), place)
+        if claim is not Claim.NEW:
+            self._dropped.append(self._number)
         if claim is Claim.TAKEN:
             where = f"{[*numbers][first >> _LINE_BITS]}:{first & _LINE_MASK}"
             what = (

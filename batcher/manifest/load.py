@@ -97,13 +97,17 @@ class Manifest:
             pass
         return models
 
-    def jobs(self, specs: Mapping[str, ModelSpec], tally: Tally) -> Iterator[Job]:
+    def jobs(
+        self, specs: Mapping[str, ModelSpec], tally: Tally, earlier: Tally | None = None
+    ) -> Iterator[Job]:
         """Each valid job in manifest order, once; ``tally`` collects the rest as the pass goes on.
 
-        A model without a spec is sent its inputs as they are, media aside. Raises ManifestError,
-        with all problems so far, where a file can't be read on.
+        A model without a spec is sent its inputs as they are, media aside. ``earlier`` is of a whole
+        pass that was made before: then there is no need to keep all ids, and the same jobs come with
+        less memory. Raises ManifestError, with all problems so far, where a file can't be read on.
         """
-        checker = Checker(specs, self._media)
+        seen = earlier.dropped if earlier is not None else None
+        checker = Checker(specs, self._media, tally.dropped, seen)
         try:
             for found in self._tree.rows(tally):
                 yield from _jobs_of(found, checker, tally)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -19,7 +20,8 @@ class Tally:
     ``problems`` are the first lines ``file:line: field: what is wrong``, ``problem_count`` counts all.
     ``rows`` are the entries read, ``invalid`` those with a problem, ``duplicates`` the jobs that were
     listed before, ``repeated`` where the first of them stand. ``warnings`` are lines for the user that
-    stop nothing.
+    stop nothing. ``dropped`` are the numbers of the drafts whose ids were taken, in order: what a later
+    pass leaves out, without a table of all ids.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -29,6 +31,7 @@ class Tally:
     duplicates: int = 0
     repeated: list[Source] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    dropped: array[int] = field(default_factory=lambda: array("Q"))
 
     def repeat(self, source: Source) -> None:
         """Count a job at ``source`` that was listed before."""
