@@ -70,7 +70,7 @@ class Disk(Protocol):
         """Size in bytes, or None where there is no such file."""
         ...
 
-    def write_whole(self, path: Path, chunks: Iterable[bytes]) -> None:
+    def write_whole(self, path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         """Write a file that is whole or absent: temporary file, fsync, rename, directory fsync."""
         ...
 
@@ -165,7 +165,7 @@ class LocalDisk:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def write_whole(self, path: Path, chunks: Iterable[bytes]) -> None:
+    def write_whole(self, path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as file:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -17,11 +18,30 @@ SHARDS = 4096
 _HASH_BYTES = 8
 
 
+class Bulk:
+    """Many bytes, as the pieces in which they lie: to write them to a file takes no copy."""
+
+    __slots__ = ("pieces",)
+
+    def __init__(self, pieces: Sequence[bytearray | array[int]]) -> None:
+        self.pieces = pieces
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all pieces together."""
+        return sum(memoryview(piece).nbytes for piece in self.pieces)
+
+    def whole(self) -> bytearray:
+        """All of it; the very piece where it is one, as after it was read."""
+        first = self.pieces[0] if len(self.pieces) == 1 else None
+        return first if isinstance(first, bytearray) else bytearray().join(map(memoryview, self.pieces))
+
+
 class SavedMap(msgspec.Struct, array_like=True):
     """A map as bytes, in this machine's byte order: keys, shard by shard, and their values."""
 
-    keys: memoryview
-    values: memoryview
+    keys: Bulk
+    values: Bulk
 
 
 class PackedMap:
@@ -66,20 +86,19 @@ class PackedMap:
             del keys[at], values[at]
 
     def saved(self) -> SavedMap:
-        """All of it, as bytes."""
-        keys = b"".join(keys for keys, _ in self._shards.values())
-        values = b"".join(values for _, values in self._shards.values())
-        return SavedMap(memoryview(keys), memoryview(values))
+        """All of it, as bytes: those of the map itself, which must not change meanwhile."""
+        shards = self._shards.values()
+        return SavedMap(Bulk([keys for keys, _ in shards]), Bulk([values for _, values in shards]))
 
     def restore(self, saved: SavedMap) -> None:
         """Become what ``saved`` was made of: whole shards, each of them sorted, one after the other."""
-        keys, values = array("Q", saved.keys.tobytes()), array("Q", saved.values.tobytes())
+        keys, values = (memoryview(bulk.whole()).cast("Q") for bulk in (saved.keys, saved.values))
         begin = 0
         while begin < len(keys):
             shard, end = keys[begin] % SHARDS, begin + 1
             while end < len(keys) and keys[end] % SHARDS == shard:
                 end += 1
-            self._shards[shard] = (keys[begin:end], values[begin:end])
+            self._shards[shard] = (array("Q", keys[begin:end]), array("Q", values[begin:end]))
             begin = end
 
 

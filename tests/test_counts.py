@@ -225,22 +225,22 @@ def held_bytes(root):
     return total_bytes
 
 
-def test_a_packed_job_takes_at_most_eighty_bytes():
+def test_a_packed_job_takes_at_most_seventy_bytes():
     jobs, held = FinishedJobs(line_at=held_bytes), []
     for numbers in range(20_000), range(20_000, 40_000):
         assert all(jobs.take(f"job-{number:06d}", done_record(number)) for number in numbers)
         held.append(held_bytes(jobs))
-    assert held[1] - held[0] <= 80 * 20_000, "what each more takes, with all slack of its arrays"
-    assert held[0] <= 80 * 20_000 + (1 << 20), "and the map's empty shards, once"
+    assert held[1] - held[0] <= 70 * 20_000, "what each more takes, with all slack of its arrays"
+    assert held[0] <= 70 * 20_000 + (1 << 20), "and the map's empty shards, once"
 
 
-def test_what_is_kept_of_a_packed_job_is_sixty_five_bytes():
+def test_what_is_kept_of_a_packed_job_is_fifty_three_bytes():
     jobs = FinishedJobs(line_at=held_bytes)
     for number in range(20_000):
         jobs.take(f"job-{number:06d}", done_record(number))
     saved = jobs.saved()
-    views = (saved.flags, saved.cells, saved.rows.keys, saved.rows.values)
-    assert sum(view.nbytes for view in views) <= 65 * 20_000
+    bulks = (saved.flags, saved.cells, saved.rows.keys, saved.rows.values)
+    assert sum(bulk.size_bytes for bulk in bulks) == 53 * 20_000
     assert (saved.inputs_at, saved.models) == ({}, ["m"])
 
 

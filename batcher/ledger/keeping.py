@@ -35,7 +35,6 @@ def keep_checkpoint(snapshot: Snapshot, run_dir: Path, disk: Disk, size_bytes: i
     """
     if segments_in(run_dir, disk) != [LEDGER_NAME]:
         return
-    with suppress(OSError):
-        with disk.open_read(run_dir / LEDGER_NAME) as ledger:
-            pieces = encode_checkpoint(snapshot, ledger, size_bytes)
+    with suppress(OSError), disk.open_read(run_dir / LEDGER_NAME) as ledger:
+        pieces = encode_checkpoint(snapshot, ledger, size_bytes)
         disk.write_whole(run_dir / HIDDEN_NAME / CHECKPOINT_NAME, pieces)

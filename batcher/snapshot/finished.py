@@ -1,4 +1,4 @@
-"""Done jobs, packed: some 65 bytes each, and the rest of their records where it is, in the ledger.
+"""Done jobs, packed: some 55 bytes each, and the rest of their records where it is, in the ledger.
 
 A batch ends with all its jobs done, a million of them, and hardly anything is ever asked of one again.
 So a done job keeps what a plan needs of it in a row, and the places of its lines for the rest.
@@ -15,23 +15,26 @@ import msgspec
 
 from batcher.jobs import HASH_CHARS, Artifact
 from batcher.lifecycle import Event, Record, State
-from batcher.packed import PackedMap, SavedMap
+from batcher.packed import Bulk, PackedMap, SavedMap
 
 LineAt = Callable[[int], Event]
 """Reads the line that stands at a place of the ledger."""
 
 _ORPHANED, _LISTED, _UNPRICED, _REPORTED, _POOR, _GONE = (1 << bit for bit in range(6))
 _UNLISTED = bytes(flags & ~_LISTED for flags in range(256))
-_CELLS = struct.Struct("<QQQ8sdHH")
+_CELLS = struct.Struct("<QII8sdHH")
 _DIGEST_BYTES = HASH_CHARS // 2
 
 
 class Cells(NamedTuple):
-    """A row: places of lines, the digest of the inputs, what the attempt may cost, and numbers."""
+    """A row: places of lines, the digest of the inputs, what the attempt may cost, and numbers.
+
+    The other lines of an attempt stand within 4 GiB before the one that says ``done``.
+    """
 
     done_at: int
-    intent_at: int
-    answer_at: int
+    intent_before: int
+    answer_before: int
     digest: bytes
     charge_usd: float
     attempt: int
@@ -92,7 +95,7 @@ class Finished:
 
     @property
     def submitting_offset(self) -> int:
-        return self._cells.intent_at
+        return self._cells.done_at - self._cells.intent_before
 
     @property
     def input_offset(self) -> int:
@@ -100,7 +103,7 @@ class Finished:
 
     @property
     def answer_offset(self) -> int:
-        return self._cells.answer_at
+        return self._cells.done_at - self._cells.answer_before
 
     @property
     def done_offset(self) -> int:
@@ -165,8 +168,8 @@ class Tally(NamedTuple):
 class SavedJobs(msgspec.Struct, array_like=True):
     """Done jobs as bytes."""
 
-    flags: memoryview
-    cells: memoryview
+    flags: Bulk
+    cells: Bulk
     inputs_at: dict[int, int]
     models: list[str | None]
     rows: SavedMap
@@ -226,8 +229,8 @@ class FinishedJobs:
             digest = bytes.fromhex(record.digest or "")
             cells = _CELLS.pack(
                 record.done_offset,
-                record.submitting_offset,
-                record.answer_offset,
+                record.done_offset - record.submitting_offset,
+                record.done_offset - record.answer_offset,
                 digest,
                 record.charge_usd or 0.0,
                 record.attempt,
@@ -235,7 +238,9 @@ class FinishedJobs:
             )
         except (struct.error, ValueError):
             return False
-        if record.input_offset < 0 or len(digest) != _DIGEST_BYTES or digest.hex() != record.digest:
+        if min(record.input_offset, record.submitting_offset, record.answer_offset) < 0:
+            return False
+        if len(digest) != _DIGEST_BYTES or digest.hex() != record.digest:
             return False
         if record.reported_usd not in (None, record.charge_usd):
             return False
@@ -249,13 +254,12 @@ class FinishedJobs:
 
     def saved(self) -> SavedJobs:
         """All of it, but for the marks of this process."""
-        flags = memoryview(self.flags.translate(_UNLISTED))
-        rows = self._rows.saved()
-        return SavedJobs(flags, memoryview(self._cells), self.inputs_at, self.models, rows)
+        flags = Bulk([self.flags.translate(_UNLISTED)])
+        return SavedJobs(flags, Bulk([self._cells]), self.inputs_at, self.models, self._rows.saved())
 
     def restore(self, saved: SavedJobs) -> None:
         """Become what ``saved`` was made of."""
-        self.flags, self._cells = bytearray(saved.flags), bytearray(saved.cells)
+        self.flags, self._cells = saved.flags.whole(), saved.cells.whole()
         self.inputs_at, self.models = saved.inputs_at, saved.models
         self._model_numbers = {model: number for number, model in enumerate(self.models)}
         self._rows.restore(saved.rows)

@@ -139,7 +139,7 @@ class SimDisk:
         inode = self.names.get(path)
         return len(inode.data) if inode is not None else None
 
-    def write_whole(self, path: Path, chunks: Iterable[bytes]) -> None:
+    def write_whole(self, path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         temporary = path.with_name(f".{path.name}.tmp")
         inode = self._inode(temporary, fresh=True)
         try:
