@@ -294,6 +294,21 @@ def test_status_of_a_live_run_counts_what_is_being_submitted(server, tmp_path):
     assert (rest["unknown"], rest["submitting"], rest["done"], rest["live"]) == (0, 0, 2, False)
 
 
+def test_a_status_that_follows_ends_with_the_run(server, tmp_path):
+    server.post_delay_s = 1.5
+    write_pairs(tmp_path / "pairs.csv", 2)
+    place = {"cwd": tmp_path, "env": environment(server, tmp_path), "stdin": subprocess.DEVNULL}
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command("run", "pairs.csv", *FAST), **place, **silent)
+    wait_for(lambda: len(server.posts) == 2)
+    ended = run_command(server, tmp_path, "status", "output/pairs", "--follow", "--json")
+    told = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert (ended.returncode, process.wait(20)) == (0, 0)
+    assert len(told) > 1
+    assert (told[0]["live"], told[0]["done"]) == (True, 0)
+    assert (told[-1]["live"], told[-1]["done"]) == (False, 2)
+
+
 def test_verify_finds_a_damaged_and_a_missing_file_and_run_fetches_what_is_missing(server, tmp_path):
     write_pairs(tmp_path / "pairs.csv", 3)
     run_command(server, tmp_path, "run", "pairs.csv", *FAST)

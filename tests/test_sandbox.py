@@ -266,6 +266,7 @@ async def test_the_catalogue_is_listed_searched_and_paged():
         assert [model["model_id"] for model in page["models"]] == named[1:3]
         assert page["total"] == 6
         assert (await caller.call("GET", "/models?limit=-1"))[0] == 422
+        assert (await caller.call("GET", f"/models?offset={'9' * 5000}"))[0] == 422
 
 
 async def test_one_model_is_shown_with_price_and_schema():

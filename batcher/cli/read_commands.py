@@ -24,6 +24,8 @@ from batcher.snapshot import Snapshot
 from batcher.terminal import visible, visible_json
 
 FOLLOW_EVERY_S = 1.0
+FOLLOW_SHARE = 0.1
+"""Of a core: a ledger that takes long to read is read less often."""
 
 
 class Listing(NamedTuple):
@@ -41,6 +43,7 @@ class Listing(NamedTuple):
 def show_status(run_dir: Path, *, as_json: bool, listing: Listing | None, follow: bool) -> int:
     """Print a status, or the jobs in ``listing``; with ``follow``, again until the run ends."""
     while True:
+        began_s = time.monotonic()
         snapshot = read_snapshot(run_dir, LocalDisk())
         status = summaries.status_of(run_dir, snapshot, beside=True)
         if listing is not None:
@@ -51,7 +54,7 @@ def show_status(run_dir: Path, *, as_json: bool, listing: Listing | None, follow
             click.echo("\n".join(map(visible, status_lines(status))))
         if not (follow and status.live):
             return 0
-        time.sleep(FOLLOW_EVERY_S)
+        time.sleep(max(FOLLOW_EVERY_S, (time.monotonic() - began_s) / FOLLOW_SHARE))
 
 
 def verify_outputs(run_dir: Path, *, as_json: bool) -> int:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 64 << 20
 DEFAULT_PAGE, MAX_PAGE = 50, 200
+DIGITS_MAX = 18
 
 WORDS = {
     Phase.IN_QUEUE: "in_queue",
@@ -250,7 +251,7 @@ def _model(request: web.Request) -> Model:
 
 def _whole_number(query: Any, name: str, default: int) -> int:
     text = query.get(name, str(default))
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX):
         problem = {"loc": ["query", name], "msg": "not a whole number", "type": "int_parsing"}
         raise Refusal(422, "Validation failed", detail=[problem])
     return int(text)
