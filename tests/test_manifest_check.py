@@ -295,6 +295,16 @@ def test_a_file_that_is_gone_by_the_later_pass_does_not_move_what_it_leaves_out(
     assert again[-2:] == ["y", "z"]
 
 
+def test_a_file_that_comes_only_after_the_first_pass_stays_out(tmp_path):
+    jobs = f"- from: late.csv\n- {{prompt: x, image_url: '{URL}'}}\n- {{prompt: x, image_url: '{URL}'}}"
+    manifest = open_manifest(write(tmp_path, "m.yaml", jobs), Overrides(model=KLING.model_id))
+    earlier = Tally()
+    first = list(manifest.jobs(BUILT_IN, earlier))
+    assert (len(first), earlier.invalid, earlier.duplicates) == (1, 1, 1)
+    write(tmp_path, "late.csv", f"prompt,image_url\nnot in the plan,{URL}\n")
+    assert list(manifest.jobs(BUILT_IN, Tally(), earlier)) == first
+
+
 def test_the_inputs_of_a_held_row_are_not_changed_by_its_jobs(tmp_path):
     write(tmp_path, "cat.png", PNG)
     path = write(tmp_path, "m.yaml", "jobs: [{prompt: x, image_url: cat.png, duration: '5', repeat: 2}]")

@@ -18,14 +18,17 @@ Found = tuple[Scope, Row, Document]
 
 
 class Tree:
-    """A manifest file and all that it includes. Files and globs are opened once, read in each pass."""
+    """A manifest file and all that it includes. Files and globs are opened once, read in each pass.
+
+    What could not be opened in one pass stays out of the later ones: they have the same rows.
+    """
 
     def __init__(self, top: Document, columns: Columns, setting: Setting) -> None:
         self.top = top
         self._columns = columns
         self._setting = setting
         self._globs = Globs()
-        self._included: dict[Path, Document] = {}
+        self._included: dict[Path, Document | ManifestError] = {}
 
     def rows(self, tally: Tally) -> Iterator[Found]:
         """Each row without a problem of its own. Counts rows, and the others' problems, in ``tally``.
@@ -88,9 +91,10 @@ class Tree:
             try:
                 self._included[path] = open_document(path, shown_as, self._columns)
             except ManifestError as error:
-                lines = (f"{place}: {line}" for line in error.problems)
-                raise ManifestError([*lines], error.total) from None
+                self._included[path] = error
         inner = self._included[path]
+        if isinstance(inner, ManifestError):
+            raise ManifestError([f"{place}: {line}" for line in inner.problems], inner.total)
         if any(inner.file.is_same_as(outer.file) for outer in trail):
             raise ManifestError([f"{place}: {entry.include} includes itself"])
         return inner
