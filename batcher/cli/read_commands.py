@@ -13,6 +13,7 @@ import msgspec
 
 from batcher import summary as summaries
 from batcher.cli.console import status_lines
+from batcher.clock import SystemClock
 from batcher.depot import open_run_dir
 from batcher.disk import LocalDisk
 from batcher.errors import UsageError
@@ -42,8 +43,9 @@ class Listing(NamedTuple):
 
 def show_status(run_dir: Path, *, as_json: bool, listing: Listing | None, follow: bool) -> int:
     """Print a status, or the jobs in ``listing``; with ``follow``, again until the run ends."""
+    clock = SystemClock()
     while True:
-        began_s = time.monotonic()
+        began_s = clock.monotonic()
         snapshot = read_snapshot(run_dir, LocalDisk())
         status = summaries.status_of(run_dir, snapshot, beside=True)
         if listing is not None:
@@ -54,7 +56,7 @@ def show_status(run_dir: Path, *, as_json: bool, listing: Listing | None, follow
             click.echo("\n".join(map(visible, status_lines(status))))
         if not (follow and status.live):
             return 0
-        time.sleep(max(FOLLOW_EVERY_S, (time.monotonic() - began_s) / FOLLOW_SHARE))
+        time.sleep(max(FOLLOW_EVERY_S, (clock.monotonic() - began_s) / FOLLOW_SHARE))
 
 
 def verify_outputs(run_dir: Path, *, as_json: bool) -> int:
