@@ -16,6 +16,7 @@ import msgspec
 
 SHARDS = 4096
 _HASH_BYTES = 8
+_WORD_BYTES = 8
 
 
 class Bulk:
@@ -42,6 +43,11 @@ class SavedMap(msgspec.Struct, array_like=True):
 
     keys: Bulk
     values: Bulk
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether there are as many keys as values, and no parts of any."""
+        return self.keys.size_bytes == self.values.size_bytes and not self.keys.size_bytes % _WORD_BYTES
 
 
 class PackedMap:

@@ -1,7 +1,9 @@
 """The checkpoint of a ledger: it counts only where the ledger still begins with what it is the fold of."""
 
+import io
 import os
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from batcher.errors import LedgerError
 from batcher.jobs import Artifact
 from batcher.ledger import Ledger, Lines, read_ledger, read_snapshot
 from batcher.lifecycle import EventName, RunEvent, State
+from batcher.packed import Bulk, SavedMap
 from batcher.shards import Shard
 from batcher.snapshot import Snapshot, checkpoint
 
@@ -149,6 +152,55 @@ async def test_one_that_is_not_whole_is_as_good_as_none(tmp_path, data):
     assert facts(snapshot) == facts(refolded(tmp_path))
     path.write_bytes(whole)
     assert was_used(tmp_path)
+
+
+COVERED = b"a ledger"
+
+
+class Odd(Snapshot):
+    """Saves what ``change`` makes of what there is to save."""
+
+    change = staticmethod(lambda saved: None)
+
+    def saved(self):
+        saved = super().saved()
+        self.change(saved)
+        return saved
+
+
+def encoded(snapshot):
+    return b"".join(checkpoint.encode_checkpoint(snapshot, io.BytesIO(COVERED), len(COVERED)))
+
+
+def restored(data):
+    """How many bytes a checkpoint stands for."""
+    snapshot = Snapshot(line_at=lambda place: None)
+    return checkpoint.restore_checkpoint(snapshot, io.BytesIO(data), lambda: io.BytesIO(COVERED))
+
+
+@pytest.mark.parametrize("body_bytes", [-1, 0, 1 << 62, 1 << 63, (1 << 64) - 1])
+def test_a_head_that_promises_a_body_of_any_size_is_as_good_as_none(body_bytes):
+    whole = encoded(Odd(lambda place: None))
+    assert restored(whole) == len(COVERED)
+    head, _, rest = whole.partition(b"\n")
+    facts = msgspec.json.decode(head)
+    facts[3] = body_bytes
+    assert restored(msgspec.json.encode(facts) + b"\n" + rest) == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "values", "cells", "fits"),
+    [(8, 8, 36, True), (7, 7, 36, False), (8, 16, 36, False), (8, 8, 35, False), (8, 8, 72, False)],
+)
+def test_bulks_that_do_not_fit_together_are_not_taken_apart(keys, values, cells, fits):
+    def change(saved):
+        saved.finished.flags = Bulk([bytearray(1)])
+        saved.finished.rows = SavedMap(Bulk([bytearray(keys)]), Bulk([bytearray(values)]))
+        saved.finished.cells = Bulk([bytearray(cells)])
+
+    odd = Odd(lambda place: None)
+    odd.change = change
+    assert (restored(encoded(odd)) > 0) is fits
 
 
 async def test_a_shortened_ledger_is_folded_anew(tmp_path):

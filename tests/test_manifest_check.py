@@ -295,6 +295,16 @@ def test_a_file_that_is_gone_by_the_later_pass_does_not_move_what_it_leaves_out(
     assert again[-2:] == ["y", "z"]
 
 
+def test_a_medium_that_comes_only_after_the_first_pass_makes_no_second_job_of_an_id(tmp_path):
+    write(tmp_path, "b.png", PNG)
+    path = write(tmp_path, "m.csv", "id,prompt,image_url\nx,1,a.png\nx,2,b.png\ny,3,b.png\n")
+    manifest, earlier = open_manifest(path, Overrides(model=KLING.model_id)), Tally()
+    first = list(manifest.jobs(BUILT_IN, earlier))
+    assert [job.source.line for job in first] == [3, 4]
+    write(tmp_path, "a.png", PNG)
+    assert list(manifest.jobs(BUILT_IN, Tally(), earlier)) == first
+
+
 def test_a_file_that_comes_only_after_the_first_pass_stays_out(tmp_path):
     jobs = f"- from: late.csv\n- {{prompt: x, image_url: '{URL}'}}\n- {{prompt: x, image_url: '{URL}'}}"
     manifest = open_manifest(write(tmp_path, "m.yaml", jobs), Overrides(model=KLING.model_id))

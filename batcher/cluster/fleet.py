@@ -49,6 +49,7 @@ class Fleet:
         self._heard: set[int] = set()
         self._futures: dict[int, Any] = {}
         self._warned: set[str] = set()
+        self._all_told = True
         self._free_slots = 0
         self._free_per_s = 0.0
 
@@ -115,17 +116,16 @@ class Fleet:
     def _take_in(self, task: Task, ended: Ended) -> None:
         """A shard has ended: let those that go on share evenly what it had of the cap and the rate.
 
-        Only what is sure to be free: not what it may have left unfinished at the API.
+        Only what is sure to be free: not what it may have left unfinished at the API. After one of which
+        nobody can say, and which may not even have ended, nothing is handed on any more.
         """
         self.ended[task.number] = ended
         pace, order = task.options.pace, self._order
-        if ended.held is not None:
-            self._free_slots += pace.concurrency - ended.held
-            self._free_per_s += pace.rate_per_s or 0.0
-        else:
-            self._free_slots -= order.more_slots
-            self._free_per_s -= order.more_per_s
-        if live := len(self._tasks) - len(self.ended):
+        self._all_told = self._all_told and ended.held is not None
+        self._free_slots += pace.concurrency - (ended.held or 0)
+        self._free_per_s += pace.rate_per_s or 0.0
+        live = len(self._tasks) - len(self.ended)
+        if live and self._all_told:
             slots, per_s = self._free_slots // live, self._free_per_s / live
             self._direct(
                 more_slots=max(slots, order.more_slots), more_per_s=max(per_s, order.more_per_s)

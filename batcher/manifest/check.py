@@ -32,8 +32,8 @@ class Rejects(Exception):
 class Checker:
     """Makes drafts into jobs, for one pass: it knows the ids that the pass has seen.
 
-    ``dropped`` takes the numbers of drafts whose ids were taken; ``earlier`` are those of an earlier
-    pass, after which nobody needs to look at the ids again.
+    ``dropped`` takes the numbers of drafts that are no jobs; ``earlier`` are those of an earlier pass,
+    after which nobody needs to look at the ids again.
     """
 
     def __init__(
@@ -61,6 +61,15 @@ class Checker:
         if self._number == self._next_left_out:
             self._next_left_out = next(self._left_out, 0)
             return None
+        job = None
+        try:
+            job = self._checked(draft, source, directory)
+        finally:
+            if job is None:
+                self._dropped.append(self._number)
+        return job
+
+    def _checked(self, draft: Draft, source: Source, directory: Path) -> Job | None:
         model, inputs = draft.model, draft.inputs
         if model is None:
             raise Rejects([*draft.problems, ("model", NO_MODEL)])
@@ -121,8 +130,6 @@ class Checker:
             numbers[source.file] = len(numbers)
         place = numbers[source.file] << _LINE_BITS | source.line
         claim, first = ids.claim(job.id, (kind, job.digest), place)
-        if claim is not Claim.NEW:
-            self._dropped.append(self._number)
         if claim is Claim.TAKEN:
             where = f"{[*numbers][first >> _LINE_BITS]}:{first & _LINE_MASK}"
             what = (

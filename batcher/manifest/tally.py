@@ -20,8 +20,8 @@ class Tally:
     ``problems`` are the first lines ``file:line: field: what is wrong``, ``problem_count`` counts all.
     ``rows`` are the entries read, ``invalid`` those with a problem, ``duplicates`` the jobs that were
     listed before, ``repeated`` where the first of them stand. ``warnings`` are lines for the user that
-    stop nothing. ``dropped`` are the numbers of the drafts whose ids were taken, in order: what a later
-    pass leaves out, without a table of all ids.
+    stop nothing. ``dropped`` are the numbers of the drafts that are no jobs, in order: what a later pass
+    leaves out without a table of all ids, also where a file has come meanwhile that was missing.
     """
 
     problems: list[str] = field(default_factory=list)

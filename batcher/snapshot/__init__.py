@@ -73,6 +73,11 @@ class Saved(msgspec.Struct, array_like=True):
     timings: SavedTimings
     owners: SavedMap
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether a snapshot can be restored from it."""
+        return self.finished.is_sound and self.owners.is_sound
+
 
 class Snapshot:
     """The state of every job that the ledger mentions, and the money: a fold over its events.

@@ -93,12 +93,12 @@ def _read(checkpoint: BinaryIO, head: _Head) -> Saved | None:
             bulks_sha256.update(piece)
         return Bulk([whole])
 
-    body = checkpoint.read(head.body_bytes)
-    if hashlib.sha256(body).hexdigest() != head.body_sha256:
+    body = b"".join(_pieces(checkpoint, head.body_bytes))
+    if len(body) != head.body_bytes or hashlib.sha256(body).hexdigest() != head.body_sha256:
         return None
     saved = msgspec.msgpack.decode(body, type=Saved, dec_hook=read_bulk)
     whole = bulks_sha256.hexdigest() == head.bulks_sha256 and not checkpoint.read(1)
-    return saved if whole else None
+    return saved if whole and saved.is_sound else None
 
 
 def _sha256(file: BinaryIO, size_bytes: int) -> str | None:

@@ -174,6 +174,11 @@ class SavedJobs(msgspec.Struct, array_like=True):
     models: list[str | None]
     rows: SavedMap
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether there is a row of cells for each of the flags."""
+        return self.cells.size_bytes == self.flags.size_bytes * _CELLS.size and self.rows.is_sound
+
 
 class FinishedJobs:
     """The done jobs of one ledger, a row each in the order in which they were done."""
