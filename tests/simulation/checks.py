@@ -276,20 +276,19 @@ class Checks:
 
     def _check_metadata(self, snapshot: Snapshot) -> None:
         there = lines_in(self._disk.content(ROOT / METADATA_NAME))
-        lines = ledger_lines(self._disk)
-        told = [x for x in lines if x.get("event") == "submitting" and "input" in x]
-        inputs = {x["job"]: x["input"] for x in sorted(told, key=lambda x: x["attempt"])}
+        postings = [posting for posted in self._server.postings.values() for posting in posted]
+        sent = {posting.request.id: posting.input for posting in postings if posting.request is not None}
         expected = [
             {
                 "file_name": artifact.path,
                 "job": job_id,
-                "prompt": inputs[job_id]["prompt"],
+                "prompt": sent[record.request_id]["prompt"],
                 "request_id": record.request_id,
                 "attempt": record.attempt,
                 "cost_usd": record.charge_usd,
                 "sha256": artifact.sha256,
                 "orphaned": record.orphaned,
-                "input.seed": inputs[job_id]["seed"],
+                "input.seed": sent[record.request_id]["seed"],
             }
             for job_id, record in snapshot.items()
             if record.state is State.DONE
@@ -297,7 +296,7 @@ class Checks:
         ]
         found = [{key: row.get(key) for key in expected[0]} for row in there] if expected else there
         if sorted(map(str, found)) != sorted(map(str, expected)):
-            self._world.violate(f"metadata.jsonl holds {found}, the ledger says {expected}")
+            self._world.violate(f"metadata.jsonl holds {found}, bought was {expected}")
 
     def _check_grace(self) -> None:
         process = self._process

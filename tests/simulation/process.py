@@ -29,7 +29,7 @@ SIGINT = 2
 
 
 def body_of(job: Job) -> bytes:
-    return json.dumps({"job": job.id}).encode()
+    return json.dumps({"job": job.id, "input": job.input}).encode()
 
 
 class Process:

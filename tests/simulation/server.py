@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 from batcher.errors import (
     AuthRefused,
@@ -87,6 +87,7 @@ class Posting:
     """One POST that left the client, and what the client was told of it."""
 
     job: str
+    input: dict[str, Any]
     attempt: int
     run: int
     request: Request | None = None
@@ -181,10 +182,11 @@ class SimService:
         self._watch = watch
 
     async def submit(self, model: str, body: bytes) -> str:
-        job_id = json.loads(body)["job"]
+        sent = json.loads(body)
+        job_id = sent["job"]
         self._world.step(f"POST {job_id} leaves")
         self._watch.call_leaves()
-        posting = Posting(job_id, self._watch.post_leaves(job_id), self._run)
+        posting = Posting(job_id, sent["input"], self._watch.post_leaves(job_id), self._run)
         self._server.postings[job_id].append(posting)
         flight = (posting, "arriving")
         self._server.in_flight.append(flight)
