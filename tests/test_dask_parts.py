@@ -40,19 +40,19 @@ def test_parts_add_up_and_differ_by_one_at_most(total, count):
 
 @given(floors=st.lists(st.integers(0, 30), min_size=1, max_size=20), spare=st.integers(0, 200))
 def test_slots_add_up_to_the_cap_with_every_request_that_was_taken_over(floors, spare):
-    least = [max(floor, 1) for floor in floors]
-    parts = split_above(floors, sum(least) + spare)
-    assert sum(parts) == sum(least) + spare
-    assert all(part >= floor for part, floor in zip(parts, least, strict=True))
-    raised = [part for part, floor in zip(parts, least, strict=True) if part > floor]
+    parts = split_above(floors, sum(floors) + spare)
+    assert sum(parts) == sum(floors) + spare
+    assert all(part >= floor for part, floor in zip(parts, floors, strict=True))
+    raised = [part for part, floor in zip(parts, floors, strict=True) if part > floor]
     assert not raised or max(raised) - min(parts) <= 1, "room goes to the lowest first"
 
 
 @given(floors=st.lists(st.integers(0, 30), min_size=1, max_size=20), total=st.integers(0, 20))
 def test_requests_that_exceed_the_cap_leave_no_room_for_others(floors, total):
-    least = [max(floor, 1) for floor in floors]
-    if total <= sum(least):
-        assert split_above(floors, total) == least
+    if total <= sum(floors):
+        parts = split_above(floors, total)
+        assert sum(parts) == total
+        assert all(part <= floor for part, floor in zip(parts, floors, strict=True))
 
 
 @given(
@@ -83,6 +83,17 @@ def test_the_last_shard_has_all_that_the_others_had():
     for task, held in zip(tasks, (0, 2), strict=False):
         fleet._take_in(task, Ended(task.number, held=held))
     assert (fleet._order.more_slots, fleet._order.more_per_s) == (9, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("slots", "held", "drains"),
+    [((4, 0), 0, False), ((4, 0), 4, True), ((4, 0), None, True), ((4, 2), None, False)],
+)
+def test_shards_that_no_slot_can_come_to_any_more_are_told_to_end(slots, held, drains):
+    tasks = [_task(number, part, None) for number, part in enumerate(slots, 1)]
+    fleet = Fleet(None, "run", tasks, Host())
+    fleet._take_in(tasks[0], Ended(1, held=held))
+    assert (fleet._order.drain is not None) is drains
 
 
 def _task(number, slots, rate_per_s):

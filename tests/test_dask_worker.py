@@ -140,6 +140,17 @@ async def test_who_waits_for_a_slot_goes_on_where_the_limit_is_widened():
 
 
 @in_virtual_time
+async def test_a_shard_without_a_slot_waits_for_one_or_for_the_end():
+    slots = Slots(0)
+    control = Control(Limits(slots, RateLimit(None)))
+    waiting = asyncio.create_task(slots.acquire())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    control.drain(StoppedError("enough"))
+    assert not await waiting
+
+
+@in_virtual_time
 async def test_only_news_is_reported():
     async with Shift() as shift:
         await shift.clock.sleep(10)

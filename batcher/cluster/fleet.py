@@ -30,6 +30,10 @@ from batcher.runner.view import RunView
 STARTS_ALLOWED = 10
 """How often a shard is given out. Dask itself tries other workers several times for each of these."""
 SLACK_S = 1.0
+NO_SLOT_LEFT = (
+    "no slot (-c) is left for some shards: requests that outlasted --job-timeout, or that a shard in "
+    "trouble left behind, may hold all of them; run again to go on"
+)
 
 
 class Fleet:
@@ -124,12 +128,15 @@ class Fleet:
         self._all_told = self._all_told and ended.held is not None
         self._free_slots += pace.concurrency - (ended.held or 0)
         self._free_per_s += pace.rate_per_s or 0.0
-        live = len(self._tasks) - len(self.ended)
+        live = [one for one in self._tasks if one.number not in self.ended]
         if live and self._all_told:
-            slots, per_s = self._free_slots // live, self._free_per_s / live
+            slots, per_s = self._free_slots // len(live), self._free_per_s / len(live)
             self._direct(
                 more_slots=max(slots, order.more_slots), more_per_s=max(per_s, order.more_per_s)
             )
+        stuck = sum(not one.options.pace.concurrency + self._order.more_slots for one in live)
+        if stuck and (stuck == len(live) or not self._all_told) and self._order.drain is None:
+            self._direct(drain=NO_SLOT_LEFT)
 
     def _received(self, event: tuple[float, Any]) -> None:
         """A shard's report, or that of another run's."""

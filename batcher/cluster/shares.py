@@ -48,13 +48,16 @@ def split(total: int, count: int) -> list[int]:
 
 
 def split_above(floors: Sequence[int], total: int) -> list[int]:
-    """``total`` in whole parts, as even as can be, none below its floor, nor below 1.
+    """``total`` in whole parts, as even as can be, none below its floor as far as ``total`` goes.
 
     What each shard already has at the API is its floor: so it can't be that one begins with more than
-    its part while the others fill up theirs. Floors that exceed ``total`` by themselves are the parts.
+    its part while the others fill up theirs. One whose part is 0 waits until another has ended.
     """
-    parts = [max(floor, 1) for floor in floors]
-    for _ in range(total - sum(parts)):
+    parts, left = [], total
+    for floor in floors:
+        parts.append(min(floor, left))
+        left -= parts[-1]
+    for _ in range(left):
         lowest = parts.index(min(parts))
         parts[lowest] += 1
     return parts
@@ -63,19 +66,25 @@ def split_above(floors: Sequence[int], total: int) -> list[int]:
 def divide(prepared: Prepared, run_dir: Path, count: int) -> list[Options]:
     """The options of each of ``count`` shards that has anything to do."""
     options = prepared.options
-    chosen = _chosen(prepared)
-    unfinished = Counter(shard_number(job, count) for job in prepared.plan.resumed)
-    slots = split_above([unfinished[number] for number in range(1, count + 1)], options.pace.concurrency)
+    shards = _with_work(count, _chosen(prepared))
+    unfinished = Counter(Shard(count, shard_number(job, count)) for job in prepared.plan.resumed)
+    unwatched = sum(number for shard, number in unfinished.items() if shard not in shards)
+    total = max(options.pace.concurrency - unwatched, 1)
+    slots = split_above([unfinished[shard] for shard in shards], total)
     parts = []
-    for number in range(1, count + 1):
-        shard = Shard(count, number)
-        ids = chosen if chosen is None else frozenset(filter(shard.has, chosen))
-        if ids is None or ids:
-            given = replace(options, manifest=options.manifest.absolute(), output=run_dir)
-            given = _with_part(given, shard, slots[number - 1])
-            selection = replace(options.selection, limit=None, only=ids, shard=shard)
-            parts.append(replace(given, selection=selection))
+    for (shard, ids), part in zip(shards.items(), slots, strict=True):
+        given = replace(options, manifest=options.manifest.absolute(), output=run_dir)
+        selection = replace(options.selection, limit=None, only=ids, shard=shard)
+        parts.append(replace(_with_part(given, shard, part), selection=selection))
     return parts
+
+
+def _with_work(count: int, chosen: frozenset[str] | None) -> dict[Shard, frozenset[str] | None]:
+    """The shards that have any of the ``chosen`` jobs, with these; None stands for all."""
+    shards = [Shard(count, number) for number in range(1, count + 1)]
+    if chosen is None:
+        return dict.fromkeys(shards)
+    return {shard: ids for shard in shards if (ids := frozenset(filter(shard.has, chosen)))}
 
 
 def _with_part(options: Options, shard: Shard, slots: int) -> Options:

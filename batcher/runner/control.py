@@ -21,6 +21,7 @@ class Slots:
         self.limit = limit
         self.held = 0
         self.stranded = 0
+        self.closed = False
         self._own = limit
         self._changed = asyncio.Event()
 
@@ -47,6 +48,11 @@ class Slots:
         self.stranded += 1
         self._changed.set()
 
+    def close(self) -> None:
+        """Let nobody wait any more."""
+        self.closed = True
+        self._changed.set()
+
     async def acquire(self, model: str | None = None) -> bool:
         """Wait for room, then take a slot; False where none can come free any more.
 
@@ -54,7 +60,7 @@ class Slots:
         """
         del model
         while self.held >= self.limit:
-            if self.stranded >= self.limit:
+            if self.closed or 0 < self.limit <= self.stranded:
                 return False
             self._changed.clear()
             await self._changed.wait()
@@ -100,6 +106,8 @@ class Control:
         """Submit nothing more. The first reason stays."""
         self.error = self.error or error
         self.draining = True
+        if self.limits is not None:
+            self.limits.slots.close()
 
     def halt(self, error: BatcherError) -> None:
         """Let go of everything. Stronger than a reason to drain; the first of its kind stays."""
