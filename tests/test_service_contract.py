@@ -187,7 +187,7 @@ def api(request) -> Iterator[Apis]:
 def submit(api: Api, job: str = "cat") -> str:
     inputs = {"prompt": job, "image_url": "https://example.com/cat.png"}
     # The simulated server goes by the job's name, the sandbox by the model's schema.
-    body = inputs if isinstance(api, Real) else {"job": job}
+    body = inputs if isinstance(api, Real) else {"job": job, "input": inputs}
     return api.run(api.service.submit(MODEL, json.dumps(body).encode()))
 
 
