@@ -256,6 +256,16 @@ async def test_a_row_that_a_crash_swallowed_is_there_after_the_next_start(table)
     await table.end()
 
 
+async def test_a_row_that_a_halt_cut_off_is_there_at_the_end_of_the_same_run(table):
+    cat, dog, fox = some_jobs(3)
+    table.open(cat, dog, fox)
+    await table.finish(cat)
+    await table.finish(dog, note=False)  # it is done in the ledger, and nobody got to say so here
+    await table.finish(fox)
+    await table.end()
+    assert [row["job"] for row in table.rows] == [cat.id, dog.id, fox.id]
+
+
 async def test_a_torn_row_is_mended_by_the_next_start(table):
     one, two = some_jobs(2)
     table.open(one, two)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
-SEEDS_MAX = 3000
+SEEDS_MAX = 5000
 TIMEOUT_S = 300
 
 
