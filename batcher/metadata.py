@@ -7,7 +7,7 @@ the manifest) the file is made anew from the ledger, whole or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -20,6 +20,7 @@ from batcher.rows import Columns, Rows
 from batcher.rundir import RunDir
 from batcher.shards import Shard
 from batcher.snapshot import JobRecord, Snapshot
+from batcher.typed_head import HEAD_BYTES, TypedHead
 
 _CACHE_NAME = "metadata.json"
 _GATHER_LOCK = "gather"
@@ -71,13 +72,18 @@ class Later:
 class Metadata:
     """The metadata file of one run directory, kept in step with its ledger."""
 
-    def __init__(self, run_dir: RunDir, ledger: Written, disk: Disk) -> None:
+    def __init__(
+        self, run_dir: RunDir, ledger: Written, disk: Disk, head_bytes: int = HEAD_BYTES
+    ) -> None:
         self._run_dir = run_dir
         self._ledger = ledger
         self._disk = disk
+        self._head_bytes = head_bytes
+        self._head = TypedHead(head_bytes)
         self._cache_path = run_dir.hidden / _CACHE_NAME
         self._columns = Columns()
         self._file: AppendFile | None = None
+        self._late: list[str] = []
         self._stale = False
         self._cached: _Cache | None = None
         self._changes = 0
@@ -99,6 +105,8 @@ class Metadata:
             self._columns = self._known_columns(columns)
             self._changes = self._ledger.snapshot.dataset_changes
             self._stale = self._cached != self._in_step()
+            if not self._stale:
+                self._head = self._read_head()
             self.refresh()
 
     def append(self, job_id: str) -> None:
@@ -112,6 +120,7 @@ class Metadata:
         except OSError:
             self._stale = True
             raise
+        self._stale |= bool(self._late)
 
     def mark_stale(self) -> None:
         """Lines that stand in the file are no longer true: make it anew at the next ``refresh``."""
@@ -123,10 +132,22 @@ class Metadata:
             return
         self._close_file()
         snapshot = self._ledger.snapshot
-        if any(self._all_rows(snapshot)) or self._disk.size(self._run_dir.metadata) is not None:
-            self._disk.write_whole(self._run_dir.metadata, self._all_rows(snapshot))
+        if any(self._all_done(snapshot)) or self._disk.size(self._run_dir.metadata) is not None:
+            self._write_all(snapshot)
         self._changes = snapshot.dataset_changes
         self._stale = False
+
+    def _write_all(self, snapshot: Snapshot) -> None:
+        """Write the file; once more if the first value of a column stood too far down for loaders."""
+        first: dict[str, None] = {}
+        while True:
+            self._late = []
+            self._head = TypedHead(self._head_bytes)
+            self._disk.write_whole(self._run_dir.metadata, self._all_lines(snapshot, first))
+            late = dict.fromkeys(job_id for job_id in self._late if job_id not in first)
+            if not late:
+                return
+            first |= late
 
     def close(self) -> None:
         """Make the file anew if it went stale, and let go of it. Raises RunDirError.
@@ -153,14 +174,36 @@ class Metadata:
             self._disk.write_whole(self._cache_path, [msgspec.json.encode(cache)])
             self._cached = cache
 
-    def _all_rows(self, snapshot: Snapshot) -> Iterator[bytes]:
-        for job_id, record in snapshot.items():
-            if record.state is State.DONE:
+    def _all_done(self, snapshot: Snapshot) -> Iterator[tuple[str, JobRecord]]:
+        return ((job_id, record) for job_id, record in snapshot.items() if record.state is State.DONE)
+
+    def _all_lines(self, snapshot: Snapshot, first: Collection[str]) -> Iterator[bytes]:
+        for job_id in first:
+            yield from self._lines(job_id, snapshot.records[job_id])
+        for job_id, record in self._all_done(snapshot):
+            if job_id not in first:
                 yield from self._lines(job_id, record)
 
     def _lines(self, job_id: str, record: JobRecord) -> Iterator[bytes]:
+        """A done job's lines, counted in to the head of the file."""
         rows = Rows(self._ledger.snapshot, self._columns)
-        return (msgspec.json.encode(row) + b"\n" for row in rows.of(job_id, record))
+        for row in rows.of(job_id, record):
+            line = msgspec.json.encode(row) + b"\n"
+            if self._head.take(row, len(line)):
+                self._late.append(job_id)
+            yield line
+
+    def _read_head(self) -> TypedHead:
+        """The head of the file as it is, which is in step with the ledger."""
+        head = TypedHead(self._head_bytes)
+        size_bytes = self._disk.size(self._run_dir.metadata)
+        if size_bytes is None:
+            return head
+        with self._disk.open_read(self._run_dir.metadata) as file:
+            for line in file.read(self._head_bytes).split(b"\n")[:-1]:
+                head.take(msgspec.json.decode(line), 0)
+        head.take({}, size_bytes)
+        return head
 
     def _known_columns(self, columns: Columns) -> Columns:
         if self._cached is None or self._cached.dataset_changes != self._ledger.snapshot.dataset_changes:

@@ -16,7 +16,7 @@ FLOORS = [
     {"schema", "lifecycle", "pace"},
     {"snapshot"},
     {"manifest", "ledger", "planning", "body"},
-    {"service", "download", "bucket", "rundir", "rows", "summary"},
+    {"service", "download", "bucket", "rundir", "rows", "summary", "typed_head"},
     {"metadata", "outlook", "probe", "survivors", "depot"},
     {"runner"},
     {"progress", "options", "sandbox", "report", "export"},

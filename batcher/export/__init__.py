@@ -7,18 +7,20 @@ run; a shard is whole or absent, and one that is there already is not written ag
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from batcher.disk import Disk, cannot_write
 from batcher.export.choose import Choice
 from batcher.export.media import Source, media_of, unread
-from batcher.export.shards import Cut, Shard, Shelf, cut
+from batcher.export.shards import Cut, RowSource, Shard, Shelf, cut
 from batcher.export.tables import CsvWriter, ParquetWriter
 from batcher.export.tar import TarWriter
+from batcher.export.typed import typed
 from batcher.export.writer import Writer
 from batcher.ledger import read_snapshot
 from batcher.rows import OWN_COLUMNS, Columns, Rows
@@ -58,18 +60,30 @@ def export(order: Order, disk: Disk, progress: Progress = lambda rows, size: Non
     be read), CredentialsError.
     """
     rows, result = _rows(order, disk), Exported()
-    writer = _writer(order, OWN_COLUMNS | dict(sorted(rows.columns.types.items())))
+    columns = OWN_COLUMNS | dict(sorted(rows.columns.types.items()))
+    writer = _writer(order, columns)
     shelf = Shelf(order.target, disk, writer.fingerprint)
     try:
         disk.make_dirs(order.target)
         with _source(order, writer, disk) as source:
-            for shard in cut(lambda: order.choice.of(rows.all()), order.cut, writer.extension):
+            for shard in cut(_chosen(order, rows, columns), order.cut, writer.extension):
                 _put(shard, shelf, writer, source, result)
                 progress(len(shard.rows), shard.bytes)
         shelf.tidy(writer.extension)
     except OSError as error:
         raise cannot_write(order.target, error) from error
     return result
+
+
+def _chosen(order: Order, rows: Rows, columns: dict[str, str]) -> RowSource:
+    """The rows to export, as often as they are asked for."""
+
+    def chosen() -> Iterator[dict[str, Any]]:
+        return order.choice.of(rows.all())
+
+    if order.format != "webdataset":
+        return chosen
+    return typed(chosen, columns, split=order.cut.split_by is not None)
 
 
 def selected(order: Order, disk: Disk) -> tuple[int, int]:
