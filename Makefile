@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+USABLE := $(VENV)/.usable
 READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 SEEDS ?= 300
 .DEFAULT_GOAL := help
 
@@ -11,22 +13,35 @@ SEEDS ?= 300
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-setup: $(READY)  ## make .venv with everything in it
+setup: $(READY)  ## make .venv with everything in it, for development too
 
-$(READY): pyproject.toml constraints.txt
+$(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; \
 	sys.exit(0 if v >= (3, 11) else "batcher needs Python 3.11 or newer, and %s is %d.%d: make PYTHON=python3.11 ..." % (sys.executable, v[0], v[1]))'
-	@echo "setting up $(VENV) (once)"
+	@echo "making $(VENV) (once)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+
+# What was installed shows as it comes; whether that went well is asked of the program itself.
+$(USABLE): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing what batcher needs"
+	@$(PIP) -e . | grep --line-buffered -o '^Collecting [^ (]*' || true
+	@$(BIN)/batcher --version >/dev/null
 	@touch $@
 
-demo: $(READY)  ## run a real batch against the embedded sandbox
+$(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing what the tests need too (105 packages, a minute or two)"
+	@$(PIP) -e '.[dev]' | grep --line-buffered -o '^Collecting [^ (]*' || true
+	@$(BIN)/python -c 'import pytest, mypy'
+	@touch $(USABLE) $@
+
+demo: $(USABLE)  ## run a real batch against the embedded sandbox
 	@$(BIN)/batcher run manifests/quickstart.yaml --sandbox -o output/demo
 	@$(BIN)/batcher report output/demo
 	@echo
-	@echo "The money was the sandbox's. Look at output/demo/report.html, then type it again: nothing is"
-	@echo "bought twice. To see it interrupted: rm -r output/demo, make demo, Ctrl-C, make demo."
+	@echo "The money was the sandbox's. Look at it:   file://$(CURDIR)/output/demo/report.html"
+	@echo "Type it again: nothing is bought twice.   make demo"
+	@echo "See it interrupted and resumed:           rm -r output/demo; make demo, Ctrl-C, make demo"
+	@echo "Use it on a file of your own:             source $(BIN)/activate; batcher init"
 
 test: $(READY)  ## run all tests
 	@$(BIN)/python -m pytest -q -n auto
