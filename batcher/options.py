@@ -1,18 +1,24 @@
-"""What a user may ask of a run: plain facts, checked where they are made."""
+"""What a user may ask of a run: plain facts, filled from the table of options."""
 
 from __future__ import annotations
 
 import os
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from batcher.bucket.place import is_bucket_url
 from batcher.clock import Clock, SystemClock
+from batcher.config.ids import ids_in
+from batcher.config.table import TABLE
 from batcher.disk import Disk, LocalDisk
-from batcher.errors import InterruptedRunError
+from batcher.errors import InterruptedRunError, UsageError
 from batcher.manifest import Overrides
+from batcher.pace import AUTO_START
 from batcher.planning import Plan, Policy, Selection
 from batcher.runner import Pace
 from batcher.runner.canary import DEFAULT_CANARY_FAILURES, GoOn, Share, just_go_on
@@ -104,3 +110,82 @@ def interrupted(signal_number: int) -> InterruptedRunError:
     error = InterruptedRunError(f"interrupted by signal {signal_number}")
     error.exit_code = 128 + signal_number  # type: ignore[misc]
     return error
+
+
+def options_from(manifest: Path, values: Mapping[str, Any]) -> Options:
+    """The options of a run. ``values`` has one for each row of the table, by key. Raises UsageError."""
+    if values["redo"] and values["only"] is None:
+        raise UsageError("--redo buys jobs again: say which with --only")
+    facts: dict[str, dict[str, Any]] = defaultdict(dict)
+    for option in TABLE:
+        rule = RULES.get(option.key)
+        filled = rule(values) if rule is not None else {option.to: values[option.key]}
+        for place, value in filled.items():
+            owner, _, name = (place or "").rpartition(".")
+            facts[owner][name] = value
+    groups = {name: made(**facts[name]) for name, made in _GROUPS.items()}
+    if not values["sandbox"]:
+        groups["sandbox"] = None
+    facts[""].pop("", None)
+    return Options(manifest=manifest, **facts[""], **groups)
+
+
+def _places(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``--output`` is a run directory, or a bucket; then ``--state-dir`` is the run directory."""
+    output, state_dir = values["output"], values["state_dir"]
+    if output is not None and is_bucket_url(output):
+        return {"output": Path(state_dir) if state_dir is not None else None, "bucket_url": output}
+    if state_dir is not None:
+        raise UsageError("--state-dir goes with --output s3://..., gs://, az:// or file://")
+    return {"output": Path(output) if output is not None else None}
+
+
+def _concurrency(values: Mapping[str, Any]) -> dict[str, Any]:
+    adapts = values["concurrency"] == "auto"
+    slots = AUTO_START if adapts else values["concurrency"]
+    return {"pace.concurrency": slots, "pace.adapts": adapts}
+
+
+def _only(values: Mapping[str, Any]) -> dict[str, Any]:
+    only = values["only"]
+    if isinstance(only, str) and only.startswith("@"):
+        only = ids_in(Path(only[1:]), "--only")
+    return {"selection.only": only}
+
+
+def _poll(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"pace.poll_interval_s": None if values["poll"] == "auto" else values["poll"]}
+
+
+def _max_failures(values: Mapping[str, Any]) -> dict[str, Any]:
+    number, percent = values["max_failures"] or (None, False)
+    return {"money.max_failures": number, "money.max_failures_percent": percent}
+
+
+def _canary_failures(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"money.canary_failures": Share(*values["canary_failures"])}
+
+
+def _on_interrupt(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"pace.cancel_on_interrupt": values["on_interrupt"] == "cancel"}
+
+
+_GROUPS: Mapping[str, Callable[..., Any]] = {
+    "overrides": Overrides,
+    "selection": Selection,
+    "policy": Policy,
+    "pace": Pace,
+    "money": Money,
+    "trust": Trust,
+    "sandbox": SandboxOptions,
+}
+RULES: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "output": _places,
+    "only": _only,
+    "concurrency": _concurrency,
+    "poll": _poll,
+    "max_failures": _max_failures,
+    "canary_failures": _canary_failures,
+    "on_interrupt": _on_interrupt,
+}
+"""Options that fill more than one field, or a field in other terms than they are written in."""

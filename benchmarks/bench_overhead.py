@@ -166,7 +166,7 @@ async def engine_jobs(folder: Path, numbers: range, workers: int) -> None:
         output=folder,
         concurrency=workers,
         downloads=min(workers, DOWNLOADS_MAX),
-        poll_interval_s=0.001,
+        poll=0.001,
     )
     assert summary.done == len(numbers), summary
 

@@ -45,7 +45,7 @@ def run(manifest: Path, concurrency: int) -> None:
             output=manifest.with_suffix(""),
             model=MODEL,
             concurrency=concurrency,
-            poll_interval_s=0.001,
+            poll=0.001,
             yes=True,
         )
     )

@@ -68,7 +68,7 @@ class Desk:
 
     async def run(self, state_dir: Path | None = None, **options: Any) -> batcher.Summary:
         settings = {"output": self.url, "state_dir": state_dir or self.here, "yes": True}
-        return await batcher.run(self.folder / "pairs.csv", poll_interval_s=0.05, **(settings | options))
+        return await batcher.run(self.folder / "pairs.csv", poll=0.05, **(settings | options))
 
     async def command(self, *words: object, dies_at: str | None = None, **env: str) -> tuple[int, str]:
         """Run the command, to be killed as it comes to ``dies_at``; its exit code and all it said."""

@@ -81,7 +81,7 @@ async def test_over_the_wire_it_is_the_same_three(server, tmp_path):
     rows = [{"id": f"job-{n}", "prompt": f"cat {n}"} for n in range(20)]
     manifest = tmp_path / "m.json"
     manifest.write_text(json.dumps({"name": "m", "model": MODEL, "jobs": rows}))
-    summary = await batcher.run(manifest, output=tmp_path / "out", concurrency=8, poll_interval_s=0.05)
+    summary = await batcher.run(manifest, output=tmp_path / "out", concurrency=8, poll=0.05)
     assert summary.done == 20
     assert (len(server.posts), server.polls, server.downloads, server.cancels) == (20, 20, 20, 0)
     assert server.lookups == [MODEL], "the catalogue is asked for a model, not for a job"

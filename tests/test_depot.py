@@ -26,7 +26,6 @@ from batcher.errors import InputError, LedgerError, LockedError, RunDirError, Us
 from batcher.export import Cut, Order, export
 from batcher.jobs import Artifact
 from batcher.ledger import HIDDEN_NAME, read_snapshot
-from batcher.options import SandboxOptions
 from batcher.report import write_report
 from batcher.rundir import RunDir
 from batcher.shards import Shard
@@ -275,8 +274,9 @@ async def done(tmp_path):
         output=(tmp_path / "store").as_uri(),
         state_dir=tmp_path / "state",
         model="kling/kling-2-1/master/image-to-video",
-        sandbox=SandboxOptions(speed=200.0),
-        poll_interval_s=0.02,
+        sandbox=True,
+        sandbox_speed=200,
+        poll=0.02,
     )
     assert summary.done == 3
     return tmp_path / "state"

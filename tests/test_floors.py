@@ -13,7 +13,7 @@ ROOT = Path(batcher.__file__).parent
 FLOORS = [
     {"errors", "clock", "terminal"},
     {"disk", "groups", "jobs", "timings", "packed", "shards"},
-    {"schema", "lifecycle", "pace"},
+    {"schema", "lifecycle", "pace", "config"},
     {"snapshot"},
     {"manifest", "ledger", "planning", "body"},
     {"service", "download", "bucket", "rundir", "rows", "summary", "typed_head"},

@@ -421,8 +421,8 @@ async def test_python_has_the_same_limits(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     Bench(server, tmp_path).prompts(6)
     server.on_result = fail_request
-    limits = {"canary": 2, "canary_failures_percent": 49.0, "max_failures_percent": 10.0}
-    summary = await api.run(tmp_path / "m.yaml", output=tmp_path / "out", poll_interval_s=0.02, **limits)
+    limits = {"canary": 2, "canary_failures": "49%", "max_failures": "10%"}
+    summary = await api.run(tmp_path / "m.yaml", output=tmp_path / "out", poll=0.02, **limits)
     assert (summary.exit_code, len(server.posts)) == (3, 2)
     assert "--canary-failures 49%" in summary.stopped
     assert (await api.plan(tmp_path / "m.yaml", output=tmp_path / "out")).to_buy == 4

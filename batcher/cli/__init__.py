@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from batcher.cli import ending
-from batcher.cli.params import Duration, Size
-from batcher.cli.run_options import options_from, planning_options, running_options
+from batcher.cli.params import DURATION_TYPE, SIZE_TYPE
+from batcher.cli.run_options import table_options
 from batcher.errors import BatcherError
 from batcher.terminal import visible, visible_lines
 
@@ -35,23 +35,21 @@ def cli() -> None:
 
 
 @cli.command()
-@planning_options
-@running_options
+@table_options("run")
 def run(**given: Any) -> int:
     """Plan MANIFEST, then submit, poll, download; resumes whatever the run directory holds."""
     from batcher.cli.run_command import run_manifest
 
-    return run_manifest(options_from(given), given)
+    return run_manifest(given)
 
 
 @cli.command()
-@planning_options
-@click.option("--check-urls", is_flag=True, help="Ask each media URL's server about the file.")
+@table_options("plan")
 def plan(**given: Any) -> int:
     """Say what `run` would do with MANIFEST, and what it may cost. Spends nothing."""
     from batcher.cli.run_command import plan_manifest
 
-    return plan_manifest(options_from(given), given)
+    return plan_manifest(given)
 
 
 @cli.command()
@@ -82,7 +80,9 @@ def verify(run_dir: Path, as_json: bool) -> int:
 
 @cli.command()
 @click.argument("run_dir", type=RUN_DIR)
-@click.option("--every", "every_s", type=Duration(), help="Write it anew so often, until the run ends.")
+@click.option(
+    "--every", "every_s", type=DURATION_TYPE, help="Write it anew so often, until the run ends."
+)
 def report(run_dir: Path, every_s: float | None) -> int:
     """Write report.html into RUN_DIR: the gallery and the plots. Live or at rest."""
     from batcher.cli.report_commands import report_run
@@ -99,7 +99,7 @@ def report(run_dir: Path, every_s: float | None) -> int:
 @click.option("--filter", "where", metavar="EXPR", help="""Only these: 'meta.split == "train"'.""")
 @click.option("--except", "but", metavar="@FILE", help="Leave out these job ids, one a line.")
 @click.option("--split-by", metavar="COLUMN", help="Separate files for each value: meta.split.")
-@click.option("--shard-size", type=Size(), help="Media bytes per file (default 1GB).")
+@click.option("--shard-size", type=SIZE_TYPE, help="Media bytes per file (default 1GB).")
 @click.option("--shard-count", type=click.IntRange(min=1), help="So many files for each split.")
 @click.option("--embed", is_flag=True, help="Parquet: with the media in it.")
 def export(**given: Any) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from batcher.cli.run_options import ids_in
+from batcher.config.ids import ids_in
 from batcher.disk import LocalDisk
 from batcher.errors import UsageError
 

@@ -23,9 +23,11 @@ from batcher.cli.fast_loop import fast_loop
 from batcher.cli.observers import observer_for
 from batcher.cli.plan_view import brief_lines, plan_json, plan_page
 from batcher.cli.question import agreed
+from batcher.cli.run_options import typed
+from batcher.config.table import defaults
 from batcher.errors import BatcherError
 from batcher.ledger import read_snapshot
-from batcher.options import Host, Options, interrupted
+from batcher.options import Host, Options, interrupted, options_from
 from batcher.planning import Plan
 from batcher.runner.canary import CanaryReport
 from batcher.runner.control import Control
@@ -36,10 +38,11 @@ from batcher.terminal import visible, visible_json, visible_lines
 GC_THRESHOLDS = (10_000, 20, 100)
 
 
-def run_manifest(options: Options, given: dict[str, Any]) -> int:
+def run_manifest(typed_in: dict[str, Any]) -> int:
     """Carry out ``run`` (or ``plan``, with ``--dry-run``); returns the exit code."""
+    options, given = _understood(typed_in)
     if given["dry_run"]:
-        return plan_manifest(options, given)
+        return _plan(options, given)
     observer = observer_for(given["quiet"], given["log_format"])
     terminal = sys.stdin.isatty() and sys.stderr.isatty()
     asks = terminal and not options.money.assume_yes and options.sandbox is None
@@ -54,9 +57,9 @@ def run_manifest(options: Options, given: dict[str, Any]) -> int:
         with asyncio.Runner(loop_factory=fast_loop()) as runner:
             summary = runner.run(_run(options, host, given["dask"]))
     except BatcherError as error:
-        return _nothing_ran(error, as_json=given["as_json"])
+        return _nothing_ran(error, as_json=given["json"])
     except ending.EndedBySignal as end:
-        return _nothing_ran(interrupted(end.number), as_json=given["as_json"])
+        return _nothing_ran(interrupted(end.number), as_json=given["json"])
     with ending.perhaps_unheard():
         _print_summary(summary, options, host, given)
     return summary.exit_code
@@ -77,16 +80,26 @@ async def _run(options: Options, host: Host, dask: str | None) -> Summary:
     return await cluster.run(options, dask, host)
 
 
-def plan_manifest(options: Options, given: dict[str, Any]) -> int:
+def plan_manifest(typed_in: dict[str, Any]) -> int:
     """Carry out ``plan``; returns the exit code."""
-    host = Host(observer=observer_for(given["quiet"], given.get("log_format", "text")))
+    return _plan(*_understood(typed_in))
+
+
+def _understood(typed_in: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
+    """What the command line says: the options, and each value by its key."""
+    values = defaults() | typed(typed_in)
+    return options_from(typed_in["manifest"], values), values
+
+
+def _plan(options: Options, given: dict[str, Any]) -> int:
+    host = Host(observer=observer_for(given["quiet"], given["log_format"]))
     try:
         planned = asyncio.run(app.plan(options, host))
     except BatcherError as error:
-        return _nothing_ran(error, as_json=given["as_json"])
+        return _nothing_ran(error, as_json=given["json"])
     for problem in planned.prepared.tally.problems:
         click.echo(visible(problem), err=True)
-    if given["as_json"]:
+    if given["json"]:
         _print_json(plan_json(planned))
     elif not given["quiet"]:
         click.echo("\n".join(map(visible, plan_page(planned))))
@@ -102,13 +115,13 @@ def _nothing_ran(error: BatcherError, *, as_json: bool) -> int:
 
 
 def _print_summary(summary: Summary, options: Options, host: Host, given: dict[str, Any]) -> None:
-    if given["as_json"]:
+    if given["json"]:
         _print_json(msgspec.to_builtins(summary))
     elif not given["quiet"]:
         snapshot = read_snapshot(Path(summary.run_dir), host.disk)
         for line in summary_lines(summary, snapshot, _command(options, given["dask"])):
             click.echo(visible(line))
-    if summary.stopped and (given["as_json"] or given["quiet"]):
+    if summary.stopped and (given["json"] or given["quiet"]):
         click.echo(visible_lines(f"batcher: {summary.stopped}"), err=True)
 
 

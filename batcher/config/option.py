@@ -1,0 +1,152 @@
+"""What an option is: a row of the table, and how it reads and writes its values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, replace
+from enum import Enum
+from typing import Any
+
+from batcher.config import kinds
+from batcher.config.kinds import Kind, as_text
+
+
+class Group(Enum):
+    """The headings of help, in their order."""
+
+    WHAT = "What"
+    WHICH = "Which jobs"
+    PACE = "Pace"
+    MONEY = "Money"
+    STOP = "Stopping"
+    TRUST = "Trust"
+    TALK = "Talk"
+
+
+class Shapes(Enum):
+    """What an option changes, and so whether printed commands repeat it."""
+
+    JOBS = "jobs"
+    MONEY = "money"
+    ONCE = "this run's permission"
+    TALK = "nothing that is bought"
+
+
+class On(Enum):
+    """Which commands have an option."""
+
+    BOTH = ("run", "plan")
+    RUN = ("run",)
+    PLAN = ("plan",)
+
+
+class Many(Enum):
+    """How many values an option takes."""
+
+    ONE = 1
+    LIST = 2
+    MAP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One row of the table; ``table.py`` says what each column means."""
+
+    name: str
+    kind: Kind
+    shapes: Shapes
+    help: str
+    _: KW_ONLY
+    to: str | None = None
+    default: str | None = None
+    on: On = On.BOTH
+    many: Many = Many.ONE
+    short: str | None = None
+    hidden: bool = False
+    group: Group = Group.TALK
+
+    @property
+    def key(self) -> str:
+        """The name in Python and in files."""
+        return self.name.replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        """The name in the environment."""
+        return f"BATCHER_{self.key.upper()}"
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether it stands without a value on the command line."""
+        return self.kind is kinds.FLAG
+
+    def default_value(self) -> Any:
+        """What holds if nobody says anything: a value of its kind; None, an empty list or mapping."""
+        if self.default is not None:
+            return self.kind.parse(self.default)
+        if self.is_flag:
+            return False
+        return {Many.ONE: None, Many.LIST: (), Many.MAP: {}}[self.many]
+
+    def value(self, given: Any) -> Any:
+        """``given``, in Python's, TOML's or YAML's terms or as typed, as a value of this option.
+
+        A list becomes a tuple, a mapping ``{name: text}``. Raises ValueError.
+        """
+        if self.many is Many.LIST:
+            return tuple(self.kind.parse(text) for text in self._texts(given))
+        if self.many is Many.MAP:
+            return dict(self._pairs(given))
+        return self._one(given)
+
+    def _one(self, given: Any) -> Any:
+        if self.is_flag and not isinstance(given, bool | str):
+            raise ValueError(f"{given!r:.80} is neither true nor false")
+        if isinstance(given, bool) and not self.is_flag:
+            raise ValueError(f"{given} is no value for it; write {self.kind.metavar}")
+        return self.kind.parse(as_text(given))
+
+    def _texts(self, given: Any) -> Iterable[str]:
+        entries = [given] if isinstance(given, str) else given
+        if isinstance(entries, Mapping) or not isinstance(entries, Iterable):
+            raise ValueError(f"{given!r:.80} is no list")
+        for entry in entries:
+            text = as_text(entry)
+            parts = text.split(self.kind.separator) if self.kind.separator else [text]
+            yield from (part.strip() if self.kind.separator else part for part in parts)
+
+    def _pairs(self, given: Any) -> Iterable[tuple[str, str]]:
+        if isinstance(given, Mapping):
+            for name, value in given.items():
+                yield str(name), self.kind.parse(input_text(value))
+            return
+        for text in self._texts(given):
+            name, equals, value = text.partition("=")
+            if not equals or not name.strip():
+                raise ValueError(f"{text!r:.120}: write {self.kind.metavar}")
+            yield name.strip(), self.kind.parse(value)
+
+    def shown(self, value: Any) -> list[str]:
+        """A value as it would be typed, one text for each time that the option is given."""
+        if self.many is Many.MAP:
+            return [f"{name}={text}" for name, text in value.items()]
+        if self.many is Many.LIST:
+            return [self.kind.show(entry) for entry in value]
+        return [self.kind.show(value)]
+
+
+def under(group: Group, *rows: Option) -> tuple[Option, ...]:
+    """``rows``, under the heading of ``group``."""
+    return tuple(replace(row, group=group) for row in rows)
+
+
+def input_text(value: Any) -> str:
+    """The value of a model's input as it would be typed: JSON if it is neither text nor a number."""
+    if isinstance(value, str | int | float) or value is None:
+        return "" if value is None else as_text(value)
+    import msgspec
+
+    try:
+        return msgspec.json.encode(value).decode()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{value!r:.80} is not JSON: {error}") from None

@@ -1,0 +1,310 @@
+"""The table of options of ``run`` and ``plan``: the one place that says which there are.
+
+The command line, its help, the Python API, ``BATCHER_*`` variables, ``batcher.toml``, a manifest's
+``run:`` map, ``batcher config`` and the commands that we print are made from these rows.
+
+To add an option: one row in :data:`TABLE`, and one field in ``batcher/options.py`` that it fills. A row
+is ``Option(name, kind, shapes, help, ...)`` under its heading (``Group``), where
+
+- ``name`` is what stands after ``--``. In Python and in files ``-`` is ``_``; in the environment
+  ``max-cost`` is ``BATCHER_MAX_COST``. No units in names: the kind says how values are spelled.
+- ``kind``, from ``kinds.py``, is how a value is read and written: ``USD``, ``DURATION``, ``FLAG``, ...
+- ``shapes`` is what the option changes: ``JOBS`` (which jobs, their inputs, where their outputs go),
+  ``MONEY`` (what may be spent), ``ONCE`` (a permission for one run: a hint to resume leaves it out) or
+  ``TALK`` (none of these). Printed commands repeat all but ``TALK``.
+- ``help`` is one line that says what the option does.
+- ``to`` is the field in ``Options`` that gets the value: ``"money.max_cost_usd"``, ``"skip_invalid"``.
+  None: ``options.py`` has a rule for it (``RULES``), or only the command line uses it.
+- ``default`` is as it would be typed; without one it is None, false, or empty.
+- ``on`` is ``RUN`` or ``PLAN`` if only that command has it. What changes the count or the price of a
+  plan belongs to both, which is the default.
+- ``many`` is ``LIST`` (repeatable; a list in files) or ``MAP`` (``NAME=VALUE``; a mapping in files).
+
+Besides, ``RunOptions`` in ``batcher/api.py`` names each option for type checkers: a test compares it
+to this table and says what is missing. Values are checked where they are read, by their kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from batcher.config.kinds import (
+    ASSIGNED,
+    COLUMNS,
+    CONCURRENCY,
+    COUNT,
+    DURATION,
+    FLAG,
+    FOLDER,
+    HOSTS,
+    IDS,
+    MODEL,
+    PART,
+    PLACE,
+    POLL,
+    RATE,
+    SCHEDULER,
+    SEED,
+    SHARD,
+    SHARE,
+    SIZE,
+    SPEED,
+    USD,
+    choice,
+)
+from batcher.config.option import Group, Many, On, Option, Shapes, under
+
+JOBS, MONEY, ONCE, TALK = Shapes
+RUN, PLAN, LIST, MAP = On.RUN, On.PLAN, Many.LIST, Many.MAP
+
+TABLE: Final[tuple[Option, ...]] = (
+    *under(
+        Group.WHAT,
+        Option(
+            "output",
+            PLACE,
+            JOBS,
+            "Run directory, or where the outputs go: s3://bucket/prefix, gs://, az://, file://."
+            "  [default: output/<batch name>]",
+            short="o",
+        ),
+        Option(
+            "state-dir",
+            FOLDER,
+            JOBS,
+            "Where the ledger is kept while outputs go to a bucket.  [default: output/<batch name>]",
+        ),
+        Option(
+            "model", MODEL, JOBS, "Model of every job, whatever the manifest says.", to="overrides.model"
+        ),
+        Option(
+            "set",
+            ASSIGNED,
+            JOBS,
+            "Override an input of every job (repeatable).",
+            many=MAP,
+            to="overrides.set",
+        ),
+        Option(
+            "meta", COLUMNS, JOBS, "Keep a column as metadata.", many=LIST, to="overrides.meta_columns"
+        ),
+        Option("ignore", COLUMNS, JOBS, "Drop a column.", many=LIST, to="overrides.ignore_columns"),
+        Option("skip-invalid", FLAG, JOBS, "Leave bad rows out instead of stopping.", to="skip_invalid"),
+        Option(
+            "check-urls",
+            FLAG,
+            TALK,
+            "Ask each media URL's server about the file.",
+            on=PLAN,
+            to="check_urls",
+        ),
+    ),
+    *under(
+        Group.WHICH,
+        Option("limit", COUNT, JOBS, "Only the first N jobs.", to="selection.limit"),
+        Option("only", IDS, JOBS, "Only these job ids."),
+        Option(
+            "shard",
+            SHARD,
+            JOBS,
+            "Only the I-th of N parts of the jobs; auto: as Slurm or Kubernetes say.",
+            to="selection.shard",
+        ),
+        Option(
+            "retry-failed", FLAG, ONCE, "Try failed and cancelled jobs again.", to="policy.retry_failed"
+        ),
+        Option(
+            "retry-unknown",
+            FLAG,
+            ONCE,
+            "Submit jobs again whose POST was never answered: they may be paid for twice.",
+            to="policy.retry_unknown",
+        ),
+        Option(
+            "redo", FLAG, ONCE, "With --only: buy these again whatever their state.", to="policy.redo"
+        ),
+        Option(
+            "max-attempts",
+            COUNT,
+            MONEY,
+            "Attempts per job over all runs.",
+            to="policy.max_attempts",
+            default="3",
+        ),
+    ),
+    *under(
+        Group.PACE,
+        Option(
+            "concurrency",
+            CONCURRENCY,
+            MONEY,
+            "Unfinished requests at the API; auto finds out how many it takes.",
+            short="c",
+            default="8",
+        ),
+        Option("rate", RATE, MONEY, "Submissions at most.", on=RUN, to="pace.rate_per_s"),
+        Option(
+            "downloads", COUNT, TALK, "Downloads at a time.", on=RUN, to="pace.downloads", default="8"
+        ),
+        Option("poll", POLL, TALK, "Polling interval.", on=RUN, default="auto"),
+        Option(
+            "job-timeout",
+            DURATION,
+            TALK,
+            "Stop watching a job after this long; the next run polls it again.",
+            on=RUN,
+            to="pace.job_timeout_s",
+            default="2h",
+        ),
+        Option(
+            "outage-timeout",
+            DURATION,
+            TALK,
+            "Give up when no call succeeds for this long.",
+            on=RUN,
+            to="pace.outage_timeout_s",
+            default="10m",
+        ),
+        Option(
+            "dask",
+            SCHEDULER,
+            JOBS,
+            "Share the jobs out over the workers of a Dask cluster, or over N processes here.",
+            on=RUN,
+        ),
+    ),
+    *under(
+        Group.MONEY,
+        Option(
+            "max-cost", USD, MONEY, "Never let this run directory cost more.", to="money.max_cost_usd"
+        ),
+        Option(
+            "assume-price",
+            USD,
+            MONEY,
+            "Price of jobs whose price is not known otherwise.",
+            to="money.assume_price_usd",
+        ),
+        Option(
+            "canary",
+            COUNT,
+            MONEY,
+            "First only N jobs, spread over models and parameters; then the rest, if they fare well.",
+            on=RUN,
+            to="money.canary",
+        ),
+        Option(
+            "canary-failures", SHARE, MONEY, "Stop when more of the canary fail.", on=RUN, default="20%"
+        ),
+        Option("max-failures", SHARE, MONEY, "Stop submitting after more failures than this.", on=RUN),
+        Option("yes", FLAG, ONCE, "Don't ask before buying.", short="y", on=RUN, to="money.assume_yes"),
+    ),
+    *under(
+        Group.STOP,
+        Option(
+            "on-interrupt",
+            choice("detach", "cancel"),
+            TALK,
+            "What becomes of remote work on Ctrl-C.",
+            on=RUN,
+            default="detach",
+        ),
+        Option(
+            "grace",
+            DURATION,
+            TALK,
+            "How long Ctrl-C waits for answers of POSTs under way.",
+            on=RUN,
+            to="pace.grace_s",
+            default="5s",
+        ),
+    ),
+    *under(
+        Group.TRUST,
+        Option(
+            "allow-host",
+            HOSTS,
+            JOBS,
+            "Also download from here (repeatable).",
+            many=LIST,
+            on=RUN,
+            to="trust.allow_hosts",
+        ),
+        Option(
+            "max-file-size",
+            SIZE,
+            JOBS,
+            "Refuse outputs that are larger.",
+            on=RUN,
+            to="trust.max_file_bytes",
+            default="2GiB",
+        ),
+    ),
+    *under(
+        Group.TALK,
+        Option("sandbox", FLAG, JOBS, "Use the embedded stand-in for the API."),
+        Option(
+            "sandbox-speed",
+            SPEED,
+            JOBS,
+            "How many times faster than the real API the sandbox works.",
+            on=RUN,
+            default="1",
+            to="sandbox.speed",
+            hidden=True,
+        ),
+        Option(
+            "sandbox-faults",
+            PART,
+            JOBS,
+            "The share of the sandbox's answers that are faults.",
+            on=RUN,
+            default="0",
+            to="sandbox.faults",
+            hidden=True,
+        ),
+        Option(
+            "sandbox-seed",
+            SEED,
+            JOBS,
+            "Another seed, other faults.",
+            on=RUN,
+            default="0",
+            to="sandbox.seed",
+            hidden=True,
+        ),
+        Option("dry-run", FLAG, ONCE, "The same as `batcher plan`.", on=RUN),
+        Option("json", FLAG, TALK, "One JSON object on stdout."),
+        Option("quiet", FLAG, TALK, "Nothing at all unless something is wrong.", short="q"),
+        Option("verbose", FLAG, TALK, "Say more about errors.", short="v"),
+        Option(
+            "ignore-old-failures",
+            FLAG,
+            TALK,
+            "Exit 0 even if failures of earlier runs remain.",
+            on=RUN,
+            to="ignore_old_failures",
+        ),
+        Option(
+            "log-format",
+            choice("text", "json"),
+            TALK,
+            "How progress and warnings are written to stderr.",
+            on=RUN,
+            default="text",
+        ),
+    ),
+)
+
+BY_KEY: Mapping[str, Option] = {option.key: option for option in TABLE}
+
+
+def options_of(command: str) -> tuple[Option, ...]:
+    """The rows of ``run`` or ``plan``."""
+    return tuple(option for option in TABLE if command in option.on.value)
+
+
+def defaults() -> dict[str, Any]:
+    """The value of every option if nothing is said, by key."""
+    return {option.key: option.default_value() for option in TABLE}
