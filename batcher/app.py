@@ -191,7 +191,10 @@ async def _execute(prepared: Prepared, site: Site, held: tuple[Ledger, RunDir], 
     sharded = prepared.options.selection.shard is not None
     metadata = Later() if sharded else Metadata(run_dir, ledger, host.disk)
     try:
-        run_dir.prepare()
+        for caveat in run_dir.prepare():
+            host.observer.warn(caveat)
+        if prepared.plan.fetches:
+            run_dir.check_writable()
         await run_dir.look()
         keep_entries(prepared.run_dir, prepared.specs.entries, host.disk)
         ledger.announce(opening)

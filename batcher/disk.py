@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
+_NO_SUCH_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+"""What fsync of a directory says on file systems without it: SMB, some FUSE. No write was lost."""
 
 
 class AppendFile(Protocol):
@@ -81,8 +83,15 @@ class Disk(Protocol):
         """
         ...
 
-    def sync_dir(self, path: Path) -> None:
-        """Make the names in a directory durable."""
+    def rename_obstacle(self, source: Path, target: Path) -> str | None:
+        """Why files can't be moved from one folder into another, whole and at once; None if they can.
+
+        Another file system, or a symbolic link: nothing is written through one.
+        """
+        ...
+
+    def sync_dir(self, path: Path) -> bool:
+        """Make the names in a directory durable; False if its file system has no way to."""
         ...
 
     def remove(self, path: Path) -> None:
@@ -99,7 +108,10 @@ class LocalAppendFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "it is a symbolic link, and nothing is written through one")
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._fd = os.open(path, flags, 0o666)
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -182,12 +194,34 @@ class LocalDisk:
         self.make_dirs(target.parent)
         source.replace(target)
 
-    def sync_dir(self, path: Path) -> None:
+    def rename_obstacle(self, source: Path, target: Path) -> str | None:
+        for folder in (source.parent, source, target):
+            if folder.is_symlink():
+                return f"{folder} is a symbolic link, and nothing is written through one"
+        here, there = (folder / f".{os.getpid()}.probe" for folder in (source, target))
+        try:
+            here.touch()
+            here.replace(there)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            return f"{target} is on another file system than {source}"
+        finally:
+            here.unlink(missing_ok=True)
+            there.unlink(missing_ok=True)
+        return None
+
+    def sync_dir(self, path: Path) -> bool:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(fd)
+        except OSError as error:
+            if error.errno not in _NO_SUCH_SYNC:
+                raise
+            return False
         finally:
             os.close(fd)
+        return True
 
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)

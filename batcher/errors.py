@@ -9,11 +9,12 @@
     │   └── LedgerError             a ledger that can't be read, or isn't ours to write
     ├── UnreachableError       69   the API does not answer
     ├── RunDirError            73   the run directory can't be written
+    ├── OutputError            74   standard output can't be written
     ├── LockedError            75   another run holds the run directory
     ├── CredentialsError       77   the token is missing or was refused
     ├── StoppedError            3   stopped on purpose before the end (balance, limits)
     ├── IncompleteError         1   the run ended, and some selected job is not done
-    ├── InterruptedRunError   130   SIGINT (143: SIGTERM)
+    ├── InterruptedRunError   130   SIGINT (129: SIGHUP, 143: SIGTERM)
     ├── CallError                   one call to the API did not give what was asked for
     │   ├── NotSent        transient   could not connect: nothing left this machine
     │   ├── TurnedAway     transient   429, or 503 with Retry-After: surely not accepted
@@ -101,6 +102,12 @@ class RunDirError(BatcherError):
     """The run directory can't be written."""
 
     exit_code = 73
+
+
+class OutputError(BatcherError):
+    """What was to be printed could not be: its disk is full, or its terminal is gone."""
+
+    exit_code = 74
 
 
 class LockedError(BatcherError):

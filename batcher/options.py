@@ -87,6 +87,14 @@ def no_signals(control: Control) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def home_folder() -> Path:
+    """The user's home; for a user that has none, a folder that nothing can be in."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.devnull)
+
+
 @dataclass(slots=True)
 class Host:
     """The machine that a run runs on: injected, so that tests can bring their own."""
@@ -96,7 +104,7 @@ class Host:
     rng: random.Random = field(default_factory=random.Random)
     observer: Observer = field(default_factory=Silence)
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    home: Path = field(default_factory=Path.home)
+    home: Path = field(default_factory=home_folder)
     confirm: Callable[[Plan, Path, str | None], bool] | None = None
     """Shows a plan with its run directory, and a warning, and asks; None: nobody to ask."""
     go_on: GoOn = just_go_on

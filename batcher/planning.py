@@ -250,6 +250,11 @@ class Plan:
         return sum(b.buys for b in self.buckets.values())
 
     @property
+    def fetches(self) -> bool:
+        """Whether outputs are sure to be written, but for those that went missing."""
+        return bool(self.to_buy or self.resumed or self.owed or self.count(Bucket.COLLECT))
+
+    @property
     def estimated_cost_usd(self) -> float | None:
         """What they may cost in USD; None where a price is not known."""
         if any(b.unpriced for b in self.buckets.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from batcher.runner.view import RunView
 
 LINE_EVERY_S = 60.0
+UNKNOWN_COLUMNS, UNKNOWN_ROWS = 80, 24
 BAR_FORMAT = (
     "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]{postfix}"
 )
@@ -35,6 +37,32 @@ def _put(line: str, stream: TextIO) -> None:
         print(visible(line), file=stream, flush=True)
 
 
+def _tqdm() -> Any:
+    """tqdm without ``TQDM_...`` variables: it reads them at its import, and a wrong one would raise."""
+    theirs = {name: value for name, value in os.environ.items() if name.startswith("TQDM_")}
+    for name in theirs:
+        del os.environ[name]
+    try:
+        from tqdm import tqdm
+    finally:
+        os.environ.update(theirs)
+    return tqdm
+
+
+def _has_no_size(stream: TextIO) -> bool:
+    """Whether this is a terminal that says 0 × 0, as ``docker run -t``, ``script`` and ``expect`` do."""
+    with suppress(OSError, ValueError):
+        return 0 in os.get_terminal_size(stream.fileno())
+    return False
+
+
+def _shape(stream: TextIO) -> dict[str, Any]:
+    """A terminal's size, for tqdm: followed as it changes, or 80 × 24 if it has none."""
+    if _has_no_size(stream):
+        return {"ncols": UNKNOWN_COLUMNS, "nrows": UNKNOWN_ROWS}
+    return {"dynamic_ncols": True}
+
+
 class Bar:
     """One line on a terminal."""
 
@@ -44,17 +72,17 @@ class Bar:
         self._bar: Any = None
 
     def started(self, view: RunView) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(
+        if _has_no_size(self._stream):  # what it records is read as a log later
+            _put(f"started: {view.selected} jobs", self._stream)
+        self._bar = _tqdm()(
             total=view.selected,
             initial=view.done,
             unit="job",
             file=self._stream,
-            dynamic_ncols=True,
             colour=self._colour,
             bar_format=BAR_FORMAT,
             smoothing=0.1,
+            **_shape(self._stream),
         )
 
     def changed(self, view: RunView) -> None:
@@ -125,9 +153,7 @@ class Quiet:
 @contextmanager
 def byte_bar(total_bytes: int, stream: TextIO, *, shown: bool) -> Iterator[Callable[[int], object]]:
     """A bar that counts bytes, where there is a terminal to show it on; gives what moves it on."""
-    from tqdm import tqdm
-
-    with tqdm(
-        total=total_bytes, unit="B", unit_scale=True, file=stream, dynamic_ncols=True, disable=not shown
+    with _tqdm()(
+        total=total_bytes, unit="B", unit_scale=True, file=stream, disable=not shown, **_shape(stream)
     ) as bar:
         yield bar.update

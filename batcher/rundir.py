@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from batcher.disk import Disk, writing
+from batcher.errors import RunDirError
 from batcher.jobs import Artifact
 from batcher.ledger import HIDDEN_NAME
 from batcher.lifecycle import Replaced
@@ -28,6 +29,10 @@ MEDIA_NAME = "media"
 SUPERSEDED_NAME = "superseded"
 METADATA_NAME = "metadata.jsonl"
 PARTIAL_NAME = "partial"
+NAMES_NOT_SYNCED = (
+    "its file system can't fsync directories; a power failure may lose the names of the newest files, "
+    "which the next run fetches again"
+)
 
 
 def superseded_name(name: str, attempt: int) -> str:
@@ -46,25 +51,45 @@ class RunDir:
         self._partials = self.hidden / (PARTIAL_NAME if shard is None else f"{PARTIAL_NAME}.{shard}")
         self._shard = shard
         self._disk = disk
+        self._obstacle: str | None = None
         self._moves: list[tuple[Path, Path]] = []
         self._syncing: asyncio.Task[None] | None = None
         self._waiting: asyncio.Task[None] | None = None
 
-    def prepare(self) -> None:
-        """Make the folders, and drop the partial downloads of runs that died. Raises RunDirError."""
+    def prepare(self) -> tuple[str, ...]:
+        """Make the folders, and drop the partial downloads of runs that died.
+
+        Returns what the user should know of the file system. Raises RunDirError.
+        """
+        media = self.root / MEDIA_NAME
         with writing(self.root):
-            for folder in (self.root / MEDIA_NAME, self._partials):
+            for folder in (media, self._partials):
                 self._disk.make_dirs(folder)
-            for folder in self._own_partials():
-                for name in self._disk.list_dir(folder):
-                    self._disk.remove(folder / name)
+            self._obstacle = self._disk.rename_obstacle(self._partials, media)
+            if self._obstacle is None:
+                for folder in self._own_partials():
+                    for name in self._disk.list_dir(folder):
+                        self._disk.remove(folder / name)
+            return () if self._disk.sync_dir(self.root) else (f"{self.root}: {NAMES_NOT_SYNCED}",)
+
+    def check_writable(self) -> None:
+        """Raises RunDirError if outputs can't be moved into ``media/``. After ``prepare``."""
+        if self._obstacle is not None:
+            raise RunDirError(
+                f"{self._obstacle}: outputs are moved into place whole. Keep the whole run directory on "
+                "one file system (move it, and name its new place with -o) or put the folder back"
+            )
 
     def _own_partials(self) -> list[Path]:
-        """Folders of partial downloads that nobody else can be filling now."""
+        """Folders of partial downloads that no other run can be filling now; no links to folders."""
         if self._shard is not None:
             return [self._partials]
-        names = self._disk.list_dir(self.hidden)
-        return [self.hidden / name for name in names if name.partition(".")[0] == PARTIAL_NAME]
+        names = [
+            name
+            for name in self._disk.list_dir(self.hidden)
+            if name.partition(".")[0] == PARTIAL_NAME and not (self.hidden / name).is_symlink()
+        ]
+        return [self.hidden / name for name in names]
 
     async def look(self) -> None:
         """Take note of what is elsewhere: nothing, for a directory that holds its own outputs."""
@@ -82,6 +107,7 @@ class RunDir:
 
         There, and durable, after ``settle``.
         """
+        self.check_writable()
         self._moves.append((source, self.root / MEDIA_NAME / name))
         return f"{MEDIA_NAME}/{name}"
 

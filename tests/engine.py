@@ -126,7 +126,8 @@ class QuickDisk(LocalDisk):
     def open_append(self, path: Path) -> LocalAppendFile:
         return _UnsyncedFile(path)
 
-    def sync_dir(self, path: Path) -> None: ...
+    def sync_dir(self, path: Path) -> bool:
+        return True
 
 
 def job(

@@ -20,7 +20,7 @@ from aiohttp import web
 from tests.api_server import ApiServer, command, environment, run_command
 
 KLING = "kling/kling-2-1/master/image-to-video"
-SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGTERM, 143)]
 
 
 @dataclass

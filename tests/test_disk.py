@@ -182,3 +182,59 @@ def test_what_can_not_be_written_is_named_with_the_reason(tmp_path):
         f"{path}: can't write: Read-only file system"
     )
     assert str(cannot_write(path, OSError("odd"))).endswith("can't write: odd")
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_fsync_of_directories_is_told_apart_from_a_lost_write(
+    tmp_path, disk, monkeypatch, number
+):
+    def refuse(fd):
+        raise OSError(number, "no")
+
+    assert disk.sync_dir(tmp_path) is True
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert disk.sync_dir(tmp_path) is False
+    number = errno.EIO
+    with pytest.raises(OSError, match="no"):
+        disk.sync_dir(tmp_path)
+
+
+def folders(tmp_path):
+    source, target = tmp_path / "run/.batcher/partial", tmp_path / "run/media"
+    source.mkdir(parents=True)
+    target.mkdir()
+    return source, target
+
+
+def test_folders_that_files_can_be_moved_between_are_no_obstacle_and_stay_empty(tmp_path, disk):
+    source, target = folders(tmp_path)
+    assert disk.rename_obstacle(source, target) is None
+    assert not [*source.iterdir(), *target.iterdir()]
+
+
+def test_another_file_system_is_an_obstacle(tmp_path, disk, monkeypatch):
+    source, target = folders(tmp_path)
+
+    def refuse(path, target):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("pathlib.Path.replace", refuse)
+    assert "is on another file system than" in disk.rename_obstacle(source, target)
+    assert not [*source.iterdir(), *target.iterdir()]
+
+
+@pytest.mark.parametrize("name", [".batcher", ".batcher/partial", "media"])
+def test_a_folder_that_is_a_symbolic_link_is_an_obstacle(tmp_path, disk, name):
+    source, target = folders(tmp_path)
+    linked = tmp_path / "run" / name
+    linked.rename(tmp_path / "elsewhere")
+    linked.symlink_to(tmp_path / "elsewhere")
+    assert disk.rename_obstacle(source, target).startswith(f"{linked} is a symbolic link")
+
+
+def test_nothing_is_appended_through_a_symbolic_link(tmp_path, disk):
+    (tmp_path / "theirs").write_text("precious\n")
+    (tmp_path / "ledger.jsonl").symlink_to(tmp_path / "theirs")
+    with pytest.raises(OSError, match="symbolic link"):
+        disk.open_append(tmp_path / "ledger.jsonl")
+    assert (tmp_path / "theirs").read_text() == "precious\n"

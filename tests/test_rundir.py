@@ -7,6 +7,7 @@ import pytest
 from engine import QuickDisk, in_virtual_time
 
 from batcher.disk import LocalDisk
+from batcher.errors import RunDirError
 from batcher.jobs import Artifact
 from batcher.lifecycle import Record, Replaced
 from batcher.rundir import RunDir
@@ -29,7 +30,7 @@ class SlowSync(QuickDisk):
 
     def sync_dir(self, path):
         self.synced.append(self.list_dir(path))
-        super().sync_dir(path)
+        return super().sync_dir(path)
 
 
 @pytest.fixture
@@ -207,3 +208,24 @@ async def test_an_output_that_can_not_be_read_is_damaged(tmp_path, run_dir):
     size = (tmp_path / "media" / "cat.png").stat().st_size
     told = await run_dir.wrong(Artifact("media/cat.png", size, "aa"))
     assert told == "can't be read: Is a directory"
+
+
+def test_nothing_behind_a_link_is_deleted_or_written_and_a_run_that_fetches_is_refused(tmp_path, disk):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "precious.part").write_text("x")
+    root = tmp_path / "run"
+    (root / ".batcher").mkdir(parents=True)
+    (root / ".batcher/partial").symlink_to(theirs)
+    linked = RunDir(root, disk)
+    linked.prepare()
+    assert (theirs / "precious.part").exists()
+    with pytest.raises(RunDirError, match="symbolic link"):
+        linked.check_writable()
+    with pytest.raises(RunDirError, match="symbolic link"):
+        linked.publish(root / "x", "x.png")
+
+
+def test_a_file_system_that_can_not_sync_names_is_told_of(tmp_path, disk, monkeypatch):
+    monkeypatch.setattr(disk, "sync_dir", lambda path: False)
+    assert "can't fsync directories" in RunDir(tmp_path, disk).prepare()[0]

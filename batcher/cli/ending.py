@@ -9,11 +9,14 @@ import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from batcher.cli import streams
+from batcher.errors import OutputError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DEFAULT_THREADS = 32
 
 
@@ -46,16 +49,22 @@ def prepare() -> None:
             signal.signal(number, _received)
     logging.getLogger().addHandler(logging.NullHandler())
     sys.unraisablehook = lambda _: None
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    streams.take_over()
 
 
 @contextmanager
-def perhaps_unheard() -> Iterator[None]:
-    """For what is said at the end: that the reader of a pipe has gone doesn't change how it ended."""
-    with suppress(BrokenPipeError):
+def perhaps_unheard(exit_code: int) -> Iterator[None]:
+    """For what is said at the end: that the reader of a pipe has gone doesn't change how it ended.
+
+    Where standard output can't be written, a run that ended well raises OutputError.
+    """
+    try:
         yield
+    except BrokenPipeError:
+        pass
+    except OutputError:
+        if not exit_code:
+            raise
     _flush()
 
 
@@ -75,7 +84,7 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:
+        except (OSError, OutputError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

@@ -60,7 +60,7 @@ def run_manifest(typed_in: dict[str, Any]) -> int:
         return _nothing_ran(error, as_json=given["json"])
     except ending.EndedBySignal as end:
         return _nothing_ran(interrupted(end.number), as_json=given["json"])
-    with ending.perhaps_unheard():
+    with ending.perhaps_unheard(summary.exit_code):
         _print_summary(summary, options, host, given)
     return summary.exit_code
 
@@ -159,7 +159,7 @@ def _go_on(observer: Observer, asks: bool, report: CanaryReport) -> bool:
 
 @contextmanager
 def _signals(control: Control) -> Iterator[None]:
-    """The first SIGINT or SIGTERM winds the run up in good order, the second at once."""
+    """The first SIGINT, SIGTERM or SIGHUP winds the run up in good order, the second at once."""
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in ending.SIGNALS}
     ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import re
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from batcher.errors import UnreachableError, UsageError
@@ -132,8 +134,20 @@ async def _own(place: Place) -> AsyncIterator[Any]:
             except (OSError, RuntimeError, TimeoutError) as error:
                 raise UnreachableError(
                     f"--dask {place}: a process died or did not start, nothing was submitted: {error}"
+                    f"{_missing_guard()}"
                 ) from error
             yield client
+
+
+def _missing_guard() -> str:
+    """A hint at the commonest cause, if this is a script: each process runs it from the top."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    if script is None or Path(script).parent.name == "bin":
+        return ""
+    return (
+        f". Each process imports {Path(script).name}: what starts the run must stand below "
+        '`if __name__ == "__main__":`'
+    )
 
 
 def dask_setup(worker: object) -> None:

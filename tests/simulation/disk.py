@@ -159,9 +159,13 @@ class SimDisk:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(source))
         self.names[target] = self.names.pop(source)
 
-    def sync_dir(self, path: Path) -> None:
+    def rename_obstacle(self, source: Path, target: Path) -> str | None:
+        return None
+
+    def sync_dir(self, path: Path) -> bool:
         self.world.step(f"fsync folder {path.name}")
         self._settle(path)
+        return True
 
     def remove(self, path: Path) -> None:
         self.world.step(f"remove {path.name}")
