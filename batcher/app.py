@@ -265,6 +265,7 @@ def _opening(prepared: Prepared, site: Site, host: Host) -> RunEvent:
         manifest=legible(prepared.manifest.path),
         api=site.api,
         version=FORMAT_VERSION,
+        identity=prepared.manifest.rule,
         host=socket.gethostname(),
         pid=os.getpid(),
         total=prepared.plan.total,

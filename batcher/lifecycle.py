@@ -140,6 +140,8 @@ class RunEvent(msgspec.Struct, omit_defaults=True, tag_field="event", tag="run")
     manifest: str | None = None
     api: str | None = None
     version: int | str | None = None
+    identity: int = 1
+    """The rule by which ids are made; version 0.1 named none. That of a ledger's first line stands."""
     host: str | None = None
     pid: int | None = None
     total: int | None = None

@@ -96,6 +96,7 @@ def prepare(
     """Check every row against schema and ledger. Raises ManifestError, InputError, UsageError."""
     if specs.unknown:
         raise InputError("\n".join(f"{model}: the API knows no such model" for model in specs.unknown))
+    manifest.keep_rule(snapshot.rule)
     tally, columns = Tally(), Columns()
     survey = _survey(specs, options.money)
     jobs = columns.watch(manifest.jobs(specs.by_model, tally))

@@ -34,7 +34,8 @@ from batcher.clock import iso
 from batcher.disk import LocalAppendFile, LocalDisk
 from batcher.download import Fetched
 from batcher.errors import BatcherError
-from batcher.jobs import Job, Source, input_digest
+from batcher.identity import input_digest
+from batcher.jobs import Job, Source
 from batcher.ledger import LEDGER_NAME, Ledger
 from batcher.lifecycle import EventName, Record, RunEvent, State
 from batcher.metadata import Columns, Metadata

@@ -28,7 +28,8 @@ from engine_polls import EnginePolls
 import batcher
 from batcher.body import request_body
 from batcher.disk import LocalAppendFile
-from batcher.jobs import HASH_CHARS, Artifact, LocalMedia
+from batcher.identity import HASH_CHARS
+from batcher.jobs import Artifact, LocalMedia
 from batcher.ledger import LEDGER_NAME, Ledger, read_snapshot
 from batcher.lifecycle import EventName, Record, State
 from batcher.runner import BACKLOG_PER_DOWNLOAD

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from batcher import app
 from batcher.download import Downloader, DownloadLimits, TrustPolicy
 from batcher.errors import InputError, InterruptedRunError, LedgerError, UsageError
-from batcher.jobs import explicit_id_problem, generated_id, input_digest, output_name
+from batcher.identity import generated_id, input_digest
+from batcher.jobs import explicit_id_problem, output_name
 from batcher.ledger import read_snapshot
 from batcher.lifecycle import State
 from batcher.manifest import Overrides, Tally, open_manifest

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batcher.jobs import matrix_digest
+from batcher.identity import matrix_digest
 from batcher.manifest import Overrides, open_manifest
 from batcher.manifest.templates import TemplateError, filled, names_in
 from batcher.schema import KLING

@@ -7,6 +7,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 from batcher.disk import Disk
 from batcher.errors import LedgerError
+from batcher.identity import RULE
 from batcher.ledger.lines import (
     UNREADABLE,
     blocks_of,
@@ -153,6 +154,11 @@ def _damage(error: Exception) -> LedgerError:
 
 def check_version(snapshot: Snapshot) -> None:
     """Raises LedgerError where a newer version wrote the ledger."""
+    if snapshot.rule > RULE:
+        raise LedgerError(
+            f"written by a newer batcher (ids by rule {snapshot.rule}, this one knows {RULE}); "
+            "use that version here"
+        )
     for run in snapshot.runs.values():
         version = run.opening.version
         major = str(version).split(".")[0] if version is not None else ""

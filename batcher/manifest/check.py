@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from batcher.jobs import Job, LocalMedia, Source, explicit_id_problem, generated_id, input_digest
+from batcher import identity_v1
+from batcher.identity import FIRST_RULE, RULE, UNKNOWN_FIELDS, generated_id, input_digest
+from batcher.jobs import Job, LocalMedia, Source, explicit_id_problem
 from batcher.manifest.expand import Draft, FieldProblem
 from batcher.manifest.idtable import Claim, IdTable
 from batcher.manifest.media import LocalFiles, MediaError, check_body_size, is_public_url
@@ -42,9 +44,11 @@ class Checker:
         files: LocalFiles,
         dropped: array[int],
         earlier: array[int] | None = None,
+        rule: int = RULE,
     ) -> None:
         self._specs = specs
         self._files = files
+        self._rule = rule
         self._number = 0
         self._dropped = dropped
         self._ids = IdTable() if earlier is None else None
@@ -78,7 +82,7 @@ class Checker:
         if spec is not None and spec.capitals:
             _spell(inputs, spec)
         self._resolve_media(draft, _media_fields(draft, spec), directory, problems)
-        digest = input_digest(model, inputs)
+        digest = identity_v1.input_digest(model, inputs) if self._rule == FIRST_RULE else ""
         if spec is not None:
             _give_types(inputs, spec)
             against = spec.problems(inputs)
@@ -89,7 +93,8 @@ class Checker:
             problems.append(("id", what))
         if problems:
             raise Rejects(problems)
-        job_id = generated_id(inputs, digest) if draft.id is None else draft.id
+        digest = digest or input_digest(model, inputs, spec.texts if spec else UNKNOWN_FIELDS)
+        job_id = generated_id(inputs, digest, self._rule) if draft.id is None else draft.id
         if draft.sample > 1:
             job_id = f"{job_id}-{draft.sample}"
         job = Job(job_id, model, inputs, draft.meta, source, digest, draft.id is not None)

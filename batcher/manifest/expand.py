@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from batcher.jobs import matrix_digest
+from batcher.identity import RULE, matrix_digest
 from batcher.manifest.rows import GLOB, LocalPath, Row, is_glob
 from batcher.manifest.templates import TemplateError, filled, names_in
 
@@ -69,11 +69,13 @@ class Setting:
     """What the command line says of every job: inputs by ``--set``, and ``--model``.
 
     An input that is None was set to nothing: it is taken away. ``directory`` is the top manifest's.
+    ``rule`` is the one by which ids are made.
     """
 
     inputs: Mapping[str, str | None] = field(default_factory=dict)
     model: str | None = None
     directory: Path = Path()
+    rule: int = RULE
 
 
 class Globs:
@@ -211,7 +213,7 @@ def expanded(row: Row, scope: Scope) -> Iterator[Draft]:
         draft.bases, draft.glob = axes.bases, axes.globbed
         told_apart = axes.told_apart(combination)
         if draft.id is not None and told_apart:
-            draft.id = f"{draft.id}-{matrix_digest(told_apart)}"
+            draft.id = f"{draft.id}-{matrix_digest(told_apart, scope.setting.rule)}"
         for sample in range(1, samples + 1):
             yield msgspec.structs.replace(draft, inputs=draft.inputs.copy(), sample=sample)
 

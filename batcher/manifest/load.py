@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from batcher.errors import ManifestError
+from batcher.identity import RULE
 from batcher.jobs import Job, Source
 from batcher.manifest.check import Checker, Rejects
 from batcher.manifest.expand import ExpandError, FieldProblem, Setting, expanded
@@ -71,7 +72,13 @@ class Manifest:
     def __init__(self, name: str, tree: Tree) -> None:
         self.name = name
         self._tree = tree
+        self.rule = RULE
         self._media = LocalFiles()
+
+    def keep_rule(self, rule: int) -> None:
+        """Make ids by ``rule``: the one of the ledger that this manifest is run with."""
+        self.rule = rule
+        self._tree.keep_rule(rule)
 
     @property
     def path(self) -> Path:
@@ -107,7 +114,7 @@ class Manifest:
         less memory. Raises ManifestError, with all problems so far, where a file can't be read on.
         """
         seen = earlier.dropped if earlier is not None else None
-        checker = Checker(specs, self._media, tally.dropped, seen)
+        checker = Checker(specs, self._media, tally.dropped, seen, self.rule)
         try:
             for found in self._tree.rows(tally):
                 yield from _jobs_of(found, checker, tally)

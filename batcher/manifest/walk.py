@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from batcher.errors import ManifestError
@@ -29,6 +30,10 @@ class Tree:
         self._setting = setting
         self._globs = Globs()
         self._included: dict[Path, Document | ManifestError] = {}
+
+    def keep_rule(self, rule: int) -> None:
+        """Make ids by ``rule``."""
+        self._setting = replace(self._setting, rule=rule)
 
     def rows(self, tally: Tally) -> Iterator[Found]:
         """Each row without a problem of its own. Counts rows, and the others' problems, in ``tally``.

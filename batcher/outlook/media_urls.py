@@ -12,8 +12,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from batcher.jobs import Job, Source, mask_url
+from batcher.jobs import Job, Source
 from batcher.schema import ModelSpec, media_kind
+from batcher.signatures import mask_url
 
 EXAMPLES_SHOWN = 3
 UNKNOWN_RUN_S = 3600.0

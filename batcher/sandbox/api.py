@@ -11,7 +11,8 @@ import msgspec
 from aiohttp import web
 
 from batcher.clock import iso
-from batcher.jobs import input_digest, recorded
+from batcher.identity import input_digest
+from batcher.jobs import recorded
 from batcher.sandbox.answers import (
     GENERATION_ERROR,
     INSUFFICIENT_RESOURCES,

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from batcher.identity import TextFields, Texts
 from batcher.jobs import LocalMedia
 from batcher.schema.dialect import (
+    MAX_DEPTH,
     SchemaError,
     media_of,
     reader_of,
@@ -60,8 +62,8 @@ class ModelSpec:
     ``base_price_usd`` is the price of one ``price_unit`` in USD, None where it isn't known.
     ``fields`` are the inputs' schemas, ``media`` maps each media field to its kind (image, video,
     audio), ``typed`` holds how to read text for each field that doesn't take just any text, ``lists``
-    names those that take a list and nothing else, ``capitals`` maps the lower-case spelling of fields
-    with capitals to their own.
+    names those that take a list and nothing else, ``texts`` says where they hold text that is compared
+    as text, ``capitals`` maps the lower-case spelling of fields with capitals to their own.
     """
 
     model_id: str
@@ -76,6 +78,7 @@ class ModelSpec:
     media: Mapping[str, str] = field(init=False, repr=False)
     typed: Mapping[str, Callable[[str], Any]] = field(init=False, repr=False, compare=False)
     lists: frozenset[str] = field(init=False, repr=False)
+    texts: TextFields = field(init=False, repr=False, compare=False)
     capitals: Mapping[str, str] = field(init=False, repr=False)
     price: Price = field(init=False, repr=False, compare=False)
     validator: Validator = field(init=False, repr=False, compare=False)
@@ -94,6 +97,7 @@ class ModelSpec:
             "lists": frozenset(
                 n for n, schema in fields.items() if types_of(schema) - {"null"} == {"array"}
             ),
+            "texts": TextFields((n, texts_in(schema, self.schema)) for n, schema in fields.items()),
             "capitals": {name.lower(): name for name in fields if name != name.lower()},
             "price": Price(self.base_price_usd, self.price_unit, fields),
             "validator": Validator(self.model_id, self.schema),
@@ -152,6 +156,22 @@ class ModelSpec:
         """What one generation costs in USD; None where price, unit or duration isn't known."""
         quote = self.quote(inputs)
         return None if quote is None else quote.usd
+
+
+def texts_in(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Texts:
+    """Where a value of ``schema`` holds text that can be nothing else."""
+    if depth > MAX_DEPTH or not isinstance(schema, dict):
+        return False
+    schema = resolved(schema, root)
+    types = types_of(schema) - {"null"}
+    if types == {"string"}:
+        return True
+    if types == {"array"}:
+        return texts_in(schema.get("items"), root, depth + 1)
+    properties = schema.get("properties")
+    if types == {"object"} and isinstance(properties, dict):
+        return {name: texts_in(inner, root, depth + 1) for name, inner in properties.items()}
+    return False
 
 
 def _as_sent(value: Any) -> Any:

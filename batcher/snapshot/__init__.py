@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from batcher.identity import FIRST_RULE, RULE
 from batcher.jobs import Artifact
 from batcher.lifecycle import (
     Event,
@@ -59,6 +60,7 @@ class Sums(msgspec.Struct, array_like=True):
     unpriced_attempts: int
     bytes: int
     dataset_changes: int
+    identity: int | None
 
 
 class Saved(msgspec.Struct, array_like=True):
@@ -107,10 +109,19 @@ class Snapshot:
         """By the SHA-256 of each output, the place of its job's ``submitting`` line; where asked for."""
         self.dataset_changes = 0
         """How many lines changed the outputs, or what is said of them."""
+        self.identity: int | None = None
+        """The rule by which the ledger's ids are made: the oldest that its segments began with."""
         self.restored_bytes = 0
         """How much of the ledger it did not fold itself."""
         self._began = 0
         self._ripe: deque[str] = deque()
+
+    @property
+    def rule(self) -> int:
+        """The rule by which the ids of this run directory are made, whatever version goes on with it."""
+        if self.identity is not None:
+            return self.identity
+        return FIRST_RULE if len(self.records) else RULE
 
     def get(self, job_id: str) -> JobRecord | None:
         """The job's record, or None where the ledger doesn't mention it."""
@@ -149,6 +160,8 @@ class Snapshot:
         if not event.ended:
             self._began += 1
             self.last_run = event
+            if segment not in self.runs:
+                self.identity = min(self.identity or event.identity, event.identity)
             self.runs[segment] = LastRun(event, place, self._began)
         elif segment in self.runs:
             self.runs[segment].ended = True

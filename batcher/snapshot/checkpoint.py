@@ -17,7 +17,7 @@ from batcher.lifecycle import FORMAT_VERSION
 from batcher.packed import Bulk
 from batcher.snapshot import Saved, Snapshot
 
-FOLD_VERSION = f"{FORMAT_VERSION}.2"
+FOLD_VERSION = f"{FORMAT_VERSION}.3"
 """Changed with everything that a fold keeps, or how it comes about."""
 _PIECE_BYTES = 1 << 20
 

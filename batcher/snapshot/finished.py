@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from batcher.jobs import HASH_CHARS, Artifact
+from batcher.identity import HASH_CHARS
+from batcher.jobs import Artifact
 from batcher.lifecycle import Event, Record, State
 from batcher.packed import Bulk, PackedMap, SavedMap
 

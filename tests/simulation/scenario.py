@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from batcher.jobs import Job, Source, input_digest
+from batcher.identity import input_digest
+from batcher.jobs import Job, Source
 from batcher.planning import Policy, Selection
 from batcher.runner import Pace
 from batcher.shards import Shard
