@@ -11,8 +11,10 @@ import batcher
 
 ROOT = Path(batcher.__file__).parent
 FLOORS = [
-    {"errors", "clock", "terminal"},
+    {"errors", "clock", "terminal", "signatures"},
     {"disk", "groups", "jobs", "timings", "packed", "shards"},
+    {"identity_v1"},
+    {"identity"},
     {"schema", "lifecycle", "pace", "config"},
     {"snapshot"},
     {"manifest", "ledger", "planning", "body"},
