@@ -35,6 +35,9 @@ class RunOptions(TypedDict, total=False):
     state_dir: str | PathLike[str] | None
     model: str | None
     set: Mapping[str, object]
+    format: str | None
+    encoding: str | None
+    delimiter: str | None
     meta: str | Iterable[str]
     ignore: str | Iterable[str]
     skip_invalid: bool

@@ -18,6 +18,7 @@ from batcher.config.table import TABLE
 from batcher.disk import Disk, LocalDisk
 from batcher.errors import InterruptedRunError, UsageError
 from batcher.manifest import Overrides
+from batcher.manifest.reading import reading_of
 from batcher.pace import AUTO_START
 from batcher.planning import Plan, Policy, Selection
 from batcher.runner import Pace
@@ -148,6 +149,14 @@ def _places(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"output": Path(output) if output is not None else None}
 
 
+def _reading(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``--format``, ``--encoding`` and ``--delimiter`` are one fact."""
+    try:
+        return {"overrides.reading": reading_of(values)}
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None
+
+
 def _concurrency(values: Mapping[str, Any]) -> dict[str, Any]:
     adapts = values["concurrency"] == "auto"
     slots = AUTO_START if adapts else values["concurrency"]
@@ -189,6 +198,9 @@ _GROUPS: Mapping[str, Callable[..., Any]] = {
 }
 RULES: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "output": _places,
+    "format": _reading,
+    "encoding": _reading,
+    "delimiter": _reading,
     "only": _only,
     "concurrency": _concurrency,
     "poll": _poll,

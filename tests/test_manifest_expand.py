@@ -512,7 +512,7 @@ def test_a_table_may_name_other_files_too(tmp_path):
             {"m.yaml": "jobs: [{from: a.csv, id: x}]", "a.csv": "a\n"},
             "m.yaml:1: from: rows of another file can't share the id 'x'",
         ),
-        ({"m.yaml": "jobs: [{from: 5}]"}, "m.yaml:1: from: 5 is not text"),
+        ({"m.yaml": "jobs: [{from: 5}]"}, "m.yaml:1: from: 5 is neither a file nor a mapping"),
         ({"m.yaml": "jobs: [{from: 'a\\0.csv'}]".replace("'", '"')}, "m.yaml:1: from: "),
     ],
 )

@@ -31,6 +31,7 @@ from typing import Any, Final
 
 from batcher.config.kinds import (
     ASSIGNED,
+    CHARACTER,
     COLUMNS,
     CONCURRENCY,
     COUNT,
@@ -40,6 +41,7 @@ from batcher.config.kinds import (
     HOSTS,
     IDS,
     MODEL,
+    NAME,
     PART,
     PLACE,
     POLL,
@@ -86,6 +88,9 @@ TABLE: Final[tuple[Option, ...]] = (
             many=MAP,
             to="overrides.set",
         ),
+        Option("format", NAME, JOBS, "How the manifest is written, if its name doesn't tell: csv, ..."),
+        Option("encoding", NAME, JOBS, "The manifest's encoding, if not UTF-8: cp1252, gb18030, ..."),
+        Option("delimiter", CHARACTER, JOBS, "What stands between cells: ';', tab, pipe, ..."),
         Option(
             "meta", COLUMNS, JOBS, "Keep a column as metadata.", many=LIST, to="overrides.meta_columns"
         ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from batcher.manifest.reading import INCLUDE_KEYS
 from batcher.manifest.rows import GLOB, REPEAT_MAX
 from batcher.schema import ModelSpec
 
@@ -26,6 +27,18 @@ _GLOB = {
 }
 _TEMPLATE = {"type": "string", "pattern": r"\{\{.*\}\}", "description": "Filled from vars and matrix."}
 _MEDIA = {"type": "string", "description": "A public HTTPS URL, or a local file's path."}
+_FROM = {
+    "description": "Rows of another manifest file, relative to this one.",
+    "anyOf": [
+        _TEXT,
+        {
+            "type": "object",
+            "properties": dict.fromkeys(INCLUDE_KEYS, _TEXT),
+            "required": ["file"],
+            "additionalProperties": False,
+        },
+    ],
+}
 _MATRIX = {
     "type": ["object", "null"],
     "description": "Every combination: of inputs, or of variables that templates name.",
@@ -76,7 +89,7 @@ def _job(spec: ModelSpec | None) -> dict[str, Any]:
     """A job of the manifest's model; one that names another model may have any input."""
     reserved = {
         "id": {"type": ["string", "integer"], "description": "Unique; names the output files."},
-        "from": {**_TEXT, "description": "Rows of another manifest file, relative to this one."},
+        "from": _FROM,
         "input": {**_MAPPING, "description": "Inputs whose names are taken by a key here."},
         **_SHARED,
     }

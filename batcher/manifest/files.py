@@ -1,10 +1,13 @@
-"""Manifest files on disk: opened, decoded, and watched for changes while they are read."""
+"""Manifest files on disk: opened, unpacked, decoded, and watched for changes while they are read."""
 
 from __future__ import annotations
 
 import codecs
+import gzip
+import io
 import os
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +15,14 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from batcher.errors import ManifestError
+from batcher.manifest.encodings import encoding_hint, marked_encoding
 from batcher.manifest.rows import ManifestChanged
 
-LINE_MAX_BYTES = 64 * 1024 * 1024
+LINE_MAX_CHARS = 64 * 1024 * 1024
 LINES_BETWEEN_CHECKS = 32
-WHOLE_FILE_MAX_BYTES = 512 * 1024 * 1024
-
-_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+WHOLE_FILE_MAX_CHARS = 512 * 1024 * 1024
+HEAD_BYTES = 64 * 1024
+CHUNK_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,85 +30,131 @@ class ManifestFile:
     """One manifest file. ``shown`` is its name as the user would write it.
 
     ``fingerprint`` (device, inode, size, mtime in ns) is that of the moment when it was first seen.
+    ``encoding`` is the user's word, None: by the byte-order mark, else UTF-8.
     """
 
     path: Path
     shown: str
     fingerprint: tuple[int, ...]
+    encoding: str | None = None
 
     @classmethod
-    def at(cls, path: Path, shown: str) -> ManifestFile:
-        """Raises ManifestError where ``path`` is no readable regular file in UTF-8 or near to it."""
+    def at(cls, path: Path, shown: str, encoding: str | None = None) -> ManifestFile:
+        """Raises ManifestError if ``path`` is no readable regular file."""
         try:
             with open(path, "rb", opener=_open_without_blocking) as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise ManifestError([f"{shown}: not a regular file"])
-                mark = file.read(4)
         except (OSError, ValueError) as error:
             raise ManifestError([f"{shown}: {_reason(error)}"]) from None
-        if mark.startswith(_UTF16_MARKS):
-            raise ManifestError([f"{shown}:1: this is UTF-16; save it as UTF-8"])
-        return cls(path, shown, _fingerprint(status))
+        return cls(path, shown, _fingerprint(status), encoding)
 
     def is_same_as(self, other: ManifestFile) -> bool:
         """Whether both are one file on disk, under whatever names."""
         return self.fingerprint[:2] == other.fingerprint[:2]
 
+    @property
+    def is_gzipped(self) -> bool:
+        """Whether its name says that it is gzipped."""
+        return self.path.suffix.lower() == ".gz"
+
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """The file, for reading bytes. Raises ManifestChanged where it is not the same any more."""
+        """The file, for reading bytes, unpacked if it is gzipped.
+
+        Raises ManifestChanged if it is not the same any more, ManifestError if it can't be read on.
+        """
         try:
-            file = open(self.path, "rb", buffering=1 << 18)  # noqa: SIM115 (closed below)
+            file = open(self.path, "rb", buffering=CHUNK_BYTES)  # noqa: SIM115 (closed below)
         except OSError as error:
             raise ManifestError([f"{self.shown}: {_reason(error)}"]) from None
         with file:
             self.check_unchanged(file)
-            yield file
+            try:
+                if self.is_gzipped:
+                    with gzip.GzipFile(fileobj=file) as unpacked:
+                        yield unpacked  # type: ignore[misc]
+                else:
+                    yield file
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                self.check_unchanged(file)
+                raise ManifestError([f"{self.shown}: can't be unpacked: {error}"]) from None
 
     def check_unchanged(self, file: IO[bytes] | IO[str]) -> None:
-        """Raises ManifestChanged where the open ``file`` is not the one that was first seen."""
+        """Raises ManifestChanged if the open ``file`` is not the one that was first seen."""
         if _fingerprint(os.fstat(file.fileno())) != self.fingerprint:
             raise ManifestChanged([f"{self.shown}: changed while it was being read"])
 
-    def lines(self, file: BinaryIO) -> Iterator[bytes]:
-        """The lines of the open file with their ends, without a byte-order mark.
+    def head(self) -> bytes:
+        """Its first HEAD_BYTES, unpacked. Raises ManifestError."""
+        with self.open() as file:
+            return file.read(HEAD_BYTES)
+
+    def lines(self, errors: str = "strict") -> Iterator[str]:
+        """Its lines with their ends (LF, CRLF or CR), without a byte-order mark.
+
+        ``errors`` is what becomes of bytes that are not in the file's encoding, as in ``bytes.decode``.
 
         Raises ManifestChanged (a few lines late, but never after the last), or ManifestError for a
-        line beyond LINE_MAX_BYTES.
+        line beyond LINE_MAX_CHARS, for a NUL, and for bytes that are not in the file's encoding.
         """
         number = 0
-        while line := file.readline(LINE_MAX_BYTES):
-            number += 1
-            if number % LINES_BETWEEN_CHECKS == 0:
-                self.check_unchanged(file)
-            if len(line) == LINE_MAX_BYTES:
-                raise ManifestError([f"{self.shown}:{number}: a line of more than {len(line)} bytes"])
-            yield line if number > 1 else line.removeprefix(codecs.BOM_UTF8)
-        self.check_unchanged(file)
-
-    def decoded(self, content: bytes, first_line: int = 1) -> str:
-        """``content`` as text; raises ManifestError with the line where it is not UTF-8."""
-        try:
-            return content.decode()
-        except UnicodeDecodeError as error:
-            raise self.not_utf8(error, first_line) from None
-
-    def not_utf8(self, error: UnicodeDecodeError, first_line: int) -> ManifestError:
-        """What to raise for ``error`` in bytes that begin on ``first_line``."""
-        line = first_line + error.object.count(b"\n", 0, error.start)
-        return ManifestError(
-            [f"{self.shown}:{line}: byte 0x{error.object[error.start]:02x} is not UTF-8"]
-        )
+        with self._opened_as_text("", errors) as file:
+            while line := file.readline(LINE_MAX_CHARS):
+                number += 1
+                if number % LINES_BETWEEN_CHECKS == 0:
+                    self.check_unchanged(file)
+                if "\0" in line:
+                    raise ManifestError([f"{self.shown}:{number}: {NUL}"])
+                if len(line) == LINE_MAX_CHARS:
+                    raise ManifestError([f"{self.shown}:{number}: a line of {len(line)} characters"])
+                yield line
+            self.check_unchanged(file)
 
     def text(self) -> str:
-        """The whole file as text. Raises ManifestError."""
-        with self.open() as file:
-            content = file.read(WHOLE_FILE_MAX_BYTES + 1)
+        """The whole file as text whose lines end in LF. Raises ManifestError."""
+        with self._opened_as_text(None) as file:
+            content = file.read(WHOLE_FILE_MAX_CHARS + 1)
             self.check_unchanged(file)
-        if len(content) > WHOLE_FILE_MAX_BYTES:
+        if len(content) > WHOLE_FILE_MAX_CHARS:
             raise ManifestError([f"{self.shown}: too large to be held; use CSV or JSONL, which stream"])
-        return self.decoded(content.removeprefix(codecs.BOM_UTF8))
+        return content
+
+    @contextmanager
+    def _opened_as_text(self, newline: str | None, errors: str = "strict") -> Iterator[io.TextIOWrapper]:
+        with self.open() as stream:
+            encoding = self.encoding or marked_encoding(stream.peek(4)[:4])  # type: ignore[attr-defined]
+            with io.TextIOWrapper(stream, encoding or "utf-8-sig", errors, newline) as file:
+                try:
+                    yield file
+                except UnicodeDecodeError as error:
+                    self.check_unchanged(file)
+                    raise self._not_decodable(error) from None
+
+    def _not_decodable(self, error: UnicodeDecodeError) -> ManifestError:
+        """What to raise for bytes that are not in the file's encoding: the line and the remedy."""
+        lines = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(error.encoding)(), True)
+        line = 1
+        with self.open() as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                try:
+                    line += lines.decode(chunk).count("\n")
+                except UnicodeDecodeError as again:
+                    line += _lines_before(again)
+                    byte = again.object[again.start]
+                    hint = encoding_hint(again.object[again.start :]) if self.encoding is None else ""
+                    name = again.encoding.upper()
+                    return ManifestError([f"{self.shown}:{line}: byte 0x{byte:02x} is not {name}{hint}"])
+        return ManifestError([f"{self.shown}: ends in the middle of a character"])
+
+
+NUL = "a NUL character; text in UTF-16 without a byte-order mark needs --encoding utf-16-le (or -be)"
+
+
+def _lines_before(error: UnicodeDecodeError) -> int:
+    before = error.object[: error.start].decode(error.encoding, "replace")
+    return before.replace("\r\n", "\n").replace("\r", "\n").count("\n")
 
 
 def _open_without_blocking(path: str, flags: int) -> int:

@@ -27,16 +27,17 @@ class _NotJson(ValueError):
 
 def jsonl_rows(file: ManifestFile, columns: Columns) -> Iterator[Row]:
     """One row a line; a line that is not JSON is a row with a problem. Raises ManifestError."""
-    with file.open() as stream:
-        for number, line in enumerate(file.lines(stream), 1):
-            if line.isspace():
-                continue
-            try:
-                entry = json_value(line)
-            except ValueError as error:
-                yield Row(number, {}, problems=((number, "", f"not JSON: {error}"),))
-            else:
-                yield row_of(entry, number, columns)
+    for number, line in enumerate(file.lines(errors="surrogateescape"), 1):
+        if line.isspace():
+            continue
+        try:
+            entry = json_value(line)
+        except UnicodeEncodeError:
+            yield Row(number, {}, problems=((number, "", "not JSON: a byte that is not UTF-8"),))
+        except ValueError as error:
+            yield Row(number, {}, problems=((number, "", f"not JSON: {error}"),))
+        else:
+            yield row_of(entry, number, columns)
 
 
 def json_document(file: ManifestFile) -> Any:

@@ -14,6 +14,7 @@ from batcher.manifest.check import Checker, Rejects
 from batcher.manifest.expand import ExpandError, FieldProblem, Setting, expanded
 from batcher.manifest.media import LocalFiles
 from batcher.manifest.read import open_document
+from batcher.manifest.reading import AS_IT_TELLS, Reading
 from batcher.manifest.rows import Columns, ManifestChanged, Row
 from batcher.manifest.tally import Tally, problem_line
 from batcher.manifest.walk import Found, Tree
@@ -30,13 +31,15 @@ class Overrides:
     """What the command line says of a manifest.
 
     ``model`` is for every job, ``set`` maps inputs to texts for every job (an empty one takes the
-    input away), ``meta_columns`` and ``ignore_columns`` name what is not an input.
+    input away), ``meta_columns`` and ``ignore_columns`` name what is not an input, ``reading`` is how
+    the file itself is to be read.
     """
 
     model: str | None = None
     set: Mapping[str, str] = field(default_factory=dict)
     meta_columns: Collection[str] = ()
     ignore_columns: Collection[str] = ()
+    reading: Reading = AS_IT_TELLS
 
 
 NO_OVERRIDES = Overrides()
@@ -46,8 +49,8 @@ def open_manifest(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
     """Open a manifest and check all but its rows. Raises ManifestError where it can't be read."""
     path = Path(path)
     columns = Columns(_both_spellings(overrides.meta_columns), _both_spellings(overrides.ignore_columns))
-    document = open_document(path, legible(path), columns)
-    name = document.head.name if document.head.name is not None else path.stem
+    document = open_document(path, legible(path), columns, overrides.reading)
+    name = document.head.name if document.head.name is not None else _stem(path)
     if not _SAFE_NAME.fullmatch(name) or len(name.encode()) > NAME_MAX_BYTES:
         line = document.head.layer.line_of("name")
         what = f"{name!r:.120} can't name a folder; try letters, digits, '.', '_', '-'"
@@ -55,6 +58,11 @@ def open_manifest(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
     inputs = {name: text or None for name, text in overrides.set.items()}
     setting = Setting(inputs, overrides.model, path.parent)
     return Manifest(name, Tree(document, columns, setting))
+
+
+def _stem(path: Path) -> str:
+    """The name of a file without what tells its format: ``pairs`` of ``pairs.csv.gz``."""
+    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
 
 
 def _both_spellings(names: Collection[str]) -> frozenset[str]:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from batcher.errors import ManifestError
+from batcher.manifest.delimited import delimiter_of, records
 from batcher.manifest.files import ManifestFile
 from batcher.manifest.jsonfiles import json_document, jsonl_rows
+from batcher.manifest.reading import AS_IT_TELLS, Reading
 from batcher.manifest.rows import Columns, Head, LinedList, Row, head_of, row_of
 from batcher.manifest.tables import open_table
 from batcher.manifest.tally import problem_line
@@ -23,11 +25,12 @@ HELD_ROWS_HINT = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One manifest file. ``rows()`` may be called repeatedly and raises ManifestError where the file
-    can't be read on, ManifestChanged where it is not the same any more.
+    """One manifest file. ``rows()`` may be called repeatedly and raises ManifestError if the file
+    can't be read on, ManifestChanged if it is not the same any more.
 
     ``row_keys`` are the reserved keys that rows may have. ``held`` counts rows kept in memory: 0
-    where they stream.
+    if they stream. ``base`` is what relative paths in the file are relative to, None: its own directory.
+    ``warnings`` are lines about the file as a whole.
     """
 
     file: ManifestFile
@@ -35,34 +38,70 @@ class Document:
     rows: Callable[[], Iterator[Row]]
     row_keys: frozenset[str]
     held: int = 0
+    warnings: tuple[str, ...] = ()
+    base: Path | None = None
 
     @property
     def directory(self) -> Path:
         """What relative paths in the file are relative to."""
-        return self.file.path.parent
+        return self.base if self.base is not None else self.file.path.parent
 
 
-def open_document(path: Path, shown_as: str, columns: Columns) -> Document:
+def open_document(
+    path: Path, shown_as: str, columns: Columns, reading: Reading = AS_IT_TELLS
+) -> Document:
     """Open a manifest file of any format and check all but its rows. Raises ManifestError."""
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        known = ", ".join(_READERS)
-        raise ManifestError([f"{shown_as}: not a kind of manifest; its name must end in {known}"])
-    return reader(ManifestFile.at(path, shown_as), columns)
+    name, _, inside = (reading.format or "").partition(":")
+    format_ = _format_named(name) if name else _format_of(path)
+    if format_ is None:
+        what = f"{name!r} is no format" if name else "not a kind of manifest, by its name"
+        raise ManifestError([f"{shown_as}: {what}; formats are {', '.join(FORMATS)} (--format)"])
+    file = ManifestFile.at(path, shown_as, reading.encoding)
+    return FORMATS[format_].read(Source(file, columns, reading.delimiter, inside))
 
 
-def _read_table(file: ManifestFile, columns: Columns, delimiter: str | None = None) -> Document:
-    table = open_table(file, columns, delimiter)
+def _format_named(name: str) -> str | None:
+    name = name.lower().removeprefix(".")
+    return next((key for key, f in FORMATS.items() if name == key or f".{name}" in f.suffixes), None)
+
+
+def _format_of(path: Path) -> str | None:
+    name = path.name.lower().removesuffix(".gz")
+    return next((key for key, f in FORMATS.items() if name.endswith(f.suffixes)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file with what its reader may need to know. ``inside`` is the part of it that is meant."""
+
+    file: ManifestFile
+    columns: Columns
+    delimiter: str | None = None
+    inside: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A kind of manifest: how its files are called, and how one is read."""
+
+    suffixes: tuple[str, ...]
+    read: Callable[[Source], Document]
+
+
+def _read_table(source: Source, delimiter: str | None = None) -> Document:
+    file = source.file
+    delimiter = source.delimiter or delimiter or delimiter_of(file)
+    table = open_table(file.shown, partial(records, file, delimiter), source.columns)
     return Document(file, Head(), table.rows, table.row_keys)
 
 
-def _read_jsonl(file: ManifestFile, columns: Columns) -> Document:
-    return Document(
-        file, Head(), partial(jsonl_rows, file, columns), frozenset({"model", "matrix", "from"})
-    )
+def _read_jsonl(source: Source) -> Document:
+    rows = partial(jsonl_rows, source.file, source.columns)
+    return Document(source.file, Head(), rows, frozenset({"model", "matrix", "from"}))
 
 
-def _read_held(load: Callable[[ManifestFile], Any], file: ManifestFile, columns: Columns) -> Document:
+def _read_held(load: Callable[[ManifestFile], Any], source: Source) -> Document:
+    file, columns = source.file, source.columns
     top = load(file)
     if isinstance(top, list):
         top = {"jobs": top}
@@ -98,12 +137,10 @@ def _what_is(top: Any) -> str:
     return "the file is empty" if top is None else f"{shown(top)} is no manifest"
 
 
-_READERS: Mapping[str, Callable[[ManifestFile, Columns], Document]] = {
-    ".csv": _read_table,
-    ".tsv": partial(_read_table, delimiter="\t"),
-    ".yaml": partial(_read_held, yaml_document),
-    ".yml": partial(_read_held, yaml_document),
-    ".jsonl": _read_jsonl,
-    ".ndjson": _read_jsonl,
-    ".json": partial(_read_held, json_document),
+FORMATS: Mapping[str, Format] = {
+    "csv": Format((".csv",), _read_table),
+    "tsv": Format((".tsv", ".tab"), partial(_read_table, delimiter="\t")),
+    "yaml": Format((".yaml", ".yml"), partial(_read_held, yaml_document)),
+    "jsonl": Format((".jsonl", ".ndjson"), _read_jsonl),
+    "json": Format((".json",), partial(_read_held, json_document)),
 }

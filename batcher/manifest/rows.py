@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from batcher.errors import ManifestError
+from batcher.manifest.reading import Include, include_of
 from batcher.schema.wording import shown, unknown_field
 
 RESERVED = ("id", "model", "matrix", "vars", "repeat", "meta", "from", "input")
@@ -49,7 +50,7 @@ class Row(msgspec.Struct):
     vars: dict[str, Any] | None = None
     repeat: int | None = None
     meta: dict[str, Any] | None = None
-    include: str | None = None
+    include: Include | None = None
     lines: Mapping[str, int] | None = None
     problems: tuple[RowProblem, ...] = ()
     is_plain: bool = False
@@ -185,7 +186,7 @@ PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "vars": _mapping,
     "repeat": _repeat,
     "meta": _mapping,
-    "from": _text,
+    "from": include_of,
     "input": _mapping,
 }
 _HEAD_KEYS = ("name", "model", "defaults", "matrix", "vars", "meta", "repeat", "jobs")

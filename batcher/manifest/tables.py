@@ -1,8 +1,7 @@
-"""CSV and TSV: a header compiled once, then rows one at a time."""
+"""Tables, of whatever format: a header compiled once, then rows one at a time."""
 
 from __future__ import annotations
 
-import csv
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -10,16 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from batcher.errors import ManifestError
-from batcher.manifest.files import ManifestFile
 from batcher.manifest.rows import RESERVED, Columns, Row, set_reserved
 from batcher.schema.dialect import boolean_in, integer_in, json_value, number_in
 from batcher.schema.wording import shown
 
-CELL_MAX_CHARS = 1024 * 1024
 COLUMNS_MAX = 4096
 
-_DELIMITERS = (",", "\t", ";")
-_EXCEL_HINT = re.compile(r'"?sep=([,;\t])"?\r?\n?')
+Records = Callable[[], Iterator[tuple[int, list[str]]]]
+"""Begins a pass over the records of a table: line and cells of each, blank ones included."""
+
 _PREFIXED = re.compile(r"(meta|vars|input)\.(.+)", re.DOTALL)
 _AS_JSON = frozenset({"matrix", "vars", "meta", "input"})
 
@@ -92,14 +90,13 @@ class _Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A CSV or TSV file whose header has been read. ``header_line`` is where it stands.
+    """A table whose header has been read. ``header_line`` is where it stands.
 
     ``names`` has, for each column, its name where it is a plain input, else "". ``meta`` are index and
     name of the columns that are metadata as they are, up to the first of the ``others``.
     """
 
-    file: ManifestFile
-    delimiter: str
+    records: Records
     header_line: int
     names: tuple[str, ...]
     meta: tuple[tuple[int, str], ...]
@@ -113,7 +110,7 @@ class Table:
     def rows(self) -> Iterator[Row]:
         """The rows that are not blank. Raises ManifestError where the file can't be read on."""
         names, meta, header_line, width = self.names, self.meta, self.header_line, len(self.names)
-        for line, cells in _cells(self.file, self.delimiter):
+        for line, cells in self.records():
             if line <= header_line or (not (cells and cells[0].strip()) and _is_blank(cells)):
                 continue
             if len(cells) < width:
@@ -136,33 +133,29 @@ class Table:
             row.blame("", what)
 
 
-def open_table(file: ManifestFile, columns: Columns, delimiter: str | None = None) -> Table:
-    """Read the header of a CSV or TSV file. Raises ManifestError where it has none or a bad one."""
-    delimiter = delimiter or _sniffed(file)
-    header_line = 0
-    for line, cells in _cells(file, delimiter):
-        if not _is_blank(cells) and not (line == 1 and _EXCEL_HINT.fullmatch(delimiter.join(cells))):
-            return _compiled(file, delimiter, (line, cells), columns)
-        header_line = line
-    raise ManifestError([f"{file.shown}:{header_line or 1}: no header: the file is empty"])
+def open_table(shown_as: str, records: Records, columns: Columns) -> Table:
+    """Read the header of the table ``shown_as``. Raises ManifestError if it has none or a bad one."""
+    line = 1
+    for line, cells in records():
+        if not _is_blank(cells):
+            return _compiled(shown_as, records, (line, cells), columns)
+    raise ManifestError([f"{shown_as}:{line}: no header: the file is empty"])
 
 
-def _compiled(
-    file: ManifestFile, delimiter: str, header: tuple[int, list[str]], columns: Columns
-) -> Table:
+def _compiled(shown_as: str, records: Records, header: tuple[int, list[str]], columns: Columns) -> Table:
     line, cells = header
     if len(cells) > COLUMNS_MAX:
-        raise ManifestError([f"{file.shown}:{line}: more than {COLUMNS_MAX} columns"])
+        raise ManifestError([f"{shown_as}:{line}: more than {COLUMNS_MAX} columns"])
     found: dict[tuple[str | None, str], _Column] = {}
     problems = []
     for index, cell in enumerate(cells):
         try:
             column = _column(index, cell, columns)
         except ValueError as error:
-            problems.append(f"{file.shown}:{line}: {error}")
+            problems.append(f"{shown_as}:{line}: {error}")
             continue
         if column.name and (column.role, column.name) in found:
-            problems.append(f"{file.shown}:{line}: {column.name}: two columns of this name")
+            problems.append(f"{shown_as}:{line}: {column.name}: two columns of this name")
         found[column.role, column.name or f"\0{index}"] = column
     if problems:
         raise ManifestError(problems)
@@ -170,7 +163,7 @@ def _compiled(
     others = [c for c in found.values() if c.index not in plain and c.role != "ignored"]
     meta = tuple((c.index, c.name) for c in itertools.takewhile(_Column.is_plain_meta, others))
     names = tuple(plain.get(index, "") for index in range(len(cells)))
-    return Table(file, delimiter, line, names, meta, tuple(others[len(meta) :]))
+    return Table(records, line, names, meta, tuple(others[len(meta) :]))
 
 
 def _column(index: int, cell: str, columns: Columns) -> _Column:
@@ -188,44 +181,6 @@ def _column(index: int, cell: str, columns: Columns) -> _Column:
     if name in RESERVED:
         return _Column(index, "reserved", name)
     return _Column(index, "input" if name else None, name, type_ or None)
-
-
-def _sniffed(file: ManifestFile) -> str:
-    """The delimiter that stands most often, outside quotes, in the first line with anything on it."""
-    with file.open() as stream:
-        for number, line in enumerate(file.lines(stream), 1):
-            text = file.decoded(line, number)
-            if hint := _EXCEL_HINT.fullmatch(text):
-                return hint[1]
-            if text.strip():
-                outside = re.sub(r'"[^"]*"?', "", text)
-                return max(_DELIMITERS, key=outside.count)
-    return _DELIMITERS[0]
-
-
-def _cells(file: ManifestFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Each record with the line on which it begins, blank ones included. Raises ManifestError."""
-    csv.field_size_limit(CELL_MAX_CHARS)
-    line = 1
-    with file.open() as stream:
-        reader = csv.reader(map(bytes.decode, file.lines(stream)), delimiter=delimiter, strict=True)
-        try:
-            for cells in reader:
-                yield line, cells
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise ManifestError([f"{file.shown}:{line}: {_csv_reason(error)}"]) from None
-        except UnicodeDecodeError as error:
-            raise file.not_utf8(error, reader.line_num + 1) from None
-
-
-def _csv_reason(error: csv.Error) -> str:
-    text = str(error)
-    if "field limit" in text:
-        return f"a cell of more than {CELL_MAX_CHARS} characters; is a quote missing?"
-    if "end of data" in text:
-        return "a quote is opened here and never closed"
-    return f"not CSV: {text}"
 
 
 def _is_blank(cells: list[str]) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from batcher.errors import ManifestError
 from batcher.manifest.expand import Globs, Layer, Scope, Setting
 from batcher.manifest.read import HELD_ROWS_HINT, Document, open_document
+from batcher.manifest.reading import Include
 from batcher.manifest.rows import Columns, ManifestChanged, Row
 from batcher.manifest.tally import Tally
 
@@ -29,7 +30,7 @@ class Tree:
         self._columns = columns
         self._setting = setting
         self._globs = Globs()
-        self._included: dict[Path, Document | ManifestError] = {}
+        self._included: dict[tuple[Path, Include], Document | ManifestError] = {}
 
     def keep_rule(self, rule: int) -> None:
         """Make ids by ``rule``."""
@@ -52,6 +53,7 @@ class Tree:
     ) -> Iterator[Found]:
         document = trail[-1]
         scope = self.scope(document, around)
+        tally.warnings += document.warnings
         if document.held > HELD_ROWS_HINT:
             tally.warnings.append(
                 f"{document.file.shown}: {document.held} jobs are held in memory; "
@@ -85,21 +87,28 @@ class Tree:
         """The document that ``entry`` includes. Raises ManifestError, its lines complete."""
         document = trail[-1]
         assert entry.include is not None
-        path = document.directory / entry.include
+        path = document.directory / entry.include.file
         place = f"{document.file.shown}:{entry.line_of('from')}: from"
         if entry.id is not None:
             raise ManifestError([f"{place}: rows of another file can't share the id {entry.id!r}"])
         if len(trail) > INCLUDE_DEPTH_MAX:
             raise ManifestError([f"{place}: files include each other deeper than {INCLUDE_DEPTH_MAX}"])
-        if path not in self._included:
-            shown_as = str(Path(document.file.shown).parent / entry.include)
-            try:
-                self._included[path] = open_document(path, shown_as, self._columns)
-            except ManifestError as error:
-                self._included[path] = error
-        inner = self._included[path]
+        inner = self._opened(path, entry.include, document)
         if isinstance(inner, ManifestError):
             raise ManifestError([f"{place}: {line}" for line in inner.problems], inner.total)
         if any(inner.file.is_same_as(outer.file) for outer in trail):
-            raise ManifestError([f"{place}: {entry.include} includes itself"])
+            raise ManifestError([f"{place}: {entry.include.file} includes itself"])
         return inner
+
+    def _opened(self, path: Path, include: Include, outer: Document) -> Document | ManifestError:
+        key = (path, include)
+        if key not in self._included:
+            shown_as = str(Path(outer.file.shown).parent / include.file)
+            try:
+                inner = open_document(path, shown_as, self._columns, include.reading)
+            except ManifestError as error:
+                self._included[key] = error
+            else:
+                base = None if include.base is None else outer.directory / include.base
+                self._included[key] = replace(inner, base=base)
+        return self._included[key]

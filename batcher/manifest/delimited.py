@@ -1,0 +1,202 @@
+"""Records of CSV, TSV and their kin: cells between delimiters, one record at a time.
+
+The standard library's reader does the work, strictly. Two habits of real files it reads otherwise than
+they are meant: a space before an opening quote, and a quote that doesn't enclose its cell. Only lines
+that show one of them are taken apart here.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+
+from batcher.errors import ManifestError
+from batcher.manifest.files import ManifestFile
+
+CELL_MAX_CHARS = 1024 * 1024
+DELIMITERS = (",", "\t", ";", "|")
+
+Record = tuple[int, list[str]]
+"""The line on which a record begins, and its cells."""
+
+_EXCEL_HINT = re.compile(r'"?sep=([,;\t|])"?[,;\t|]*[\r\n]*')
+_QUOTED = re.compile(r' *"((?:[^"]|"")*)" *')
+
+
+def delimiter_of(file: ManifestFile) -> str:
+    """The delimiter that stands most often, outside quotes, in the first line with anything on it."""
+    for line in file.lines():
+        if hint := _EXCEL_HINT.fullmatch(line):
+            return hint[1]
+        if line.strip():
+            outside = re.sub(r'"[^"]*"?', "", line)
+            return max(DELIMITERS, key=outside.count)
+    return DELIMITERS[0]
+
+
+def records(file: ManifestFile, delimiter: str) -> Iterator[Record]:
+    """Each record, blank ones included, Excel's ``sep=`` line aside. Raises ManifestError."""
+    first = True
+    for line, cells in _Records(file, delimiter):
+        if not (first and line == 1 and _EXCEL_HINT.fullmatch(delimiter.join(cells))):
+            yield line, cells
+        first = False
+
+
+class _Records:
+    """Feeds lines to ``csv.reader`` and holds those of the record that is being read.
+
+    After a record that the reader doesn't take, its lines but the first are read ``again``.
+    """
+
+    def __init__(self, file: ManifestFile, delimiter: str) -> None:
+        self._file = file
+        self._delimiter = delimiter
+        self._lines = file.lines()
+        self._again: list[str] = []
+        self._held: list[str] = []
+        self._begins = 1
+
+    def __iter__(self) -> Iterator[Record]:
+        done = False
+        while not done:
+            try:
+                yield from self._read()
+                done = True
+            except csv.Error as error:
+                cells = self._repaired(str(error))
+                yield self._begins, cells
+                self._begins += 1
+
+    def _read(self) -> Iterator[Record]:
+        reader = csv.reader(self._fed(), delimiter=self._delimiter, strict=True)
+        limit = csv.field_size_limit
+        while True:
+            before = limit(CELL_MAX_CHARS)  # it is the whole process's: nobody else shall meet ours
+            try:
+                cells = next(reader, None)
+            finally:
+                limit(before)
+            if cells is None:
+                return
+            begins, count = self._begins, len(self._held)
+            if count > 1:
+                self._check_swallowed(cells)
+            self._held.clear()
+            self._begins = begins + count
+            yield begins, cells
+
+    def _fed(self) -> Iterator[str]:
+        while self._again:
+            yield self._hold(self._again.pop())
+        for line in self._lines:
+            yield self._hold(line)
+
+    def _hold(self, line: str) -> str:
+        is_spaced = ' "' in line and not self._held  # a record begins: outside of all quotes
+        self._held.append(line)
+        return self._closed_up(line) if is_spaced else line
+
+    def _closed_up(self, line: str) -> str:
+        try:
+            return _closed_up(line, self._delimiter)
+        except ValueError as error:
+            raise self._error(str(error)) from None
+
+    def _check_swallowed(self, cells: list[str]) -> None:
+        """Raises ManifestError for a cell of a TSV that looks like a quote too much, rows ago."""
+        if self._delimiter == "\t" and any("\t" in c and ("\n" in c or "\r" in c) for c in cells):
+            raise self._error(
+                "a quote is opened here, and a later line closes it: tabs and line ends between are one "
+                "cell; take that quote away, or double it inside quotes"
+            )
+
+    def _repaired(self, reason: str) -> list[str]:
+        """The cells of the first held line, whose quotes are text; the others are read again."""
+        first, *rest = self._held
+        if self._delimiter != "\t" and ("expected after" not in reason or rest):
+            raise self._error(_csv_reason(reason))
+        if rest and "expected after" in reason and _closes_well("".join(rest)):
+            raise self._error("a quote is opened here, and it is not clear which one closes it")
+        try:
+            cells = _taken_apart(first, self._delimiter)
+        except ValueError as error:
+            raise self._error(str(error)) from None
+        if max(map(len, cells)) > CELL_MAX_CHARS:
+            raise self._error(_csv_reason(reason))
+        self._held.clear()
+        self._again += reversed(rest)
+        return cells
+
+    def _error(self, what: str) -> ManifestError:
+        return ManifestError([f"{self._file.shown}:{self._begins}: {what}"])
+
+
+def _closes_well(rest: str) -> bool:
+    """Whether the first quote in what follows an open one ends a cell of a TSV."""
+    match = re.match(r'(?:[^"]|"")*"[ ]*(.?)', rest, re.DOTALL)
+    return match is not None and match[1] in ("", "\t", "\r", "\n")
+
+
+def _taken_apart(line: str, delimiter: str) -> list[str]:
+    """The cells of a line; a quote that doesn't enclose its cell is text. Raises ValueError."""
+    text = line.rstrip("\r\n")
+    cells: list[str] = []
+    at = 0
+    while at <= len(text):
+        quoted = _QUOTED.match(text, at)
+        if quoted is not None and text[quoted.end() :][:1] in ("", delimiter):
+            at = quoted.end()
+            cells.append(quoted[1].replace('""', '"'))
+        else:
+            begins, at = at, text.find(delimiter, at) % (len(text) + 1)
+            cells.append(text[begins:at])
+            _check_text(cells[-1], quoted, delimiter)
+        at += 1
+    return cells
+
+
+def _check_text(cell: str, quoted: re.Match[str] | None, delimiter: str) -> None:
+    """Raises ValueError if ``cell``, read as text, may have been meant as a quoted one."""
+    if not cell.lstrip(" ").startswith('"'):
+        return
+    if '\\"' in cell:
+        raise ValueError(r'quotes are written \" here; in a table a quote in quotes is doubled: ""')
+    if delimiter == "\t":
+        return
+    if quoted is None:
+        raise ValueError("a quote is opened here and never closed")
+    if delimiter in quoted[1]:
+        raise ValueError(
+            f"a quote closes in the middle of the cell after {quoted[0]:.60}; double the quotes in it"
+        )
+
+
+def _closed_up(line: str, delimiter: str) -> str:
+    """``line`` without the spaces before quotes that enclose a cell. Raises ValueError."""
+    parts: list[str] = []
+    at = 0
+    while at < len(line):
+        begins, at = at, at + len(line[at:]) - len(line[at:].lstrip(" "))
+        opens = line.startswith('"', at)
+        quoted = _QUOTED.match(line, at)
+        if quoted is not None and line[quoted.end() :][:1] in (delimiter, "\r", "\n", ""):
+            begins, end = at, quoted.end()
+        elif quoted is None and opens and at > begins and delimiter != "\t":
+            raise ValueError("a quote opens after a space and closes on no later cell; remove the space")
+        elif quoted is None and opens:
+            end = len(line)
+        else:
+            end = line.find(delimiter, at) % (len(line) + 1)
+        parts.append(line[begins : end + 1])
+        at = end + 1
+    return "".join(parts)
+
+
+def _csv_reason(reason: str) -> str:
+    if "field limit" in reason or "field larger" in reason:
+        return f"a cell of more than {CELL_MAX_CHARS} characters; is a quote missing?"
+    if "end of data" in reason:
+        return "a quote is opened here and never closed"
+    return f"not CSV: {reason}"
