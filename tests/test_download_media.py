@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from media_server import MP4, PNG
 
 from batcher.download.answer import ContentRange, content_range, read_answer, retry_after_s, validator
+from batcher.download.documents import safe_extension
 from batcher.download.media import HEAD_BYTES, MEDIA_TYPES, Format, identify, sniff
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -97,6 +98,13 @@ UNKNOWN = b"\x07\x07binary"
         (UNKNOWN, ["/b"], "audio/x-wav", ".wav"),
         (UNKNOWN, ["/b"], "image/tiff", ".tif"),
         (UNKNOWN, ["/b.exe"], "application/x-msdownload", ".bin"),
+        (UNKNOWN, ["/b.HTML"], "application/octet-stream", ".bin"),
+        (UNKNOWN, ["/b.gsplat"], "application/octet-stream", ".gsplat"),
+        (UNKNOWN, ["/b.7"], "", ".bin"),
+        (UNKNOWN, ["/b.a/../b"], "", ".bin"),
+        (UNKNOWN, ["/b.with space"], "", ".bin"),
+        (UNKNOWN, ["/b.lang\u00e9"], "", ".bin"),
+        (UNKNOWN, ["/b.averyverylongword"], "", ".bin"),
         (UNKNOWN, ["/b.php/../x.sh"], "", ".bin"),
         (PNG, ["/"], "text/html", ".png"),
     ],
@@ -121,6 +129,8 @@ def test_the_extension_is_the_urls_unless_the_bytes_contradict(
         (b"{}", ""),
         (b'["a"]', ""),
         (b"not here", "text/plain; charset=utf-8"),
+        (b"upstream timed out", "video/mp4"),
+        (b"quota of this bucket exceeded", "application/octet-stream"),
         (UNKNOWN, "application/json"),
         (UNKNOWN, "application/problem+json"),
         (UNKNOWN, "application/xhtml+xml"),
@@ -135,9 +145,72 @@ def test_a_document_is_no_media_whatever_its_url_says(head: bytes, content_type:
     path=st.text(),
     content_type=st.text() | st.sampled_from([*MEDIA_TYPES.values()]),
 )
-def test_an_extension_is_always_one_of_the_table(head: bytes, path: str, content_type: str) -> None:
+def test_an_extension_is_of_the_table_or_a_harmless_word(
+    head: bytes, path: str, content_type: str
+) -> None:
     found = identify(head, [path], content_type)
-    assert found is None or found.extension in {*MEDIA_TYPES, ".bin"}
+    known = found is None or found.extension in {*MEDIA_TYPES, ".bin"}
+    assert known or safe_extension(found.extension) == found.extension
+
+
+DOCUMENTS = [
+    ("/a.json", "application/json", b'{"a": 1}'),
+    ("/a.json", "", b"[1, 2]"),
+    ("/a.jsonl", "application/x-ndjson", b'{"a": 1}\n{"a": 2}'),
+    ("/a.gltf", "model/gltf+json", b'{"asset": {"version": "2.0"}}'),
+    ("/a.txt", "text/plain; charset=utf-8", b"a caption"),
+    ("/a.txt", "binary/octet-stream", b'{"quoted"}'),
+    ("/a.md", "text/markdown", b"# Title"),
+    ("/a.csv", "text/csv", b"a,b\n1,2"),
+    ("/a.srt", "application/x-subrip", b"1\n00:00:00,000 --> 00:00:01,000\nHi"),
+    ("/a.vtt", "text/vtt", b"WEBVTT\n"),
+    ("/a.obj", "text/plain", b"# obj\nv 0 0 0"),
+    ("/a.obj", "application/x-tgif", b"v 0 0 0"),
+    ("/a.bvh", "application/octet-stream", b"HIERARCHY\nROOT Hips"),
+    ("/a.stl", "model/stl", b"solid cat"),
+    ("/a.stl", "application/octet-stream", bytes(84)),
+    ("/a.dae", "application/xml", b"<?xml version='1.0'?><COLLADA>"),
+    ("/a.ply", "text/plain", b"ply\nformat ascii 1.0"),
+    ("/a.usda", "", b"#usda 1.0"),
+    ("/a.pdf", "application/pdf", b"%PDF-1.7"),
+    ("/a.safetensors", "application/octet-stream", b"\x10" + bytes(7) + b'{"a":{}}'),
+    ("/a.usdz", "model/vnd.usdz+zip", b"PK\x03\x04"),
+    ("/a.npz", "application/octet-stream", b"PK\x03\x04"),
+    ("/a.gz", "application/gzip", b"\x1f\x8b\x08"),
+]
+
+
+@pytest.mark.parametrize(("path", "content_type", "head"), DOCUMENTS)
+def test_documents_that_url_and_type_declare_are_outputs(
+    path: str, content_type: str, head: bytes
+) -> None:
+    found = identify(head, [path], content_type)
+    assert found is not None
+    assert found.extension == path[2:]
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "head"),
+    [
+        ("/a.obj", "text/html", b"<html>"),
+        ("/a.obj", "text/plain", b"<!doctype html>"),
+        ("/a.obj", "application/json", b'{"error": "gone"}'),
+        ("/a.obj", "text/plain", b'{"error": "gone"}'),
+        ("/a.txt", "application/json", b'{"error": "gone"}'),
+        ("/a.txt", "text/html", b"gone"),
+        ("/a.json", "application/xml", b"<Error><Code>AccessDenied</Code></Error>"),
+        ("/a.json", "application/json", b"<html>"),
+        ("/a.xml", "application/xml", b"<?xml version='1.0'?>\n<Error><Code>NoSuchKey</Code></Error>"),
+        ("/a.csv", "text/csv", b"<html>"),
+        ("/a", "text/plain", b"a caption"),
+        ("/a", "application/json", b'{"a": 1}'),
+        ("/a.mp4", "text/csv", b"a,b"),
+    ],
+)
+def test_errors_are_no_documents_whatever_their_url_says(
+    path: str, content_type: str, head: bytes
+) -> None:
+    assert identify(head, [path], content_type) is None
 
 
 def test_a_head_full_of_comments_costs_no_backtracking() -> None:

@@ -1,8 +1,8 @@
 """What a file is: by its first bytes, by what its server calls it, by its name.
 
-Bytes don't lie, so they decide where they say anything; but many formats share a container (``mp4``,
+Bytes don't lie, so they decide if they say anything; but many formats share a container (``mp4``,
 ``mov`` and ``m4a`` are one), and within a container the URL's own extension is the better word.
-The tables are closed: an extension that is not in them never becomes part of a file name.
+What no table knows keeps its URL's extension, if that is a harmless one.
 """
 
 from __future__ import annotations
@@ -13,13 +13,20 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from batcher.download.documents import (
+    DOCUMENT_TYPES,
+    declared_document,
+    is_text,
+    safe_extension,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HEAD_BYTES: Final = 512
 """As many first bytes as :func:`identify` looks at."""
 
-MEDIA_TYPES: Final = {
+MEDIA_TYPES: Final = DOCUMENT_TYPES | {
     ".png": "image/png",
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
@@ -56,6 +63,42 @@ MEDIA_TYPES: Final = {
     ".ply": "model/ply",
     ".usdz": "model/vnd.usdz+zip",
     ".zip": "application/zip",
+    ".3gp": "video/3gpp",
+    ".flv": "video/x-flv",
+    ".mpg": "video/mpeg",
+    ".wmv": "video/x-ms-wmv",
+    ".wma": "audio/x-ms-wma",
+    ".asf": "video/x-ms-asf",
+    ".mid": "audio/midi",
+    ".amr": "audio/amr",
+    ".caf": "audio/x-caf",
+    ".jp2": "image/jp2",
+    ".ico": "image/x-icon",
+    ".hdr": "image/vnd.radiance",
+    ".qoi": "image/qoi",
+    ".ktx2": "image/ktx2",
+    ".dds": "image/vnd.ms-dds",
+    ".usd": "model/vnd.usd",
+    ".usdc": "model/vnd.usdc",
+    ".3mf": "model/3mf",
+    ".blend": "application/x-blender",
+    ".npz": "application/x-npz",
+    ".pt": "application/x-pytorch",
+    ".pth": "application/x-pytorch",
+    ".ckpt": "application/x-pytorch",
+    ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    ".pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+    ".epub": "application/epub+zip",
+    ".pdf": "application/pdf",
+    ".gz": "application/gzip",
+    ".tgz": "application/gzip",
+    ".spz": "model/x-spz",
+    ".7z": "application/x-7z-compressed",
+    ".zst": "application/zstd",
+    ".npy": "application/x-npy",
+    ".parquet": "application/vnd.apache.parquet",
+    ".onnx": "application/onnx",
 }
 UNKNOWN_EXTENSION: Final = ".bin"
 UNKNOWN_TYPE: Final = "application/octet-stream"
@@ -82,11 +125,15 @@ _EXTENSIONS: Final = {kind: ext for ext, kind in reversed(MEDIA_TYPES.items())} 
 
 _JPEG = frozenset({".jpg", ".jpeg"})
 _TIFF = frozenset({".tif", ".tiff"})
-_MP4 = frozenset({".mp4", ".m4v", ".mov", ".m4a"})
+_MP4 = frozenset({".mp4", ".m4v", ".mov", ".m4a", ".3gp"})
 _HEIF = frozenset({".heic", ".heif", ".avif"})
 _EBML = frozenset({".webm", ".mkv"})
 _OGG = frozenset({".ogg", ".oga", ".ogv", ".opus"})
-_ZIP = frozenset({".zip", ".usdz"})
+_ZIP = frozenset(
+    [".zip", ".usdz", ".3mf", ".npz", ".pt", ".pth", ".ckpt", ".docx", ".xlsx", ".pptx", ".epub"]
+)
+_ASF = frozenset({".asf", ".wmv", ".wma"})
+GZIP: Final = frozenset({".gz", ".tgz", ".spz"})
 
 _BRANDS: Final = {
     b"avif": ".avif",
@@ -100,6 +147,9 @@ _BRANDS: Final = {
     b"M4A ": ".m4a",
     b"M4B ": ".m4a",
     b"M4V ": ".m4v",
+    b"3gp4": ".3gp",
+    b"3gp5": ".3gp",
+    b"3gp6": ".3gp",
 }
 _QUICKTIME_ATOMS: Final = frozenset({b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
 _BMP_HEADER_BYTES: Final = frozenset({12, 40, 52, 56, 64, 108, 124})
@@ -127,29 +177,43 @@ class Signature(msgspec.Struct, frozen=True):
 
 
 def identify(head: bytes, paths: Sequence[str], content_type: str) -> Format | None:
-    """The format of a file; None where it is a document (HTML, JSON, XML, text), not media.
+    """The format of a file; None for a page or a message (HTML, JSON, XML, text) instead of an output.
 
     ``head`` holds its first :data:`HEAD_BYTES` bytes (all of a shorter file, not empty), ``paths`` are
-    decoded URL paths, the most telling first, ``content_type`` is the header's value. The extension is
+    decoded URL paths, the API's own first, ``content_type`` is the header's value. The extension is
     the path's, else the content type's, else the bytes'; where the bytes contradict, theirs.
     """
     signature = sniff(head)
     media_type = content_type.partition(";")[0].strip().lower()
-    if signature is None and is_document(head, media_type):
-        return None
-    claimed = (*map(_path_extension, paths), _EXTENSIONS.get(media_type))
-    for extension in claimed:
-        if extension and (signature is None or extension in signature.family):
-            return Format(extension, MEDIA_TYPES[extension])
+    claimed = [*map(_path_extension, paths), _EXTENSIONS.get(media_type, "")]
     if signature is not None:
-        return Format(signature.extension, MEDIA_TYPES[signature.extension])
-    return Format(UNKNOWN_EXTENSION, UNKNOWN_TYPE)
+        extension = next((ext for ext in claimed if ext in signature.family), signature.extension)
+        return Format(extension, MEDIA_TYPES[extension])
+    if document := declared_document(claimed[0], media_type, head):
+        return Format(document, MEDIA_TYPES[document])
+    if is_message(head, media_type, claimed):
+        return None
+    extension = next((ext for ext in claimed if ext in MEDIA_TYPES), "") or _named(paths)
+    return Format(extension, MEDIA_TYPES.get(extension, UNKNOWN_TYPE))
 
 
-def is_document(head: bytes, media_type: str) -> bool:
-    """Whether a file without a media signature is an error page or a message rather than media."""
+def is_message(head: bytes, media_type: str, claimed: Sequence[str]) -> bool:
+    """Whether a file without a signature is an error page or a message rather than an output.
+
+    Text is one also if it calls itself a picture, a clip or a sound: these have signatures.
+    """
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    return _DOCUMENT.match(start) is not None or _DOCUMENT_TYPE.fullmatch(media_type) is not None
+    if _DOCUMENT.match(start) or _DOCUMENT_TYPE.fullmatch(media_type):
+        return True
+    promised = media_type.startswith(("image/", "video/", "audio/")) or any(
+        ext in MEDIA_TYPES and ext not in DOCUMENT_TYPES for ext in claimed
+    )
+    return promised and is_text(head)
+
+
+def _named(paths: Sequence[str]) -> str:
+    """The extension of a file that no table knows: its URL's, if harmless."""
+    return safe_extension(_path_extension(paths[0]) if paths else "") or UNKNOWN_EXTENSION
 
 
 def sniff(head: bytes) -> Signature | None:
@@ -183,6 +247,28 @@ _MAGIC: Final = (
     (b"ply\n", Signature.of(".ply")),
     (b"ply\r\n", Signature.of(".ply")),
     (b"PK\x03\x04", Signature.of(".zip", _ZIP)),
+    (b"%PDF-", Signature.of(".pdf")),
+    (b"\x1f\x8b\x08", Signature.of(".gz", GZIP)),
+    (b"7z\xbc\xaf\x27\x1c", Signature.of(".7z")),
+    (b"\x28\xb5\x2f\xfd", Signature.of(".zst")),
+    (b"\x93NUMPY", Signature.of(".npy")),
+    (b"PAR1", Signature.of(".parquet")),
+    (b"FLV\x01", Signature.of(".flv")),
+    (b"\x00\x00\x01\xba", Signature.of(".mpg")),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", Signature.of(".asf", _ASF)),
+    (b"MThd\x00\x00\x00\x06", Signature.of(".mid")),
+    (b"#!AMR", Signature.of(".amr")),
+    (b"caff\x00\x01", Signature.of(".caf")),
+    (b"\x00\x00\x00\x0cjP  \r\n\x87\n", Signature.of(".jp2")),
+    (b"\x00\x00\x01\x00", Signature.of(".ico")),
+    (b"#?RADIANCE", Signature.of(".hdr")),
+    (b"#?RGBE", Signature.of(".hdr")),
+    (b"qoif", Signature.of(".qoi")),
+    (b"\xabKTX 20\xbb", Signature.of(".ktx2")),
+    (b"DDS \x7c\x00\x00\x00", Signature.of(".dds")),
+    (b"PXR-USDC", Signature.of(".usdc", frozenset({".usdc", ".usd"}))),
+    (b"#usda 1.", Signature.of(".usda", frozenset({".usda", ".usd"}))),
+    (b"BLENDER", Signature.of(".blend")),
 )
 
 
@@ -237,6 +323,6 @@ def _svg(head: bytes) -> Signature | None:
     return Signature.of(".svg") if _SVG.match(head.removeprefix(b"\xef\xbb\xbf")) else None
 
 
-def _path_extension(path: str) -> str | None:
-    extension = splitext(path.rstrip("/"))[1].lower()
-    return extension if extension in MEDIA_TYPES else None
+def _path_extension(path: str) -> str:
+    """A path's own extension, lower-case, whatever it is; "" for none."""
+    return splitext(path.rstrip("/"))[1].lower()

@@ -28,9 +28,9 @@ class DownloadLimits:
 
     ``downloads`` transfers at a time, each of at most ``max_file_bytes``. Once ``stall_s`` seconds have
     passed without a byte of progress, a failed attempt was the last; before that, retries wait up to
-    ``backoff_base_s * 2**n`` and at most ``backoff_cap_s`` seconds. An answer that is no media is asked
-    for ``not_media_tries`` times. A connection may take ``connect_timeout_s`` to open and
-    ``read_timeout_s`` between two bytes; a transfer that moves may take as long as it likes.
+    ``backoff_base_s * 2**n`` and at most ``backoff_cap_s`` seconds. An answer that is no media, or may
+    not be whole, is asked for ``not_media_tries`` times. A connection may take ``connect_timeout_s`` to
+    open and ``read_timeout_s`` between two bytes; a transfer that moves may take as long as it likes.
     """
 
     downloads: int = 8
@@ -56,6 +56,10 @@ class NotMedia(UrlExpired):
     """A 200 with an empty body or a page. It may be a passing fault, so it is asked for again."""
 
 
+class Endless(DownloadInterrupted):
+    """A body that ended without any word that this was its end."""
+
+
 class Patience:
     """Keeps count for one download: progress, failures in a row, and time since the last new byte.
 
@@ -71,6 +75,7 @@ class Patience:
         self._moved_at_s = clock.monotonic()
         self._failures = 0
         self._not_media = 0
+        self._endless = 0
 
     def arrived(self, size_bytes: int) -> None:
         """The file has grown to ``size_bytes``."""
@@ -102,6 +107,10 @@ class Patience:
 
     def _count(self, error: DownloadError) -> None:
         self._failures += 1
+        if isinstance(error, Endless):
+            self._endless += 1
+            if self._endless >= self._limits.not_media_tries:
+                raise DownloadRefused(str(error), "no_length") from error
         if not isinstance(error, NotMedia):
             return
         self._not_media += 1

@@ -15,7 +15,7 @@ from batcher.download.writers import HashingFile
 from batcher.errors import RunDirError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from batcher.download.writers import Writers
@@ -72,6 +72,10 @@ class PartialFile:
         sha256 = await self._settled(self._writers.run(self._raw.seal))
         self._raw = self._file = None
         return sha256
+
+    async def look(self, into: Callable[[Path], T]) -> T:
+        """What ``into`` makes of the finished file, in a thread."""
+        return await self._settled(self._writers.run(partial(into, self.path)))
 
     async def abandon(self) -> None:
         """Close the file and remove it. Raises nothing; harmless where nothing was written."""

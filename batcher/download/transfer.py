@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
@@ -12,9 +14,11 @@ import aiohttp
 import msgspec
 
 from batcher.download.answer import read_answer
+from batcher.download.coding import Broken, is_packed, is_unreadable, unpack
 from batcher.download.media import HEAD_BYTES, identify
-from batcher.download.patience import NotMedia, ServerBusy
+from batcher.download.patience import Endless, NotMedia, ServerBusy
 from batcher.download.trust import shown
+from batcher.download.wholeness import is_whole
 from batcher.errors import DownloadInterrupted, DownloadRefused, UrlExpired
 
 if TYPE_CHECKING:
@@ -64,6 +68,7 @@ class Transfer:
         self._validator: str | None = None
         self._total_bytes: int | None = None
         self._format: Format | None = None
+        self._packed = False
 
     async def attempt(self, url: str) -> Fetched:
         """Get the file, or go on where the last attempt broke off.
@@ -76,9 +81,10 @@ class Transfer:
             async with self._open(url) as (response, answer):
                 await self._accept(answer)
                 await self._receive(response, answer)
+                tells_its_end = self._total_bytes is not None or _is_chunked(response)
         except (aiohttp.ClientError, OSError) as error:
             raise DownloadInterrupted(f"{self._shown}: {_reason(error)}") from error
-        return await self._finish()
+        return await self._finish(response.url, answer, tells_its_end=tells_its_end)
 
     async def _keep_or_restart(self, url: str) -> None:
         """What arrived counts only if the rest can be asked for by name and version.
@@ -93,6 +99,7 @@ class Transfer:
 
     async def _restart(self) -> None:
         self._validator = self._total_bytes = self._format = None
+        self._packed = False
         if self._sink.size_bytes:
             await self._sink.restart()
 
@@ -130,18 +137,14 @@ class Transfer:
                 await self._accept_rest(answer)
             case _:
                 await self._decline(answer)
-        if answer.encoding != "identity":
-            raise DownloadRefused(
-                f"{self._shown}: encoded as {answer.encoding[:20]!r} though identity was asked for",
-                "encoding",
-            )
         self._check_size(self._total_bytes or 0)
 
     async def _accept_rest(self, answer: Answer) -> None:
-        """A 206 must continue where we are, in the file we have (RFC 9110 section 15.3.7)."""
+        """A 206 must be asked for, and continue in the file we have (RFC 9110 section 15.3.7)."""
         rest = answer.range
         if (
             rest is None
+            or not self._sink.size_bytes
             or rest.first != self._sink.size_bytes
             or self._total_bytes not in (None, rest.total)
             or answer.length not in (None, rest.last - rest.first + 1)
@@ -168,12 +171,30 @@ class Transfer:
             await self._check_total(size_bytes)
             await self._sink.add(chunk)
             self._patience.arrived(size_bytes)
-            if self._format is None and len(self._sink.head) == HEAD_BYTES:
-                await self._identify(response.url, answer.media_type)
+            if not self._known and len(self._sink.head) == HEAD_BYTES:
+                await self._look(response.url, answer)
         if self._total_bytes is not None and self._sink.size_bytes < self._total_bytes:
             raise DownloadInterrupted(f"{self._shown}: the body ended early")
-        if self._format is None:
-            await self._identify(response.url, answer.media_type)
+        if not self._known:
+            await self._look(response.url, answer)
+
+    @property
+    def _known(self) -> bool:
+        return self._packed or self._format is not None
+
+    async def _look(self, final_url: URL, answer: Answer) -> None:
+        """Decide by the first bytes what this is: packed, or a format, or no output at all."""
+        head = self._sink.head
+        extension = PurePosixPath(unquote(self._resource)).suffix.lower()
+        self._packed = is_packed(head, extension, answer.media_type)
+        if self._packed:
+            return
+        if is_unreadable(head, answer.encoding):
+            raise DownloadRefused(
+                f"{self._shown}: encoded as {answer.encoding[:20]!r} though identity was asked for",
+                "encoding",
+            )
+        await self._identify(head, final_url, answer.media_type)
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._wire.limits.max_file_bytes:
@@ -188,8 +209,7 @@ class Transfer:
             await self._restart()
             raise DownloadInterrupted(f"{self._shown}: sent more than it announced")
 
-    async def _identify(self, final_url: URL, media_type: str) -> None:
-        head = self._sink.head
+    async def _identify(self, head: bytes, final_url: URL, media_type: str) -> None:
         paths = (unquote(self._resource), final_url.path)
         self._format = identify(head, paths, media_type) if head else None
         if self._format is None:
@@ -198,10 +218,40 @@ class Transfer:
             what = f"a page or a message ({kind})" if head else "an empty body"
             raise NotMedia(f"{self._shown}: answered with {what} instead of media")
 
-    async def _finish(self) -> Fetched:
-        assert self._format is not None
+    async def _finish(self, final_url: URL, answer: Answer, *, tells_its_end: bool) -> Fetched:
         sha256 = await self._sink.finish()
-        return Fetched(self._sink.size_bytes, sha256, self._format.extension, self._format.media_type)
+        size_bytes = self._sink.size_bytes
+        if self._packed:
+            return await self._unpacked(final_url, answer)
+        assert self._format is not None
+        extension = self._format.extension
+        if not tells_its_end and not await self._sink.look(partial(is_whole, extension=extension)):
+            await self._restart()
+            raise Endless(
+                f"{self._shown}: came without a length, and its format ({extension}) does not say that "
+                "it is whole"
+            )
+        return Fetched(size_bytes, sha256, extension, self._format.media_type)
+
+    async def _unpacked(self, final_url: URL, answer: Answer) -> Fetched:
+        """What was in a gzip body; its checksum says that it is whole."""
+        limit = self._wire.limits.max_file_bytes
+        try:
+            found = await self._sink.look(partial(unpack, max_bytes=limit))
+        except Broken as error:
+            await self._restart()
+            raise DownloadInterrupted(f"{self._shown}: gzip that can't be unpacked: {error}") from error
+        if found is None:
+            self._check_size(limit + 1)
+        assert found is not None
+        await self._identify(found.head, final_url, answer.media_type)
+        assert self._format is not None
+        return Fetched(found.size_bytes, found.sha256, self._format.extension, self._format.media_type)
+
+
+def _is_chunked(response: aiohttp.ClientResponse) -> bool:
+    """Whether the body's own last chunk says where it ends; aiohttp raises if that is missing."""
+    return "chunked" in response.headers.get("Transfer-Encoding", "").lower()
 
 
 def _reason(error: Exception) -> str:

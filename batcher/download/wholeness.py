@@ -1,0 +1,275 @@
+"""Whether a file is whole by the rules of its format: asked if its server never said how long it is.
+
+A body without a length ends with its connection, however that ended. Only a format that tells where it
+ends can say that nothing is missing; of all others the answer is no.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+PIECE_BYTES: Final = 1 << 20
+TAIL_BYTES: Final = 1 << 16
+JSON_MAX_BYTES: Final = 64 << 20
+_LONG_SIZE: Final = 1
+_STL_HEAD_BYTES, _STL_FACE_BYTES = 84, 50
+
+
+def is_whole(path: Path, extension: str) -> bool:
+    """Whether the file at ``path``, of the format that ``extension`` names, is whole by its own word.
+
+    Raises OSError.
+    """
+    check = _CHECKS.get(extension)
+    if check is None:
+        return False
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        try:
+            return check(file, size)
+        except (struct.error, ValueError, IndexError, RecursionError, zlib.error):
+            return False
+
+
+def _png(file: BinaryIO, size: int) -> bool:
+    at = 8
+    while at + 12 <= size:
+        file.seek(at)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        at += 12 + length
+        if kind == b"IEND":
+            return bool(at <= size)
+    return False
+
+
+def _jpeg(file: BinaryIO, size: int) -> bool:
+    """Walk the segments (ITU-T T.81, B.1): an end marker inside a thumbnail doesn't count."""
+    at = 2
+    while at + 2 <= size:
+        file.seek(at)
+        start, marker = file.read(2)
+        if start != 0xFF:
+            return False
+        if marker == 0xD9:
+            return True
+        at += 2
+        if marker == 0xFF:
+            at -= 1
+        elif marker != 0x01 and not 0xD0 <= marker <= 0xD8:
+            (length,) = struct.unpack(">H", file.read(2))
+            at += length
+            if marker == 0xDA:
+                at = _end_of_scan(file, at)
+    return False
+
+
+def _end_of_scan(file: BinaryIO, at: int) -> int:
+    """Where the next marker begins that is neither a stuffed byte nor a restart."""
+    file.seek(at)
+    carried = b""
+    while piece := file.read(PIECE_BYTES):
+        data = carried + piece
+        found = data.find(b"\xff")
+        while 0 <= found < len(data) - 1:
+            if data[found + 1] != 0 and not 0xD0 <= data[found + 1] <= 0xD7:
+                return at + found
+            found = data.find(b"\xff", found + 2)
+        carried = b"\xff" if found == len(data) - 1 else b""
+        at += len(data) - len(carried)
+    return at
+
+
+def _gif(file: BinaryIO, size: int) -> bool:
+    data = file.read()
+    at = 13 + _colours(data[10])
+    while at < size:
+        kind = data[at]
+        if kind == 0x3B:
+            return True
+        if kind == 0x21:
+            at = _blocks(data, at + 2)
+        elif kind == 0x2C:
+            at = _blocks(data, at + 11 + _colours(data[at + 9]))
+        else:
+            return False
+    return False
+
+
+def _colours(flags: int) -> int:
+    """Bytes of the colour table that ``flags`` announce."""
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _blocks(data: bytes, at: int) -> int:
+    while data[at]:
+        at += data[at] + 1
+    return at + 1
+
+
+def _riff(file: BinaryIO, size: int) -> bool:
+    head = file.read(12)
+    (length,) = struct.unpack("<I" if head[:4] == b"RIFF" else ">I", head[4:8])
+    return bool(0 < length != 0xFFFFFFFF and 8 + length <= size)
+
+
+def _boxes(file: BinaryIO, size: int) -> bool:
+    """ISO media: every box is complete, and both what describes the content and the content are there.
+
+    Fragments may always be followed by more: only the index at their end says that none is missing.
+    """
+    kinds: dict[bytes, None] = {}
+    at = 0
+    while at < size:
+        file.seek(at)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if length == _LONG_SIZE:
+            (length,) = struct.unpack(">Q", file.read(8))
+        if length < 8 or at + length > size:  # 0: it reaches to the end, wherever that is
+            return False
+        kinds.pop(kind, None)
+        kinds[kind] = None  # the last one last
+        at += length
+    if b"moof" in kinds:
+        return next(reversed(kinds)) == b"mfra"
+    described = b"moov" in kinds or b"meta" in kinds
+    return (described and b"mdat" in kinds) or b"jxlc" in kinds
+
+
+def _declared(layout: str, at: int) -> Callable[[BinaryIO, int], bool]:
+    """A check of a size that stands in the header at ``at``."""
+
+    def check(file: BinaryIO, size: int) -> bool:
+        file.seek(at)
+        (length,) = struct.unpack(layout, file.read(struct.calcsize(layout)))
+        return bool(0 < length <= size)
+
+    return check
+
+
+def _zip(file: BinaryIO, size: int) -> bool:
+    """The end of the central directory stands where it says (APPNOTE 4.3.16)."""
+    start = max(0, size - TAIL_BYTES - 22)
+    file.seek(start)
+    tail = file.read()
+    found = tail.rfind(b"PK\x05\x06")
+    length, offset, comment = struct.unpack_from("<IIH", tail, found + 12)
+    ends = start + found + 22 + comment == size
+    return found >= 0 and ends and (offset == 0xFFFFFFFF or offset + length <= start + found)
+
+
+def _ends_with(*endings: bytes) -> Callable[[BinaryIO, int], bool]:
+    def check(file: BinaryIO, size: int) -> bool:
+        file.seek(max(0, size - TAIL_BYTES))
+        return file.read().rstrip(b"\0 \t\r\n").lower().endswith(endings)
+
+    return check
+
+
+def _json(file: BinaryIO, size: int) -> bool:
+    """A list or an object: a number that is cut off is a number all the same."""
+    return size <= JSON_MAX_BYTES and isinstance(
+        json.loads(file.read().decode("utf-8-sig")), dict | list
+    )
+
+
+def _gzip(file: BinaryIO, size: int) -> bool:
+    """All members end, with their checksums (RFC 1952)."""
+    unpacker = zlib.decompressobj(31)
+    while piece := file.read(PIECE_BYTES):
+        while piece:
+            unpacker.decompress(piece, PIECE_BYTES)
+            while unpacker.unconsumed_tail:
+                unpacker.decompress(unpacker.unconsumed_tail, PIECE_BYTES)
+            piece = unpacker.unused_data
+            if piece and unpacker.eof:
+                unpacker = zlib.decompressobj(31)
+    return unpacker.eof
+
+
+def _ogg(file: BinaryIO, size: int) -> bool:
+    """The last page is marked as the last, and all of it is there (RFC 3533, section 6)."""
+    last = b""
+    for page, body in _pages(file, size):
+        if body > size:
+            return False
+        last = page
+    return bool(last and last[5] & 4)
+
+
+def _pages(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
+    """Each page's header, and where its body ends."""
+    at = 0
+    while at + 27 <= size:
+        file.seek(at)
+        header = file.read(27)
+        if header[:4] != b"OggS":
+            raise ValueError
+        at += 27 + header[26] + sum(file.read(header[26]))
+        yield header, at
+
+
+def _matroska(file: BinaryIO, size: int) -> bool:
+    """The segment's size is known and reached (RFC 9559)."""
+    at, head = 0, file.read(1 << 12)
+    while at < len(head):
+        length_at = at + _vint_bytes(head[at])
+        width = _vint_bytes(head[length_at])
+        value = int.from_bytes(head[length_at : length_at + width]) & ((1 << 7 * width) - 1)
+        body = length_at + width
+        if head[at:length_at] == b"\x18\x53\x80\x67":
+            return value != (1 << 7 * width) - 1 and body + value <= size
+        at = body + value
+    return False
+
+
+def _vint_bytes(first: int) -> int:
+    if not first:
+        raise ValueError
+    return 9 - first.bit_length()
+
+
+def _stl(file: BinaryIO, size: int) -> bool:
+    head = file.read(_STL_HEAD_BYTES)
+    if head.startswith(b"solid"):
+        file.seek(max(0, size - TAIL_BYTES))
+        return b"endsolid" in file.read()
+    (faces,) = struct.unpack_from("<I", head, 80)
+    return bool(size == _STL_HEAD_BYTES + faces * _STL_FACE_BYTES)
+
+
+def _safetensors(file: BinaryIO, size: int) -> bool:
+    (length,) = struct.unpack("<Q", file.read(8))
+    if not 0 < length <= min(size, JSON_MAX_BYTES):
+        return False
+    tensors = json.loads(file.read(length))
+    ends = [one["data_offsets"][1] for name, one in tensors.items() if name != "__metadata__"]
+    return bool(8 + length + max(ends, default=0) == size)
+
+
+_CHECKS: Final[dict[str, Callable[[BinaryIO, int], bool]]] = {
+    ".png": _png,
+    **dict.fromkeys((".jpg", ".jpeg"), _jpeg),
+    ".gif": _gif,
+    **dict.fromkeys((".webp", ".wav", ".avi", ".aiff"), _riff),
+    **dict.fromkeys((".mp4", ".m4v", ".mov", ".m4a", ".3gp", ".heic", ".heif", ".avif", ".jxl"), _boxes),
+    ".bmp": _declared("<I", 2),
+    ".glb": _declared("<I", 8),
+    **dict.fromkeys((".zip", ".usdz", ".3mf", ".npz", ".pt", ".pth", ".docx", ".xlsx", ".pptx"), _zip),
+    ".pdf": _ends_with(b"%%eof"),
+    ".svg": _ends_with(b"</svg>"),
+    **dict.fromkeys((".json", ".geojson", ".gltf"), _json),
+    **dict.fromkeys((".gz", ".tgz", ".spz"), _gzip),
+    **dict.fromkeys((".ogg", ".oga", ".ogv", ".opus"), _ogg),
+    **dict.fromkeys((".webm", ".mkv"), _matroska),
+    ".stl": _stl,
+    ".safetensors": _safetensors,
+    ".parquet": _ends_with(b"par1"),
+    ".qoi": lambda file, size: file.seek(max(0, size - 8)) >= 0 and file.read() == b"\0" * 7 + b"\1",
+}
