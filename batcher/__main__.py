@@ -1,6 +1,6 @@
 """``python -m batcher``."""
 
-from batcher.cli import main
+from batcher.cli.entry import main
 
 if __name__ == "__main__":
     main()

@@ -9,15 +9,15 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, Unpack
 
-from batcher import app
+from batcher.app import run as app
 from batcher.config.table import BY_KEY, defaults
 from batcher.disk import LocalDisk
+from batcher.engine.view import Observer, Silence
 from batcher.errors import IncompleteError, UsageError
-from batcher.ledger import read_snapshot
+from batcher.ledger.ledger import read_snapshot
+from batcher.ledger.summary import Status, Summary, status_of
 from batcher.options import Host, Options, options_from
-from batcher.planning import Plan
-from batcher.runner.view import Observer, Silence
-from batcher.summary import Status, Summary, status_of
+from batcher.planning.plan import Plan
 
 COMMAND_LINE_ONLY: Final = frozenset({"dry_run", "json", "quiet", "verbose", "log_format"})
 _UNIT = re.compile(r"_(?:usd|s|per_s|bytes|interval_s|percent)$")
@@ -86,9 +86,9 @@ async def run(manifest: str | PathLike[str], **options: Unpack[RunOptions]) -> S
     dask = options.get("dask")
     if dask is None:
         return await app.run(chosen, host)
-    from batcher import cluster
+    from batcher.distributed.coordinator import run as run_distributed
 
-    return await cluster.run(chosen, dask, host)
+    return await run_distributed(chosen, dask, host)
 
 
 async def plan(manifest: str | PathLike[str], **options: Unpack[RunOptions]) -> Plan:

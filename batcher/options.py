@@ -11,20 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batcher.bucket.place import is_bucket_url
 from batcher.clock import Clock, SystemClock
 from batcher.config.ids import ids_in
 from batcher.config.table import TABLE
 from batcher.disk import Disk, LocalDisk
+from batcher.engine.canary import DEFAULT_CANARY_FAILURES, GoOn, Share, just_go_on
+from batcher.engine.limits import Pace
+from batcher.engine.stop import Control
+from batcher.engine.view import Observer, Silence
 from batcher.errors import InterruptedRunError, UsageError
-from batcher.manifest import Overrides
+from batcher.manifest.load import Overrides
 from batcher.manifest.reading import reading_of
-from batcher.pace import AUTO_START
-from batcher.planning import Plan, Policy, Selection
-from batcher.runner import Pace
-from batcher.runner.canary import DEFAULT_CANARY_FAILURES, GoOn, Share, just_go_on
-from batcher.runner.control import Control
-from batcher.runner.view import Observer, Silence
+from batcher.pacing.adaptive import AUTO_START
+from batcher.planning.plan import Plan, Policy, Selection
+from batcher.store.objects.place import is_bucket_url
 
 DEFAULT_MAX_FILE_BYTES = 2 << 30
 

@@ -20,10 +20,10 @@ from simulated_limits import Client, Jobs, Outcome, Server, outcome
 
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
+from batcher.engine.runner import Runner
 from batcher.errors import StoppedError
-from batcher.runner import Runner
-from batcher.service.client import HttpService
-from batcher.service.credentials import Endpoint, Token
+from batcher.providers.runcomfy.client import HttpService
+from batcher.providers.runcomfy.credentials import Endpoint, Token
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from engine import Batch, some_jobs

@@ -52,8 +52,10 @@ class Fetching:
     def __init__(self, origin: str, folder: Path) -> None:
         from batcher.clock import SystemClock
         from batcher.disk import LocalDisk
-        from batcher.download import Downloader, DownloadLimits, TrustPolicy
-        from batcher.rundir import RunDir
+        from batcher.download.downloader import Downloader
+        from batcher.download.patience import DownloadLimits
+        from batcher.download.trust import TrustPolicy
+        from batcher.store.local import RunDir
 
         self._origin = origin
         self._run_dir = RunDir(folder, LocalDisk())
@@ -100,8 +102,8 @@ class Posting:
 
     def __init__(self, origin: str) -> None:
         from batcher.clock import SystemClock
-        from batcher.service.client import HttpService
-        from batcher.service.credentials import Endpoint, Token
+        from batcher.providers.runcomfy.client import HttpService
+        from batcher.providers.runcomfy.credentials import Endpoint, Token
 
         self.service = HttpService(Endpoint(f"{origin}/v1", Token("x" * 40)), SystemClock())
         self.took_s: list[float] = []

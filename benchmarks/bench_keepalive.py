@@ -14,8 +14,8 @@ from functools import partial
 
 from batcher.clock import SystemClock
 from batcher.errors import OutcomeUnknown
-from batcher.service.client import HttpService, Limits
-from batcher.service.credentials import Endpoint, Token
+from batcher.providers.runcomfy.client import HttpService, Limits
+from batcher.providers.runcomfy.credentials import Endpoint, Token
 
 KEEP_ALIVES_S = (1.0, 2.0, 3.0, 4.0, 5.0)
 REUSES_S = (Limits().post_reuse_s, 15.0)

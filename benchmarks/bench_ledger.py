@@ -19,9 +19,9 @@ from pathlib import Path
 
 from batcher.clock import SystemClock, iso
 from batcher.disk import LocalAppendFile, LocalDisk
-from batcher.ledger import Ledger
+from batcher.jobs.lifecycle import Event, EventName
+from batcher.ledger.ledger import Ledger
 from batcher.ledger.lines import encode_line
-from batcher.lifecycle import Event, EventName
 
 PRODUCERS = (1, 8, 64, 512)
 FIELDS = {

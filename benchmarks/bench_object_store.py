@@ -32,7 +32,7 @@ AT_ONCE = 8
 PARTS_AT_ONCE = 2
 PART_BYTES = 8 << 20
 BUCKET = "bench"
-MODULES = {"obstore": "obstore", "s3fs": "s3fs", "batcher": "batcher.bucket.remote"}
+MODULES = {"obstore": "obstore", "s3fs": "s3fs", "batcher": "batcher.store.objects.remote"}
 
 
 async def sink(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -83,7 +83,7 @@ def uploader(library: str) -> Any:
     """``async (path, key) -> None`` of one library, with the same parts at once for all."""
     endpoint = os.environ["AWS_ENDPOINT_URL"]
     if library == "batcher":
-        from batcher.bucket.opening import open_bucket
+        from batcher.store.objects.opening import open_bucket
 
         bucket = open_bucket(f"s3://{BUCKET}")
         hashes: dict[Path, str] = {}

@@ -28,8 +28,8 @@ from simulated_polls import (
     two_kinds,
 )
 
-from batcher.pace import LearnedPolls
-from batcher.pace.inspection import inspect
+from batcher.pacing.inspection import inspect
+from batcher.pacing.polling import LearnedPolls
 
 ROOT = Path(__file__).resolve().parents[1]
 X_MOST = 18.0

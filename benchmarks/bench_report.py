@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
-from batcher.report import write_report
+from batcher.report.render import write_report
 from tests.browser import browser, chromium
 from tests.dataset import clip, picture
 

@@ -22,7 +22,7 @@ import msgspec
 
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
-from batcher.ledger import Ledger, read_snapshot
+from batcher.ledger.ledger import Ledger, read_snapshot
 
 KIB, MB = 1024, 1_000_000
 AT = "2026-01-01T00:00:00.000Z"

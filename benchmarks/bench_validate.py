@@ -19,13 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from batcher.manifest import Overrides, Tally, open_manifest
+from batcher.app.prepare import prepare
+from batcher.ledger.snapshot import Snapshot
+from batcher.manifest.load import Overrides, open_manifest
+from batcher.manifest.tally import Tally
 from batcher.options import Money, Options
-from batcher.prepare import prepare
+from batcher.providers.runcomfy.catalog import Specs
 from batcher.sandbox.catalogue import catalogue
-from batcher.schema import ModelSpec
-from batcher.service.catalog import Specs
-from batcher.snapshot import Snapshot
+from batcher.schema.spec import ModelSpec
 
 MODEL = "kling/kling-2-1/master/image-to-video"
 KIB = 1024

@@ -11,7 +11,8 @@ from itertools import pairwise
 from random import Random
 from typing import Any, Protocol
 
-from batcher.pace import Adaptive, Gate
+from batcher.pacing.adaptive import Adaptive
+from batcher.pacing.gate import Gate
 
 MODEL = "acme/film"
 LATENCY_S = 0.05

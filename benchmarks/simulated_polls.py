@@ -12,9 +12,9 @@ from random import Random
 from statistics import NormalDist, fmean
 from typing import Any
 
-from batcher.pace import LearnedPolls, PollSchedule
-from batcher.pace.finishing import Finishing
-from batcher.timings import SPANS_PER_KEY, Span
+from batcher.pacing.completion_times import Finishing
+from batcher.pacing.polling import LearnedPolls, PollSchedule
+from batcher.pacing.timings import SPANS_PER_KEY, Span
 
 KEY = ("acme/film", None)
 Duration = Callable[[Random, int], float]

@@ -11,7 +11,8 @@ from typing import Any
 
 from simulated_limits import LOOK_AGAIN_S, Client, Jobs, Outcome, Request, Server, outcome
 
-from batcher.pace import Adaptive, RateLimit
+from batcher.pacing.adaptive import Adaptive
+from batcher.pacing.rate import RateLimit
 
 MINUTE_S = 60.0
 BEGIN_WITHIN_S = 10.0

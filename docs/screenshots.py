@@ -16,9 +16,10 @@ sys.path.insert(0, str(ROOT))
 
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
-from batcher.report import write_report
-from batcher.sandbox import Sandbox, SandboxSettings
+from batcher.report.render import write_report
 from batcher.sandbox.pictures import draw_png
+from batcher.sandbox.server import Sandbox
+from batcher.sandbox.settings import SandboxSettings
 from tests.browser import browser
 
 IMAGES = Path(__file__).parent / "images"

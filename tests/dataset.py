@@ -5,14 +5,14 @@ import random
 import struct
 
 from batcher.clock import SystemClock
-from batcher.jobs import Artifact
-from batcher.ledger import Ledger
-from batcher.lifecycle import EventName, RunEvent
-from batcher.metadata import Columns, Metadata
-from batcher.probe.inspector import MediaInspector
-from batcher.rundir import RunDir
+from batcher.dataset.inspector import MediaInspector
+from batcher.dataset.metadata import Columns, Metadata
+from batcher.jobs.job import Artifact
+from batcher.jobs.lifecycle import EventName, RunEvent
+from batcher.ledger.ledger import Ledger
 from batcher.sandbox.outputs import clips
 from batcher.sandbox.pictures import draw_png
+from batcher.store.local import RunDir
 from tests.engine import QuickDisk, bought, job
 
 

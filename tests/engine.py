@@ -29,22 +29,25 @@ from typing import Any
 
 import looptime
 
-from batcher.body import request_body
 from batcher.clock import iso
+from batcher.dataset.metadata import Columns, Metadata
 from batcher.disk import LocalAppendFile, LocalDisk
-from batcher.download import Fetched
+from batcher.download.transfer import Fetched
+from batcher.engine.budget import Budget
+from batcher.engine.limits import Pace
+from batcher.engine.runner import Deps, Runner
+from batcher.engine.stop import Breaker
+from batcher.engine.view import Silence
 from batcher.errors import BatcherError
-from batcher.identity import input_digest
-from batcher.jobs import Job, Source
-from batcher.ledger import LEDGER_NAME, Ledger
-from batcher.lifecycle import EventName, Record, RunEvent, State
-from batcher.metadata import Columns, Metadata
-from batcher.planning import Plan, Policy, Selection, decide, make_plan
-from batcher.rundir import RunDir
-from batcher.runner import Budget, Deps, Pace, Runner
-from batcher.runner.control import Breaker
-from batcher.runner.view import Silence
-from batcher.service import CancelOutcome, Phase, Result
+from batcher.jobs.identity import input_digest
+from batcher.jobs.job import Job, Source
+from batcher.jobs.lifecycle import EventName, Record, RunEvent, State
+from batcher.ledger.ledger import Ledger
+from batcher.ledger.segments import LEDGER_NAME
+from batcher.planning.plan import Plan, Policy, Selection, decide, make_plan
+from batcher.ports import CancelOutcome, Phase, Result
+from batcher.providers.runcomfy.body import request_body
+from batcher.store.local import RunDir
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = "acme/paint"

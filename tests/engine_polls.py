@@ -9,7 +9,7 @@ from statistics import fmean
 
 from engine import Api, Batch, some_jobs, virtual_loop
 
-from batcher.service import Result
+from batcher.ports import Result
 
 WARM_UP_JOBS = 66
 

@@ -10,11 +10,12 @@ from typing import Any
 from hypothesis import strategies as st
 
 from batcher.disk import LocalDisk
-from batcher.jobs import Probed
-from batcher.ledger import Ledger, Lines, read_ledger
-from batcher.lifecycle import TRANSITIONS, Event, EventName, Stage, State
-from batcher.shards import Shard
-from batcher.snapshot import Snapshot
+from batcher.jobs.job import Probed
+from batcher.jobs.lifecycle import TRANSITIONS, Event, EventName, Stage, State
+from batcher.jobs.shard import Shard
+from batcher.ledger.ledger import Ledger, read_ledger
+from batcher.ledger.lines import Lines
+from batcher.ledger.snapshot import Snapshot
 from tests.engine import FakeClock, QuickDisk
 
 AT = "2026-01-01T00:00:00.000Z"

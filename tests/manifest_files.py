@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from batcher.manifest import Overrides, Tally, open_manifest
-from batcher.schema import BUILT_IN, KLING
+from batcher.manifest.load import Overrides, open_manifest
+from batcher.manifest.tally import Tally
+from batcher.schema.spec import BUILT_IN, KLING
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
 MP4 = b"\x00\x00\x00\x18ftypmp42" + bytes(64)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
-from batcher.bucket.interface import Patience
+from batcher.store.objects.interface import Patience
 
 SECRET = "SECRETSECRETSECRET"
 QUICK = Patience(

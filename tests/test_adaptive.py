@@ -9,9 +9,11 @@ from engine import Batch, LoopClock, answer, in_virtual_time, some_jobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batcher.engine.slots import LOOK_AGAIN_S, AutoSlots
 from batcher.errors import TurnedAway
-from batcher.pace import AUTO_MAX, AUTO_START
-from batcher.pace.adaptive import (
+from batcher.pacing.adaptive import (
+    AUTO_MAX,
+    AUTO_START,
     FAR_BEHIND_S,
     QUEUED_HOLD_S,
     Adaptive,
@@ -20,8 +22,7 @@ from batcher.pace.adaptive import (
     Latency,
     Window,
 )
-from batcher.runner.pacing import LOOK_AGAIN_S, AutoSlots
-from batcher.service import Phase
+from batcher.ports import Phase
 from benchmarks.simulated_limits import Client, Jobs, Server, outcome
 
 MINUTE_S = 60.0

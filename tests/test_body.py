@@ -7,9 +7,9 @@ import json
 import pytest
 from engine import job
 
-from batcher import body
-from batcher.body import MAX_BODY_BYTES, QUICK_CHARS, is_quick, request_body
-from batcher.jobs import LocalMedia
+from batcher.jobs.job import LocalMedia
+from batcher.providers.runcomfy import body
+from batcher.providers.runcomfy.body import MAX_BODY_BYTES, QUICK_CHARS, is_quick, request_body
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batcher.bucket.failures import NoSuchObject
-from batcher.bucket.interface import Bucket
-from batcher.bucket.opening import open_bucket
-from batcher.bucket.place import is_bucket_url, parse_place
 from batcher.errors import CredentialsError, InputError, RunDirError, UsageError
+from batcher.store.objects.failures import NoSuchObject
+from batcher.store.objects.interface import Bucket
+from batcher.store.objects.opening import open_bucket
+from batcher.store.objects.place import is_bucket_url, parse_place
 from tests.object_store import PAGE_KEYS, QUICK, SECRET
 from tests.scripted import ScriptedServer
 

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from batcher.bucket.failures import StoreUnavailable
-from batcher.bucket.interface import Bucket
-from batcher.bucket.opening import open_bucket
 from batcher.errors import CredentialsError, RunDirError
+from batcher.store.objects.failures import StoreUnavailable
+from batcher.store.objects.interface import Bucket
+from batcher.store.objects.opening import open_bucket
 from tests.object_store import QUICK, SECRET, Fault, FaultyProxy
 
 pytest_plugins = ["tests.bucket_fixtures"]
 
 pytest.importorskip("obstore", reason="needs pip install 'batcher[s3]'")
-from batcher.bucket.remote import PART_BYTES, PARTS_AT_ONCE  # noqa: E402
+from batcher.store.objects.remote import PART_BYTES, PARTS_AT_ONCE  # noqa: E402
 
 KEY = "media/film.mp4"
 FILM = random.Random(7).randbytes(2 * PART_BYTES + 1_000_000)

@@ -17,11 +17,11 @@ import pytest
 from aiohttp import web
 
 import batcher
+from batcher.app.resolve import cancel, resolve
 from batcher.cli.read_commands import verify_outputs
 from batcher.errors import CredentialsError, LedgerError, LockedError, RunDirError, UsageError
 from batcher.options import Host
 from batcher.sandbox.catalogue import catalogue
-from batcher.settle import cancel, resolve
 from tests.api_server import TOKEN, ApiServer, environment
 from tests.object_store import QUICK, SECRET, Fault, FaultyProxy
 
@@ -139,9 +139,9 @@ class Desk:
 
 DEADLY = """
 import os, signal, sys
-from batcher import depot
-from batcher.bucket import remote
-from batcher.depot import copies, outputs
+from batcher.store import bucket
+from batcher.store.objects import remote
+from batcher.store import ledger_copy, bucket_outputs
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -159,17 +159,17 @@ place = sys.argv.pop(1)
 if place == "before the claim is answered":
     after(remote.RemoteBucket, "put_new")
 elif place == "between upload and done":
-    after(outputs.BucketRunDir, "keep", 2)
+    after(bucket_outputs.BucketRunDir, "keep", 2)
 elif place == "between done and let_go":
-    outputs.BucketRunDir.let_go = die
+    bucket_outputs.BucketRunDir.let_go = die
 elif place == "before the ledger is handed over":
-    copies.hand_over = depot.hand_over = die
+    ledger_copy.hand_over = bucket.hand_over = die
 elif place == "between ledger and metadata":
-    after(copies, "_send")
+    after(ledger_copy, "_send")
 elif place == "after the bucket was let go of":
     after(remote.RemoteBucket, "delete")
 
-from batcher.cli import main
+from batcher.cli.entry import main
 main()
 """
 PLACES = [line.split('"')[1] for line in DEADLY.splitlines() if "place == " in line]
@@ -184,7 +184,7 @@ async def desk(client, s3_name, moto, signed_in, tmp_path) -> AsyncIterator[Desk
         signed_in.setenv("AWS_ENDPOINT_URL", proxy.url)
         signed_in.setenv("RUNCOMFY_MODEL_API_BASE", served.base)
         signed_in.setenv("RUNCOMFY_TOKEN", TOKEN)
-        signed_in.setattr("batcher.bucket.opening.Patience", lambda: QUICK)
+        signed_in.setattr("batcher.store.objects.opening.Patience", lambda: QUICK)
         signed_in.chdir(tmp_path)
         desk = Desk(served, tmp_path, proxy, client, s3_name, tmp_path / "state")
         desk.rows(ROWS)
@@ -424,7 +424,7 @@ async def test_a_server_that_comes_back_is_waited_for(desk, moto, signed_in):
         signed_in.setenv("AWS_ENDPOINT_URL", proxy.url)
         hold = Fault("hold", "PUT", times=ROWS)
         desk.server.on_media = lambda server, asked: (proxy.plan(hold), None)[1]
-        signed_in.setattr("batcher.bucket.opening.Patience", lambda: replace(QUICK, retries=50))
+        signed_in.setattr("batcher.store.objects.opening.Patience", lambda: replace(QUICK, retries=50))
         running = asyncio.create_task(desk.run())
         await hold.reached.wait()
         await proxy.die()

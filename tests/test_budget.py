@@ -8,14 +8,13 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batcher.engine.budget import Budget, even_level_usd
 from batcher.errors import OutcomeUnknown, Rejected, TurnedAway
-from batcher.ledger import LEDGER_NAME
-from batcher.lifecycle import EventName
-from batcher.planning import Policy
-from batcher.runner import Budget
-from batcher.runner.budget import even_level_usd
-from batcher.service import Phase
-from batcher.shards import Shard, shard_number
+from batcher.jobs.lifecycle import EventName
+from batcher.jobs.shard import Shard, shard_number
+from batcher.ledger.segments import LEDGER_NAME
+from batcher.planning.plan import Policy
+from batcher.ports import Phase
 from tests.engine import Api, Batch, answer, job, virtual_loop
 from tests.histories import open_ledger
 

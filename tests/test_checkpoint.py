@@ -8,16 +8,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import batcher.ledger
+import batcher.ledger.ledger
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.errors import LedgerError
-from batcher.jobs import Artifact
-from batcher.ledger import Ledger, Lines, read_ledger, read_snapshot
-from batcher.lifecycle import EventName, RunEvent, State
-from batcher.packed import Bulk, SavedMap
-from batcher.shards import Shard
-from batcher.snapshot import Snapshot, checkpoint
+from batcher.jobs.job import Artifact
+from batcher.jobs.lifecycle import EventName, RunEvent, State
+from batcher.jobs.shard import Shard
+from batcher.ledger import checkpoint
+from batcher.ledger.ledger import Ledger, read_ledger, read_snapshot
+from batcher.ledger.lines import Lines
+from batcher.ledger.packed import Bulk, SavedMap
+from batcher.ledger.snapshot import Snapshot
 
 RUN = RunEvent(run="a", at="2026-01-01T00:00:00.000Z", total=9, manifest="m.yaml", version=1)
 DIGEST = "0123456789abcdef"
@@ -31,8 +33,8 @@ class Refolded(Snapshot):
 @pytest.fixture(autouse=True)
 def worth_it(monkeypatch):
     """However short the ledger is; and done jobs are packed at once."""
-    monkeypatch.setattr(batcher.ledger, "CHECKPOINT_STEP_BYTES", 1)
-    monkeypatch.setattr(batcher.snapshot, "KEPT_OPEN", 1)
+    monkeypatch.setattr(batcher.ledger.ledger, "CHECKPOINT_STEP_BYTES", 1)
+    monkeypatch.setattr(batcher.ledger.snapshot, "KEPT_OPEN", 1)
 
 
 def opened(path, shard=None):
@@ -94,7 +96,7 @@ async def test_a_snapshot_that_begins_with_a_checkpoint_tells_all_that_the_ledge
 
 async def test_what_came_after_it_is_folded(tmp_path, monkeypatch):
     await write(tmp_path, *JOBS)
-    monkeypatch.setattr(batcher.ledger, "CHECKPOINT_STEP_BYTES", 1 << 30)
+    monkeypatch.setattr(batcher.ledger.ledger, "CHECKPOINT_STEP_BYTES", 1 << 30)
     await write(tmp_path, "later", "d")
     restored = read_snapshot(tmp_path, LocalDisk())
     assert 0 < restored.restored_bytes < (tmp_path / "ledger.jsonl").stat().st_size

@@ -26,16 +26,17 @@ from engine import (
 from engine_polls import EnginePolls
 
 import batcher
-from batcher.body import request_body
 from batcher.disk import LocalAppendFile
-from batcher.identity import HASH_CHARS
-from batcher.jobs import Artifact, LocalMedia
-from batcher.ledger import LEDGER_NAME, Ledger, read_snapshot
-from batcher.lifecycle import EventName, Record, State
-from batcher.runner import BACKLOG_PER_DOWNLOAD
+from batcher.engine.runner import BACKLOG_PER_DOWNLOAD
+from batcher.jobs.identity import HASH_CHARS
+from batcher.jobs.job import Artifact, LocalMedia
+from batcher.jobs.lifecycle import EventName, Record, State
+from batcher.ledger.finished import FinishedJobs
+from batcher.ledger.ledger import Ledger, read_snapshot
+from batcher.ledger.segments import LEDGER_NAME
+from batcher.ledger.snapshot import KEPT_OPEN
+from batcher.providers.runcomfy.body import request_body
 from batcher.sandbox.catalogue import catalogue
-from batcher.snapshot import KEPT_OPEN
-from batcher.snapshot.finished import FinishedJobs
 from benchmarks.simulated_polls import lognormal
 
 MODEL = "blackforestlabs/flux-1/dev/text-to-image"

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from distributed import LocalCluster
 
-from batcher.shards import shard_number
+from batcher.jobs.shard import shard_number
 from tests.api_server import TOKEN, ApiServer, command, environment, run_command
 from tests.faults import KLING, SlowServer, end_with, posted_once, run, states, wait_for, write_pairs
 

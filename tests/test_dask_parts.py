@@ -11,20 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher import errors
-from batcher.cluster import place
-from batcher.cluster.fleet import Fleet
-from batcher.cluster.place import Place, check_installed, place_of
-from batcher.cluster.shares import check_divisible, split, split_above
-from batcher.cluster.verdict import accepted_since, sizes_of
-from batcher.cluster.wire import Ended, Sight, Task, counts_of, packed, trouble_of, view_of
-from batcher.cluster.worker import look, manifest_sha256
 from batcher.disk import LocalDisk
+from batcher.distributed import cluster
+from batcher.distributed.cluster import Place, check_installed, place_of
+from batcher.distributed.divide import check_divisible, split, split_above
+from batcher.distributed.fleet import Fleet
+from batcher.distributed.messages import Ended, Sight, Task, counts_of, packed, trouble_of, view_of
+from batcher.distributed.outcome import accepted_since, sizes_of
+from batcher.distributed.worker import look, manifest_sha256
+from batcher.engine.limits import Pace
+from batcher.engine.view import RunView
 from batcher.errors import BatcherError, InputError, ManifestError, UnreachableError, UsageError
+from batcher.jobs.shard import Shard
 from batcher.options import Host, Money, Options, SandboxOptions, interrupted
-from batcher.planning import Selection
-from batcher.runner import Pace
-from batcher.runner.view import RunView
-from batcher.shards import Shard
+from batcher.planning.plan import Selection
 from tests.api_server import run_command
 from tests.faults import line, write_ledger, write_pairs
 
@@ -150,9 +150,9 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
 
 
 async def test_processes_that_do_not_start_are_no_internal_error(monkeypatch):
-    monkeypatch.setitem(place._LOCAL_CONFIG, "distributed.worker.preload", ["no_such_module"])
+    monkeypatch.setitem(cluster._LOCAL_CONFIG, "distributed.worker.preload", ["no_such_module"])
     with pytest.raises(UnreachableError, match=r"local:1: .* did not start, nothing was submitted"):
-        async with place.connected(Place(None, 1)):
+        async with cluster.connected(Place(None, 1)):
             pytest.fail("there is no worker")
 
 

@@ -8,15 +8,15 @@ from types import SimpleNamespace
 import pytest
 from distributed import Status
 
-from batcher.cluster.wire import SILENCE_S, VIEWS, Order, Sight, Task
-from batcher.cluster.worker import LOCK_PATIENCE_S, Post, _watch
+from batcher.distributed.messages import SILENCE_S, VIEWS, Order, Sight, Task
+from batcher.distributed.worker import LOCK_PATIENCE_S, Post, _watch
+from batcher.engine.stop import Control, Limits, Slots
+from batcher.engine.view import RunView
 from batcher.errors import InterruptedRunError, StoppedError
+from batcher.jobs.shard import Shard
 from batcher.options import Options
-from batcher.pace import RateLimit
-from batcher.planning import Selection
-from batcher.runner.control import Control, Limits, Slots
-from batcher.runner.view import RunView
-from batcher.shards import Shard
+from batcher.pacing.rate import RateLimit
+from batcher.planning.plan import Selection
 from tests.engine import LoopClock, in_virtual_time
 
 GO_ON = Order("run-1")

@@ -5,12 +5,12 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from batcher.cli import cli
+from batcher.cli.entry import cli
 from batcher.clock import iso
 from batcher.disk import LocalDisk
 from batcher.errors import BatcherError
-from batcher.lifecycle import RunEvent
-from batcher.report import keep_writing
+from batcher.jobs.lifecycle import RunEvent
+from batcher.report.render import keep_writing
 from tests.dataset import RunMaker, mixed_run
 from tests.engine import FakeClock, job
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from batcher.lifecycle import EventName
+from batcher.jobs.lifecycle import EventName
 from tests.dataset import RunMaker, clip, mixed_run, picture
 from tests.engine import job
 
@@ -80,9 +80,9 @@ async def test_rows_tell_times_and_what_is_in_the_file_and_all_have_the_same_key
 
 async def test_the_quality_note_lists_what_to_buy_again(tmp_path):
     from batcher.disk import LocalDisk
-    from batcher.ledger import read_snapshot
-    from batcher.lifecycle import State
-    from batcher.summary import listed_jobs, status_of
+    from batcher.jobs.lifecycle import State
+    from batcher.ledger.ledger import read_snapshot
+    from batcher.ledger.summary import listed_jobs, status_of
 
     await mixed_run(tmp_path)
     snapshot = read_snapshot(tmp_path, LocalDisk())

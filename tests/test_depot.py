@@ -15,20 +15,22 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import batcher
-from batcher.bucket.opening import open_bucket
 from batcher.clock import SystemClock
-from batcher.depot import BUCKET_NAME, HOLDER_KEY, BucketRunDir, claimed, ledger_to_read, open_run_dir
-from batcher.depot.copies import bring, hand_over
-from batcher.depot.holding import Presence, claim, is_ours, release
-from batcher.depot.outputs import UPLOADS_AT_ONCE
+from batcher.dataset.export.exporter import Order, export
+from batcher.dataset.export.shards import Cut
 from batcher.disk import LocalDisk
 from batcher.errors import InputError, LedgerError, LockedError, RunDirError, UsageError
-from batcher.export import Cut, Order, export
-from batcher.jobs import Artifact
-from batcher.ledger import HIDDEN_NAME, read_snapshot
-from batcher.report import write_report
-from batcher.rundir import RunDir
-from batcher.shards import Shard
+from batcher.jobs.job import Artifact
+from batcher.jobs.shard import Shard
+from batcher.ledger.checkpoint_file import HIDDEN_NAME
+from batcher.ledger.ledger import read_snapshot
+from batcher.report.render import write_report
+from batcher.store.bucket import BUCKET_NAME, claimed, ledger_to_read, open_run_dir
+from batcher.store.bucket_outputs import UPLOADS_AT_ONCE, BucketRunDir
+from batcher.store.claim import HOLDER_KEY, Presence, claim, is_ours, release
+from batcher.store.ledger_copy import bring, hand_over
+from batcher.store.local import RunDir
+from batcher.store.objects.opening import open_bucket
 from tests.object_store import QUICK
 
 pytest_plugins = ["tests.bucket_fixtures"]
@@ -246,7 +248,7 @@ def test_an_endpoint_that_is_no_url_is_a_usage_error(signed_in, endpoint):
 
 HASTY = """
 import asyncio, obstore
-import batcher.bucket.remote
+import batcher.store.objects.remote
 store = obstore.store.MemoryStore()
 obstore.put(store, "a", b"1")
 async def look():

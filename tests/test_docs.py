@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 import pytest
 
-from batcher.cli import cli
-from batcher.manifest import Overrides, Tally, open_manifest
-from batcher.schema import BUILT_IN, KLING
+from batcher.cli.entry import cli
+from batcher.manifest.load import Overrides, open_manifest
+from batcher.manifest.tally import Tally
+from batcher.schema.spec import BUILT_IN, KLING
 from tests.api_server import environment
 
 ROOT = Path(__file__).parent.parent

@@ -18,9 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from media_server import MP4, PNG, JumpingClock, MediaServer, RangedFile, Reply, Request
 
-from batcher.download import Downloader, DownloadLimits, Fetched, TrustPolicy
-from batcher.download.patience import Patience, ServerBusy
+from batcher.download.downloader import Downloader
+from batcher.download.patience import DownloadLimits, Patience, ServerBusy
 from batcher.download.sink import PIECE_BYTES
+from batcher.download.transfer import Fetched
+from batcher.download.trust import TrustPolicy
 from batcher.errors import (
     DownloadInterrupted,
     DownloadRefused,

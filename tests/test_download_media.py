@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from media_server import MP4, PNG
 
 from batcher.download.answer import ContentRange, content_range, read_answer, retry_after_s, validator
-from batcher.download.documents import safe_extension
-from batcher.download.media import HEAD_BYTES, MEDIA_TYPES, Format, identify, sniff
+from batcher.media.documents import safe_extension
+from batcher.media.file_types import HEAD_BYTES, MEDIA_TYPES, Format, identify, sniff
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 EBML = b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\x82\x84"

@@ -17,8 +17,9 @@ from media_server import PNG, JumpingClock, MediaServer, RangedFile
 from yarl import URL
 
 from batcher.clock import SystemClock
-from batcher.download import Downloader, DownloadLimits, TrustPolicy
-from batcher.download.trust import TrustedResolver, is_public, normal_host
+from batcher.download.downloader import Downloader
+from batcher.download.patience import DownloadLimits
+from batcher.download.trust import TrustedResolver, TrustPolicy, is_public, normal_host
 from batcher.errors import DownloadRefused, DownloadStalled, UsageError
 
 API = "https://model-api.runcomfy.net/v1"

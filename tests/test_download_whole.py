@@ -17,9 +17,9 @@ from media_server import MediaServer, RangedFile, Reply
 from PIL import Image
 from test_download import Bench, Refresh
 
-from batcher.download import DownloadLimits
-from batcher.download.wholeness import is_whole
+from batcher.download.patience import DownloadLimits
 from batcher.errors import DownloadRefused
+from batcher.media.wholeness import is_whole
 
 
 def saved(kind: str, **how: Any) -> bytes:

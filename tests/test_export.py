@@ -6,11 +6,13 @@ import tarfile
 
 import pytest
 
+from batcher.dataset.export.choose import Choice
+from batcher.dataset.export.exporter import Order, export
+from batcher.dataset.export.shards import Cut
+from batcher.dataset.export.tables import cell
+from batcher.dataset.export.tar import key_of
 from batcher.disk import LocalDisk
 from batcher.errors import InputError, RunDirError, UsageError
-from batcher.export import Choice, Cut, Order, export
-from batcher.export.tables import cell
-from batcher.export.tar import key_of
 from tests.dataset import mixed_run
 
 pytestmark = pytest.mark.filterwarnings(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from batcher.ledger import RESERVE_BYTES
+from batcher.ledger.ledger import RESERVE_BYTES
 from tests.api_server import command, environment
 from tests.faults import SlowServer, ledger, posted_once, run, states, write_pairs
 

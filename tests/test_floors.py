@@ -11,40 +11,35 @@ import batcher
 
 ROOT = Path(batcher.__file__).parent
 FLOORS = [
-    {"errors", "clock", "terminal", "signatures"},
-    {"disk", "groups", "jobs", "timings", "packed", "shards"},
-    {"identity_v1"},
-    {"identity"},
-    {"schema", "lifecycle", "pace", "config"},
-    {"snapshot"},
-    {"manifest", "ledger", "planning", "body"},
-    {"service", "download", "bucket", "rundir", "rows", "summary", "typed_head"},
-    {"metadata", "outlook", "probe", "survivors", "depot"},
-    {"runner"},
-    {"progress", "options", "sandbox", "report", "export"},
-    {"site", "prepare"},
-    {"app", "settle"},
-    {"cluster"},
-    {"api"},
-    {"__init__", "cli"},
-    {"__main__"},
+    {"errors", "clock", "terminal", "thread_batches", "ports", "media"},
+    {"disk", "jobs", "pacing"},
+    {"schema", "ledger", "download", "sandbox", "config"},
+    {"manifest", "planning", "store", "providers"},
+    {"dataset"},
+    {"engine", "report"},
+    {"options"},
+    {"app"},
+    {"distributed"},
+    {"api", "cli"},
 ]
+FRONT_DOOR = {"__init__", "__main__"}
+"""``import batcher`` and ``python -m batcher``: they stand on no floor, and no room imports them."""
 DOORS = {
-    "aiohttp": {"service", "download", "sandbox"},
+    "aiohttp": {"providers", "download", "sandbox"},
     "yaml": {"manifest"},
-    "tqdm": {"progress"},
+    "tqdm": {"cli"},
     "click": {"cli"},
     "filelock": {"disk"},
     "jsonschema_rs": {"schema", "sandbox"},
     "jinja2": {"report"},
-    "simpleeval": {"export"},
-    "pyarrow": {"export"},
-    "av": {"probe"},
-    "PIL": {"probe"},
-    "obstore": {"bucket"},
-    "botocore": {"bucket"},
-    "dask": {"cluster"},
-    "distributed": {"cluster"},
+    "simpleeval": {"dataset"},
+    "pyarrow": {"dataset"},
+    "av": {"media"},
+    "PIL": {"media"},
+    "obstore": {"store"},
+    "botocore": {"store"},
+    "dask": {"distributed"},
+    "distributed": {"distributed"},
 }
 # Classes of `random` are facts that are passed around; its functions share a state that nobody owns.
 RANDOM_CLASSES = {"Random", "SystemRandom"}
@@ -98,12 +93,14 @@ def our_rooms(path: Path, tree: ast.Module) -> list[tuple[str, int]]:
 
 
 def floor_of(room: str) -> int:
+    if room in FRONT_DOOR:
+        return len(FLOORS)
     return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
 
 
 def test_every_room_has_exactly_one_floor():
     rooms = {room_of(path) for path, _ in modules()}
-    assert rooms - set().union(*FLOORS) == set(), "a new room needs a floor"
+    assert rooms - FRONT_DOOR == set().union(*FLOORS), "a new room needs a floor"
     assert all(not one & other for one, other in combinations(FLOORS, 2))
 
 

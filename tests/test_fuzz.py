@@ -16,21 +16,24 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from batcher import app
-from batcher.download import Downloader, DownloadLimits, TrustPolicy
+from batcher.app import run as app
+from batcher.download.downloader import Downloader
+from batcher.download.patience import DownloadLimits
+from batcher.download.trust import TrustPolicy
 from batcher.errors import InputError, InterruptedRunError, LedgerError, UsageError
-from batcher.identity import generated_id, input_digest
-from batcher.jobs import explicit_id_problem, output_name
-from batcher.ledger import read_snapshot
-from batcher.lifecycle import State
-from batcher.manifest import Overrides, Tally, open_manifest
+from batcher.jobs.identity import generated_id, input_digest
+from batcher.jobs.job import explicit_id_problem, output_name
+from batcher.jobs.lifecycle import State
+from batcher.ledger.ledger import read_snapshot
+from batcher.ledger.snapshot import Snapshot
+from batcher.ledger.summary import listed_jobs, status_of
+from batcher.manifest.load import Overrides, open_manifest
+from batcher.manifest.tally import Tally
 from batcher.options import Host, Options, SandboxOptions
-from batcher.planning import make_plan
-from batcher.schema import BUILT_IN
-from batcher.service.client import HttpService
-from batcher.service.credentials import Endpoint, Token
-from batcher.snapshot import Snapshot
-from batcher.summary import listed_jobs, status_of
+from batcher.planning.plan import make_plan
+from batcher.providers.runcomfy.client import HttpService
+from batcher.providers.runcomfy.credentials import Endpoint, Token
+from batcher.schema.spec import BUILT_IN
 from batcher.terminal import visible, visible_json
 from tests.api_server import TOKEN
 from tests.engine import Batch, LoopClock, QuickDisk, bought, job, some_jobs

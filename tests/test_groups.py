@@ -7,7 +7,7 @@ from threading import Event
 
 import pytest
 
-from batcher.groups import Groups
+from batcher.thread_batches import Groups
 
 AT_ONCE, MOST = 2, 8
 Work = Callable[[Sequence[int]], Sequence[int | Exception]]

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher.identity import TextFields, canonical, generated_id, input_digest, matrix_digest, slug
-from batcher.jobs import LocalMedia, recorded
-from batcher.schema import ModelSpec
-from batcher.signatures import mask_url, without_signature
+from batcher.jobs.identity import TextFields, canonical, generated_id, input_digest, matrix_digest, slug
+from batcher.jobs.job import LocalMedia, recorded
+from batcher.jobs.signatures import mask_url, without_signature
+from batcher.schema.spec import ModelSpec
 
 CAT = LocalMedia("/home/me/cat.png", "cat.png", "ab" * 32, 12, "image/png")
 AMZ = "X-Amz-Algorithm=A&X-Amz-Credential=c&X-Amz-Date=d&X-Amz-Expires=9&X-Amz-SignedHeaders=h"

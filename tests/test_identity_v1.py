@@ -5,8 +5,8 @@ import hashlib
 
 import pytest
 
-from batcher.identity_v1 import canonical, generated_id, input_digest, matrix_digest, slug
-from batcher.jobs import LocalMedia, recorded
+from batcher.jobs.identity_v1 import canonical, generated_id, input_digest, matrix_digest, slug
+from batcher.jobs.job import LocalMedia, recorded
 
 CAT = LocalMedia("/home/me/cat.png", "cat.png", "ab" * 32, 12, "image/png")
 

@@ -6,9 +6,9 @@ import hashlib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher.identity import slug
-from batcher.jobs import LocalMedia, Source, explicit_id_problem, output_name, recorded
-from batcher.signatures import mask_url
+from batcher.jobs.identity import slug
+from batcher.jobs.job import LocalMedia, Source, explicit_id_problem, output_name, recorded
+from batcher.jobs.signatures import mask_url
 
 CAT = LocalMedia("/home/me/cat.png", "cat.png", "ab" * 32, 12, "image/png")
 

@@ -8,8 +8,8 @@ import random
 
 from batcher.clock import SystemClock
 from batcher.errors import OutcomeUnknown
-from batcher.service.client import HttpService, Limits
-from batcher.service.credentials import Endpoint, Token
+from batcher.providers.runcomfy.client import HttpService, Limits
+from batcher.providers.runcomfy.credentials import Endpoint, Token
 from tests.scripted import ScriptedServer, json_answer
 
 ACCEPTED = json_answer({"request_id": "r1"})

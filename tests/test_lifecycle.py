@@ -2,8 +2,8 @@
 
 import pytest
 
-from batcher.jobs import Artifact
-from batcher.lifecycle import (
+from batcher.jobs.job import Artifact
+from batcher.jobs.lifecycle import (
     TRANSITIONS,
     Event,
     EventName,
@@ -13,7 +13,7 @@ from batcher.lifecycle import (
     State,
     next_state,
 )
-from batcher.snapshot import Snapshot
+from batcher.ledger.snapshot import Snapshot
 
 AT = "2026-01-01T00:00:00.000Z"
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.errors import PROBLEMS_SHOWN, ManifestError
-from batcher.manifest import Overrides, Tally, open_manifest
-from batcher.schema import BUILT_IN, KLING, ModelSpec
+from batcher.manifest.load import Overrides, open_manifest
+from batcher.manifest.tally import Tally
+from batcher.schema.spec import BUILT_IN, KLING, ModelSpec
 from tests.manifest_files import PNG, URL, read_text, write
 
 ANY = {"model": "some/model"}

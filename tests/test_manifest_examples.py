@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from batcher.manifest import Overrides, Tally, open_manifest
-from batcher.schema import BUILT_IN, KLING
+from batcher.manifest.load import Overrides, open_manifest
+from batcher.manifest.tally import Tally
+from batcher.schema.spec import BUILT_IN, KLING
 from tests.manifest_files import read
 
 FOLDER = Path(__file__).parent.parent / "manifests"

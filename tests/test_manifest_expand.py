@@ -7,10 +7,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batcher.identity import matrix_digest
-from batcher.manifest import Overrides, open_manifest
+from batcher.jobs.identity import matrix_digest
+from batcher.manifest.load import Overrides, open_manifest
 from batcher.manifest.templates import TemplateError, filled, names_in
-from batcher.schema import KLING
+from batcher.schema.spec import KLING
 from tests.manifest_files import MP4, PNG, URL, read, read_text, write
 
 ANY = {"model": "some/model"}  # no schema: inputs arrive as they were expanded
@@ -353,7 +353,7 @@ def test_a_file_name_is_never_a_template(tmp_path):
 
 
 def test_a_glob_of_a_list_field_gives_lists_of_one(tmp_path):
-    from batcher.schema import ModelSpec
+    from batcher.schema.spec import ModelSpec
 
     spec = ModelSpec.from_catalogue(
         {
@@ -388,7 +388,7 @@ def test_a_glob_that_finds_nothing_or_has_a_rival_is_a_problem(tmp_path, text, p
 
 def test_each_pass_sees_the_same_files(tmp_path):
     write(tmp_path, "a.png", PNG)
-    from batcher.manifest import Tally
+    from batcher.manifest.tally import Tally
 
     manifest = open_manifest(
         write(tmp_path, "m.yaml", "jobs: [{image_url: {glob: '*.png'}}]"), Overrides(model="m")
@@ -571,7 +571,7 @@ def test_models_are_read_from_rows_only_where_rows_can_name_them(tmp_path):
 
 
 def test_a_changed_manifest_is_noticed_when_models_are_read(tmp_path):
-    from batcher.manifest import ManifestChanged
+    from batcher.manifest.rows import ManifestChanged
 
     path = write(tmp_path, "n.csv", "prompt,model\nx,a/b\n")
     manifest = open_manifest(path)
@@ -581,7 +581,8 @@ def test_a_changed_manifest_is_noticed_when_models_are_read(tmp_path):
 
 
 def test_a_changed_file_inside_another_manifest_stops_the_pass(tmp_path):
-    from batcher.manifest import ManifestChanged, Tally
+    from batcher.manifest.rows import ManifestChanged
+    from batcher.manifest.tally import Tally
 
     write(tmp_path, "p.csv", "p\nx\n")
     manifest = open_manifest(write(tmp_path, "m.yaml", "jobs: [{from: p.csv}]"), Overrides(model="m"))

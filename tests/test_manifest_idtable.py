@@ -5,7 +5,7 @@ import tracemalloc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher.manifest.idtable import Claim, IdTable
+from batcher.manifest.id_table import Claim, IdTable
 
 IDS = st.sampled_from(["a", "A", "b", "a-2", "ß", "SS", "ss", "x" * 100]) | st.text(max_size=3)
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher.jobs import LocalMedia
+from batcher.jobs.job import LocalMedia
 from batcher.manifest.media import LocalFiles, MediaError, check_body_size, is_public_url, media_type_of
-from batcher.schema import ModelSpec
+from batcher.schema.spec import ModelSpec
 from tests.manifest_files import MP4, PNG, URL, read_text, write
 
 

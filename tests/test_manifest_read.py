@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batcher.errors import ManifestError
-from batcher.manifest import ManifestChanged, Overrides, Tally, open_manifest
 from batcher.manifest.files import LINES_BETWEEN_CHECKS, NUL
+from batcher.manifest.load import Overrides, open_manifest
 from batcher.manifest.read import open_document
-from batcher.manifest.rows import Columns
-from batcher.schema import BUILT_IN, KLING
+from batcher.manifest.rows import Columns, ManifestChanged
+from batcher.manifest.tally import Tally
+from batcher.schema.spec import BUILT_IN, KLING
 from tests.manifest_files import PNG, URL, read, read_text, write
 
 ROW = f"a cat,{URL}"

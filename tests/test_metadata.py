@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.clock import SystemClock
+from batcher.dataset.metadata import Columns, Metadata, gather
 from batcher.disk import LocalAppendFile
-from batcher.jobs import LocalMedia, Probed, recorded
-from batcher.ledger import Ledger
-from batcher.lifecycle import EventName
-from batcher.metadata import Columns, Metadata, gather
-from batcher.rundir import RunDir
-from batcher.shards import Shard, shard_number
+from batcher.jobs.job import LocalMedia, Probed, recorded
+from batcher.jobs.lifecycle import EventName
+from batcher.jobs.shard import Shard, shard_number
+from batcher.ledger.ledger import Ledger
+from batcher.store.local import RunDir
 
 DATA_URI = "data:image/png;base64,iVBORw0KGgo="
 SIGNED = "https://bucket.example.com/cat.png?X-Amz-Signature=secret&size=2"

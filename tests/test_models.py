@@ -9,17 +9,17 @@ import jsonschema_rs
 import pytest
 import yaml
 
-from batcher.cli import main
+from batcher.app.connect import connect
+from batcher.cli.entry import main
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
-from batcher.manifest.editor import manifest_schema
+from batcher.manifest.editor_schema import manifest_schema
 from batcher.options import Host, SandboxOptions
+from batcher.providers.runcomfy.catalog import CachedEntry, Catalog, CatalogCache
+from batcher.providers.runcomfy.kept import keep_entries, kept_entries
+from batcher.providers.runcomfy.listing import ListingCache
 from batcher.sandbox.catalogue import catalogue
-from batcher.schema import BUILT_IN, KLING, ModelSpec
-from batcher.service.catalog import CachedEntry, Catalog, CatalogCache
-from batcher.service.kept import keep_entries, kept_entries
-from batcher.service.listing import ListingCache
-from batcher.site import connect
+from batcher.schema.spec import BUILT_IN, KLING, ModelSpec
 from tests.api_server import TOKEN, ApiServer
 
 ROOT = Path(__file__).parent.parent

@@ -16,13 +16,14 @@ from types import SimpleNamespace
 import pytest
 from aiohttp import web
 
-from batcher import api, app
+from batcher import api
+from batcher.app import run as app
+from batcher.engine.canary import Share
+from batcher.engine.limits import Pace
 from batcher.errors import InputError, ManifestError
-from batcher.manifest import Overrides
+from batcher.manifest.load import Overrides
 from batcher.options import Host, Money, Options
-from batcher.planning import Policy, Selection
-from batcher.runner import Pace
-from batcher.runner.canary import Share
+from batcher.planning.plan import Policy, Selection
 from batcher.sandbox.catalogue import catalogue
 from tests.api_server import TOKEN, ApiServer, command, environment, run_command
 

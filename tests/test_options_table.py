@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import batcher
 from batcher import api
-from batcher.cli import cli
+from batcher.cli.entry import cli
 from batcher.config import kinds
 from batcher.config.option import Many
 from batcher.config.table import BY_KEY, TABLE, defaults, options_of

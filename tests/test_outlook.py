@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batcher.app.check_urls import check_urls, problem_of
 from batcher.cli.plan_view import formula
 from batcher.disk import LocalDisk
 from batcher.download.lookup import Looked, Lookup, LookupLimits
 from batcher.download.trust import TrustPolicy
-from batcher.jobs import LocalMedia, Source
-from batcher.ledger import read_snapshot
+from batcher.engine.canary import CanaryChoice, Share
+from batcher.jobs.job import LocalMedia, Source
+from batcher.ledger.ledger import read_snapshot
 from batcher.manifest.media import is_public_url
-from batcher.outlook.durations import Forecast, forecast
-from batcher.outlook.estimate import Estimate
-from batcher.outlook.media_urls import MediaUrl, UrlWatch, expires_at, looks_private, media_urls
-from batcher.outlook.url_checks import check_urls, problem_of
-from batcher.runner.canary import CanaryChoice, Share
-from batcher.schema import KLING, ModelSpec
+from batcher.planning.durations import Forecast, forecast
+from batcher.planning.estimate import Estimate
+from batcher.planning.media_urls import MediaUrl, UrlWatch, expires_at, looks_private, media_urls
+from batcher.schema.spec import KLING, ModelSpec
 from tests.engine import Batch, in_virtual_time, job, some_jobs
 from tests.media_server import PNG, MediaServer, Reply
 

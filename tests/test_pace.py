@@ -7,20 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.pace import (
-    GATE_BASE_S,
-    GATE_CAP_S,
-    POLL_FIRST_S,
-    POLL_JITTER,
-    POLL_MAX_S,
-    POLL_MIN_S,
-    REACH_CAP_S,
-    SPREAD_CAP_S,
-    Gate,
-    PollSchedule,
-    RateLimit,
-    full_jitter_s,
-)
+from batcher.pacing.gate import GATE_BASE_S, GATE_CAP_S, REACH_CAP_S, SPREAD_CAP_S, Gate, full_jitter_s
+from batcher.pacing.polling import POLL_FIRST_S, POLL_JITTER, POLL_MAX_S, POLL_MIN_S, PollSchedule
+from batcher.pacing.rate import RateLimit
 
 SEEDS = st.integers(0, 2**32)
 TIMES_S = st.floats(0, 1e6)

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher import packed
-from batcher.packed import PackedMap
+from batcher.ledger import packed
+from batcher.ledger.packed import PackedMap
 
 NUMBERS = st.integers(0, 2**64 - 1)
 TEXTS = st.text(max_size=3) | st.sampled_from([f"job-{number}" for number in range(8)])

@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.errors import ManifestError
-from batcher.jobs import Artifact
-from batcher.lifecycle import Event, EventName, Record, Stage, State
-from batcher.planning import (
+from batcher.jobs.job import Artifact
+from batcher.jobs.lifecycle import Event, EventName, Record, Stage, State
+from batcher.jobs.shard import Shard, shard_number
+from batcher.ledger.snapshot import Snapshot
+from batcher.planning.plan import (
     Action,
     Bucket,
     Decision,
@@ -19,8 +21,6 @@ from batcher.planning import (
     make_plan,
     next_attempt,
 )
-from batcher.shards import Shard, shard_number
-from batcher.snapshot import Snapshot
 
 CAT = job("cat")
 FLAGS = {

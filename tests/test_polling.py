@@ -11,11 +11,18 @@ from engine_polls import EnginePolls
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher.pace import POLL_GROWTH, POLL_MAX_S, LearnedPolls
-from batcher.pace.finishing import estimate
-from batcher.pace.inspection import inspect, optimal
-from batcher.pace.polling import LEARNED_FROM, LEARNED_MIN_S, QUEUE_WAIT_MAX_S, calls_for
-from batcher.timings import Span
+from batcher.pacing.completion_times import estimate
+from batcher.pacing.inspection import inspect, optimal
+from batcher.pacing.polling import (
+    LEARNED_FROM,
+    LEARNED_MIN_S,
+    POLL_GROWTH,
+    POLL_MAX_S,
+    QUEUE_WAIT_MAX_S,
+    LearnedPolls,
+    calls_for,
+)
+from batcher.pacing.timings import Span
 from benchmarks.simulated_polls import (
     KEY,
     Cost,

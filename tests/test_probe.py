@@ -6,10 +6,10 @@ import struct
 import pytest
 from PIL import Image
 
-from batcher.probe.asked import differences
-from batcher.probe.finding import Finding
-from batcher.probe.headers import read_headers
-from batcher.probe.inspector import look_into
+from batcher.dataset.expectations import differences
+from batcher.dataset.inspector import look_into
+from batcher.media.finding import Finding
+from batcher.media.headers import read_headers
 from tests.dataset import RunMaker, clip, picture
 from tests.engine import job
 

@@ -6,8 +6,8 @@ import json
 import pytest
 from engine import FakeClock
 
-from batcher.progress import LINE_EVERY_S, Bar, JsonLines, Lines, Quiet, in_words
-from batcher.runner.view import RunView, Silence
+from batcher.cli.progress import LINE_EVERY_S, Bar, JsonLines, Lines, Quiet, in_words
+from batcher.engine.view import RunView, Silence
 
 
 class Terminal(io.StringIO):

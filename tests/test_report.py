@@ -8,10 +8,10 @@ import pytest_asyncio
 
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
-from batcher.lifecycle import EventName, State
-from batcher.report import write_report
+from batcher.jobs.lifecycle import EventName, State
 from batcher.report.history import History, Move
 from batcher.report.page import embedded
+from batcher.report.render import write_report
 from batcher.report.series import series_of
 from tests.browser import browser, chromium
 from tests.dataset import RunMaker, clip, mixed_run, picture

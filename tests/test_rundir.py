@@ -8,9 +8,9 @@ from engine import QuickDisk, in_virtual_time
 
 from batcher.disk import LocalDisk
 from batcher.errors import RunDirError
-from batcher.jobs import Artifact
-from batcher.lifecycle import Record, Replaced
-from batcher.rundir import RunDir
+from batcher.jobs.job import Artifact
+from batcher.jobs.lifecycle import Record, Replaced
+from batcher.store.local import RunDir
 
 
 class SlowSync(QuickDisk):

@@ -4,9 +4,9 @@ import pytest
 from engine import Batch, after, answer, bought, for_ever, in_virtual_time, job
 
 from batcher.errors import AuthRefused, DownloadRefused, DownloadStalled, NotFound, Unavailable
-from batcher.lifecycle import EventName, Stage, State
-from batcher.planning import Policy
-from batcher.service import Phase
+from batcher.jobs.lifecycle import EventName, Stage, State
+from batcher.planning.plan import Policy
+from batcher.ports import Phase
 
 CAT = job("cat")
 URL = "https://cdn/r1.mp4"

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from engine import in_virtual_time
 
+from batcher.engine.stop import Breaker, Control, Slots
 from batcher.errors import CredentialsError, InterruptedRunError, StoppedError, UnreachableError
-from batcher.runner.control import Breaker, Control, Slots
 
 BALANCE = StoppedError("balance")
 TOKEN = CredentialsError("token")

@@ -6,6 +6,8 @@ import random
 import pytest
 from engine import FakeClock
 
+from batcher.engine.gateway import ApiLine
+from batcher.engine.stop import Control
 from batcher.errors import (
     CallError,
     NotSent,
@@ -15,9 +17,7 @@ from batcher.errors import (
     Unavailable,
     UnreachableError,
 )
-from batcher.pace import Gate
-from batcher.runner.control import Control
-from batcher.runner.line import ApiLine
+from batcher.pacing.gate import Gate
 
 REFUSAL = TurnedAway("429 Too Many Requests", retry_after_s=30.0)
 MISSES = [NotSent("no route"), Unavailable("502 Bad Gateway"), OutcomeUnknown("time-out")]

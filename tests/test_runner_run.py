@@ -6,6 +6,8 @@ import itertools
 import pytest
 from engine import Batch, after, answer, bought, for_ever, in_virtual_time, job, some_jobs
 
+from batcher.engine.runner import Runner
+from batcher.engine.stop import Breaker
 from batcher.errors import (
     CredentialsError,
     DownloadRefused,
@@ -19,11 +21,9 @@ from batcher.errors import (
     Unavailable,
     UnreachableError,
 )
-from batcher.lifecycle import EventName, Stage, State
-from batcher.planning import Policy, Selection
-from batcher.runner import Runner
-from batcher.runner.control import Breaker
-from batcher.service import CancelOutcome, Phase
+from batcher.jobs.lifecycle import EventName, Stage, State
+from batcher.planning.plan import Policy, Selection
+from batcher.ports import CancelOutcome, Phase
 
 SIGNAL = InterruptedRunError("signal 2")
 STOP = StoppedError("enough")

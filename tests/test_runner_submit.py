@@ -7,7 +7,7 @@ import inspect
 import pytest
 from engine import Batch, QuickDisk, _UnsyncedFile, after, in_virtual_time, job, some_jobs
 
-from batcher.body import request_body
+from batcher.engine.submit import LOCAL_MEDIA
 from batcher.errors import (
     AuthRefused,
     BalanceExhausted,
@@ -20,9 +20,9 @@ from batcher.errors import (
     StoppedError,
     TurnedAway,
 )
-from batcher.lifecycle import Stage, State
-from batcher.planning import Policy
-from batcher.runner.submit import LOCAL_MEDIA
+from batcher.jobs.lifecycle import Stage, State
+from batcher.planning.plan import Policy
+from batcher.providers.runcomfy.body import request_body
 
 
 @pytest.fixture

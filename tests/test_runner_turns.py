@@ -5,7 +5,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.runner.turns import Turns
+from batcher.engine.turns import Turns
 
 
 async def starts(per_turn, callers, cancelled=frozenset()):

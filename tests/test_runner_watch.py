@@ -5,6 +5,9 @@ import random
 import pytest
 from engine import FakeClock, answer
 
+from batcher.engine.gateway import ApiLine
+from batcher.engine.poll import Absence, Gone, Watcher, is_final_no
+from batcher.engine.stop import Control
 from batcher.errors import (
     AuthRefused,
     CredentialsError,
@@ -14,11 +17,9 @@ from batcher.errors import (
     TurnedAway,
     Unavailable,
 )
-from batcher.pace import Gate, PollSchedule
-from batcher.runner.control import Control
-from batcher.runner.line import ApiLine
-from batcher.runner.watch import Absence, Gone, Watcher, is_final_no
-from batcher.service import Phase
+from batcher.pacing.gate import Gate
+from batcher.pacing.polling import PollSchedule
+from batcher.ports import Phase
 
 RUNNING, QUEUED, ODD = (
     answer(Phase.RUNNING),

@@ -15,7 +15,8 @@ import aiohttp
 import pytest
 
 from batcher.errors import UsageError
-from batcher.sandbox import Sandbox, SandboxSettings
+from batcher.sandbox.server import Sandbox
+from batcher.sandbox.settings import SandboxSettings
 
 KLING = "kling/kling-2-1/master/image-to-video"
 FLUX_EDIT = "blackforestlabs/flux-1-kontext/pro/edit"

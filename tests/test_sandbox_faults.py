@@ -11,8 +11,7 @@ import aiohttp
 import pytest
 from test_sandbox import CAT, KLING, LONG_S, TEXT_TO_IMAGE, Caller, serving
 
-from batcher.sandbox import Fault, Stage
-from batcher.sandbox.faults import CREATION_SHARE, OF_STAGE, PART_OF_SHARE, Faults
+from batcher.sandbox.faults import CREATION_SHARE, OF_STAGE, PART_OF_SHARE, Fault, Faults, Stage
 
 HEADERS = {"Authorization": "Bearer x"}
 

@@ -14,8 +14,10 @@ import pytest
 from test_sandbox import CAT, KLING, LONG_S, TEXT_TO_IMAGE, FakeClock, serving
 
 from batcher.errors import InputError, RunDirError
-from batcher.sandbox import Fault, Sandbox, SandboxSettings
+from batcher.sandbox.faults import Fault
 from batcher.sandbox.journal import Journal, Spurned
+from batcher.sandbox.server import Sandbox
+from batcher.sandbox.settings import SandboxSettings
 
 
 @pytest.fixture
@@ -142,7 +144,8 @@ async def test_what_went_wrong_before_a_restart_does_not_repeat_for_ever(state):
 SERVER = """
 import asyncio, sys
 from pathlib import Path
-from batcher.sandbox import Sandbox, SandboxSettings
+from batcher.sandbox.server import Sandbox
+from batcher.sandbox.settings import SandboxSettings
 
 async def main():
     print(await Sandbox(SandboxSettings(state=Path(sys.argv[1]))).start(), flush=True)

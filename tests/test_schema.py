@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batcher.errors import BatcherError
-from batcher.jobs import LocalMedia
-from batcher.schema import BUILT_IN, KLING, ModelSpec, SchemaError, media_kind
+from batcher.jobs.job import LocalMedia
+from batcher.schema.dialect import SchemaError, media_kind
+from batcher.schema.spec import BUILT_IN, KLING, ModelSpec
 
 GOOD = {"prompt": "a cat", "image_url": "https://example.com/cat.png"}
 PHOTO = LocalMedia("/a.png", "a.png", "0" * 64, 5, "image/png")

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import batcher.snapshot
+import batcher.ledger.snapshot
 from batcher.disk import LocalDisk
 from batcher.errors import LedgerError
-from batcher.ledger import LEDGER_NAME, is_segment, read_snapshot, segments_in
+from batcher.jobs.lifecycle import Event, EventName, State
+from batcher.jobs.shard import Shard, shard_number
+from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.lines import encode_line
-from batcher.ledger.segments import division, shard_of_segment
-from batcher.lifecycle import Event, EventName, State
-from batcher.shards import Shard, shard_number
+from batcher.ledger.segments import LEDGER_NAME, division, is_segment, segments_in, shard_of_segment
 from tests.histories import AT, HISTORIES, JOBS, facts, folded, open_ledger, play, told, written
 
 DIVISIONS = st.sampled_from([0, 2, 3])
@@ -30,7 +30,7 @@ TORN = b'{"event":"completed","at":"2026-'
 
 @pytest.fixture(autouse=True)
 def packed_at_once(monkeypatch):
-    monkeypatch.setattr(batcher.snapshot, "KEPT_OPEN", 0)
+    monkeypatch.setattr(batcher.ledger.snapshot, "KEPT_OPEN", 0)
 
 
 def shard_for(job, count):

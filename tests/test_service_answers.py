@@ -22,9 +22,10 @@ from batcher.errors import (
     TurnedAway,
     Unavailable,
 )
-from batcher.service import CancelOutcome, Phase, answers
-from batcher.service.answers import Answer
-from batcher.service.outputs import COUNT_MAX, DEPTH_MAX, output_urls
+from batcher.ports import CancelOutcome, Phase
+from batcher.providers.runcomfy import answers
+from batcher.providers.runcomfy.answers import Answer
+from batcher.providers.runcomfy.outputs import COUNT_MAX, DEPTH_MAX, output_urls
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 HTML = b"<html><body>Bad gateway</body></html>"

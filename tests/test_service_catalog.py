@@ -13,8 +13,7 @@ from scripted import ScriptedServer, answer, json_answer
 
 from batcher.disk import LocalDisk
 from batcher.errors import CallError, NotFound, NotSent, TurnedAway, Unavailable
-from batcher.schema import BUILT_IN, ModelSpec
-from batcher.service.catalog import (
+from batcher.providers.runcomfy.catalog import (
     CALLS_AT_ONCE,
     PAGE_MODELS,
     RETRY_WAIT_MAX_S,
@@ -27,8 +26,9 @@ from batcher.service.catalog import (
     SpecSource,
     cache_dir,
 )
-from batcher.service.client import HttpService
-from batcher.service.credentials import Endpoint
+from batcher.providers.runcomfy.client import HttpService
+from batcher.providers.runcomfy.credentials import Endpoint
+from batcher.schema.spec import BUILT_IN, ModelSpec
 
 API = "https://api.example.com"
 MODEL = "acme/paint/text-to-image"

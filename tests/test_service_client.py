@@ -37,9 +37,9 @@ from batcher.errors import (
     TurnedAway,
     Unavailable,
 )
-from batcher.service import CancelOutcome, Phase, Service
-from batcher.service.client import BEFORE_SENDING, BODY_MAX_BYTES, HttpService, Limits
-from batcher.service.credentials import Endpoint, Token
+from batcher.ports import CancelOutcome, Phase, Service
+from batcher.providers.runcomfy.client import BEFORE_SENDING, BODY_MAX_BYTES, HttpService, Limits
+from batcher.providers.runcomfy.credentials import Endpoint, Token
 
 SECRET = "s3cr3t-Token-0123456789abcdef"
 TOKEN = Token(SECRET)

@@ -25,11 +25,12 @@ from batcher.errors import (
     Rejected,
     TurnedAway,
 )
-from batcher.sandbox import Sandbox, SandboxSettings
+from batcher.ports import CancelOutcome, Phase, Service
+from batcher.providers.runcomfy.client import HttpService
+from batcher.providers.runcomfy.credentials import Endpoint, Token
 from batcher.sandbox.faults import Fault
-from batcher.service import CancelOutcome, Phase, Service
-from batcher.service.client import HttpService
-from batcher.service.credentials import Endpoint, Token
+from batcher.sandbox.server import Sandbox
+from batcher.sandbox.settings import SandboxSettings
 
 T = TypeVar("T")
 MODEL = "kling/kling-2-1/master/image-to-video"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.errors import CredentialsError, UsageError
-from batcher.service.credentials import (
+from batcher.providers.runcomfy.credentials import (
     DEFAULT_BASE_URL,
     PART_MIN_CHARS,
     Endpoint,

@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from batcher.errors import UsageError
+from batcher.jobs.shard import Shard, shard_number, shard_of_environment
 from batcher.sandbox.catalogue import catalogue
-from batcher.shards import Shard, shard_number, shard_of_environment
 from tests.api_server import ApiServer, command, environment, run_command
 from tests.test_blackbox import FAST, KLING, wait_for, write_pairs
 

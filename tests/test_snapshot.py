@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-import batcher.snapshot
-from batcher.jobs import Probed
-from batcher.lifecycle import Event, EventName, Stage, State
+import batcher.ledger.snapshot
+from batcher.jobs.job import Probed
+from batcher.jobs.lifecycle import Event, EventName, Stage, State
 from tests.histories import AT, HISTORIES, JOBS, facts, folded, open_ledger, play, record_facts, told
 
 DIGEST = "0123456789abcdef"
@@ -26,7 +26,7 @@ FINISHED = (
 
 @pytest.fixture(autouse=True)
 def packed_at_once(monkeypatch):
-    monkeypatch.setattr(batcher.snapshot, "KEPT_OPEN", 0)
+    monkeypatch.setattr(batcher.ledger.snapshot, "KEPT_OPEN", 0)
 
 
 def told_by_a_run(path, history):

@@ -117,11 +117,11 @@ def test_a_user_without_home_and_passwd_entry_needs_none(server, tmp_path):
 
 
 def test_processes_of_a_script_without_a_main_guard_are_told_of_it(tmp_path, monkeypatch):
-    from batcher.cluster import place
+    from batcher.distributed import cluster
 
     script = type(sys)("__main__")
     script.__file__ = str(tmp_path / "batch.py")
     monkeypatch.setitem(sys.modules, "__main__", script)
     assert 'batch.py: what starts the run must stand below `if __name__ == "__main__":`' in (
-        place._missing_guard()
+        cluster._missing_guard()
     )

@@ -9,10 +9,10 @@ import pytest
 from engine import QuickDisk, bought, job
 
 from batcher.clock import SystemClock
-from batcher.jobs import Artifact
-from batcher.ledger import Ledger, read_snapshot
-from batcher.lifecycle import EventName, RunEvent, Stage, State
-from batcher.summary import listed_jobs, status_of
+from batcher.jobs.job import Artifact
+from batcher.jobs.lifecycle import EventName, RunEvent, Stage, State
+from batcher.ledger.ledger import Ledger, read_snapshot
+from batcher.ledger.summary import listed_jobs, status_of
 
 FILES = (Artifact("media/x.mp4", 100, "aa"), Artifact("media/y.mp4", 23, "bb"))
 ENDS = {

@@ -2,9 +2,9 @@
 
 import pytest
 
-from batcher.lifecycle import Event, EventName, RunEvent
-from batcher.snapshot import Snapshot
-from batcher.timings import KEYS_MAX, SPANS_PER_KEY, Span, Timings, timing_key
+from batcher.jobs.lifecycle import Event, EventName, RunEvent
+from batcher.ledger.snapshot import Snapshot
+from batcher.pacing.timings import KEYS_MAX, SPANS_PER_KEY, Span, Timings, timing_key
 
 KEY = ("acme/film", 5)
 

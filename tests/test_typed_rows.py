@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher.export.typed import FIRST_SAMPLES, typed
-from batcher.metadata import Metadata
-from batcher.rows import FLAG, INTEGER, NUMBER, TEXT, TEXTS
-from batcher.typed_head import TypedHead
+from batcher.dataset.export.typed import FIRST_SAMPLES, typed
+from batcher.dataset.metadata import Metadata
+from batcher.dataset.rows import FLAG, INTEGER, NUMBER, TEXT, TEXTS
+from batcher.dataset.typed_head import TypedHead
 from tests.engine import QuickDisk, job
 from tests.test_metadata import Table
 

@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from batcher.depot import outputs_place
-from batcher.lifecycle import Record, Stage, State
-from batcher.snapshot import Snapshot
-from batcher.summary import Status, Summary
+from batcher.jobs.lifecycle import Record, Stage, State
+from batcher.ledger.snapshot import Snapshot
+from batcher.ledger.summary import Status, Summary
+from batcher.store.bucket import outputs_place
 
 PROBLEMS_SHOWN = 10
 GENERATIONS_PAGE = "the Generations page of your RunComfy account"

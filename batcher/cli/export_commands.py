@@ -16,8 +16,8 @@ from batcher.errors import UsageError
 def export_run(given: dict[str, Any]) -> int:
     """Export what the options say, and say what became of it."""
     from batcher.cli.console import size
-    from batcher.export import Order, export, selected
-    from batcher.progress import byte_bar
+    from batcher.cli.progress import byte_bar
+    from batcher.dataset.export.exporter import Order, export, selected
 
     order: Order = _order(given)
     disk = LocalDisk()
@@ -31,8 +31,9 @@ def export_run(given: dict[str, Any]) -> int:
 
 
 def _order(given: dict[str, Any]) -> Any:
-    from batcher.export import Choice, Cut, Order
-    from batcher.export.shards import DEFAULT_SHARD_BYTES
+    from batcher.dataset.export.choose import Choice
+    from batcher.dataset.export.exporter import Order
+    from batcher.dataset.export.shards import DEFAULT_SHARD_BYTES, Cut
 
     if given["shard_size"] is not None and given["shard_count"] is not None:
         raise UsageError("say either --shard-size or --shard-count")

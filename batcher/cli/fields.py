@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from batcher.schema import ModelSpec
+from batcher.schema.spec import ModelSpec
 
 _TYPE_WORDS = {
     "string": "text", "integer": "integer", "number": "number", "boolean": "true or false",

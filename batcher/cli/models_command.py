@@ -9,15 +9,15 @@ from typing import Any
 
 import click
 
+from batcher.app.connect import connect
 from batcher.cli.console import duration
 from batcher.cli.fields import field_notes
 from batcher.cli.observers import observer_for
 from batcher.errors import InputError, UnreachableError
 from batcher.options import Host, SandboxOptions
-from batcher.schema import ModelSpec
-from batcher.service.catalog import Found, SpecOrigin, SpecSource, spec_of
-from batcher.service.listing import Listing
-from batcher.site import connect
+from batcher.providers.runcomfy.catalog import Found, SpecOrigin, SpecSource, spec_of
+from batcher.providers.runcomfy.listing import Listing
+from batcher.schema.spec import ModelSpec
 from batcher.terminal import visible, visible_json
 
 

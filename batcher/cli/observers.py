@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
+from batcher.cli.progress import Bar, JsonLines, Lines, Quiet
 from batcher.clock import SystemClock
-from batcher.progress import Bar, JsonLines, Lines, Quiet
-from batcher.runner.view import Observer
+from batcher.engine.view import Observer
 
 
 def observer_for(quiet: bool, log_format: str) -> Observer:

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from batcher.app import Planned
+from batcher.app.check_urls import UrlReport
+from batcher.app.prepare import Prepared
+from batcher.app.run import Planned
 from batcher.cli.console import duration, money
 from batcher.options import Options
-from batcher.outlook.estimate import PriceLine
-from batcher.outlook.url_checks import UrlReport
-from batcher.planning import NOT_SUBMITTED, Bucket, BucketTotal, Plan
-from batcher.prepare import Prepared
-from batcher.schema import Quote
-from batcher.service.catalog import SpecOrigin, SpecSource
+from batcher.planning.estimate import PriceLine
+from batcher.planning.plan import NOT_SUBMITTED, Bucket, BucketTotal, Plan
+from batcher.providers.runcomfy.catalog import SpecOrigin, SpecSource
+from batcher.schema.price import Quote
 
 WORDS: Mapping[Bucket, tuple[str, str]] = {
     Bucket.NEW: ("+", "new: to be submitted"),

@@ -11,17 +11,17 @@ from typing import NamedTuple
 import click
 import msgspec
 
-from batcher import summary as summaries
 from batcher.cli.console import status_lines
 from batcher.clock import SystemClock
-from batcher.depot import open_run_dir
 from batcher.disk import LocalDisk
 from batcher.errors import UsageError
-from batcher.jobs import Artifact
-from batcher.ledger import read_snapshot
-from batcher.lifecycle import State
-from batcher.rundir import RunDir
-from batcher.snapshot import Snapshot
+from batcher.jobs.job import Artifact
+from batcher.jobs.lifecycle import State
+from batcher.ledger import summary as summaries
+from batcher.ledger.ledger import read_snapshot
+from batcher.ledger.snapshot import Snapshot
+from batcher.store.bucket import open_run_dir
+from batcher.store.local import RunDir
 from batcher.terminal import visible, visible_json
 
 FOLLOW_EVERY_S = 1.0

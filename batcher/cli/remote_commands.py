@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from batcher import settle
+from batcher.app import resolve
 from batcher.cli.observers import observer_for
 from batcher.options import Host
 from batcher.terminal import visible, visible_json
@@ -18,7 +18,7 @@ from batcher.terminal import visible, visible_json
 
 def cancel_queued(run_dir: Path, *, as_json: bool) -> int:
     """Cancel every queued request; 1 where some could not be asked about."""
-    told = asyncio.run(settle.cancel(run_dir, _host()))
+    told = asyncio.run(resolve.cancel(run_dir, _host()))
     if as_json:
         click.echo(visible_json(told))
     else:
@@ -33,7 +33,7 @@ def cancel_queued(run_dir: Path, *, as_json: bool) -> int:
 
 def resolve_unknown(run_dir: Path, job: str, request_id: str | None) -> int:
     """Settle an unknown job by the user's word."""
-    click.echo(visible(asyncio.run(settle.resolve(run_dir, job, request_id, _host()))))
+    click.echo(visible(asyncio.run(resolve.resolve(run_dir, job, request_id, _host()))))
     return 0
 
 
@@ -43,7 +43,7 @@ def _host() -> Host:
 
 def serve_sandbox(given: dict[str, Any]) -> int:
     """Serve until SIGINT or SIGTERM."""
-    from batcher.sandbox import SandboxSettings
+    from batcher.sandbox.settings import SandboxSettings
 
     settings = SandboxSettings(
         seed=given["seed"],
@@ -58,7 +58,7 @@ def serve_sandbox(given: dict[str, Any]) -> int:
 
 
 async def _serve(settings: Any, port: int) -> None:
-    from batcher.sandbox import Sandbox
+    from batcher.sandbox.server import Sandbox
 
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

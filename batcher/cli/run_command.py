@@ -16,7 +16,7 @@ from typing import Any
 import click
 import msgspec
 
-from batcher import app
+from batcher.app import run as app
 from batcher.cli import ending
 from batcher.cli.console import money, summary_lines
 from batcher.cli.fast_loop import fast_loop
@@ -25,14 +25,14 @@ from batcher.cli.plan_view import brief_lines, plan_json, plan_page
 from batcher.cli.question import agreed
 from batcher.cli.run_options import typed
 from batcher.config.table import defaults
+from batcher.engine.canary import CanaryReport
+from batcher.engine.stop import Control
+from batcher.engine.view import Observer, Silence
 from batcher.errors import BatcherError
-from batcher.ledger import read_snapshot
+from batcher.ledger.ledger import read_snapshot
+from batcher.ledger.summary import Summary
 from batcher.options import Host, Options, interrupted, options_from
-from batcher.planning import Plan
-from batcher.runner.canary import CanaryReport
-from batcher.runner.control import Control
-from batcher.runner.view import Observer, Silence
-from batcher.summary import Summary
+from batcher.planning.plan import Plan
 from batcher.terminal import visible, visible_json, visible_lines
 
 GC_THRESHOLDS = (10_000, 20, 100)
@@ -75,9 +75,9 @@ async def _run(options: Options, host: Host, dask: str | None) -> Summary:
     asyncio.get_running_loop().set_default_executor(ending.HastyThreads())
     if dask is None:
         return await app.run(options, host)
-    from batcher import cluster
+    from batcher.distributed.coordinator import run as run_distributed
 
-    return await cluster.run(options, dask, host)
+    return await run_distributed(options, dask, host)
 
 
 def plan_manifest(typed_in: dict[str, Any]) -> int:

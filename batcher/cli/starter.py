@@ -12,7 +12,7 @@ import msgspec
 from batcher.cli.fields import FieldNote, field_notes, literal
 from batcher.disk import cannot_write
 from batcher.errors import UsageError
-from batcher.schema import ModelSpec
+from batcher.schema.spec import ModelSpec
 
 STARTER = """\
 # A batch for `batcher`. See what it would do:   batcher plan {name} --sandbox
@@ -74,7 +74,7 @@ def write_starter(file: Path, model: str | None, *, sandbox: bool) -> int:
 
 def print_schema(model: str | None, *, sandbox: bool) -> int:
     """Print the JSON Schema of a manifest. Raises like :func:`write_starter`."""
-    from batcher.manifest.editor import manifest_schema
+    from batcher.manifest.editor_schema import manifest_schema
 
     schema = manifest_schema(_spec(model, sandbox=sandbox) if model is not None else None)
     click.echo(msgspec.json.format(msgspec.json.encode(schema)).decode())

@@ -158,7 +158,7 @@ def _decimal(text: str) -> float:
 
 
 def _shard(text: str) -> Any:
-    from batcher.shards import Shard, shard_of_environment
+    from batcher.jobs.shard import Shard, shard_of_environment
 
     if text.strip() == "auto":
         return shard_of_environment(os.environ)

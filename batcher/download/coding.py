@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from batcher.download.media import GZIP, HEAD_BYTES, sniff
+from batcher.media.file_types import GZIP, HEAD_BYTES, sniff
 
 PIECE_BYTES: Final = 1 << 20
 _GZIP_MAGIC: Final = b"\x1f\x8b\x08"

@@ -12,7 +12,7 @@ from batcher.errors import (
     DownloadStalled,
     UrlExpired,
 )
-from batcher.pace import full_jitter_s
+from batcher.pacing.gate import full_jitter_s
 
 if TYPE_CHECKING:
     from random import Random

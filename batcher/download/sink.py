@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from aiofiles.threadpool import wrap
 
 from batcher.disk import cannot_write
-from batcher.download.media import HEAD_BYTES
 from batcher.download.writers import HashingFile
 from batcher.errors import RunDirError
+from batcher.media.file_types import HEAD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -15,11 +15,11 @@ import msgspec
 
 from batcher.download.answer import read_answer
 from batcher.download.coding import Broken, is_packed, is_unreadable, unpack
-from batcher.download.media import HEAD_BYTES, identify
 from batcher.download.patience import Endless, NotMedia, ServerBusy
 from batcher.download.trust import shown
-from batcher.download.wholeness import is_whole
 from batcher.errors import DownloadInterrupted, DownloadRefused, UrlExpired
+from batcher.media.file_types import HEAD_BYTES, identify
+from batcher.media.wholeness import is_whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from batcher.clock import Clock
     from batcher.download.answer import Answer
-    from batcher.download.media import Format
     from batcher.download.patience import DownloadLimits, Patience
     from batcher.download.sink import PartialFile
     from batcher.download.trust import TrustPolicy
+    from batcher.media.file_types import Format
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _LATER: Final = frozenset({408, 425, 429})

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from batcher.groups import Groups
+from batcher.thread_batches import Groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -10,11 +10,11 @@ from typing import Any, BinaryIO
 import msgspec
 
 from batcher.disk import Disk
-from batcher.jobs import Artifact
+from batcher.jobs.job import Artifact
+from batcher.jobs.lifecycle import Event, EventName, RunEvent
 from batcher.ledger.segments import LEDGER_NAME
-from batcher.lifecycle import Event, EventName, RunEvent
-from batcher.snapshot import SEGMENT_SHIFT
-from batcher.timings import Lengths
+from batcher.ledger.snapshot import SEGMENT_SHIFT
+from batcher.pacing.timings import Lengths
 
 BLOCK_BYTES = 1 << 20
 RECENT_MAX = 4096

@@ -7,7 +7,8 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 from batcher.disk import Disk
 from batcher.errors import LedgerError
-from batcher.identity import RULE
+from batcher.jobs.identity import RULE
+from batcher.jobs.lifecycle import FORMAT_VERSION, Event, EventName, IllegalTransition, RunEvent
 from batcher.ledger.lines import (
     UNREADABLE,
     blocks_of,
@@ -18,8 +19,7 @@ from batcher.ledger.lines import (
     lines_of,
     read_line,
 )
-from batcher.lifecycle import FORMAT_VERSION, Event, EventName, IllegalTransition, RunEvent
-from batcher.snapshot import SEGMENT_SHIFT, Snapshot
+from batcher.ledger.snapshot import SEGMENT_SHIFT, Snapshot
 
 _RUN = EventName.RUN  # by itself: a member of an enum is looked up slowly
 

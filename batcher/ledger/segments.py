@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batcher.disk import Disk, reading
-from batcher.shards import Shard
+from batcher.jobs.shard import Shard
 
 LEDGER_NAME = "ledger.jsonl"
 _SEGMENT = re.compile(r"ledger\.([1-9][0-9]{0,8})-of-([1-9][0-9]{0,8})\.jsonl")

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from batcher import identity_v1
-from batcher.identity import FIRST_RULE, RULE, UNKNOWN_FIELDS, generated_id, input_digest
-from batcher.jobs import Job, LocalMedia, Source, explicit_id_problem
+from batcher.jobs import identity_v1
+from batcher.jobs.identity import FIRST_RULE, RULE, UNKNOWN_FIELDS, generated_id, input_digest
+from batcher.jobs.job import Job, LocalMedia, Source, explicit_id_problem
+from batcher.manifest.csv_files import json_list_in
 from batcher.manifest.expand import Draft, FieldProblem
-from batcher.manifest.idtable import Claim, IdTable
+from batcher.manifest.id_table import Claim, IdTable
 from batcher.manifest.media import LocalFiles, MediaError, check_body_size, is_public_url
-from batcher.manifest.tables import json_list_in
-from batcher.schema import ModelSpec, media_kind
+from batcher.schema.dialect import media_kind
+from batcher.schema.spec import ModelSpec
 
 NO_MODEL = "no model is named (model: in the file, or --model)"
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from batcher.identity import RULE, matrix_digest
+from batcher.jobs.identity import RULE, matrix_digest
 from batcher.manifest.rows import GLOB, LocalPath, Row, is_glob
 from batcher.manifest.templates import TemplateError, filled, names_in
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from batcher.errors import ManifestError
-from batcher.identity import RULE
-from batcher.jobs import Job, Source
+from batcher.jobs.identity import RULE
+from batcher.jobs.job import Job, Source
 from batcher.manifest.check import Checker, Rejects
 from batcher.manifest.expand import ExpandError, FieldProblem, Setting, expanded
 from batcher.manifest.media import LocalFiles
@@ -18,7 +18,7 @@ from batcher.manifest.reading import AS_IT_TELLS, Reading
 from batcher.manifest.rows import Columns, ManifestChanged, Row
 from batcher.manifest.tally import Tally, problem_line
 from batcher.manifest.walk import Found, Tree
-from batcher.schema import ModelSpec
+from batcher.schema.spec import ModelSpec
 from batcher.terminal import legible
 
 NAME_MAX_BYTES = 200

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from batcher.jobs import LocalMedia
+from batcher.jobs.job import LocalMedia
 from batcher.manifest.rows import LocalPath
 from batcher.schema.wording import shown
 from batcher.terminal import legible

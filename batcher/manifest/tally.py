@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from batcher.errors import PROBLEMS_SHOWN, ManifestError
-from batcher.jobs import Source
+from batcher.jobs.job import Source
 from batcher.manifest.rows import RowProblem
 
 REPEATED_SHOWN = 3

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from batcher.lifecycle import Event, EventName, RunEvent, State
-from batcher.snapshot import JobRecord, LineAt, Snapshot
+from batcher.jobs.lifecycle import Event, EventName, RunEvent, State
+from batcher.ledger.finished import JobRecord, LineAt
+from batcher.ledger.snapshot import Snapshot
 
 
 class Life(msgspec.Struct, gc=False):

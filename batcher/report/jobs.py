@@ -11,13 +11,13 @@ from urllib.parse import quote
 
 import msgspec
 
-from batcher.depot import bucket_url_of
-from batcher.download.media import MEDIA_TYPES
-from batcher.jobs import Probed
-from batcher.lifecycle import State
+from batcher.dataset.rows import Columns, Rows
+from batcher.jobs.job import Probed
+from batcher.jobs.lifecycle import State
+from batcher.ledger.finished import JobRecord
+from batcher.media.file_types import MEDIA_TYPES
 from batcher.report.history import History, Life
-from batcher.rows import Columns, Rows
-from batcher.snapshot import JobRecord
+from batcher.store.bucket import bucket_url_of
 
 _LOOK_ABOVE = 4
 _WEB = ("http://", "https://")

@@ -60,7 +60,7 @@ def _hash(text: str) -> str:
 @cache
 def asset(name: str) -> str:
     """A file of the page, as shipped."""
-    return resources.files(__package__).joinpath("page", name).read_text("utf-8")
+    return resources.files(__package__).joinpath("assets", name).read_text("utf-8")
 
 
 def _trusted(text: str) -> Any:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from statistics import quantiles
 from typing import Any
 
-from batcher.lifecycle import State
+from batcher.jobs.lifecycle import State
 from batcher.report.history import History
 
 POINTS = 240

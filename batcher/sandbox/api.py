@@ -11,8 +11,8 @@ import msgspec
 from aiohttp import web
 
 from batcher.clock import iso
-from batcher.identity import input_digest
-from batcher.jobs import recorded
+from batcher.jobs.identity import input_digest
+from batcher.jobs.job import recorded
 from batcher.sandbox.answers import (
     GENERATION_ERROR,
     INSUFFICIENT_RESOURCES,

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from batcher.identity import TextFields, Texts
-from batcher.jobs import LocalMedia
+from batcher.jobs.identity import TextFields, Texts
+from batcher.jobs.job import LocalMedia
 from batcher.schema.dialect import (
     MAX_DEPTH,
     SchemaError,

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from batcher.jobs import recorded
+from batcher.jobs.job import recorded
 
 SHOWN_CHARS = 60
 WHAT_MAX_CHARS = 300

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from batcher.lifecycle import TRANSITIONS
+from batcher.jobs.lifecycle import TRANSITIONS
 
 from .story import Move, Verdict, simulate
 

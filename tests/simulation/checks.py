@@ -8,13 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from batcher.engine.runner import UNANSWERED_HOLD_S
 from batcher.errors import InputError, RunDirError
-from batcher.jobs import Artifact
-from batcher.ledger import Lines, read_ledger, read_snapshot, segments_in
-from batcher.lifecycle import IllegalTransition, Record, State
-from batcher.rundir import MEDIA_NAME, METADATA_NAME, SUPERSEDED_NAME
-from batcher.runner import UNANSWERED_HOLD_S
-from batcher.snapshot import JobRecord, Snapshot
+from batcher.jobs.job import Artifact
+from batcher.jobs.lifecycle import IllegalTransition, Record, State
+from batcher.ledger.finished import JobRecord
+from batcher.ledger.ledger import read_ledger, read_snapshot
+from batcher.ledger.lines import Lines
+from batcher.ledger.segments import segments_in
+from batcher.ledger.snapshot import Snapshot
+from batcher.store.local import MEDIA_NAME, METADATA_NAME, SUPERSEDED_NAME
 
 from .disk import SimDisk
 from .process import ROOT, Process

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from batcher.disk import cannot_write
-from batcher.download import Fetched
+from batcher.download.transfer import Fetched
 from batcher.errors import DownloadRefused, DownloadStalled
 
 from .disk import SimDisk
@@ -16,7 +16,7 @@ from .server import Server
 
 
 class SimFetcher:
-    """See :class:`batcher.download.Fetcher`."""
+    """See :class:`batcher.download.downloader.Fetcher`."""
 
     def __init__(self, server: Server, disk: SimDisk) -> None:
         self._server = server

@@ -7,16 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batcher.clock import iso
+from batcher.dataset.metadata import Columns, Describes, Later, Metadata, gather
+from batcher.engine.budget import Budget
+from batcher.engine.runner import Deps, Runner
+from batcher.engine.stop import Breaker
+from batcher.engine.view import Silence
 from batcher.errors import BatcherError, ManifestError, StoppedError
-from batcher.jobs import Job
-from batcher.ledger import Ledger
-from batcher.lifecycle import EventName, RunEvent, State
-from batcher.metadata import Columns, Describes, Later, Metadata, gather
+from batcher.jobs.job import Job
+from batcher.jobs.lifecycle import EventName, RunEvent, State
+from batcher.ledger.ledger import Ledger
 from batcher.options import interrupted
-from batcher.planning import Decision, Plan, decide, make_plan
-from batcher.rundir import RunDir
-from batcher.runner import Budget, Deps, Runner, Silence
-from batcher.runner.control import Breaker
+from batcher.planning.plan import Decision, Plan, decide, make_plan
+from batcher.store.local import RunDir
 
 from .disk import SimDisk
 from .fetcher import SimFetcher

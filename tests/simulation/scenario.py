@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from batcher.identity import input_digest
-from batcher.jobs import Job, Source
-from batcher.planning import Policy, Selection
-from batcher.runner import Pace
-from batcher.shards import Shard
+from batcher.engine.limits import Pace
+from batcher.jobs.identity import input_digest
+from batcher.jobs.job import Job, Source
+from batcher.jobs.shard import Shard
+from batcher.planning.plan import Policy, Selection
 
 from .server import PRICE_USD, Climate
 

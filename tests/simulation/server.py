@@ -21,7 +21,7 @@ from batcher.errors import (
     TurnedAway,
     Unavailable,
 )
-from batcher.service import CancelOutcome, Phase, Result
+from batcher.ports import CancelOutcome, Phase, Result
 
 from .world import World
 
@@ -172,7 +172,7 @@ class Server:
 
 
 class SimService:
-    """See :class:`batcher.service.Service`. One for each process."""
+    """See :class:`batcher.ports.Service`. One for each process."""
 
     def __init__(self, server: Server, run: int, watch: Watch) -> None:
         self._server = server

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from random import Random
 from unittest.mock import patch
 
-import batcher.ledger
-import batcher.snapshot
-from batcher.ledger import Lines, read_ledger
-from batcher.lifecycle import Event, EventName, State
-from batcher.rundir import MEDIA_NAME
-from batcher.snapshot import JobRecord, Snapshot
+import batcher.ledger.ledger
+import batcher.ledger.snapshot
+from batcher.jobs.lifecycle import Event, EventName, State
+from batcher.ledger.finished import JobRecord
+from batcher.ledger.ledger import read_ledger
+from batcher.ledger.lines import Lines
+from batcher.ledger.snapshot import Snapshot
+from batcher.store.local import MEDIA_NAME
 
 from .checks import Checks, check_all_done, check_end, ledger_of
 from .disk import SimDisk
@@ -60,8 +62,10 @@ def simulate(seed: int) -> Verdict:
     story = Story(seed)
     try:
         with (
-            patch.object(batcher.snapshot, "KEPT_OPEN", KEPT_OPEN),  # few jobs, and some of them packed
-            patch.object(batcher.ledger, "CHECKPOINT_STEP_BYTES", 1),
+            patch.object(
+                batcher.ledger.snapshot, "KEPT_OPEN", KEPT_OPEN
+            ),  # few jobs, and some of them packed
+            patch.object(batcher.ledger.ledger, "CHECKPOINT_STEP_BYTES", 1),
         ):
             story.tell()
     except Exception as error:  # a bug of the engine that is no BatcherError

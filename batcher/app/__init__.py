@@ -1,0 +1,1 @@
+"""The use cases: each command as one function that wires the rooms together."""

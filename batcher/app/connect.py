@@ -1,0 +1,121 @@
+"""The API of a run, connected: the real one by its token, or the embedded sandbox."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from batcher.download.downloader import Downloader
+from batcher.download.lookup import Lookup
+from batcher.download.patience import DownloadLimits
+from batcher.download.trust import TrustPolicy
+from batcher.errors import CredentialsError, LedgerError
+from batcher.ledger.checkpoint_file import HIDDEN_NAME
+from batcher.ledger.snapshot import Snapshot
+from batcher.manifest.media import is_public_url
+from batcher.options import Host, SandboxOptions, Trust
+from batcher.providers.runcomfy.catalog import Catalog, CatalogCache, cache_dir
+from batcher.providers.runcomfy.client import HttpService
+from batcher.providers.runcomfy.credentials import (
+    DEFAULT_BASE_URL,
+    Endpoint,
+    Token,
+    base_url,
+    find_token,
+)
+from batcher.providers.runcomfy.listing import ListingCache
+
+SANDBOX_API = "sandbox"
+_SANDBOX_STATE = "sandbox.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The API that a run talks to. ``api`` is what the ledger calls it."""
+
+    api: str
+    endpoint: Endpoint
+    service: HttpService
+    catalog: Catalog
+    cache_folder: Path
+
+    def listing(self, host: Host) -> ListingCache:
+        """The whole catalogue as a list."""
+        return ListingCache(self.cache_folder, self.endpoint.origin, host.disk, host.clock)
+
+    def downloader(self, host: Host, trust: Trust, downloads: int) -> Downloader:
+        """What fetches outputs: from the vendor's hosts, the API's own, and those the user named."""
+        policy = TrustPolicy(self.endpoint.base_url, trust.allow_hosts)
+        limits = DownloadLimits(downloads=downloads, max_file_bytes=trust.max_file_bytes)
+        return Downloader(policy, limits, host.clock, host.rng)
+
+    def lookup(self) -> Lookup:
+        """What asks about media that the API will be told to fetch: anything public, nothing else."""
+        return Lookup(TrustPolicy(DEFAULT_BASE_URL), is_public_url)
+
+
+@asynccontextmanager
+async def connect(
+    sandbox: SandboxOptions | None, host: Host, run_dir: Path | None, *, spending: bool = True
+) -> AsyncIterator[Site]:
+    """The API, ready for calls. Raises CredentialsError where ``spending`` and there is no token.
+
+    The sandbox keeps its requests in ``run_dir``, so that they outlive this process.
+    """
+    if sandbox is not None:
+        async with _sandbox(sandbox, host, run_dir if spending else None) as site:
+            yield site
+        return
+    endpoint = _real(host, needs_token=spending)
+    async with HttpService(endpoint, host.clock) as service:
+        folder = cache_dir(host.env, host.home)
+        catalog = Catalog(service, CatalogCache(folder, endpoint.origin, host.disk), host.clock)
+        yield Site(endpoint.base_url, endpoint, service, catalog, folder)
+
+
+def _real(host: Host, *, needs_token: bool) -> Endpoint:
+    try:
+        found = find_token(host.env, host.home)
+    except CredentialsError:
+        if needs_token:
+            raise
+        return Endpoint(base_url(host.env))
+    for warning in found.warnings:
+        host.observer.warn(warning)
+    return Endpoint(base_url(host.env), found.token)
+
+
+@asynccontextmanager
+async def _sandbox(options: SandboxOptions, host: Host, run_dir: Path | None) -> AsyncIterator[Site]:
+    from batcher.sandbox.server import Sandbox
+    from batcher.sandbox.settings import SandboxSettings
+
+    settings = SandboxSettings(
+        seed=options.seed,
+        speed=options.speed,
+        faults=options.faults,
+        state=run_dir / HIDDEN_NAME / _SANDBOX_STATE if run_dir is not None else None,
+        clock=host.clock,
+    )
+    with tempfile.TemporaryDirectory(prefix="batcher-") as folder:
+        async with Sandbox(settings) as base:
+            endpoint = Endpoint(base, Token(uuid.uuid4().hex))
+            async with HttpService(endpoint, host.clock) as service:
+                cache = CatalogCache(Path(folder), endpoint.origin, host.disk)
+                catalog = Catalog(service, cache, host.clock)
+                yield Site(SANDBOX_API, endpoint, service, catalog, Path(folder))
+
+
+def check_same_api(snapshot: Snapshot, site: Site, run_dir: Path) -> None:
+    """Sandbox and real API never share a run directory: one's ids mean nothing to the other.
+
+    Raises LedgerError.
+    """
+    before = snapshot.last_run.api if snapshot.last_run is not None else None
+    if before is not None and (before == SANDBOX_API) != (site.api == SANDBOX_API):
+        held = "the sandbox" if before == SANDBOX_API else "the real API"
+        raise LedgerError(f"{run_dir}: holds a run against {held}; choose another directory with -o")

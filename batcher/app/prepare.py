@@ -1,0 +1,145 @@
+"""From a manifest to a plan that is checked, priced and agreed to: all that comes before spending."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from batcher.dataset.metadata import Columns
+from batcher.engine.canary import CanaryChoice
+from batcher.errors import InputError, UsageError
+from batcher.jobs.job import Job
+from batcher.ledger.snapshot import Snapshot
+from batcher.manifest.load import Manifest
+from batcher.manifest.tally import Tally
+from batcher.options import Host, Money, Options
+from batcher.planning.estimate import Estimate
+from batcher.planning.media_urls import MediaUrl, UrlWatch, media_urls
+from batcher.planning.plan import Decision, Plan, decide, make_plan
+from batcher.providers.runcomfy.catalog import Specs
+
+ASK_FROM_JOBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What there is to know of the jobs that a plan would buy, gathered as it asks for each price."""
+
+    estimate: Estimate
+    urls: UrlWatch
+    canary: CanaryChoice | None = None
+
+    def price_usd(self, job: Job) -> float | None:
+        """Take in a job that would be bought; its price in USD, None where nobody names one."""
+        self.urls.look_at(job, self.estimate.specs.get(job.model))
+        if self.canary is not None:
+            self.canary.add(job)
+        return self.estimate.add(job)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A manifest checked against schemas and ledger: what a run would do with it."""
+
+    options: Options
+    run_dir: Path
+    manifest: Manifest
+    specs: Specs
+    plan: Plan
+    tally: Tally
+    columns: Columns
+    survey: Survey
+    spent_usd: float
+
+    @cached_property
+    def canary(self) -> frozenset[str]:
+        """The jobs that go first; none where they would be all that there is to buy."""
+        choice = self.survey.canary
+        if choice is None or self.plan.to_buy <= choice.jobs:
+            return frozenset()
+        return choice.ids()
+
+    def work(self, snapshot: Snapshot) -> Iterator[tuple[Job, Decision]]:
+        """The second pass: each selected job with what is to be done with it, as it stands then."""
+        for job in self._canaries_first():
+            yield job, decide(job, snapshot.get(job.id), self.options.policy)
+
+    def media_urls(self, snapshot: Snapshot) -> Iterator[MediaUrl]:
+        """The URLs in media fields of the jobs that would be bought."""
+        for job, decision in self.work(snapshot):
+            if decision.buys:
+                yield from media_urls(job, self.specs.get(job.model))
+
+    def _canaries_first(self) -> Iterator[Job]:
+        """The selected jobs: the canary's in one pass over the manifest, the others in the next."""
+        left = set(self.canary)
+        if left:
+            for job in self._selected():
+                if job.id in left:
+                    left.discard(job.id)
+                    yield job
+                if not left:
+                    break
+        for job in self._selected():
+            if job.id not in self.canary:
+                yield job
+
+    def _selected(self) -> Iterator[Job]:
+        jobs = self.manifest.jobs(self.specs.by_model, Tally(), self.tally)
+        return (job for job, selected in self.options.selection.select(jobs) if selected)
+
+
+def prepare(
+    options: Options, manifest: Manifest, specs: Specs, snapshot: Snapshot, run_dir: Path
+) -> Prepared:
+    """Check every row against schema and ledger. Raises ManifestError, InputError, UsageError."""
+    if specs.unknown:
+        raise InputError("\n".join(f"{model}: the API knows no such model" for model in specs.unknown))
+    manifest.keep_rule(snapshot.rule)
+    tally, columns = Tally(), Columns()
+    survey = _survey(specs, options.money)
+    jobs = columns.watch(manifest.jobs(specs.by_model, tally))
+    made = make_plan(jobs, snapshot, options.selection, options.policy, survey.price_usd)
+    if not options.skip_invalid:
+        tally.raise_if_invalid()
+    made.duplicates, made.invalid = tally.duplicates, tally.invalid
+    _check_limits(options, made)
+    return Prepared(options, run_dir, manifest, specs, made, tally, columns, survey, snapshot.spent_usd)
+
+
+def _survey(specs: Specs, money: Money) -> Survey:
+    canary = CanaryChoice(money.canary) if money.canary is not None else None
+    return Survey(Estimate(specs.by_model, money.assume_price_usd), UrlWatch(), canary)
+
+
+def _check_limits(options: Options, made: Plan) -> None:
+    if options.selection.only is not None and not made.selected:
+        raise UsageError("--only matches no job of this manifest; `batcher plan` shows some ids")
+    if options.money.max_cost_usd is not None and made.estimated_cost_usd is None:
+        raise InputError(
+            "--max-cost can't be kept: the price of some jobs is not known; name one with "
+            "--assume-price USD"
+        )
+
+
+def confirm(prepared: Prepared, host: Host) -> None:
+    """Ask on a terminal before buying much, or anything while paid jobs have left the manifest.
+
+    Raises InputError where there is nobody to ask, UsageError where the answer is no.
+    """
+    options, made = prepared.options, prepared.plan
+    if options.money.assume_yes or options.sandbox is not None or not made.to_buy:
+        return
+    leavers = (
+        f"{made.left_paid} jobs already paid for are no longer in the manifest, and {made.to_buy} "
+        "would be bought (an edit of `defaults` looks like that: every job becomes a new one)"
+    )
+    if host.confirm is None:
+        if made.left_paid:
+            raise InputError(f"{leavers}. Nothing was submitted; if that is meant, add --yes")
+        return
+    asks = made.left_paid or made.to_buy > ASK_FROM_JOBS
+    if asks and not host.confirm(made, prepared.run_dir, leavers if made.left_paid else None):
+        raise UsageError("not confirmed: nothing was submitted")

@@ -1,0 +1,150 @@
+"""What a user settles by hand: ``cancel`` what is queued, ``resolve`` what is unknown."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from batcher.app.connect import SANDBOX_API, Site, connect
+from batcher.errors import (
+    AuthRefused,
+    CallError,
+    CredentialsError,
+    InputError,
+    Kind,
+    NotSent,
+    UnreachableError,
+    UsageError,
+)
+from batcher.jobs.lifecycle import EventName, State
+from batcher.ledger.finished import JobRecord
+from batcher.ledger.ledger import Ledger, read_snapshot
+from batcher.ledger.snapshot import Snapshot
+from batcher.options import Host, SandboxOptions
+from batcher.ports import CancelOutcome, Result, Service
+from batcher.store.bucket import claimed, open_run_dir
+
+
+@dataclass(slots=True)
+class Cancelled:
+    """What became of the requests that ``cancel`` asked the API to cancel: job ids."""
+
+    cancelled: list[str]
+    not_cancellable: list[str]
+    unanswered: list[tuple[str, str]]
+
+
+async def cancel(run_dir: Path, host: Host) -> Cancelled:
+    """Cancel what is still queued remotely; stops where the API can't be reached.
+
+    Raises LedgerError, LockedError, CredentialsError, UnreachableError.
+    """
+    async with _held(run_dir, host) as (site, ledger):
+        told = Cancelled([], [], [])
+        for job_id, record in list(ledger.snapshot.unfinished()):
+            if record.state is State.SUBMITTED and record.request_id is not None:
+                await _cancel(site.service, ledger, told, (job_id, record.request_id))
+        return told
+
+
+async def _cancel(service: Service, ledger: Ledger, told: Cancelled, job: tuple[str, str]) -> None:
+    job_id, request_id = job
+    try:
+        outcome = await service.cancel(request_id)
+    except (AuthRefused, NotSent) as error:
+        raise _in_words(error) from error
+    except CallError as error:
+        told.unanswered.append((job_id, error.message))
+        return
+    if outcome is CancelOutcome.CANCELLED:
+        await ledger.record(EventName.CANCELLED, job_id)
+        told.cancelled.append(job_id)
+    else:
+        told.not_cancellable.append(job_id)
+
+
+async def resolve(run_dir: Path, job_id: str, request_id: str | None, host: Host) -> str:
+    """Settle an unknown job: it is ``request_id``, or (None) no request was created for it.
+
+    The API is asked about the id first. Returns what was recorded, in words. Raises UsageError where
+    the job is not unknown, InputError where the id can't be its request, CredentialsError or
+    UnreachableError where it could not be asked about.
+    """
+    snapshot = read_snapshot(run_dir, host.disk)
+    _unknown(snapshot, job_id)
+    if request_id is None:
+        async with _ledger(run_dir, host) as ledger:
+            _unknown(ledger.snapshot, job_id)
+            await ledger.record(EventName.DEFERRED, job_id, reason="settled by hand: not created")
+        return f"{job_id}: not created; the next run submits it"
+    async with _held(run_dir, host) as (site, ledger):
+        record = _unknown(ledger.snapshot, job_id)
+        result = await _ask(site.service, request_id)
+        _check_fits(ledger.snapshot, record, request_id, result)
+        await ledger.record(EventName.SUBMITTED, job_id, request_id=request_id)
+        checked = "" if result.model is not None else " (the API does not say of which model it is)"
+        return (
+            f"{job_id}: is request {request_id}, which is {result.word}{checked}; "
+            "the next run takes it up"
+        )
+
+
+def _unknown(snapshot: Snapshot, job_id: str) -> JobRecord:
+    record = snapshot.get(job_id)
+    if record is None:
+        raise UsageError(f"{job_id}: no such job in the ledger (batcher status RUN_DIR --list unknown)")
+    if record.state is not State.UNKNOWN:
+        raise UsageError(f"{job_id}: is {record.state}, there is nothing to settle")
+    return record
+
+
+async def _ask(service: Service, request_id: str) -> Result:
+    try:
+        return await service.result(request_id)
+    except CallError as error:
+        if isinstance(error, AuthRefused) or error.kind is Kind.TRANSIENT:
+            raise _in_words(error) from error
+        raise InputError(f"{request_id}: is no request that the API knows: {error.message}") from error
+
+
+def _in_words(error: CallError) -> CredentialsError | UnreachableError:
+    """An error that is about the API and not about a request."""
+    if isinstance(error, AuthRefused):
+        return CredentialsError(f"the API refused the token: {error.message}")
+    return UnreachableError(f"the API could not be asked, nothing was changed: {error.message}")
+
+
+def _check_fits(snapshot: Snapshot, record: JobRecord, request_id: str, result: Result) -> None:
+    for other_id, other in snapshot.items():
+        if other.request_id == request_id:
+            raise InputError(f"{request_id}: is the request of job {other_id} already")
+    if result.model is not None and result.model != record.model:
+        raise InputError(f"{request_id}: is of model {result.model}, the job of {record.model}")
+
+
+@asynccontextmanager
+async def _held(run_dir: Path, host: Host) -> AsyncIterator[tuple[Site, Ledger]]:
+    """The API that the last run in ``run_dir`` used, and the ledger, locked."""
+    snapshot = read_snapshot(run_dir, host.disk)
+    async with connect(_sandbox_of(snapshot), host, run_dir) as site, _ledger(run_dir, host) as ledger:
+        yield site, ledger
+
+
+@asynccontextmanager
+async def _ledger(run_dir: Path, host: Host) -> AsyncIterator[Ledger]:
+    """The ledger, locked; a bucket with the outputs is held as well, and left the ledger afterwards."""
+    tree = open_run_dir(run_dir, host.disk)
+    async with claimed(tree, None, host.disk):
+        ledger = Ledger(run_dir, host.disk, host.clock)
+        try:
+            await tree.look()
+            yield ledger
+        finally:
+            await ledger.close()
+
+
+def _sandbox_of(snapshot: Snapshot) -> SandboxOptions | None:
+    run = snapshot.last_run
+    return SandboxOptions() if run is not None and run.api == SANDBOX_API else None

@@ -1,0 +1,312 @@
+"""The commands as functions: each wires the rooms together and reads straight down."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from batcher.app.check_urls import UrlReport, check_urls
+from batcher.app.connect import Site, check_same_api, connect
+from batcher.app.prepare import Prepared, confirm, prepare
+from batcher.clock import iso
+from batcher.dataset.inspector import MediaInspector
+from batcher.dataset.metadata import Describes, Later, Metadata, gather
+from batcher.disk import cannot_write
+from batcher.engine.budget import Budget
+from batcher.engine.canary import Canary
+from batcher.engine.runner import Deps, Runner
+from batcher.engine.stop import Breaker
+from batcher.engine.view import RunView
+from batcher.errors import BatcherError, LockedError
+from batcher.jobs.lifecycle import FORMAT_VERSION, EventName, RunEvent, State
+from batcher.jobs.shard import Shard
+from batcher.ledger.ledger import Ledger, read_snapshot
+from batcher.ledger.segments import segments_in
+from batcher.ledger.snapshot import Snapshot
+from batcher.ledger.summary import Summary, status_of
+from batcher.manifest.load import Manifest, open_manifest
+from batcher.options import Host, Options
+from batcher.planning.durations import Forecast, forecast
+from batcher.planning.plan import Bucket, Plan
+from batcher.providers.runcomfy.body import request_body
+from batcher.providers.runcomfy.catalog import Specs
+from batcher.providers.runcomfy.kept import keep_entries, kept_entries
+from batcher.store.bucket import claimed, ledger_to_read, open_run_dir
+from batcher.store.local import RunDir
+from batcher.store.lost_ledger import check_nothing_lost
+from batcher.terminal import legible
+
+OUTPUT_ROOT = Path("output")
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan for somebody to read. ``urls`` is None where they were not asked about."""
+
+    prepared: Prepared
+    forecast: Forecast
+    warnings: tuple[str, ...]
+    urls: UrlReport | None = None
+
+
+async def run(options: Options, host: Host) -> Summary:
+    """Plan, then submit, poll and download; resumes whatever the run directory already holds.
+
+    The summary's ``exit_code`` is 0, 1, or that of the reason why the run stopped early. Raises a
+    BatcherError where nothing ran.
+    """
+    manifest = open_manifest(options.manifest, options.overrides)
+    run_dir, shard = run_dir_of(options, manifest), options.selection.shard
+    tree = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
+    async with connect(options.sandbox, host, run_dir) as site, claimed(tree, shard, host.disk):
+        specs = await _specs(site, manifest, run_dir, host)
+        async with _ledger_if_any(run_dir, shard, site, host) as held:
+            prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
+            confirm(prepared, host)
+            with _disk_refusals(run_dir):
+                summary = await _execute(prepared, site, (held.take(), tree), host)
+        if shard is not None:
+            gather(run_dir, shard, host.disk)
+        return summary
+
+
+async def plan(options: Options, host: Host) -> Planned:
+    """All of ``run`` except spending: needs neither token nor network, and writes nothing."""
+    manifest = open_manifest(options.manifest, options.overrides)
+    run_dir = run_dir_of(options, manifest)
+    async with connect(options.sandbox, host, None, spending=False) as site:
+        specs = await _specs(site, manifest, run_dir, host)
+        snapshot = await _read(options, run_dir, site, host)
+        prepared = prepare(options, manifest, specs, snapshot, run_dir)
+        urls = None
+        if options.check_urls:
+            async with site.lookup() as lookup:
+                urls = await check_urls(prepared.media_urls(snapshot), lookup)
+    return _foresee(prepared, snapshot, host, urls)
+
+
+async def _read(options: Options, run_dir: Path, site: Site, host: Host) -> Snapshot:
+    """What the ledger says, if there is one; as ``run`` would find it."""
+    shard, snapshot = options.selection.shard, Snapshot()
+    tree = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
+    async with ledger_to_read(tree, host.disk) as folder:
+        if segments_in(folder, host.disk):
+            snapshot = read_snapshot(folder, host.disk)
+            check_same_api(snapshot, site, run_dir)
+        check_nothing_lost(folder, snapshot, host.disk, shard)
+    return snapshot
+
+
+def _foresee(prepared: Prepared, snapshot: Snapshot, host: Host, urls: UrlReport | None) -> Planned:
+    """What a plan tells besides its counts and its price."""
+    survey = prepared.survey
+    seen_s = snapshot.timings.by_model()
+    expected = forecast(survey.estimate.jobs_by_model(), seen_s, prepared.options.pace.concurrency)
+    trouble = survey.urls.warnings(host.clock.now(), expected.duration_s)
+    return Planned(prepared, expected, (*prepared.tally.warnings, *trouble), urls)
+
+
+async def _specs(site: Site, manifest: Manifest, run_dir: Path, host: Host) -> Specs:
+    """The specs of the manifest's models; what earlier runs kept stands in for a silent API."""
+    return await site.catalog.specs(manifest.models(), kept=kept_entries(run_dir, host.disk))
+
+
+def run_dir_of(options: Options, manifest: Manifest) -> Path:
+    """Where a run keeps everything: as asked for, else ``output/<batch name>``."""
+    suffix = "-sandbox" if options.sandbox is not None else ""
+    return options.output or OUTPUT_ROOT / f"{manifest.name}{suffix}"
+
+
+@contextmanager
+def _disk_refusals(path: Path) -> Iterator[None]:
+    """An OSError is about ``path``, or about the file that it names. Raises RunDirError."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename
+        raise cannot_write(Path(named) if isinstance(named, str) else path, error) from error
+
+
+class _Held:
+    """The ledger of a run directory: locked if there is one, made only once it is needed.
+
+    A manifest that turns out to be bad must not leave an empty run directory behind.
+    """
+
+    def __init__(self, run_dir: Path, shard: Shard | None, site: Site, host: Host) -> None:
+        self._run_dir, self._shard, self._host = run_dir, shard, host
+        self._ledger: Ledger | None = None
+        with _disk_refusals(run_dir):
+            if segments_in(run_dir, host.disk):
+                self._ledger = self._open()
+        try:
+            check_same_api(self.snapshot, site, run_dir)
+            check_nothing_lost(run_dir, self.snapshot, host.disk, shard)
+        except BaseException:
+            if self._ledger is not None:
+                self._ledger.release()
+            raise
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._ledger.snapshot if self._ledger is not None else Snapshot()
+
+    def take(self) -> Ledger:
+        """The ledger, made now if there was none. Raises RunDirError, LockedError."""
+        if self._ledger is None:
+            self._host.disk.make_dirs(self._run_dir)
+            self._ledger = self._open()
+            if self._shard is None and self._ledger.snapshot.records:
+                raise LockedError(f"{self._run_dir}: another run began here; run again to resume it")
+        return self._ledger
+
+    def _open(self) -> Ledger:
+        return Ledger(self._run_dir, self._host.disk, self._host.clock, self._shard)
+
+    async def close(self) -> None:
+        if self._ledger is not None:
+            await self._ledger.close()
+
+
+@asynccontextmanager
+async def _ledger_if_any(
+    run_dir: Path, shard: Shard | None, site: Site, host: Host
+) -> AsyncIterator[_Held]:
+    held = _Held(run_dir, shard, site, host)
+    try:
+        yield held
+    finally:
+        await held.close()
+
+
+async def _execute(prepared: Prepared, site: Site, held: tuple[Ledger, RunDir], host: Host) -> Summary:
+    began_s = host.clock.monotonic()
+    ledger, run_dir = held
+    for warning in (*ledger.warnings, *prepared.tally.warnings, *_unchecked(prepared)):
+        host.observer.warn(warning)
+    opening = _opening(prepared, site, host)
+    sharded = prepared.options.selection.shard is not None
+    metadata = Later() if sharded else Metadata(run_dir, ledger, host.disk)
+    try:
+        for caveat in run_dir.prepare():
+            host.observer.warn(caveat)
+        if prepared.plan.fetches:
+            run_dir.check_writable()
+        await run_dir.look()
+        keep_entries(prepared.run_dir, prepared.specs.entries, host.disk)
+        ledger.announce(opening)
+        _note_leavers(ledger, prepared.plan)
+        metadata.open(prepared.columns)
+        runner = await _drive(prepared, site, ledger, (run_dir, metadata), host)
+    finally:
+        metadata.close()
+    stopped_by = runner.control.error or runner.shortfall()
+    elapsed_s = host.clock.monotonic() - began_s
+    summary = summarise(prepared, ledger.snapshot, runner.view, stopped_by, elapsed_s)
+    ledger.close_run(_closing(opening, summary, iso(host.clock.now())))
+    return summary
+
+
+def _unchecked(prepared: Prepared) -> Iterator[str]:
+    """Nothing is guessed silently: models whose inputs nobody could check before they were sent."""
+    for model in prepared.specs.unchecked:
+        if prepared.plan.to_buy:
+            why = prepared.specs.sources[model].problem
+            yield f"{model}: sent unchecked, no schema is known ({why})"
+
+
+async def _drive(
+    prepared: Prepared,
+    site: Site,
+    ledger: Ledger,
+    stores: tuple[RunDir, Describes],
+    host: Host,
+) -> Runner:
+    options = prepared.options
+    price_usd, shard = prepared.survey.estimate.price_usd, options.selection.shard
+    budget = Budget(ledger, price_usd, options.money.max_cost_usd, shard)
+    breaker = Breaker(options.money.max_failures, options.money.max_failures_percent)
+    async with site.downloader(host, options.trust, options.pace.downloads) as fetcher:
+        deps = Deps(
+            service=site.service,
+            fetcher=fetcher,
+            ledger=ledger,
+            run_dir=stores[0],
+            metadata=stores[1],
+            body_of=request_body,
+            clock=host.clock,
+            rng=host.rng,
+            observer=host.observer,
+            inspector=MediaInspector(prepared.run_dir, ledger.snapshot),
+        )
+        canary = Canary(
+            prepared.canary, options.money.canary_failures, ledger.snapshot, host.clock, host.go_on
+        )
+        runner = Runner(deps, options.pace, budget, breaker, canary)
+        with host.signals(runner.control):
+            await runner.run(prepared.plan, prepared.work(ledger.snapshot))
+    return runner
+
+
+def _note_leavers(ledger: Ledger, made: Plan) -> None:
+    for job_id in made.orphans:
+        ledger.append(EventName.ORPHANED, job_id)
+    for job_id in made.returned:
+        ledger.append(EventName.RELISTED, job_id)
+
+
+def _opening(prepared: Prepared, site: Site, host: Host) -> RunEvent:
+    return RunEvent(
+        run=uuid.uuid4().hex[:12],
+        at=iso(host.clock.now()),
+        manifest=legible(prepared.manifest.path),
+        api=site.api,
+        version=FORMAT_VERSION,
+        identity=prepared.manifest.rule,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        total=prepared.plan.total,
+        selected=prepared.plan.selected,
+        duplicates=prepared.plan.duplicates,
+        invalid=prepared.plan.invalid,
+    )
+
+
+def _closing(opening: RunEvent, summary: Summary, at: str) -> RunEvent:
+    counts = {state.value: getattr(summary, state.value) for state in State}
+    return RunEvent(run=opening.run, at=at, ended=True, exit_code=summary.exit_code, counts=counts)
+
+
+def summarise(
+    prepared: Prepared, snapshot: Snapshot, view: RunView, error: BatcherError | None, elapsed_s: float
+) -> Summary:
+    """What became of a plan: ``view`` as its run left it, ``error`` why that stopped early, if so."""
+    present = status_of(prepared.run_dir, snapshot)
+    made = prepared.plan
+    fields = {name: getattr(present, name) for name in present.__struct_fields__}
+    fields |= {"total": made.total, "duplicates": made.duplicates}
+    fields["pending"] += made.total - present.total
+    return Summary(
+        **fields,
+        selected=made.selected,
+        elapsed_s=round(elapsed_s, 3),
+        submitted_now=view.submitted_now,
+        invalid=made.invalid,
+        cancelled_now=view.cancelled_now,
+        not_cancellable=view.not_cancellable,
+        stopped=str(error) if error is not None else None,
+        exit_code=error.exit_code if error is not None else _exit_code(prepared, view),
+    )
+
+
+def _exit_code(prepared: Prepared, view: RunView) -> int:
+    made = prepared.plan
+    excused = 0
+    if prepared.options.ignore_old_failures:
+        excused = sum(map(made.count, (Bucket.FAILED, Bucket.CANCELLED, Bucket.EXHAUSTED)))
+    return int(view.done + excused < made.selected or made.invalid > 0)

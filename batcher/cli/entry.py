@@ -1,0 +1,229 @@
+"""The command line: parse, wire, map errors to exit codes. Heavy rooms are imported where needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batcher.cli import ending
+from batcher.cli.params import DURATION_TYPE, SIZE_TYPE
+from batcher.cli.run_options import table_options
+from batcher.errors import BatcherError
+from batcher.terminal import visible, visible_lines
+
+EX_USAGE = 64
+EX_SOFTWARE = 70
+SIGINT_EXIT = 130
+SHOW_WORDS = 2
+RUN_DIR = click.Path(path_type=Path, file_okay=False)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="batcher")
+def cli() -> None:
+    """Run batches of generations on the RunComfy Model API: plan, submit, poll, download, resume.
+
+    \b
+    Try it without an account:
+      batcher init && batcher run manifest.yaml --sandbox
+    """
+
+
+@cli.command()
+@table_options("run")
+def run(**given: Any) -> int:
+    """Plan MANIFEST, then submit, poll, download; resumes whatever the run directory holds."""
+    from batcher.cli.run_command import run_manifest
+
+    return run_manifest(given)
+
+
+@cli.command()
+@table_options("plan")
+def plan(**given: Any) -> int:
+    """Say what `run` would do with MANIFEST, and what it may cost. Spends nothing."""
+    from batcher.cli.run_command import plan_manifest
+
+    return plan_manifest(given)
+
+
+@cli.command()
+@click.argument("run_dir", type=RUN_DIR)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--list", "states", metavar="STATE,...", help="One JSON line per job in these states.")
+@click.option("--quality", type=click.Choice(["good", "bad"]), help="With --list: only these.")
+@click.option("--follow", is_flag=True, help="Go on until the run ends.")
+def status(run_dir: Path, as_json: bool, states: str | None, quality: str | None, follow: bool) -> int:
+    """Say what the ledger says, live or at rest. Never writes; needs no network."""
+    from batcher.cli.read_commands import Listing, show_status
+
+    if quality is not None and states is None:
+        raise click.UsageError("--quality goes with --list, as in --list done --quality bad")
+    listing = Listing(states, quality) if states is not None else None
+    return show_status(run_dir, as_json=as_json, listing=listing, follow=follow)
+
+
+@cli.command()
+@click.argument("run_dir", type=RUN_DIR)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def verify(run_dir: Path, as_json: bool) -> int:
+    """Re-hash every output against the ledger; exits 1 where it finds damage."""
+    from batcher.cli.read_commands import verify_outputs
+
+    return verify_outputs(run_dir, as_json=as_json)
+
+
+@cli.command()
+@click.argument("run_dir", type=RUN_DIR)
+@click.option(
+    "--every", "every_s", type=DURATION_TYPE, help="Write it anew so often, until the run ends."
+)
+def report(run_dir: Path, every_s: float | None) -> int:
+    """Write report.html into RUN_DIR: the gallery and the plots. Live or at rest."""
+    from batcher.cli.report_commands import report_run
+
+    if every_s is not None and every_s <= 0:
+        raise click.UsageError("--every must be above 0")
+    return report_run(run_dir, every_s)
+
+
+@cli.command()
+@click.argument("run_dir", type=RUN_DIR)
+@click.option("--format", type=click.Choice(["webdataset", "parquet", "csv"]), required=True)
+@click.option("-o", "--output", "target", type=RUN_DIR, required=True, metavar="DEST")
+@click.option("--filter", "where", metavar="EXPR", help="""Only these: 'meta.split == "train"'.""")
+@click.option("--except", "but", metavar="@FILE", help="Leave out these job ids, one a line.")
+@click.option("--split-by", metavar="COLUMN", help="Separate files for each value: meta.split.")
+@click.option("--shard-size", type=SIZE_TYPE, help="Media bytes per file (default 1GB).")
+@click.option("--shard-count", type=click.IntRange(min=1), help="So many files for each split.")
+@click.option("--embed", is_flag=True, help="Parquet: with the media in it.")
+def export(**given: Any) -> int:
+    """Export the outputs of RUN_DIR to DEST, resumable."""
+    from batcher.cli.export_commands import export_run
+
+    return export_run(given)
+
+
+@cli.command()
+@click.argument("run_dir", type=RUN_DIR)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def cancel(run_dir: Path, as_json: bool) -> int:
+    """Cancel what is still queued remotely. What already runs can't be cancelled."""
+    from batcher.cli.remote_commands import cancel_queued
+
+    return cancel_queued(run_dir, as_json=as_json)
+
+
+@cli.command()
+@click.argument("run_dir", type=RUN_DIR)
+@click.argument("job")
+@click.option("--request-id", metavar="ID", help="It is this request.")
+@click.option("--not-created", is_flag=True, help="No request was created: the next run submits it.")
+def resolve(run_dir: Path, job: str, request_id: str | None, not_created: bool) -> int:
+    """Settle an unknown JOB by hand, after looking it up on the vendor's Generations page."""
+    from batcher.cli.remote_commands import resolve_unknown
+
+    if (request_id is None) != not_created:
+        raise click.UsageError("say either --request-id ID or --not-created")
+    return resolve_unknown(run_dir, job, request_id)
+
+
+@cli.command()
+@click.argument("words", nargs=-1, metavar="[QUERY | show ID]")
+@click.option("--refresh", is_flag=True, help="Ask the API even if the cache is fresh.")
+@click.option("--sandbox", is_flag=True, help="The sandbox's catalogue.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def models(words: tuple[str, ...], refresh: bool, sandbox: bool, as_json: bool) -> int:
+    """Search the catalogue, or show one model: its price and its inputs. Works offline, from the cache.
+
+    \b
+    batcher models image-to-video
+    batcher models show kling/kling-2-1/master/image-to-video
+    """
+    from batcher.cli.models_command import Asking, list_models, show_model
+
+    asking = Asking(sandbox, refresh, as_json)
+    if words[:1] != ("show",):
+        return list_models(" ".join(words), asking)
+    if len(words) != SHOW_WORDS:
+        raise click.UsageError("say which model: batcher models show ID")
+    return show_model(words[1], asking)
+
+
+@cli.command()
+@click.option("--model", metavar="ID", help="With this model's fields.")
+@click.option("--sandbox", is_flag=True, help="The model is one of the sandbox's.")
+def schema(model: str | None, sandbox: bool) -> int:
+    """Print the JSON Schema of a YAML manifest, for editors.
+
+    \b
+    batcher schema --model ID > manifest.schema.json
+    and as the manifest's first line:
+    # yaml-language-server: $schema=manifest.schema.json
+    """
+    from batcher.cli.starter import print_schema
+
+    return print_schema(model, sandbox=sandbox)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default="manifest.yaml")
+@click.option("--model", metavar="ID", help="For this model: its fields, defaults, allowed values.")
+@click.option("--sandbox", is_flag=True, help="The model is one of the sandbox's.")
+def init(file: Path, model: str | None, sandbox: bool) -> int:
+    """Write a commented starter manifest to FILE."""
+    from batcher.cli.starter import write_starter
+
+    return write_starter(file, model, sandbox=sandbox)
+
+
+@cli.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=8899, show_default=True)
+@click.option("--speed", type=click.FloatRange(min=0.01), default=1.0, show_default=True)
+@click.option("--faults", type=click.FloatRange(0, 1), default=0.0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--balance", type=float, help="USD that can run out.")
+@click.option("--rate", type=float, help="Calls a second before it answers 429.")
+@click.option("--state", type=click.Path(path_type=Path, dir_okay=False), help="Keep requests here.")
+def sandbox(**given: Any) -> int:
+    """Serve a local stand-in for the Model API until Ctrl-C."""
+    from batcher.cli.remote_commands import serve_sandbox
+
+    return serve_sandbox(given)
+
+
+def _show(error: click.ClickException) -> None:
+    shown = StringIO()
+    error.show(shown)
+    click.echo(visible_lines(shown.getvalue().rstrip("\n")), err=True)
+
+
+def main() -> None:
+    """The console script: exit codes are those of the README's table, and no traceback ever shows."""
+    ending.prepare()
+    try:
+        code = cli(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.exceptions.Abort:
+        code = SIGINT_EXIT
+    except click.ClickException as error:
+        _show(error)
+        code = EX_USAGE
+    except BatcherError as error:
+        click.echo(visible_lines(f"batcher: {error}"), err=True)
+        code = error.exit_code
+    except ending.EndedBySignal as end:
+        code = end.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:  # noqa: BLE001 - the last line of defence
+        click.echo(visible(f"batcher: internal error: {type(error).__name__}: {error}"), err=True)
+        code = EX_SOFTWARE
+    ending.leave(code or 0)

@@ -1,0 +1,1 @@
+"""Exports of a run directory: WebDataset shards, Parquet, CSV."""

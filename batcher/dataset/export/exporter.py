@@ -1,0 +1,131 @@
+"""Exports of a run directory: WebDataset shards, Parquet, CSV.
+
+``choose`` says which rows, ``shards`` cuts them and keeps a record of what is written, one module per
+format writes a shard. Rows come from the ledger, so an export is as good after a crash as beside a live
+run; a shard is whole or absent, and one that is there already is not written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from batcher.dataset.export.choose import Choice
+from batcher.dataset.export.media import Source, media_of, unread
+from batcher.dataset.export.shards import Cut, RowSource, Shard, Shelf, cut
+from batcher.dataset.export.tables import CsvWriter, ParquetWriter
+from batcher.dataset.export.tar import TarWriter
+from batcher.dataset.export.typed import typed
+from batcher.dataset.export.writer import Writer
+from batcher.dataset.rows import OWN_COLUMNS, Columns, Rows
+from batcher.disk import Disk, cannot_write
+from batcher.ledger.ledger import read_snapshot
+
+FORMATS = ("webdataset", "parquet", "csv")
+Progress = Callable[[int, int], object]
+"""Told after each shard: rows and bytes of media that it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to export, where to, and how. ``embed``: media bytes go into Parquet too."""
+
+    run_dir: Path
+    target: Path
+    format: str
+    choice: Choice = field(default_factory=Choice)
+    cut: Cut = field(default_factory=Cut)
+    embed: bool = False
+
+
+@dataclass(slots=True)
+class Exported:
+    """What an export amounts to. ``kept`` shards were there already."""
+
+    rows: int = 0
+    bytes: int = 0
+    written: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+
+def export(order: Order, disk: Disk, progress: Progress = lambda rows, size: None) -> Exported:
+    """Write what ``order`` says; again after an interruption, it writes only what is missing.
+
+    Raises UsageError (filter, ids), InputError (a media file is missing or damaged, the library of a
+    format is not installed), RunDirError (the target can't be written, or a bucket with the media can't
+    be read), CredentialsError.
+    """
+    rows, result = _rows(order, disk), Exported()
+    columns = OWN_COLUMNS | dict(sorted(rows.columns.types.items()))
+    writer = _writer(order, columns)
+    shelf = Shelf(order.target, disk, writer.fingerprint)
+    try:
+        disk.make_dirs(order.target)
+        with _source(order, writer, disk) as source:
+            for shard in cut(_chosen(order, rows, columns), order.cut, writer.extension):
+                _put(shard, shelf, writer, source, result)
+                progress(len(shard.rows), shard.bytes)
+        shelf.tidy(writer.extension)
+    except OSError as error:
+        raise cannot_write(order.target, error) from error
+    return result
+
+
+def _chosen(order: Order, rows: Rows, columns: dict[str, str]) -> RowSource:
+    """The rows to export, as often as they are asked for."""
+
+    def chosen() -> Iterator[dict[str, Any]]:
+        return order.choice.of(rows.all())
+
+    if order.format != "webdataset":
+        return chosen
+    return typed(chosen, columns, split=order.cut.split_by is not None)
+
+
+def selected(order: Order, disk: Disk) -> tuple[int, int]:
+    """Rows that ``order`` selects, and bytes of their media: for a progress bar."""
+    sizes = [row["bytes"] for row in order.choice.of(_rows(order, disk).all())]
+    return len(sizes), sum(sizes)
+
+
+def _rows(order: Order, disk: Disk) -> Rows:
+    """The rows of the run directory. Raises UsageError where the choice is not one among them."""
+    rows = Rows(read_snapshot(order.run_dir, disk), Columns())
+    rows.widen()
+    order.choice.check(OWN_COLUMNS | rows.columns.types)
+    return rows
+
+
+def _put(shard: Shard, shelf: Shelf, writer: Writer, source: Source, result: Exported) -> None:
+    result.rows += len(shard.rows)
+    result.bytes += shard.bytes
+    if shelf.has(shard):
+        result.kept.append(shard.name)
+        return
+    rows = source(shard.rows)
+    with shelf.place(shard) as path:
+        writer.write(path, rows)
+    result.written.append(shard.name)
+
+
+def _source(order: Order, writer: Writer, disk: Disk) -> AbstractContextManager[Source]:
+    if writer.reads_media:
+        return media_of(order.run_dir, disk)
+    return nullcontext(partial(unread, order.run_dir))
+
+
+def _writer(order: Order, columns: dict[str, str]) -> Writer:
+    match order.format:
+        case "webdataset":
+            return TarWriter()
+        case "parquet":
+            return ParquetWriter(columns, embed=order.embed)
+        case _:
+            return CsvWriter(columns)
+
+
+__all__ = ["FORMATS", "Choice", "Cut", "Exported", "Order", "export", "selected"]

@@ -1,0 +1,81 @@
+"""Judges the outputs of a job: they decode, show something, are what was asked for, nobody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from batcher.dataset.acceptance import Verdict
+from batcher.dataset.expectations import differences
+from batcher.jobs.job import Artifact, Probed
+from batcher.ledger.snapshot import Snapshot
+from batcher.media.decode import decode
+from batcher.media.finding import Finding
+from batcher.media.headers import read_headers
+from batcher.thread_batches import Groups
+
+AT_ONCE = 2
+GROUP_JOBS = 8
+
+
+class MediaInspector:
+    """Looks into files in threads, a few at a time, so that the event loop and the cores stay free."""
+
+    def __init__(self, run_dir: Path, snapshot: Snapshot) -> None:
+        self._root = run_dir
+        self._snapshot = snapshot
+        self._looks = Groups(self._look, at_once=AT_ONCE, most=GROUP_JOBS)
+
+    async def inspect(self, job_id: str, files: tuple[Artifact, ...]) -> Verdict:
+        found = await self._looks.add(files)
+        inputs = self._inputs(job_id)
+        notes: list[str] = []
+        for number, (artifact, finding) in enumerate(zip(files, found, strict=True)):
+            wrong = [*finding.problems, *differences(finding, inputs)]
+            wrong += self._twins(job_id, artifact)
+            notes += [f"output {number}: {what}" if len(files) > 1 else what for what in wrong]
+        probed = tuple(map(_probed, files, found))
+        return Verdict(probed, "; ".join(notes) or None)
+
+    def _look(self, jobs: Sequence[tuple[Artifact, ...]]) -> list[list[Finding]]:
+        return [[look_into(self._root / artifact.path) for artifact in files] for files in jobs]
+
+    def _inputs(self, job_id: str) -> dict[str, Any]:
+        place = self._snapshot.records[job_id].input_offset
+        return self._snapshot.line_at(place).input or {} if place >= 0 else {}
+
+    def _twins(self, job_id: str, artifact: Artifact) -> Iterator[str]:
+        """Says so where another job's output has the same bytes."""
+        ours = self._snapshot.records[job_id].submitting_offset
+        assert self._snapshot.owners is not None
+        owner = self._snapshot.owners.setdefault(artifact.sha256, ours)
+        if owner != ours and (other := self._snapshot.line_at(owner).job) != job_id:
+            yield f"same bytes as {other}"
+
+
+def look_into(path: Path) -> Finding:
+    """What is in a file: decoded where the extra ``media`` is installed, else by its headers."""
+    try:
+        headers = read_headers(path)
+    except OSError as error:
+        return Finding(problems=(f"can't be read: {error.strerror}",))
+    if headers.media_type is None or headers.problems:
+        return headers
+    try:
+        return decode(path, headers.media_type)
+    except (ImportError, ValueError):
+        return headers
+
+
+def _probed(artifact: Artifact, found: Finding) -> Probed:
+    return Probed(
+        artifact.path,
+        artifact.bytes,
+        artifact.sha256,
+        found.media_type,
+        found.width,
+        found.height,
+        found.duration_s,
+        found.fps,
+    )

@@ -1,0 +1,270 @@
+"""``metadata.jsonl``: one flat line per output file, derived from the ledger.
+
+The same keys stand in every line and a key has one type, so that the file loads as a table as it is.
+Lines are appended as jobs finish; where that can't have gone right (a crash, new columns, jobs that left
+the manifest) the file is made anew from the ledger, whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from batcher.dataset.rows import Columns, Rows
+from batcher.dataset.typed_head import HEAD_BYTES, TypedHead
+from batcher.disk import AppendFile, Disk, writing
+from batcher.jobs.lifecycle import State
+from batcher.jobs.shard import Shard
+from batcher.ledger.checkpoint_file import HIDDEN_NAME
+from batcher.ledger.finished import JobRecord
+from batcher.ledger.ledger import read_snapshot
+from batcher.ledger.lock import is_held
+from batcher.ledger.snapshot import Snapshot
+from batcher.store.local import RunDir
+
+_CACHE_NAME = "metadata.json"
+_GATHER_LOCK = "gather"
+GATHER_PATIENCE_S = 600.0
+_LAYOUT = 2
+"""Of the columns that every row has: raised where they change."""
+
+
+class _Cache(msgspec.Struct):
+    """What the file was in step with when it was last closed.
+
+    Where its columns, the ledger's last word on the dataset, or its own size is another one now, it is
+    made anew.
+    """
+
+    columns: dict[str, str]
+    dataset_changes: int
+    size_bytes: int | None
+    layout: int = 1
+
+
+class Written(Protocol):
+    """A ledger: what it amounts to, and whether all of that is on disk."""
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+    @property
+    def is_durable(self) -> bool: ...
+
+
+class Describes(Protocol):
+    """Who is told what happens to outputs that ``metadata.jsonl`` describes."""
+
+    def open(self, columns: Columns) -> None: ...
+    def append(self, job_id: str) -> None: ...
+    def mark_stale(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Later:
+    """What a shard does about the metadata while it runs: nothing. See :func:`gather`."""
+
+    def open(self, columns: Columns) -> None: ...
+    def append(self, job_id: str) -> None: ...
+    def mark_stale(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Metadata:
+    """The metadata file of one run directory, kept in step with its ledger."""
+
+    def __init__(
+        self, run_dir: RunDir, ledger: Written, disk: Disk, head_bytes: int = HEAD_BYTES
+    ) -> None:
+        self._run_dir = run_dir
+        self._ledger = ledger
+        self._disk = disk
+        self._head_bytes = head_bytes
+        self._head = TypedHead(head_bytes)
+        self._cache_path = run_dir.hidden / _CACHE_NAME
+        self._columns = Columns()
+        self._file: AppendFile | None = None
+        self._late: list[str] = []
+        self._stale = False
+        self._cached: _Cache | None = None
+        self._changes = 0
+
+    def open(self, columns: Columns) -> None:
+        """Begin with ``columns`` (those of the manifest); makes the file anew where it is stale.
+
+        A shard that ended may be at it just now: waits until it is not. Raises RunDirError, LockedError.
+        """
+        gathering = self._run_dir.hidden / _GATHER_LOCK
+        if self._disk.size(gathering) is not None:
+            self._disk.lock(gathering, GATHER_PATIENCE_S)()
+        self.begin(columns)
+
+    def begin(self, columns: Columns) -> None:
+        """Begin as ``open`` does, as the only one who makes the file. Raises RunDirError."""
+        with writing(self._run_dir.metadata):
+            self._cached = self._read_cache()
+            self._columns = self._known_columns(columns)
+            self._changes = self._ledger.snapshot.dataset_changes
+            self._stale = self._cached != self._in_step()
+            if not self._stale:
+                self._head = self._read_head()
+            self.refresh()
+
+    def append(self, job_id: str) -> None:
+        """Add the lines of a job that just became done."""
+        self._changes += 1
+        record = self._ledger.snapshot.records[job_id]
+        if self._file is None:
+            self._file = self._disk.open_append(self._run_dir.metadata)
+        try:
+            self._file.write(b"".join(self._lines(job_id, record)))
+        except OSError:
+            self._stale = True
+            raise
+        self._stale |= bool(self._late)
+
+    def mark_stale(self) -> None:
+        """Lines that stand in the file are no longer true: make it anew at the next ``refresh``."""
+        self._stale = True
+
+    def refresh(self) -> None:
+        """Make the file anew from the ledger where it is stale."""
+        if not self._stale:
+            return
+        self._close_file()
+        snapshot = self._ledger.snapshot
+        if any(self._all_done(snapshot)) or self._disk.size(self._run_dir.metadata) is not None:
+            self._write_all(snapshot)
+        self._changes = snapshot.dataset_changes
+        self._stale = False
+
+    def _write_all(self, snapshot: Snapshot) -> None:
+        """Write the file; once more if the first value of a column stood too far down for loaders."""
+        first: dict[str, None] = {}
+        while True:
+            self._late = []
+            self._head = TypedHead(self._head_bytes)
+            self._disk.write_whole(self._run_dir.metadata, self._all_lines(snapshot, first))
+            late = dict.fromkeys(job_id for job_id in self._late if job_id not in first)
+            if not late:
+                return
+            first |= late
+
+    def close(self) -> None:
+        """Make the file anew if it went stale, and let go of it. Raises RunDirError.
+
+        It went stale also where the ledger tells of more than was appended here: a run that was
+        interrupted between the two. While lines of the ledger are still to be written, it is left to
+        the next run.
+        """
+        try:
+            with writing(self._run_dir.metadata):
+                if self._ledger.is_durable:
+                    self._stale |= self._changes != self._ledger.snapshot.dataset_changes
+                    self.refresh()
+                    self._vouch()
+        finally:
+            self._close_file()
+
+    def _vouch(self) -> None:
+        """Make the file durable, and say that it is in step."""
+        if self._file is not None:
+            self._file.sync()
+        cache = self._in_step()
+        if cache != self._cached:
+            self._disk.write_whole(self._cache_path, [msgspec.json.encode(cache)])
+            self._cached = cache
+
+    def _all_done(self, snapshot: Snapshot) -> Iterator[tuple[str, JobRecord]]:
+        return ((job_id, record) for job_id, record in snapshot.items() if record.state is State.DONE)
+
+    def _all_lines(self, snapshot: Snapshot, first: Collection[str]) -> Iterator[bytes]:
+        for job_id in first:
+            yield from self._lines(job_id, snapshot.records[job_id])
+        for job_id, record in self._all_done(snapshot):
+            if job_id not in first:
+                yield from self._lines(job_id, record)
+
+    def _lines(self, job_id: str, record: JobRecord) -> Iterator[bytes]:
+        """A done job's lines, counted in to the head of the file."""
+        rows = Rows(self._ledger.snapshot, self._columns)
+        for row in rows.of(job_id, record):
+            line = msgspec.json.encode(row) + b"\n"
+            if self._head.take(row, len(line)):
+                self._late.append(job_id)
+            yield line
+
+    def _read_head(self) -> TypedHead:
+        """The head of the file as it is, which is in step with the ledger."""
+        head = TypedHead(self._head_bytes)
+        size_bytes = self._disk.size(self._run_dir.metadata)
+        if size_bytes is None:
+            return head
+        with self._disk.open_read(self._run_dir.metadata) as file:
+            for line in file.read(self._head_bytes).split(b"\n")[:-1]:
+                head.take(msgspec.json.decode(line), 0)
+        head.take({}, size_bytes)
+        return head
+
+    def _known_columns(self, columns: Columns) -> Columns:
+        if self._cached is None or self._cached.dataset_changes != self._ledger.snapshot.dataset_changes:
+            return self._ledger_columns(columns)
+        known = Columns(self._cached.columns)
+        known.merge(columns)
+        return known
+
+    def _ledger_columns(self, columns: Columns) -> Columns:
+        merged = Columns(columns.types)
+        Rows(self._ledger.snapshot, merged).widen()
+        return merged
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _read_cache(self) -> _Cache | None:
+        if self._disk.size(self._cache_path) is None:
+            return None
+        with self._disk.open_read(self._cache_path) as file:
+            try:
+                return msgspec.json.decode(file.read(), type=_Cache)
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                return None
+
+    def _in_step(self) -> _Cache:
+        size_bytes = self._disk.size(self._run_dir.metadata)
+        changes = self._ledger.snapshot.dataset_changes
+        return _Cache(dict(self._columns.types), changes, size_bytes, _LAYOUT)
+
+
+class _AtRest(NamedTuple):
+    """A ledger that nobody writes."""
+
+    snapshot: Snapshot
+    is_durable: bool = True
+
+
+def gather(root: Path, shard: Shard, disk: Disk) -> None:
+    """Let ``metadata.jsonl`` describe what all shards brought, once the last of them has ended.
+
+    To be called by each shard when it has let go of the run directory; does nothing while another is at
+    work. Raises RunDirError, LedgerError.
+    """
+    hidden = root / HIDDEN_NAME
+    release = disk.lock(hidden / _GATHER_LOCK, GATHER_PATIENCE_S)
+    try:
+        with writing(hidden):
+            if is_held(hidden, disk):  # asked with the lock: who begins now waits for it in ``open``
+                return
+        snapshot = read_snapshot(root, disk)
+        metadata = Metadata(RunDir(root, disk, shard), _AtRest(snapshot), disk)
+        metadata.begin(Columns())
+        metadata.close()
+    finally:
+        release()
+
+
+__all__ = ["Columns", "Describes", "Later", "Metadata", "gather"]

@@ -1,0 +1,191 @@
+"""One flat row per output file, as the ledger tells it: what metadata, exports and report share.
+
+The same keys stand in every row and a key has one type, over all models: rows load as a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from batcher.jobs.job import Job, LocalMedia
+from batcher.jobs.lifecycle import State
+from batcher.ledger.finished import JobRecord
+from batcher.ledger.snapshot import Snapshot
+
+TEXT, INTEGER, NUMBER, FLAG, TEXTS, NOTHING = "text", "integer", "number", "flag", "texts", "null"
+OWN_COLUMNS = {
+    "file_name": TEXT,
+    "job": TEXT,
+    "model": TEXT,
+    "prompt": TEXT,
+    "request_id": TEXT,
+    "attempt": INTEGER,
+    "submitted_at": TEXT,
+    "finished_at": TEXT,
+    "cost_usd": NUMBER,
+    "bytes": INTEGER,
+    "sha256": TEXT,
+    "media_type": TEXT,
+    "width": INTEGER,
+    "height": INTEGER,
+    "duration_s": NUMBER,
+    "fps": NUMBER,
+    "quality": TEXT,
+    "orphaned": FLAG,
+}
+"""Columns that every row has, with their types; those of inputs and metadata follow them."""
+
+
+class Columns:
+    """The columns that inputs and metadata need: name → type, merged over many jobs."""
+
+    def __init__(self, types: dict[str, str] | None = None) -> None:
+        self.types: dict[str, str] = dict(types or {})
+        self._last_inputs: dict[str, type] = {}
+        self._last_meta: dict[str, type] = {}
+
+    def watch(self, jobs: Iterable[Job]) -> Iterator[Job]:
+        """Pass ``jobs`` through, taking note of their columns."""
+        for job in jobs:
+            self.add(job.input, job.meta)
+            yield job
+
+    def add(self, inputs: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Take in one job's inputs and metadata. Most have the types of the job before."""
+        self._take("input", inputs, self._last_inputs)
+        if meta:
+            self._take("meta", meta, self._last_meta)
+
+    def _take(self, prefix: str, values: dict[str, Any], last: dict[str, type]) -> None:
+        for name, value in values.items():
+            kind = type(value)
+            if last.get(name) is not kind:
+                column = f"{prefix}.{name}"
+                known = self.types.get(column, NOTHING)
+                self.types[column] = _merged(known, _type_of(_shown(value)))
+                if kind is not list:  # the next list may hold something else
+                    last[name] = kind
+
+    def merge(self, other: Columns) -> None:
+        """Take in what ``other`` knows."""
+        for name, kind in other.types.items():
+            self.types[name] = _merged(self.types.get(name, NOTHING), kind)
+
+    def fill(self, inputs: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
+        """One job's values under every column, each in its column's type; None where it has none."""
+        row: dict[str, Any] = dict.fromkeys(sorted(self.types))
+        for name, value in _flat(inputs, meta):
+            row[name] = _cast(value, self.types.get(name, TEXT))
+        return row
+
+
+def _flat(inputs: dict[str, Any], meta: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in inputs.items():
+        yield f"input.{name}", _shown(value)
+    for name, value in meta.items():
+        yield f"meta.{name}", _shown(value)
+
+
+def _shown(value: Any) -> Any:
+    """``value`` with its local media as their paths, as a job or a ledger line holds them."""
+    if isinstance(value, LocalMedia):
+        return value.shown
+    if isinstance(value, dict) and value.keys() == {"path", "sha256"}:
+        return value["path"]
+    return [_shown(item) for item in value] if isinstance(value, list) else value
+
+
+def _type_of(value: Any) -> str:
+    match value:
+        case None:
+            return NOTHING
+        case bool():
+            return FLAG
+        case int():
+            return INTEGER
+        case float():
+            return NUMBER
+        case list() if all(isinstance(item, str) for item in value):
+            return TEXTS
+        case _:
+            return TEXT
+
+
+def _merged(one: str, other: str) -> str:
+    if other in (one, NOTHING):
+        return one
+    if one == NOTHING:
+        return other
+    return NUMBER if {one, other} == {INTEGER, NUMBER} else TEXT
+
+
+def _cast(value: Any, kind: str) -> Any:
+    """``value`` in the type of its column, which takes it in: see ``_merged``."""
+    if value is None:
+        return None
+    if kind == TEXT:
+        return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return float(value) if kind == NUMBER else value
+
+
+class Rows:
+    """Makes rows of what a snapshot holds, and of the ledger's lines that it reads back."""
+
+    def __init__(self, snapshot: Snapshot, columns: Columns) -> None:
+        self.columns = columns
+        self._snapshot = snapshot
+
+    def all(self) -> Iterator[dict[str, Any]]:
+        """Of every done job, in the order in which they were done."""
+        for job_id, record in self._snapshot.items():
+            if record.state is State.DONE:
+                yield from self.of(job_id, record)
+
+    def of(self, job_id: str, record: JobRecord) -> Iterator[dict[str, Any]]:
+        """One row for each output of a done job."""
+        inputs, meta = self.inputs(record)
+        filled = self.columns.fill(inputs, meta)
+        done = self._snapshot.line_at(record.done_offset)
+        for artifact in done.files or ():
+            yield {
+                "file_name": artifact.path,
+                "job": job_id,
+                "model": record.model,
+                "prompt": _prompt(inputs),
+                "request_id": record.request_id,
+                "attempt": record.attempt,
+                "submitted_at": record.submitting_at,
+                "finished_at": done.at,
+                "cost_usd": record.charge_usd,
+                "bytes": artifact.bytes,
+                "sha256": artifact.sha256,
+                "media_type": artifact.media_type,
+                "width": artifact.width,
+                "height": artifact.height,
+                "duration_s": artifact.duration_s,
+                "fps": artifact.fps,
+                "quality": record.quality,
+                "orphaned": record.orphaned,
+                **filled,
+            }
+
+    def inputs(self, record: JobRecord) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a job was made of: its inputs and its metadata."""
+        if record.input_offset < 0:
+            return {}, {}
+        event = self._snapshot.line_at(record.input_offset)
+        return event.input or {}, event.meta or {}
+
+    def widen(self) -> None:
+        """Let the columns hold every job that the ledger knows."""
+        for record in self._snapshot.records.values():
+            if record.input_offset >= 0:
+                self.columns.add(*self.inputs(record))
+
+
+def _prompt(inputs: dict[str, Any]) -> str | None:
+    prompt = inputs.get("prompt")
+    return prompt if isinstance(prompt, str) or prompt is None else str(prompt)

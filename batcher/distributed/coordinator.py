@@ -1,0 +1,139 @@
+"""A run on a cluster from beginning to end: plan, ask, share out, sum up."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from batcher.app import run as app
+from batcher.app.prepare import Prepared, confirm
+from batcher.dataset.metadata import gather
+from batcher.disk import writing
+from batcher.distributed.cluster import check_installed, connected, place_of
+from batcher.distributed.divide import check_divisible, divide
+from batcher.distributed.fleet import SLACK_S, Fleet
+from batcher.distributed.messages import Sight, Task
+from batcher.distributed.outcome import accepted_since, sizes_of, verdict
+from batcher.distributed.worker import look, manifest_sha256
+from batcher.engine.stop import Control
+from batcher.errors import LockedError, RunDirError, UnreachableError
+from batcher.jobs.shard import Shard
+from batcher.ledger.checkpoint_file import HIDDEN_NAME
+from batcher.ledger.ledger import read_snapshot
+from batcher.ledger.lock import is_held
+from batcher.ledger.segments import is_segment, segments_in
+from batcher.ledger.snapshot import Snapshot
+from batcher.ledger.summary import Summary
+from batcher.options import Host, Options
+from batcher.store.bucket import open_run_dir
+from batcher.store.bucket_outputs import BucketRunDir
+
+
+async def run(options: Options, where: str, host: Host) -> Summary:
+    """As ``app.run``, on the workers of the Dask cluster that ``where`` says.
+
+    Raises UsageError for what a cluster can't keep, UnreachableError where there is none, and what
+    ``app.run`` raises.
+    """
+    place = place_of(where)
+    check_divisible(options)
+    check_installed()
+    prepared = (await app.plan(options, host)).prepared
+    confirm(prepared, host)
+    run_dir = prepared.run_dir.absolute()
+    _check_free(run_dir, host)
+    async with connected(place) as client:
+        return await _share_out(client, prepared, run_dir, host)
+
+
+async def _share_out(client: Any, prepared: Prepared, run_dir: Path, host: Host) -> Summary:
+    began_s = host.clock.monotonic()
+    options = prepared.options
+    threads = sum((await client.nthreads()).values())
+    count = min(threads, options.pace.concurrency)
+    before = await _reach(options, run_dir, host)
+    control = Control()
+    with _mark(run_dir, host) as mark:
+        sight = Sight(
+            mark,
+            options.manifest.absolute(),
+            manifest_sha256(options.manifest) or "",
+            version("batcher"),
+        )
+        await _check_sights(client, sight)
+        tasks = [Task(mark.name, part, sight) for part in divide(prepared, run_dir, count)]
+        fleet = Fleet(client, mark.name, tasks, host)
+        fleet.view.selected = prepared.plan.selected
+        host.observer.started(fleet.view)
+        lost: UnreachableError | None = None
+        try:
+            with host.signals(control):
+                await fleet.run(control, options.pace.grace_s - SLACK_S)
+        except UnreachableError as error:
+            lost = error  # what was bought until then stands in the ledger, and is told
+        finally:
+            host.observer.finished(fleet.view)
+    end = verdict(fleet, control.error or lost, options)
+    if segments_in(run_dir, host.disk):
+        # Shards that ended together, or died, may each have left this to another one.
+        gather(run_dir, Shard(count, 1), host.disk)
+    end.view.submitted_now = accepted_since(run_dir, before, host.disk)
+    elapsed_s = host.clock.monotonic() - began_s
+    return app.summarise(prepared, _snapshot(run_dir, host), end.view, end.error, elapsed_s)
+
+
+async def _reach(options: Options, run_dir: Path, host: Host) -> dict[str, int]:
+    """How many bytes each segment of the ledger has, here or in a bucket that is further on.
+
+    What the shards bring from there was bought by an earlier run. Raises what the bucket raises.
+    """
+    sizes = sizes_of(run_dir, host.disk)
+    tree = open_run_dir(run_dir, host.disk, bucket_url=options.bucket_url)
+    if isinstance(tree, BucketRunDir):
+        there = await tree.bucket.sizes()
+        for name in filter(is_segment, there):
+            sizes[name] = max(sizes.get(name, 0), there[name])
+    return sizes
+
+
+def _snapshot(run_dir: Path, host: Host) -> Snapshot:
+    return read_snapshot(run_dir, host.disk) if segments_in(run_dir, host.disk) else Snapshot()
+
+
+def _check_free(run_dir: Path, host: Host) -> None:
+    """Raises LockedError where another run is at work: known before workers are started for nothing."""
+    if segments_in(run_dir, host.disk) and is_held(run_dir / HIDDEN_NAME, host.disk):
+        raise LockedError(f"{run_dir}: another run is at work here")
+
+
+@contextmanager
+def _mark(run_dir: Path, host: Host) -> Iterator[Path]:
+    """A file in the run directory that tells workers whether they see it. Raises RunDirError."""
+    hidden = run_dir / HIDDEN_NAME
+    mark = hidden / f"dask-{uuid.uuid4().hex[:12]}"
+    with writing(hidden):
+        host.disk.make_dirs(hidden)
+        host.disk.write_whole(mark, [b""])
+    try:
+        yield mark
+    finally:
+        with writing(hidden):
+            host.disk.remove(mark)
+
+
+async def _check_sights(client: Any, sight: Sight) -> None:
+    """Raises RunDirError where a worker does not see what it has to see."""
+    try:
+        problems = await client.run(look, sight)
+    except Exception as error:
+        raise UnreachableError(
+            f"a worker can't be asked; is batcher installed there? {type(error).__name__}: {error}"
+        ) from error
+    wrong = {worker: problem for worker, problem in problems.items() if problem is not None}
+    for worker, problem in wrong.items():
+        more = f" ({len(wrong) - 1} more workers have problems)" if len(wrong) > 1 else ""
+        raise RunDirError(f"worker {worker}: {problem}{more}")

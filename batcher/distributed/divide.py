@@ -1,0 +1,115 @@
+"""What part of all limits each shard gets: of the cap, the rate, the downloads, the failures.
+
+The parts of each add up to what the user allowed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from batcher.app.prepare import Prepared
+from batcher.errors import UsageError
+from batcher.jobs.shard import Shard, shard_number
+from batcher.manifest.tally import Tally
+from batcher.options import Options
+
+_GRACE_SHARE = 0.8
+"""The rest is for the way there and back."""
+
+
+def check_divisible(options: Options) -> None:
+    """Raises UsageError for what can't be kept by shards that don't wait for each other."""
+    if options.selection.shard is not None:
+        raise UsageError("--dask makes shards itself: leave out --shard")
+    if options.sandbox is not None:
+        raise UsageError(
+            "--sandbox lives in one process, --dask has many: start `batcher sandbox` and set "
+            "RUNCOMFY_MODEL_API_BASE for the workers"
+        )
+    if options.pace.adapts:
+        raise UsageError(
+            "-c auto finds the API's limit by itself: many shards would each take the others for the "
+            "limit; say -c N with --dask"
+        )
+    if options.money.canary is not None:
+        raise UsageError(
+            "--canary holds back the whole batch, and shards don't wait for each other: run it first "
+            "without --dask, as in --canary 10 --limit 20"
+        )
+
+
+def split(total: int, count: int) -> list[int]:
+    """``total`` in ``count`` whole parts that differ by one at most."""
+    part, rest = divmod(total, count)
+    return [part + (position < rest) for position in range(count)]
+
+
+def split_above(floors: Sequence[int], total: int) -> list[int]:
+    """``total`` in whole parts, as even as can be, none below its floor as far as ``total`` goes.
+
+    What each shard already has at the API is its floor: so it can't be that one begins with more than
+    its part while the others fill up theirs. One whose part is 0 waits until another has ended.
+    """
+    parts, left = [], total
+    for floor in floors:
+        parts.append(min(floor, left))
+        left -= parts[-1]
+    for _ in range(left):
+        lowest = parts.index(min(parts))
+        parts[lowest] += 1
+    return parts
+
+
+def divide(prepared: Prepared, run_dir: Path, count: int) -> list[Options]:
+    """The options of each of ``count`` shards that has anything to do."""
+    options = prepared.options
+    shards = _with_work(count, _chosen(prepared))
+    unfinished = Counter(Shard(count, shard_number(job, count)) for job in prepared.plan.resumed)
+    unwatched = sum(number for shard, number in unfinished.items() if shard not in shards)
+    total = max(options.pace.concurrency - unwatched, 1)
+    slots = split_above([unfinished[shard] for shard in shards], total)
+    parts = []
+    for (shard, ids), part in zip(shards.items(), slots, strict=True):
+        given = replace(options, manifest=options.manifest.absolute(), output=run_dir)
+        selection = replace(options.selection, limit=None, only=ids, shard=shard)
+        parts.append(replace(_with_part(given, shard, part), selection=selection))
+    return parts
+
+
+def _with_work(count: int, chosen: frozenset[str] | None) -> dict[Shard, frozenset[str] | None]:
+    """The shards that have any of the ``chosen`` jobs, with these; None stands for all."""
+    shards = [Shard(count, number) for number in range(1, count + 1)]
+    if chosen is None:
+        return dict.fromkeys(shards)
+    return {shard: ids for shard in shards if (ids := frozenset(filter(shard.has, chosen)))}
+
+
+def _with_part(options: Options, shard: Shard, slots: int) -> Options:
+    """``options`` with a shard's part of all limits but the budget, which goes by the ledger."""
+    index, pace, money = shard.number - 1, options.pace, options.money
+    failures = money.max_failures
+    if failures is not None and not money.max_failures_percent:
+        failures = split(int(failures), shard.count)[index]
+    return replace(
+        options,
+        pace=replace(
+            pace,
+            concurrency=slots,
+            downloads=max(split(pace.downloads, shard.count)[index], 1),
+            rate_per_s=pace.rate_per_s / shard.count if pace.rate_per_s is not None else None,
+            grace_s=pace.grace_s * _GRACE_SHARE,
+        ),
+        money=replace(money, max_failures=failures, assume_yes=True),
+    )
+
+
+def _chosen(prepared: Prepared) -> frozenset[str] | None:
+    """The jobs that ``--only`` and ``--limit`` choose from the whole manifest; None for all."""
+    selection = prepared.options.selection
+    if selection.limit is None and selection.only is None:
+        return None
+    jobs = prepared.manifest.jobs(prepared.specs.by_model, Tally(), prepared.tally)
+    return frozenset(job.id for job, chosen in selection.select(jobs) if chosen)

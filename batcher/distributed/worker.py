@@ -1,0 +1,280 @@
+"""What runs in a worker: one shard, the ordinary way, with an ear for the caller."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batcher.app import run as app
+from batcher.clock import Clock, SystemClock
+from batcher.distributed.messages import (
+    ORDERS,
+    REPORT_S,
+    SILENCE_S,
+    VIEWS,
+    Ended,
+    Order,
+    Report,
+    Sight,
+    Task,
+    counts_of,
+    packed,
+    trouble_of,
+)
+from batcher.engine.stop import Control
+from batcher.engine.view import RunView
+from batcher.errors import (
+    InputError,
+    LockedError,
+    RunDirError,
+    StoppedError,
+    UsageError,
+)
+from batcher.ledger.summary import Summary
+from batcher.options import Host, Options, interrupted
+
+LOCK_AGAIN_S = 1.0
+LOCK_PATIENCE_S = SILENCE_S + 30.0
+"""Longer than a shard goes on that has lost the cluster: see ``SILENCE_S``."""
+_CONNECT_S = 10.0
+
+
+def carry_out(task: Task) -> dict[str, Any]:
+    """Run one shard to its end, in a thread of a Dask worker. Returns an ``Ended``; raises nothing."""
+    from distributed import get_worker
+
+    return packed(asyncio.run(_carry_out(task, get_worker(), SystemClock())))
+
+
+def look(sight: Sight) -> str | None:
+    """What is wrong with a worker's view of the run, if anything. Called on each before the start."""
+    try:
+        check_sight(sight)
+    except (InputError, RunDirError, UsageError) as error:
+        return str(error)
+    return None
+
+
+def check_sight(sight: Sight) -> None:
+    """Raises UsageError (another version), RunDirError or InputError (another file system)."""
+    if version("batcher") != sight.version:
+        raise UsageError(f"it has batcher {version('batcher')}, the caller {sight.version}")
+    if not sight.mark.exists():
+        raise RunDirError(
+            f"it does not see the run directory {sight.mark.parent.parent}: that has to lie at the same "
+            "path for all workers, on a file system that they share"
+        )
+    if manifest_sha256(sight.manifest) != sight.manifest_sha256:
+        raise InputError(
+            f"it does not see the same manifest {sight.manifest}: that, and the files it names, have to "
+            "lie at the same path for all workers"
+        )
+
+
+def manifest_sha256(path: Path) -> str | None:
+    """What the manifest's own file holds; None where it can't be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+@dataclass(slots=True)
+class Post:
+    """A shard between its engine and the caller: the observer of the one, the ear for the other."""
+
+    task: Task
+    send: Callable[[str, dict[str, Any]], None]
+    now_s: Callable[[], float]
+    view: RunView | None = None
+    began: asyncio.Event = field(default_factory=asyncio.Event)
+    _heard_s: float = 0.0
+    _control: Control | None = None
+    _running: asyncio.Task[Summary] | None = None
+    _order: Order | None = None
+    _warnings: list[str] = field(default_factory=list)
+    _last: Report | None = None
+
+    def started(self, view: RunView) -> None:
+        self.view = view
+
+    def changed(self, view: RunView) -> None:
+        self.view = view
+
+    def finished(self, view: RunView) -> None:
+        self.view = view
+
+    def warn(self, message: str) -> None:
+        self._warnings.append(message)
+
+    @property
+    def error(self) -> Any:
+        """Why the engine stops early, if it does."""
+        return self._control.error if self._control is not None else None
+
+    @property
+    def held(self) -> int | None:
+        """How many slots are held; None before the engine is up."""
+        limits = self._control.limits if self._control is not None else None
+        return limits.slots.held if limits is not None else None
+
+    @property
+    def silent_s(self) -> float:
+        """How long nothing was heard of the caller, in seconds."""
+        return self.now_s() - self._heard_s
+
+    def report(self) -> None:
+        """Tell the caller how things stand, if that is news."""
+        stopped = str(self.error) if isinstance(self.error, StoppedError) else None
+        warnings, self._warnings = tuple(self._warnings), []
+        counts = counts_of(self.view or RunView())
+        report = Report(self.task.run, self.task.number, counts, stopped, warnings)
+        if report != self._last:
+            self._last = report
+            self.send(VIEWS, packed(report))
+
+    def hear(self, order: Order) -> None:
+        """Take in the caller's word."""
+        if order.run == self.task.run:
+            self._heard_s = self.now_s()
+            self.began.set()
+            self._order = order
+            self._obey()
+
+    def wind_up(self) -> None:
+        """Halt as on SIGTERM: nobody is there any more who could."""
+        self._order = Order(self.task.run, halt=signal.SIGTERM)
+        self.began.set()
+        self._obey()
+
+    def attend(self, running: asyncio.Task[Summary]) -> None:
+        """``running`` is the engine's task: what stops it where no engine is up yet."""
+        self._running = running
+        self._heard_s = self.now_s()
+        self._obey()
+
+    @contextmanager
+    def signals(self, control: Control) -> Iterator[None]:
+        """The engine is up: orders are its signals, until it has ended."""
+        self._control, self._running = control, None
+        self._obey()
+        yield
+
+    def _obey(self) -> None:
+        order = self._order
+        if order is None:
+            return
+        if order.halt is not None and self._running is not None:
+            self._running.cancel()
+        if self._control is None:
+            return
+        if self._control.limits is not None:
+            self._control.limits.widen(order.more_slots, order.more_per_s)
+        if order.drain is not None:
+            self._control.drain(StoppedError(order.drain))
+        if order.halt is not None:
+            self._control.halt(interrupted(order.halt))
+        if order.abort and order.halt is not None:
+            self._control.abort(interrupted(order.halt))
+
+
+async def _carry_out(task: Task, worker: Any, clock: Clock) -> Ended:
+    post = Post(task, worker.log_event, clock.monotonic)
+    try:
+        async with _in_touch(post, worker):
+            post.report()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(post.began.wait(), SILENCE_S)
+            if not post.began.is_set():
+                raise interrupted(signal.SIGTERM)  # nobody waits for this: nothing is bought
+            check_sight(task.sight)
+            return await _attended(post, worker, clock)
+    except Exception as error:  # noqa: BLE001 - the caller tells the user, not Dask's log
+        return Ended(task.number, trouble=trouble_of(error))
+
+
+@asynccontextmanager
+async def _in_touch(post: Post, worker: Any) -> AsyncIterator[None]:
+    """Hear the caller's orders: they are repeated, so that none is missed for long."""
+    from distributed import Client
+
+    def received(event: tuple[float, Any]) -> None:
+        with suppress(msgspec.ValidationError):
+            post.hear(msgspec.convert(event[1], Order))
+
+    address = worker.scheduler.address
+    client = Client(
+        address,
+        asynchronous=True,
+        timeout=_CONNECT_S,
+        security=worker.security,
+        set_as_default=False,
+    )
+    async with client:
+        client.subscribe_topic(ORDERS, received)
+        yield
+
+
+async def _attended(post: Post, worker: Any, clock: Clock) -> Ended:
+    """Run the shard; report, and see to it that the caller is there and the worker not leaving."""
+    host = Host(observer=post, clock=clock, signals=post.signals)
+    running = asyncio.create_task(_patiently(post.task.options, host))
+    post.attend(running)
+    watching = asyncio.create_task(_watch(post, worker, clock))
+    try:
+        summary = await running
+    except asyncio.CancelledError:
+        raise interrupted(signal.SIGTERM) from None
+    finally:
+        watching.cancel()
+    post.report()
+    return _ended(post, summary)
+
+
+def _ended(post: Post, summary: Summary) -> Ended:
+    counts = counts_of(post.view or RunView())
+    if post.error is not None:
+        return Ended(post.task.number, counts, trouble_of(post.error))
+    return Ended(post.task.number, counts, left_out=summary.stopped is not None, held=post.held)
+
+
+async def _patiently(options: Options, host: Host) -> Summary:
+    """``app.run``; waits for the lock of a shard whose last worker is only just dying."""
+    end_s = host.clock.monotonic() + LOCK_PATIENCE_S + options.pace.grace_s
+    while True:
+        try:
+            return await app.run(options, host)
+        except LockedError:
+            if host.clock.monotonic() >= end_s:
+                raise
+            await host.clock.sleep(LOCK_AGAIN_S)
+
+
+async def _watch(post: Post, worker: Any, clock: Clock) -> None:
+    """Report; wind the shard up where the caller is silent, the worker leaves, or nobody could tell."""
+    try:
+        while True:
+            _look_around(post, worker)
+            await clock.sleep(REPORT_S)
+    except Exception:  # Dask's own: an unwatched shard would go on buying
+        post.wind_up()
+        raise
+
+
+def _look_around(post: Post, worker: Any) -> None:
+    from distributed import Status
+
+    staying = worker.status in (Status.running, Status.paused)
+    if post.silent_s > SILENCE_S or not staying:
+        post.wind_up()
+    post.report()

@@ -1,0 +1,1 @@
+"""The engine: takes each job of a plan through its lifecycle, in three lanes."""

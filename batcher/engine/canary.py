@@ -1,0 +1,181 @@
+"""``--canary``: a few jobs go first, spread over all that varies; the rest waits for how they fare."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from batcher.clock import Clock
+from batcher.errors import StoppedError
+from batcher.jobs.job import Job
+from batcher.jobs.lifecycle import Stage, State
+from batcher.ledger.finished import JobRecord
+from batcher.ledger.snapshot import Snapshot
+
+GROUPS_MAX = 10_000
+FREE_TEXT_CHARS = 24
+_FREE_FIELDS = frozenset({"prompt", "negative_prompt", "seed", "text"})
+
+
+class Share(NamedTuple):
+    """A number of jobs or, with ``percent``, a share of them."""
+
+    value: float
+    percent: bool = False
+
+    def is_passed(self, part: int, whole: int) -> bool:
+        """Whether ``part`` of ``whole`` is more than this."""
+        return (100.0 * part / whole if self.percent else part) > self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:g}{'%' if self.percent else ''}"
+
+
+DEFAULT_CANARY_FAILURES = Share(20.0, percent=True)
+
+
+@dataclass(slots=True)
+class CanaryChoice:
+    """Chooses jobs that differ as much as those of the manifest do: in model, then in parameters."""
+
+    jobs: int
+    _groups: dict[str, dict[Any, list[str]]] = field(init=False, default_factory=dict)
+
+    def add(self, job: Job) -> None:
+        """Take in one job that would be bought."""
+        groups = self._groups.setdefault(job.model, {})
+        key = tuple((name, value) for name, value in job.input.items() if _varies(name, value))
+        if key not in groups and len(groups) >= GROUPS_MAX:
+            return
+        ids = groups.setdefault(key, [])
+        if len(ids) < self.jobs:
+            ids.append(job.id)
+
+    def ids(self) -> frozenset[str]:
+        """The ids of up to ``jobs`` jobs: from each model and each combination, as far as they go."""
+        by_model = [_in_turn(list(groups.values()), self.jobs) for groups in self._groups.values()]
+        return frozenset(_round_robin(by_model)[: self.jobs])
+
+
+def _varies(name: str, value: Any) -> bool:
+    """Whether a value is a setting, rather than what makes each job its own (prompts, media, seeds)."""
+    if isinstance(value, str):
+        return name not in _FREE_FIELDS and len(value) <= FREE_TEXT_CHARS and "://" not in value
+    return isinstance(value, int | float) and name not in _FREE_FIELDS
+
+
+def _in_turn(groups: list[list[str]], count: int) -> list[str]:
+    """Ids of one model: where there are more combinations than ``count``, evenly from all of them."""
+    if len(groups) <= count:
+        return _round_robin(groups)
+    return [groups[index * len(groups) // count][0] for index in range(count)]
+
+
+def _round_robin(lists: list[list[str]]) -> list[str]:
+    """The first of each list, then the second of each, and so on."""
+    longest = max(map(len, lists), default=0)
+    return [items[turn] for turn in range(longest) for items in lists if turn < len(items)]
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryReport:
+    """How the first jobs fared. ``cost_usd`` is None where nobody knows what one of them cost."""
+
+    jobs: int
+    failed: int
+    cost_usd: float | None
+    took_s: float
+
+    def __str__(self) -> str:
+        cost = "at an unknown price" if self.cost_usd is None else f"for ${self.cost_usd:.2f}"
+        well = f"{self.jobs - self.failed} of {self.jobs} jobs went well"
+        return f"canary: {well}, {cost}, in {self.took_s:.0f} s"
+
+
+GoOn = Callable[[CanaryReport], bool]
+"""Shows a canary that went well, and asks where there is somebody to ask."""
+
+
+def just_go_on(report: CanaryReport) -> bool:
+    """For callers that have nobody to ask."""
+    del report
+    return True
+
+
+@dataclass(slots=True)
+class Canary:
+    """Holds the rest back until the jobs in ``ids`` are settled, then lets it pass, or stops the run.
+
+    The jobs in ``ids`` have to be submitted first.
+    """
+
+    ids: frozenset[str]
+    limit: Share
+    snapshot: Snapshot
+    clock: Clock
+    go_on: GoOn = just_go_on
+    _began_s: float | None = field(init=False, default=None)
+    _open: set[str] = field(init=False, default_factory=set)
+    _settled: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _judged: bool = field(init=False, default=False)
+
+    async def holds_back(self, job_id: str) -> StoppedError | None:
+        """Return when the job may be submitted; the reason to stop where it may not."""
+        if job_id in self.ids:
+            self._open.add(job_id)
+            self._settled.clear()
+            self._began_s = self.clock.monotonic() if self._began_s is None else self._began_s
+        elif not self._judged:
+            if self._open:
+                await self._settled.wait()
+            self._judged = True
+            return self._verdict()
+        return None
+
+    @contextmanager
+    def watching(self, job_id: str) -> Iterator[None]:
+        """Around all that happens to a job."""
+        try:
+            yield
+        finally:
+            self._open.discard(job_id)
+            if not self._open:
+                self._settled.set()
+
+    def report(self) -> CanaryReport:
+        """How the jobs fared so far."""
+        records = [record for job_id in self.ids if (record := self.snapshot.get(job_id)) is not None]
+        charges = [record.charge_usd for record in records]
+        known = [usd for usd in charges if usd is not None]
+        began_s = self.clock.monotonic() if self._began_s is None else self._began_s
+        return CanaryReport(
+            jobs=len(self.ids),
+            failed=sum(map(_went_wrong, records)),
+            cost_usd=sum(known) if len(known) == len(charges) else None,
+            took_s=self.clock.monotonic() - began_s,
+        )
+
+    def _verdict(self) -> StoppedError | None:
+        report = self.report()
+        if not report.jobs:
+            return None
+        if self.limit.is_passed(report.failed, report.jobs):
+            why = f"{report.failed} failed, more than --canary-failures {self.limit}"
+            return StoppedError(f"{report}; {why}: nothing more was submitted")
+        if not self.go_on(report):
+            return StoppedError(f"{report}; you chose not to go on: the rest stays pending")
+        return None
+
+
+def no_canary(snapshot: Snapshot, clock: Clock) -> Canary:
+    """One that holds nothing back."""
+    return Canary(frozenset(), DEFAULT_CANARY_FAILURES, snapshot, clock)
+
+
+def _went_wrong(record: JobRecord) -> bool:
+    """Failed, cancelled, or without an answer; a download that failed is another matter."""
+    failed = record.state is State.FAILED and record.stage is not Stage.DOWNLOAD
+    return failed or record.state in (State.UNKNOWN, State.CANCELLED)

@@ -1,0 +1,105 @@
+"""The line to the API: every call goes through its gate, and an outage is noticed here."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from batcher.clock import Clock
+from batcher.engine.slots import Traffic, Unlimited
+from batcher.engine.stop import Control
+from batcher.engine.turns import Turns
+from batcher.errors import CallError, NotSent, OutcomeUnknown, TurnedAway, Unavailable, UnreachableError
+from batcher.pacing.gate import Gate
+
+FIRST_ANSWER_S = 60.0
+DEFAULT_OUTAGE_S = 600.0
+T = TypeVar("T")
+
+
+class ApiLine:
+    """Passes calls on, one exchange each; retrying is the lanes' business."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        clock: Clock,
+        control: Control,
+        outage_s: float = DEFAULT_OUTAGE_S,
+        traffic: Traffic | None = None,
+    ) -> None:
+        self._gate = gate
+        self._clock = clock
+        self._control = control
+        self._outage_s = outage_s
+        self._traffic = traffic or Unlimited()
+        self._turns = Turns()
+        self._failing_since_s: float | None = None
+        self._ever_answered = False
+        self.turned_away = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a call may go out now."""
+        return self._gate.delay_s(self._clock.monotonic()) == 0.0
+
+    async def turn(self) -> None:
+        """Wait, for less than a moment, until this turn of the event loop has room for one more call."""
+        await self._turns.take()
+
+    async def ready(self, model: str | None = None) -> None:
+        """Wait until a call may go out; ``model`` is that of a POST."""
+        with self._traffic.waiting(model):
+            while True:
+                while delay_s := self._gate.delay_s(self._clock.monotonic()):
+                    await self._clock.sleep(delay_s)
+                await self._traffic.turn(model)
+                if self.is_open:
+                    return
+
+    async def call(self, exchange: Callable[[], Awaitable[T]]) -> T:
+        """Wait for the gate, then make one exchange. Raises what the exchange raises."""
+        await self.turn()
+        await self.ready()
+        return await self.exchange(exchange)
+
+    async def exchange(self, exchange: Callable[[], Awaitable[T]], model: str | None = None) -> T:
+        """Make one exchange now, and learn from how it went; ``model`` is that of a POST."""
+        began_s = self._clock.monotonic()
+        try:
+            with self._traffic.calling(model):
+                answer = await exchange()
+        except TurnedAway as error:
+            self.turned_away += 1
+            pause_s = self._gate.turned_away(self._clock.monotonic(), error.retry_after_s)
+            self._traffic.refused(model, pause_s)
+            self._failing_since_s = None  # it answers, and told us to wait: that is no outage
+            raise
+        except NotSent as error:
+            self._gate.unreachable(self._clock.monotonic())
+            self._missed(began_s, error)
+            raise
+        except (Unavailable, OutcomeUnknown) as error:
+            self._missed(began_s, error)
+            raise
+        except CallError:
+            self._answered()
+            raise
+        self._answered()
+        self._traffic.answered(model, self._clock.monotonic() - began_s)
+        return answer
+
+    def _answered(self) -> None:
+        self._ever_answered = True
+        self._failing_since_s = None
+        self._gate.answered()
+
+    def _missed(self, began_s: float, error: CallError) -> None:
+        if self._failing_since_s is None:
+            self._failing_since_s = began_s
+        failing_s = self._clock.monotonic() - self._failing_since_s
+        limit_s = self._outage_s if self._ever_answered else min(FIRST_ANSWER_S, self._outage_s)
+        if failing_s >= limit_s:
+            self._control.halt(
+                UnreachableError(f"the API has not answered for {failing_s:.0f} s ({error.message})")
+            )

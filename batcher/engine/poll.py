@@ -1,0 +1,109 @@
+"""The polling lane: ask for a request's result until the API's word on it is final."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from batcher.clock import Clock
+from batcher.engine.gateway import ApiLine
+from batcher.engine.stop import Control
+from batcher.errors import AuthRefused, CallError, CredentialsError, NotFound
+from batcher.pacing.gate import full_jitter_s
+from batcher.pacing.polling import Polls
+from batcher.ports import Phase, Result, Service
+
+NOT_FOUND_POLLS = 5
+NOT_FOUND_S = 10.0
+NOT_FOUND_STEP_S = 2.5
+RETRY_BASE_S = 1.0
+RETRY_CAP_S = 30.0
+
+
+@dataclass(slots=True)
+class Absence:
+    """Counts answers of 404 in a row: only at least 5 of them over at least 10 s mean "gone"."""
+
+    polls: int = 0
+    since_s: float = 0.0
+
+    def note(self, now_s: float) -> bool:
+        """Take in one more 404; whether the request is now taken for gone."""
+        if not self.polls:
+            self.since_s = now_s
+        self.polls += 1
+        return self.polls >= NOT_FOUND_POLLS and now_s - self.since_s >= NOT_FOUND_S
+
+
+class Gone(CallError):
+    """The API no longer knows the request, and said so often enough to be believed."""
+
+
+class Watcher:
+    """Polls requests. Errors of single polls never end a watch; only final answers do."""
+
+    def __init__(
+        self, service: Service, line: ApiLine, control: Control, clock: Clock, rng: Random
+    ) -> None:
+        self._service = service
+        self._line = line
+        self._control = control
+        self._clock = clock
+        self._rng = rng
+
+    async def ask(self, request_id: str, timeout_s: float | None = None) -> Result | None:
+        """The API's present word on a request, through every passing error.
+
+        None where the token was refused, or nothing but errors came for ``timeout_s`` seconds.
+        Raises Gone where the request is not known any more.
+        """
+        absence, failures, began_s = Absence(), 0, self._clock.monotonic()
+        while timeout_s is None or not failures or self._clock.monotonic() - began_s < timeout_s:
+            try:
+                return await self._line.call(lambda: self._service.result(request_id))
+            except NotFound as error:
+                if absence.note(self._clock.monotonic()):
+                    raise Gone(error.message, http_status=error.http_status) from error
+                await self._clock.sleep(NOT_FOUND_STEP_S)
+            except AuthRefused as error:
+                self._control.drain(
+                    CredentialsError(
+                        "the API refused the token while results were asked for: check it and run the "
+                        f"same command again ({error.message})"
+                    )
+                )
+                return None
+            except CallError:
+                delay_s = full_jitter_s(failures, self._rng, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S)
+                failures += 1
+                await self._clock.sleep(delay_s)
+        return None
+
+    async def watch(
+        self, request_id: str, schedule: Polls, timeout_s: float | None, *, taken_over: bool
+    ) -> Result | None:
+        """Poll until the request is finished.
+
+        None where the job's time was up or the token was refused: it goes on at the API, and the
+        next run polls it again. Raises Gone.
+        """
+        watched_s = self._clock.monotonic()
+        await self._clock.sleep(self._rng.uniform(0.0, 1.0) if taken_over else schedule.first_s())
+        began_s, left_s = self._clock.monotonic(), timeout_s
+        while True:
+            result = await self.ask(request_id, left_s)
+            if result is None or result.phase.terminal:
+                return result
+            now_s = self._clock.monotonic()
+            if timeout_s is not None and now_s - began_s >= timeout_s:
+                return None
+            await self._clock.sleep(schedule.next_s(now_s - watched_s, result.queue_position))
+            if timeout_s is not None:
+                left_s = timeout_s - (self._clock.monotonic() - began_s)
+
+
+def is_final_no(result: Result) -> bool:
+    """Whether nothing will ever come of the request: only then may it be bought again."""
+    return result.phase in (Phase.FAILED, Phase.CANCELLED) or (
+        result.phase is Phase.SUCCEEDED and not result.urls
+    )

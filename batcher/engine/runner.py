@@ -1,0 +1,391 @@
+"""The engine: takes each job of a plan through its lifecycle.
+
+Three lanes with limits of their own: submitting (a cap on unfinished requests, a rate), polling, and
+downloading. A request holds its slot from before its POST until the API's last word on it, never for a
+download.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from batcher.clock import Clock
+from batcher.dataset.acceptance import Inspector, Unchecked
+from batcher.dataset.metadata import Describes
+from batcher.download.downloader import Fetcher
+from batcher.engine.budget import Budget
+from batcher.engine.canary import Canary, no_canary
+from batcher.engine.fetch import Collector
+from batcher.engine.gateway import ApiLine
+from batcher.engine.limits import Pace
+from batcher.engine.poll import Gone, Watcher, is_final_no
+from batcher.engine.slots import AutoSlots, Polling, Starts, Unlimited
+from batcher.engine.stop import Breaker, Control, Limits, Slots
+from batcher.engine.submit import BodyOf, Outcome, Submitter, Terms
+from batcher.engine.view import Observer, RunView, Silence
+from batcher.errors import (
+    BatcherError,
+    IncompleteError,
+    InputError,
+    InterruptedRunError,
+    RunDirError,
+    StoppedError,
+)
+from batcher.jobs.job import Job
+from batcher.jobs.lifecycle import NOT_FOUND, EventName, Stage, State
+from batcher.ledger.finished import JobRecord
+from batcher.ledger.ledger import Ledger
+from batcher.pacing.gate import Gate
+from batcher.pacing.polling import LearnedPolls
+from batcher.pacing.rate import RateLimit
+from batcher.planning.plan import Action, Bucket, Decision, Plan
+from batcher.ports import CancelOutcome, Phase, Result, Service
+from batcher.store.local import RunDir
+
+UNANSWERED_HOLD_S = 60.0
+BACKLOG_PER_DOWNLOAD = 64
+CHECKS_PER_BREATH = 256
+GRACE_FOR_POSTS = 0.7
+GRACE_FOR_CANCELS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    """What the engine works with: given, never made here."""
+
+    service: Service
+    fetcher: Fetcher
+    ledger: Ledger
+    run_dir: RunDir
+    metadata: Describes
+    body_of: BodyOf
+    clock: Clock
+    rng: Random
+    observer: Observer
+    inspector: Inspector = field(default_factory=Unchecked)
+
+
+class Runner:
+    """One run. ``control`` may be told from outside to drain or to halt."""
+
+    def __init__(
+        self, deps: Deps, pace: Pace, budget: Budget, breaker: Breaker, canary: Canary | None = None
+    ) -> None:
+        self.view = RunView()
+        self._deps = deps
+        self._pace = pace
+        self._ledger = deps.ledger
+        self._budget = budget
+        self._breaker = breaker
+        self._canary = canary or no_canary(deps.ledger.snapshot, deps.clock)
+        auto = AutoSlots(deps.clock) if pace.adapts else None
+        traffic = auto or Unlimited()
+        self._slots = auto or Slots(pace.concurrency)
+        limits = Limits(self._slots, RateLimit(pace.rate_per_s))
+        self.control = Control(limits)
+        self._line = ApiLine(Gate(deps.rng), deps.clock, self.control, pace.outage_timeout_s, traffic)
+        terms = Terms(budget, limits.rate, deps.body_of, deps.clock)
+        self._submitter = Submitter(deps.service, self._line, deps.ledger, self.control, terms)
+        self._watcher = Watcher(deps.service, self._line, self.control, deps.clock, deps.rng)
+        self._collector = Collector(
+            deps.fetcher, self._watcher, deps.ledger, (deps.run_dir, deps.metadata), deps.inspector
+        )
+        polls = LearnedPolls(deps.ledger.snapshot.timings, deps.rng, pace.poll_interval_s)
+        self._starts = Starts(deps.clock, pace.concurrency)
+        self._polling = Polling(deps.ledger.snapshot, deps.clock, polls, traffic)
+        self._backlog = Slots(BACKLOG_PER_DOWNLOAD * pace.downloads)
+        # In the order in which they began, so that a halt takes the same course each time.
+        self._live: dict[asyncio.Task[None], None] = {}
+        self._holders: set[asyncio.Task[None]] = set()
+
+    async def run(self, plan: Plan, work: Iterable[tuple[Job, Decision]]) -> None:
+        """Carry out ``plan``: first what was taken over, then ``work`` in its order.
+
+        Returns when every job came as far as it can, and that is on disk; ``control.error`` tells why
+        not all did.
+        """
+        self.view.selected = plan.selected
+        self._deps.observer.started(self.view)
+        halting = asyncio.create_task(self._obey_halt())
+        try:
+            await self._guarded(self._tidy())
+            async with asyncio.TaskGroup() as self._tasks:
+                self._take_over(plan)
+                self._spawn(self._admit(plan, work))
+        finally:
+            for task in (halting, *self._holders):
+                task.cancel()
+            await asyncio.gather(halting, *self._holders, return_exceptions=True)
+            self._deps.observer.finished(self.view)
+        await self._cancel_queued()
+        await self._ledger.settled()
+
+    def shortfall(self) -> BatcherError | None:
+        """The reason to stop that shows only at the end: jobs that the budget had no room for."""
+        left_out = self._budget.left_out
+        if not left_out:
+            return None
+        return StoppedError(
+            f"{left_out} jobs did not fit into --max-cost ${self._budget.max_cost_usd:.2f}: they "
+            "stay pending"
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._tasks.create_task(self._guarded(work))
+        self._live[task] = None
+        task.add_done_callback(lambda ended: self._live.pop(ended, None))
+        task.add_done_callback(lambda _: work.close())  # a task cancelled before its start left it
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """A lane that meets an error of ours stops the run in good order instead of tearing it down."""
+        try:
+            await work
+        except BatcherError as error:
+            self.control.halt(error)
+        except OSError as error:
+            self.control.halt(RunDirError(f"{self._deps.run_dir.root}: {error.strerror or error}"))
+        self._deps.observer.changed(self.view)
+
+    def _take_over(self, plan: Plan) -> None:
+        """Requests of earlier runs hold their slots first, even where they are more than the cap."""
+        for job_id in plan.resumed:
+            self._slots.hold(self._ledger.snapshot.records[job_id].model)
+            self._spawn(self._resume(job_id))
+        for job_id in plan.owed:
+            self._spawn(self._collect(job_id, None))
+
+    async def _admit(self, plan: Plan, work: Iterable[tuple[Job, Decision]]) -> None:
+        resumed = frozenset(plan.resumed)
+        try:
+            for number, (job, decision) in enumerate(work, 1):
+                if number % CHECKS_PER_BREATH == 0:
+                    await self._deps.clock.sleep(0)
+                if job.id not in resumed:
+                    await self._begin(job, decision)
+        except InputError as error:  # the manifest changed under the run: finish what is in flight
+            self.control.drain(error)
+
+    async def _begin(self, job: Job, decision: Decision) -> None:
+        match decision.action:
+            case Action.SUBMIT | Action.ASK if not self.control.draining:
+                if (reason := await self._canary.holds_back(job.id)) is not None:
+                    self.control.drain(reason)
+                    return
+                await self._backlog_shrinks()
+                if await self._slots.acquire(job.model):
+                    await self._starts.space_out()
+                    self._spawn(self._buy(job, ask_first=decision.action is Action.ASK))
+                else:
+                    self.control.drain(
+                        IncompleteError("requests that outlasted --job-timeout hold every slot (-c)")
+                    )
+            case Action.COLLECT:
+                await self._backlog_shrinks()
+                self._spawn(self._collect(job.id, None))
+            case Action.CHECK:
+                self._check(job.id)
+            case Action.LEAVE:
+                self.view.failed += decision.bucket is not Bucket.UNKNOWN
+                self.view.unknown += decision.bucket is Bucket.UNKNOWN
+            case _:
+                pass
+
+    def _check(self, job_id: str) -> None:
+        if self._deps.run_dir.missing(self._ledger.snapshot.records[job_id]):
+            self._spawn(self._collect(job_id, None))
+        else:
+            self.view.done += 1
+            self._deps.observer.changed(self.view)
+
+    async def _backlog_shrinks(self) -> None:
+        """Buy nothing more while downloads lag far behind: results expire."""
+        await self._backlog.acquire()
+        self._backlog.free()
+
+    async def _buy(self, job: Job, *, ask_first: bool) -> None:
+        """Submit a job, watch it, collect it. Its slot is held already."""
+        result: Result | None = None
+        with self._canary.watching(job.id):
+            try:
+                if ask_first and not await self._old_request_failed(job):
+                    result = await self._watch_to_end(job.id, taken_over=True)
+                elif await self._submit(job):
+                    result = await self._watch_to_end(job.id, taken_over=False)
+            finally:
+                self._slots.free(job.model)
+            if result is not None:
+                await self._collect(job.id, result)
+
+    async def _old_request_failed(self, job: Job) -> bool:
+        """Ask for the old result once more; True only for a final no."""
+        record = self._ledger.snapshot.records[job.id]
+        if record.request_id is None:
+            return True
+        try:
+            result = await self._watcher.ask(record.request_id, self._pace.outage_timeout_s)
+        except Gone:
+            return True
+        if result is not None and not is_final_no(result):
+            await self._ledger.record(EventName.SUBMITTED, job.id, request_id=record.request_id)
+        return result is not None and is_final_no(result)
+
+    async def _submit(self, job: Job) -> bool:
+        outcome = await self._submitter.submit(job)
+        self._note_submit(outcome, job)
+        await self._set_aside(self._ledger.snapshot.get(job.id))
+        # A halt waits for the answer of a POST, not for what comes of it.
+        return outcome is Outcome.ACCEPTED and not self.control.halted
+
+    async def _tidy(self) -> None:
+        """Finish what a run that died between its intent and the end of ``_set_aside`` left."""
+        for job_id, record in list(self._ledger.snapshot.records.open.items()):
+            if self._deps.run_dir.is_ours(job_id):
+                await self._set_aside(record)
+
+    async def _set_aside(self, record: JobRecord | None) -> None:
+        """Move the files of an attempt that was bought again, before new ones take their names."""
+        if record is not None and record.replaced is not None:
+            self._deps.metadata.mark_stale()
+            await self._deps.run_dir.set_aside(record.replaced)
+
+    def _note_submit(self, outcome: Outcome, job: Job) -> None:
+        self.view.submitted_now += outcome is Outcome.ACCEPTED
+        if outcome is Outcome.UNKNOWN:
+            self.view.unknown += 1
+            self._slots.hold(job.model)
+            self._holders.add(asyncio.create_task(self._hold_unanswered(job.model)))
+        if outcome is Outcome.FAILED:
+            self._count(failed=True)
+        self._deps.observer.changed(self.view)
+
+    async def _hold_unanswered(self, model: str) -> None:
+        """A POST without an answer may have made a request: it keeps its slot for about as long."""
+        await self._deps.clock.sleep(UNANSWERED_HOLD_S)
+        self._slots.free(model)
+
+    async def _resume(self, job_id: str) -> None:
+        try:
+            result = await self._watch_to_end(job_id, taken_over=True)
+        finally:
+            self._slots.free(self._ledger.snapshot.records[job_id].model)
+        if result is not None:
+            await self._collect(job_id, result)
+
+    async def _watch_to_end(self, job_id: str, *, taken_over: bool) -> Result | None:
+        """Poll a submitted job; its result once it has completed, else None with the reason recorded."""
+        record = self._ledger.snapshot.records[job_id]
+        if record.state is not State.SUBMITTED or record.request_id is None:
+            return None
+        self.view.queued += 1
+        self._deps.observer.changed(self.view)
+        try:
+            with self._polling.watching(job_id, taken_over=taken_over) as schedule:
+                result = await self._watcher.watch(
+                    record.request_id, schedule, self._pace.job_timeout_s, taken_over=taken_over
+                )
+        except Gone as error:
+            await self._failed(job_id, NOT_FOUND, str(error), None)
+            return None
+        finally:
+            self.view.queued -= 1
+        if result is None or not result.phase.terminal:
+            self.view.timed_out.append(job_id)
+            self._slots.strand(record.model)
+            return None
+        return await self._record_end(job_id, result, round(schedule.unfinished_s, 3))
+
+    async def _record_end(self, job_id: str, result: Result, unfinished_s: float) -> Result | None:
+        if result.phase is Phase.SUCCEEDED:
+            seen = {"cost_usd": result.cost_usd, "unfinished_s": unfinished_s}
+            # Nobody waits for this line: ``done`` waits for its own, which stands behind it.
+            self._ledger.append(EventName.COMPLETED, job_id, **seen)
+            self._count(failed=False)
+            return result
+        if result.phase is Phase.CANCELLED:
+            await self._ledger.record(EventName.CANCELLED, job_id)
+            self.view.failed += 1
+            return None
+        message = result.message or "the API gave no reason"
+        await self._failed(job_id, result.error_code or result.word, message, result.cost_usd)
+        return None
+
+    async def _failed(self, job_id: str, code: int | str, message: str, cost_usd: float | None) -> None:
+        await self._ledger.record(
+            EventName.FAILED,
+            job_id,
+            stage=Stage.GENERATE,
+            code=code,
+            message=message,
+            cost_usd=cost_usd,
+        )
+        self._count(failed=True)
+
+    def _count(self, *, failed: bool) -> None:
+        self.view.failed += failed
+        if reason := self._breaker.note(failed):
+            self.control.drain(reason)
+
+    async def _collect(self, job_id: str, result: Result | None) -> None:
+        self._backlog.hold()
+        self.view.downloading += 1
+        try:
+            done = await self._collector.collect(job_id, result)
+        finally:
+            self.view.downloading -= 1
+            self._backlog.free()
+        self._note_collected(job_id, done)
+
+    def _note_collected(self, job_id: str, done: bool) -> None:
+        record = self._ledger.snapshot.records[job_id]
+        if record.listed:
+            self.view.done += done
+            self.view.failed += not done
+        self._deps.observer.changed(self.view)
+
+    async def _obey_halt(self) -> None:
+        """Let go of polls and downloads at once, and of POSTs when their grace is over."""
+        await self.control.halting.wait()
+        for task in [task for task in self._live if task not in self._submitter.posting]:
+            task.cancel()
+        grace = asyncio.create_task(self._deps.clock.sleep(self._pace.grace_s * GRACE_FOR_POSTS))
+        abort = asyncio.create_task(self.control.aborting.wait())
+        try:
+            await asyncio.wait([grace, abort], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            grace.cancel()
+            abort.cancel()
+        for task in list(self._live):
+            task.cancel()
+
+    async def _cancel_queued(self) -> None:
+        """``--on-interrupt cancel``: what is still queued becomes pending again."""
+        interrupted = isinstance(self.control.error, InterruptedRunError)
+        if not interrupted or self.control.aborting.is_set() or not self._pace.cancel_on_interrupt:
+            return
+        pending = [
+            asyncio.create_task(self._cancel(job_id, record))
+            for job_id, record in self._ledger.snapshot.unfinished()
+            if record.state is State.SUBMITTED
+        ]
+        if pending:
+            _, late = await asyncio.wait(pending, timeout=self._pace.grace_s * GRACE_FOR_CANCELS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+    async def _cancel(self, job_id: str, record: JobRecord) -> None:
+        assert record.request_id is not None
+        request_id = record.request_id
+        outcome = await self._line.call(lambda: self._deps.service.cancel(request_id))
+        if outcome is not CancelOutcome.CANCELLED:
+            self.view.not_cancellable += 1
+            return
+        await self._ledger.record(EventName.DEFERRED, job_id, reason="cancelled at the API on interrupt")
+        self.view.cancelled_now += 1
+
+
+__all__ = ["Budget", "Deps", "Observer", "Pace", "Runner", "Silence"]

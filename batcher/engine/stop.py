@@ -1,0 +1,155 @@
+"""How a run is held and how it ends: its limits, the reason to stop, and the circuit breaker."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from batcher.errors import BatcherError, StoppedError
+from batcher.pacing.rate import RateLimit
+
+PERCENT_FROM_JOBS = 50
+
+
+class Slots:
+    """How many requests may be unfinished at the API. What was taken over may exceed the limit.
+
+    One limit for all models here.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+        self.stranded = 0
+        self.closed = False
+        self._own = limit
+        self._changed = asyncio.Event()
+
+    def widen(self, more: int) -> None:
+        """Let the limit be ``more`` than at first: others, who shared a cap with it, have ended."""
+        self.limit = max(self.limit, self._own + more)
+        self._changed.set()
+
+    def hold(self, model: str | None = None) -> None:
+        """Take a slot, whether or not there is room: for requests that exist already."""
+        del model
+        self.held += 1
+
+    def free(self, model: str | None = None) -> None:
+        """Give a slot back."""
+        del model
+        self.held -= 1
+        self._changed.set()
+
+    def strand(self, model: str | None = None) -> None:
+        """Take a slot for good: a request that nobody watches any more is unfinished all the same."""
+        del model
+        self.held += 1
+        self.stranded += 1
+        self._changed.set()
+
+    def close(self) -> None:
+        """Let nobody wait any more."""
+        self.closed = True
+        self._changed.set()
+
+    async def acquire(self, model: str | None = None) -> bool:
+        """Wait for room, then take a slot; False where none can come free any more.
+
+        For one caller at a time: admission keeps the order.
+        """
+        del model
+        while self.held >= self.limit:
+            if self.closed or 0 < self.limit <= self.stranded:
+                return False
+            self._changed.clear()
+            await self._changed.wait()
+        self.held += 1
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run may do at a time. A part of a larger run is told when it may do more."""
+
+    slots: Slots
+    rate: RateLimit
+
+    def widen(self, more_slots: int, more_per_s: float) -> None:
+        """Add to what the limits were at first. Less than was added before changes nothing."""
+        self.slots.widen(more_slots)
+        self.rate.widen(more_per_s)
+
+
+class Control:
+    """Why the run stops before its end, if it does.
+
+    *Draining* submits nothing more and finishes what is in flight. *Halted* lets go of polls and
+    downloads as well, and waits for the answers of POSTs under way only. *Aborting* doesn't.
+
+    ``limits`` are None where nothing is submitted from here.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits
+        self.error: BatcherError | None = None
+        self.draining = False
+        self.halting = asyncio.Event()
+        self.aborting = asyncio.Event()
+
+    @property
+    def halted(self) -> bool:
+        """Whether polls and downloads are to be let go."""
+        return self.halting.is_set()
+
+    def drain(self, error: BatcherError) -> None:
+        """Submit nothing more. The first reason stays."""
+        self.error = self.error or error
+        self.draining = True
+        if self.limits is not None:
+            self.limits.slots.close()
+
+    def halt(self, error: BatcherError) -> None:
+        """Let go of everything. Stronger than a reason to drain; the first of its kind stays."""
+        if not self.halted:
+            self.error = error
+        self.draining = True
+        self.halting.set()
+
+    def abort(self, error: BatcherError) -> None:
+        """Halt, and don't wait for POSTs under way either: what they did stays unknown."""
+        self.halt(error)
+        self.aborting.set()
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Stops submitting when too many jobs of this run failed at submit or generate.
+
+    ``limit`` is a number of jobs or, with ``percent``, a share of the finished ones, which is looked
+    at from the 50th on.
+    """
+
+    limit: float | None = None
+    percent: bool = False
+    finished: int = 0
+    failed: int = 0
+
+    def note(self, failed: bool) -> StoppedError | None:
+        """Count a job that was generated or failed; the reason to stop once the limit is passed."""
+        self.finished += 1
+        self.failed += failed
+        if self.limit is None:
+            return None
+        value: float = self.failed
+        if self.percent:
+            if self.finished < PERCENT_FROM_JOBS:
+                return None
+            value = 100.0 * self.failed / self.finished
+        if value <= self.limit:
+            return None
+        sign = "%" if self.percent else ""
+        return StoppedError(
+            f"{self.failed} of {self.finished} jobs of this run failed, more than --max-failures "
+            f"{self.limit:g}{sign}: nothing more was submitted"
+        )

@@ -1,0 +1,197 @@
+"""The submitting lane: intent before effect, one POST at a time for each job, its answer on record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Protocol
+
+from batcher.clock import Clock
+from batcher.engine.budget import Budget
+from batcher.engine.gateway import ApiLine
+from batcher.engine.stop import Control
+from batcher.engine.systemic import SameAnswer, whole_run
+from batcher.errors import CallError, Kind, OutcomeUnknown, RunDirError
+from batcher.jobs.job import Job, recorded
+from batcher.jobs.lifecycle import EventName, Stage
+from batcher.ledger.finished import JobRecord
+from batcher.ledger.ledger import Ledger
+from batcher.pacing.rate import RateLimit
+from batcher.planning.plan import next_attempt
+from batcher.ports import Service
+from batcher.providers.runcomfy.body import is_quick
+
+LOCAL_MEDIA = "local_media"
+
+
+class BodyOf(Protocol):
+    """Makes the JSON body of a job's POST; off the loop where that takes time, as local media do.
+
+    Raises OSError or ValueError where a local file is gone or is no longer what was planned.
+    """
+
+    def __call__(self, job: Job) -> bytes: ...
+
+
+class Outcome(Enum):
+    """What became of a job that was to be submitted."""
+
+    ACCEPTED = auto()
+    FAILED = auto()
+    UNKNOWN = auto()
+    PUT_OFF = auto()
+    """Not accepted, for reasons that pass: the same job may try again."""
+    LEFT = auto()
+    """The run stops, or the budget has no room: the job stays pending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands for the body of a job whose local media can't be sent."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms jobs are submitted."""
+
+    budget: Budget
+    rate: RateLimit
+    body_of: BodyOf
+    clock: Clock
+
+
+class Submitter:
+    """POSTs jobs. Of each it records the intent before, and the answer before anything else."""
+
+    def __init__(
+        self, service: Service, line: ApiLine, ledger: Ledger, control: Control, terms: Terms
+    ) -> None:
+        self._service = service
+        self._line = line
+        self._ledger = ledger
+        self._control = control
+        self._terms = terms
+        self._same_answer = SameAnswer()
+        self.posting: set[asyncio.Task[Any]] = set()
+
+    async def submit(self, job: Job) -> Outcome:
+        """Take ``job`` to an answer, waiting out every refusal that surely created nothing."""
+        terms = self._terms
+        while True:
+            await self._line.ready(job.model)
+            if wait_s := terms.rate.reserve_s(terms.clock.monotonic()):
+                await terms.clock.sleep(wait_s)
+            if self._control.draining or not terms.budget.admits(job):
+                return Outcome.LEFT
+            body = await self._body(job)
+            # While local media were read, the run may have been stopped, or the money spent.
+            if self._control.draining or not terms.budget.admits(job):
+                return Outcome.LEFT
+            with self._critical():
+                outcome = await self._attempt(job, body)
+            if outcome is not Outcome.PUT_OFF:
+                return outcome
+
+    async def _body(self, job: Job) -> bytes | Unreadable:
+        """The body of the POST, ready before the intent: between the two nothing may take time."""
+        try:
+            if is_quick(job):
+                return self._terms.body_of(job)
+            return await asyncio.to_thread(self._terms.body_of, job)
+        except (OSError, ValueError) as error:
+            return Unreadable(str(error))
+
+    @contextmanager
+    def _critical(self) -> Iterator[None]:
+        """A stretch that a halt waits for: between the intent and the record of its answer."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.posting.add(task)
+        try:
+            yield
+        finally:
+            self.posting.discard(task)
+
+    async def _attempt(self, job: Job, body: bytes | Unreadable) -> Outcome:
+        """Intent, POST, answer. Once the intent is durable, the POST leaves at once or not at all."""
+        intended = self._intend(job)
+        if isinstance(body, Unreadable):
+            return await self._failed(job, LOCAL_MEDIA, body.reason)
+        await self._ledger.durable(intended)
+        await self._line.turn()
+        if self._ledger.full:
+            self._control.halt(RunDirError(f"{self._ledger.path}: no space left on the disk"))
+        if self._control.halted or not self._line.is_open:
+            # Between intent and POST the run was told to stop, or the API to wait: nothing was sent.
+            return await self._put_off(
+                job, "not sent: the run was stopping, or the API asked for a pause"
+            )
+        try:
+            request_id = await self._line.exchange(
+                lambda: self._service.submit(job.model, body), job.model
+            )
+        except CallError as error:
+            return await self._answer(job, error)
+        self._same_answer.accepted()
+        await self._keep(job, request_id)
+        return Outcome.ACCEPTED
+
+    def _intend(self, job: Job) -> asyncio.Future[None]:
+        record = self._ledger.snapshot.get(job.id)
+        fields: dict[str, Any] = {"model": job.model, "source": str(job.source), "digest": job.digest}
+        fields["price_usd"] = self._terms.budget.price_usd(job)
+        if not _on_record(job, record):
+            fields["input"] = recorded(job.input)
+            fields["meta"] = recorded(job.meta)
+        covered = self._ledger.append(
+            EventName.SUBMITTING, job.id, attempt=next_attempt(record), **fields
+        )
+        self._ledger.snapshot.records[job.id].listed = True
+        return covered
+
+    async def _keep(self, job: Job, request_id: str) -> None:
+        """Record what was paid for. Where that fails, the id is at least in the error."""
+        try:
+            await self._ledger.record(EventName.SUBMITTED, job.id, request_id=request_id)
+        except RunDirError as error:
+            raise RunDirError(
+                f"{error}\njob {job.id} was accepted as request {request_id}, which could not be "
+                f"recorded; settle it later: batcher resolve {self._ledger.path.parent} {job.id} "
+                f"--request-id {request_id}"
+            ) from error
+
+    async def _answer(self, job: Job, error: CallError) -> Outcome:
+        if error.kind is Kind.TRANSIENT:
+            return await self._put_off(job, error.message)
+        if isinstance(error, OutcomeUnknown):
+            await self._ledger.record(
+                EventName.UNANSWERED, job.id, code=error.code, message=error.message
+            )
+            return Outcome.UNKNOWN
+        if (reason := whole_run(error, job.model)) is not None:
+            self._control.drain(reason)
+            await self._put_off(job, error.message)
+            return Outcome.LEFT
+        if (reason := self._same_answer.refused(error)) is not None:
+            self._control.drain(reason)
+        return await self._failed(job, error.code, error.message)
+
+    async def _put_off(self, job: Job, reason: str) -> Outcome:
+        await self._ledger.record(EventName.DEFERRED, job.id, reason=reason)
+        return Outcome.LEFT if self._control.halted else Outcome.PUT_OFF
+
+    async def _failed(self, job: Job, code: int | str | None, message: str) -> Outcome:
+        await self._ledger.record(
+            EventName.FAILED, job.id, stage=Stage.SUBMIT, code=code, message=message
+        )
+        return Outcome.FAILED
+
+
+def _on_record(job: Job, record: JobRecord | None) -> bool:
+    """Whether the ledger already holds these inputs for this job."""
+    return record is not None and record.input_offset >= 0 and record.digest == job.digest

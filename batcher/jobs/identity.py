@@ -1,0 +1,211 @@
+"""What makes two rows one job: canonical inputs, their digest, and the ids made of it.
+
+A ledger keeps the rule by which its ids were made (``identity`` of its first line): a run directory that
+an earlier version began goes on under ``identity_v1``, so that no row becomes another job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from decimal import MAX_EMAX, MIN_EMIN, Context
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from batcher.jobs import identity_v1
+from batcher.jobs.job import LocalMedia, data_uri_sha256, is_data_uri
+from batcher.jobs.signatures import without_signature
+
+FIRST_RULE = 1
+"""Of ledgers that name none: version 0.1 wrote them."""
+RULE = 2
+HASH_CHARS = 16
+MATRIX_HASH_CHARS = 8
+SLUG_MAX_CHARS = 40
+SLUG_MAX_BYTES = 80
+
+Texts = bool | Mapping[str, "Texts"]
+"""Where an input holds text that is compared as text: all of it (True), nowhere for certain (False: a
+value of unknown type is compared as a number if it reads as one), or in these keys of a mapping."""
+
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,39})(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,4})?")
+_EXACT = Context(prec=100, Emax=MAX_EMAX, Emin=MIN_EMIN)
+_PLAIN_EXPONENT_MAX = 30
+_SHORT_CHARS = 24
+_TRUTHS = frozenset({"true", "false"})
+_TRUTH_MAX_CHARS = len("false")
+_TEXT_NAMES = ("prompt", "text")
+_WORDS_APART = bytes(ord(chr(c).lower()) if c < 128 and chr(c).isalnum() else 32 for c in range(256))
+_unicode = unicodedata.ucd_3_2_0  # frozen: the same text has the same slug under every Python
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
+
+
+class TextFields(dict[str, Texts]):
+    """The :data:`Texts` of each input. One that no schema lists is text if it is called a prompt."""
+
+    def __missing__(self, name: str) -> Texts:
+        texts = name.lower().endswith(_TEXT_NAMES)
+        self[name] = texts
+        return texts
+
+
+UNKNOWN_FIELDS = TextFields()
+
+
+def input_digest(model: str, inputs: dict[str, Any], fields: TextFields = UNKNOWN_FIELDS) -> str:
+    """16 hex digits of the SHA-256 over model and canonical inputs: what makes two rows one job.
+
+    ``inputs`` have the types of the schema, if there is one. The case of their names doesn't count,
+    except between two of them.
+    """
+    named = {
+        name.lower(): canonical(value, fields[name])
+        for name, value in inputs.items()
+        if value is not None
+    }
+    if len(named) < len(inputs):
+        given = {name: value for name, value in inputs.items() if value is not None}
+        if len(named) < len(given):
+            named = {name: canonical(value, fields[name]) for name, value in given.items()}
+    return _digest({"model": model, "input": named}, HASH_CHARS)
+
+
+def matrix_digest(values: dict[str, Any], rule: int = RULE) -> str:
+    """What tells apart the jobs that a matrix makes of one explicit id."""
+    if rule == FIRST_RULE:
+        return identity_v1.matrix_digest(values)
+    return _digest(canonical(values), MATRIX_HASH_CHARS)
+
+
+def _digest(value: Any, chars: int) -> str:
+    return hashlib.sha256(_encode_sorted(value)).hexdigest()[:chars]
+
+
+def canonical(value: Any, texts: Texts = False) -> Any:
+    """``value`` with every spelling of one input made the same.
+
+    A number is its value, a truth its word, media their SHA-256, a URL itself without what only signs
+    it. Text is itself with LF for CRLF and CR, unless it may be of another type: see :data:`Texts`.
+    """
+    if isinstance(value, str):
+        return _text(value) if texts is True else _untyped(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return _number(repr(value))
+    if isinstance(value, LocalMedia):
+        return f"sha256:{value.sha256}"
+    if isinstance(value, list):
+        return [canonical(item, texts) for item in value]
+    if isinstance(value, dict):
+        return _canonical_mapping(value, texts)
+    return value
+
+
+def _canonical_mapping(value: dict[str, Any], texts: Texts) -> Any:
+    if value.keys() == {"path", "sha256"}:
+        return f"sha256:{value['sha256']}"
+    inner: Mapping[str, Texts] = texts if isinstance(texts, Mapping) else {}
+    return {key: canonical(v, inner.get(key, False)) for key, v in value.items() if v is not None}
+
+
+def _text(text: str) -> str:
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    first = text[:1]
+    if first == "h" and text.startswith(("http://", "https://")) and not _has_space(text):
+        return without_signature(text)
+    if first == "d" and is_data_uri(text):
+        return f"sha256:{data_uri_sha256(text)}"
+    return text
+
+
+def _has_space(text: str) -> bool:
+    return len(text.split(None, 1)) > 1
+
+
+def _untyped(text: str) -> str | list[Any]:
+    respelled = _SPELLINGS.get(text[:1])
+    return _text(text) if respelled is None else respelled(text)
+
+
+def _number(text: str) -> str:
+    return _remembered_number(text) if len(text) <= _SHORT_CHARS else _number_in(text)
+
+
+def _number_in(text: str) -> str:
+    if not _NUMBER.fullmatch(text):
+        return _text(text)
+    number = _EXACT.create_decimal(text).normalize(_EXACT)
+    if not number:
+        return "0"
+    plain = abs(number.adjusted()) <= _PLAIN_EXPONENT_MAX
+    return format(number, "f") if plain else str(number)
+
+
+_remembered_number = lru_cache(maxsize=4096)(_number_in)
+"""Of texts up to _SHORT_CHARS: most columns repeat a few values over and over."""
+
+
+def _truth(text: str) -> str:
+    if len(text) <= _TRUTH_MAX_CHARS and (word := text.lower()) in _TRUTHS:
+        return word
+    return _text(text)
+
+
+def _array(text: str) -> str | list[Any]:
+    """A table's cell writes a list as JSON: the same input as the list itself."""
+    try:
+        items = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return _text(text)
+    return [canonical(item) for item in items]
+
+
+_SPELLINGS: Mapping[str, Callable[[str], str | list[Any]]] = {
+    **dict.fromkeys("-0123456789", _number),
+    **dict.fromkeys("tTfF", _truth),
+    "[": _array,
+}
+"""What makes one of all spellings of a text of unknown type, by its first character."""
+
+
+def generated_id(inputs: dict[str, Any], digest: str, rule: int = RULE) -> str:
+    """The id of a job that the manifest doesn't name: slug of its prompt, then its digest."""
+    if rule == FIRST_RULE:
+        return identity_v1.generated_id(inputs, digest)
+    prompt = canonical(inputs.get("prompt"), True)
+    return f"{slug(prompt if isinstance(prompt, str) else '')}-{digest}"
+
+
+def slug(text: str) -> str:
+    """``text`` as up to 40 lower-case letters and digits of any script, and single dashes.
+
+    Latin letters lose their accents. "job" if nothing remains. Safe as a file name: up to 80 bytes, no
+    mark that changes the direction of text, and the same under every version of Unicode.
+    """
+    text = text[: 4 * SLUG_MAX_CHARS]
+    if not text.isascii():
+        return _slug_of_any_script(text)
+    words = b"-".join(text.encode("ascii").translate(_WORDS_APART).split())
+    return words[:SLUG_MAX_CHARS].rstrip(b"-").decode() or "job"
+
+
+def _slug_of_any_script(text: str) -> str:
+    kept: list[str] = []
+    base = ""
+    for char in _unicode.normalize("NFKD", text):
+        kind = _unicode.category(char)[0]
+        if kind != "M":
+            base = char
+            kept.append(char.lower() if kind in "LN" else " ")
+        elif not base.isascii():
+            kept.append(char)
+    words = "-".join(_unicode.normalize("NFC", "".join(kept)).split())[:SLUG_MAX_CHARS]
+    while len(words.encode()) > SLUG_MAX_BYTES:
+        words = words[:-1]
+    return words.rstrip("-") or "job"

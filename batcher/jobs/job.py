@@ -1,0 +1,130 @@
+"""The vocabulary: a job, its output names, what is recorded of its inputs, and an output's record."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+import msgspec
+
+from batcher.jobs.signatures import mask_url
+
+EXPLICIT_ID_MAX_CHARS = 100
+
+_EXPLICIT_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{EXPLICIT_ID_MAX_CHARS - 1}}}")
+_DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[^,;\s]+)*,", re.ASCII)
+
+
+class Source(msgspec.Struct, frozen=True, gc=False):
+    """Where a row stands: ``file`` as the user would name it, ``line`` from 1."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class LocalMedia(msgspec.Struct, frozen=True):
+    """A local file in a media field. Sent inline as a ``data:`` URI, recorded by path and hash.
+
+    ``path`` is where the file is read from; ``shown`` is the path as the manifest wrote it.
+    """
+
+    path: str
+    shown: str
+    sha256: str
+    bytes: int
+    media_type: str
+
+    def record(self) -> dict[str, str]:
+        """What ledger and metadata hold of it."""
+        return {"path": self.shown, "sha256": self.sha256}
+
+
+class Artifact(msgspec.Struct, frozen=True, gc=False):
+    """One output file: ``path`` relative to the run directory (POSIX), size, SHA-256 in hex."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Probed(Artifact, frozen=True, gc=False, omit_defaults=True):
+    """An output file with what was found in it; None where that is unknown.
+
+    ``width`` and ``height`` are in pixels, as shown (a rotated video: after rotating).
+    """
+
+    media_type: str | None = None
+    width: int | None = None
+    height: int | None = None
+    duration_s: float | None = None
+    fps: float | None = None
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One generation to buy: a model and its inputs, typed and checked.
+
+    ``input`` holds JSON values and :class:`LocalMedia`. ``digest`` is what makes model and
+    inputs this job. ``explicit`` says that the manifest named the job itself.
+    """
+
+    id: str
+    model: str
+    input: dict[str, Any]
+    meta: dict[str, Any]
+    source: Source
+    digest: str
+    explicit: bool = False
+
+
+def explicit_id_problem(text: str) -> str | None:
+    """What is wrong with an explicit id, with a suggestion; None where nothing is."""
+    if _EXPLICIT_ID.fullmatch(text):
+        return None
+    suggestion = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("-._")[:EXPLICIT_ID_MAX_CHARS]
+    return (
+        f"{text[:EXPLICIT_ID_MAX_CHARS]!r} is not a usable id (letters, digits, '.', '_', '-', up to "
+        f"{EXPLICIT_ID_MAX_CHARS} characters, beginning with a letter or digit); "
+        f"try {suggestion or 'job-1'!r}"
+    )
+
+
+def output_name(job_id: str, index: int, count: int, extension: str) -> str:
+    """File name of output ``index`` of ``count``: ``cat.mp4``, or ``cat.0.png``, ``cat.1.png``."""
+    return f"{job_id}{extension}" if count == 1 else f"{job_id}.{index}{extension}"
+
+
+def recorded(value: Any) -> Any:
+    """``value`` as ledger, metadata and report hold it: no megabytes, no signatures."""
+    if isinstance(value, str):
+        if is_data_uri(value):
+            return {"path": value[:40].split(",")[0], "sha256": data_uri_sha256(value)}
+        return mask_url(value) if value.startswith(("http://", "https://")) else value
+    if isinstance(value, LocalMedia):
+        return value.record()
+    if isinstance(value, list):
+        return [recorded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: recorded(item) for key, item in value.items()}
+    return value
+
+
+def is_data_uri(text: str) -> bool:
+    """Whether ``text`` begins as a ``data:`` URI does."""
+    return _DATA_URI.match(text) is not None
+
+
+def data_uri_sha256(uri: str) -> str:
+    """The SHA-256 of what a data URI holds, so that it is the same input as the file it came from."""
+    import base64
+    from urllib.parse import unquote_to_bytes
+
+    head, _, payload = uri.partition(",")
+    try:
+        content = base64.b64decode(payload) if head.endswith(";base64") else unquote_to_bytes(payload)
+    except ValueError:
+        content = uri.encode()
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,194 @@
+"""A job's life as data: states, events, and one table of what may follow what.
+
+The README's diagram and the tests are made from :data:`TRANSITIONS`. An event that the table does not
+know in a state raises: a ledger is never written, or read, into a state that nobody decided on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from batcher.errors import BatcherError
+from batcher.jobs.job import Artifact, Probed
+
+FORMAT_VERSION = 1
+
+
+class State(StrEnum):
+    """Where a job stands. A job that the ledger doesn't mention is ``pending``."""
+
+    PENDING = "pending"
+    UNKNOWN = "unknown"
+    SUBMITTED = "submitted"
+    COMPLETED = "completed"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    __hash__ = str.__hash__  # of a word in C: an enum's own is called for every line of a ledger
+
+
+class EventName(StrEnum):
+    """What a ledger line says."""
+
+    RUN = "run"
+    ORPHANED = "orphaned"
+    RELISTED = "relisted"
+    SUBMITTING = "submitting"
+    DEFERRED = "deferred"
+    UNANSWERED = "unanswered"
+    SUBMITTED = "submitted"
+    COMPLETED = "completed"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    __hash__ = str.__hash__
+
+
+class Stage(StrEnum):
+    """Where a job failed."""
+
+    SUBMIT = "submit"
+    GENERATE = "generate"
+    DOWNLOAD = "download"
+
+
+EXPIRED = "expired"
+NO_OUTPUT = "no_output"
+NOT_FOUND = "not_found"
+
+_S, _E = State, EventName
+TRANSITIONS: Mapping[tuple[State, EventName], State] = {
+    # A POST is about to leave. From pending of itself; from the others only by the user's word
+    # (--retry-failed, --retry-unknown, --redo, or the new inputs of an edited job).
+    **{(state, _E.SUBMITTING): _S.UNKNOWN for state in State},
+    # Its answer.
+    (_S.UNKNOWN, _E.SUBMITTED): _S.SUBMITTED,
+    (_S.UNKNOWN, _E.DEFERRED): _S.PENDING,
+    (_S.UNKNOWN, _E.UNANSWERED): _S.UNKNOWN,
+    (_S.UNKNOWN, _E.FAILED): _S.FAILED,
+    # What the API says of the request.
+    (_S.SUBMITTED, _E.COMPLETED): _S.COMPLETED,
+    (_S.SUBMITTED, _E.FAILED): _S.FAILED,
+    (_S.SUBMITTED, _E.CANCELLED): _S.CANCELLED,
+    (_S.SUBMITTED, _E.DEFERRED): _S.PENDING,
+    # Its files.
+    (_S.COMPLETED, _E.DONE): _S.DONE,
+    (_S.COMPLETED, _E.FAILED): _S.FAILED,
+    # Asked again: a failed request may turn out complete, a failed download may get its file, and a
+    # file that went missing is fetched once more.
+    (_S.FAILED, _E.COMPLETED): _S.COMPLETED,
+    (_S.FAILED, _E.SUBMITTED): _S.SUBMITTED,
+    (_S.FAILED, _E.FAILED): _S.FAILED,
+    (_S.DONE, _E.COMPLETED): _S.COMPLETED,
+}
+
+
+class IllegalTransition(BatcherError):
+    """An event that the table does not know in that state."""
+
+    exit_code = 65
+
+
+_MOVES = {name: {s: after for (s, e), after in TRANSITIONS.items() if e is name} for name in EventName}
+
+
+def next_state(state: State, event: EventName) -> State:
+    """The state after ``event``; raises IllegalTransition where the table has no such move."""
+    try:
+        return _MOVES[event][state]
+    except KeyError:
+        raise IllegalTransition(f"a job that is {state} can't become {event}") from None
+
+
+class Event(msgspec.Struct, omit_defaults=True, gc=False):
+    """One ledger line about a job. ``at`` is UTC in ISO 8601; money is in USD."""
+
+    event: EventName
+    at: str
+    job: str
+    attempt: int = 0
+    model: str | None = None
+    input: dict[str, Any] | None = None
+    meta: dict[str, Any] | None = None
+    source: str | None = None
+    digest: str | None = None
+    price_usd: float | UnsetType | None = UNSET
+    request_id: str | None = None
+    reason: str | None = None
+    cost_usd: float | None = None
+    unfinished_s: float | None = None
+    """The request's age in seconds when it was last seen unfinished, by the run that saw it finished."""
+    files: tuple[Probed, ...] | None = None
+    quality: str | None = None
+    stage: Stage | None = None
+    code: int | str | None = None
+    message: str | None = None
+
+
+class RunEvent(msgspec.Struct, omit_defaults=True, tag_field="event", tag="run"):
+    """The ledger line that opens a run or, with ``ended``, closes it."""
+
+    run: str
+    at: str
+    manifest: str | None = None
+    api: str | None = None
+    version: int | str | None = None
+    identity: int = 1
+    """The rule by which ids are made; version 0.1 named none. That of a ledger's first line stands."""
+    host: str | None = None
+    pid: int | None = None
+    total: int | None = None
+    selected: int | None = None
+    duplicates: int | None = None
+    invalid: int | None = None
+    ended: bool = False
+    exit_code: int | None = None
+    counts: dict[str, int] | None = None
+
+
+class Replaced(msgspec.Struct, frozen=True, gc=False):
+    """The files of an attempt that was bought again; they may still lie in the dataset."""
+
+    attempt: int
+    files: tuple[Artifact, ...]
+
+
+class Record(msgspec.Struct, gc=False):
+    """What the fold knows of one job.
+
+    ``charge_usd`` is what the current attempt may cost: 0 where it surely cost nothing, None where
+    it counts but nobody named a price. ``reported_usd`` is what the API said it cost, if it did.
+    Offsets are places of lines in the ledger that hold what is not kept in memory: the last
+    ``submitting``, the last one that carried ``input``, the last answer that named a request, the last
+    ``done``; -1 where there is none. ``quality`` is what is wrong with a done job's outputs, if
+    anything.
+    """
+
+    state: State = State.PENDING
+    attempt: int = 0
+    request_id: str | None = None
+    model: str | None = None
+    digest: str | None = None
+    stage: Stage | None = None
+    code: int | str | None = None
+    message: str | None = None
+    price_usd: float | None = None
+    charge_usd: float | None = 0.0
+    reported_usd: float | None = None
+    files: tuple[Artifact, ...] = ()
+    replaced: Replaced | None = None
+    quality: str | None = None
+    orphaned: bool = False
+    listed: bool = False
+    submitting_at: str | None = None
+    submitting_offset: int = -1
+    input_offset: int = -1
+    answer_offset: int = -1
+    done_offset: int = -1

@@ -1,0 +1,117 @@
+"""A snapshot kept beside its ledger, so that a million jobs need not be folded again each time.
+
+The ledger stays the only state. A checkpoint says of how many of its bytes it is the fold, and their
+SHA-256: it counts only where the ledger still begins with exactly these bytes, and where it is whole
+itself. Anything else is as good as no checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+import msgspec
+
+from batcher.jobs.lifecycle import FORMAT_VERSION
+from batcher.ledger.packed import Bulk
+from batcher.ledger.snapshot import Saved, Snapshot
+
+FOLD_VERSION = f"{FORMAT_VERSION}.3"
+"""Changed with everything that a fold keeps, or how it comes about."""
+_PIECE_BYTES = 1 << 20
+
+
+class _Head(msgspec.Struct, array_like=True):
+    """What a checkpoint is of, and what tells that it is whole: its body, and the bulks behind it."""
+
+    fold_version: str
+    covered_bytes: int
+    covered_sha256: str
+    body_bytes: int
+    body_sha256: str
+    bulks_sha256: str
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+
+
+def encode_checkpoint(
+    snapshot: Snapshot, ledger: BinaryIO, covered_bytes: int
+) -> Iterator[bytes | memoryview]:
+    """``snapshot``, the fold of the first ``covered_bytes`` of ``ledger``, as the pieces of a file.
+
+    Most of them are the snapshot's own, which must not change before all are written.
+    """
+    pieces: list[memoryview] = []
+
+    def leave_out(bulk: Bulk) -> int:
+        pieces.extend(map(memoryview, bulk.pieces))
+        return bulk.size_bytes
+
+    body = msgspec.msgpack.encode(snapshot.saved(), enc_hook=leave_out)
+    bulks_sha256 = hashlib.sha256()
+    for piece in pieces:
+        bulks_sha256.update(piece)
+    covered_sha256 = _sha256(ledger, covered_bytes) or ""
+    marks = (len(body), hashlib.sha256(body).hexdigest(), bulks_sha256.hexdigest())
+    yield msgspec.json.encode(_Head(FOLD_VERSION, covered_bytes, covered_sha256, *marks)) + b"\n"
+    yield body
+    yield from pieces
+
+
+def restore_checkpoint(snapshot: Snapshot, checkpoint: BinaryIO, ledger: Callable[[], BinaryIO]) -> int:
+    """Let ``snapshot``, an empty one, begin where a checkpoint ends: returns how many bytes that covers.
+
+    0, and nothing happens, where it is not of this ledger, of another version, or not whole.
+    """
+    try:
+        head = _decode_head(checkpoint.readline())
+        if head.fold_version != FOLD_VERSION:
+            return 0
+        saved = _read(checkpoint, head)
+        if saved is None:
+            return 0
+        with ledger() as file:
+            if _sha256(file, head.covered_bytes) != head.covered_sha256:
+                return 0
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return 0
+    snapshot.restore(saved)
+    snapshot.restored_bytes = head.covered_bytes
+    return head.covered_bytes
+
+
+def _read(checkpoint: BinaryIO, head: _Head) -> Saved | None:
+    """What was saved; None where any byte differs. Bulks are read as the body comes to name them."""
+    bulks_sha256 = hashlib.sha256()
+
+    def read_bulk(_: type, size_bytes: int) -> Bulk:
+        whole = bytearray()
+        for piece in _pieces(checkpoint, size_bytes):
+            whole += piece
+            bulks_sha256.update(piece)
+        return Bulk([whole])
+
+    body = b"".join(_pieces(checkpoint, head.body_bytes))
+    if len(body) != head.body_bytes or hashlib.sha256(body).hexdigest() != head.body_sha256:
+        return None
+    saved = msgspec.msgpack.decode(body, type=Saved, dec_hook=read_bulk)
+    whole = bulks_sha256.hexdigest() == head.bulks_sha256 and not checkpoint.read(1)
+    return saved if whole and saved.is_sound else None
+
+
+def _sha256(file: BinaryIO, size_bytes: int) -> str | None:
+    """Of the first ``size_bytes`` of ``file``, in hex; None where it is shorter."""
+    digest, left_bytes = hashlib.sha256(), size_bytes
+    for piece in _pieces(file, size_bytes):
+        digest.update(piece)
+        left_bytes -= len(piece)
+    return digest.hexdigest() if not left_bytes else None
+
+
+def _pieces(file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
+    """The next ``size_bytes`` of ``file``, a megabyte at a time, as far as there are so many."""
+    while size_bytes > 0 and (piece := file.read(min(size_bytes, _PIECE_BYTES))):
+        yield piece
+        size_bytes -= len(piece)

@@ -1,0 +1,305 @@
+"""Done jobs, packed: some 55 bytes each, and the rest of their records where it is, in the ledger.
+
+A batch ends with all its jobs done, a million of them, and hardly anything is ever asked of one again.
+So a done job keeps what a plan needs of it in a row, and the places of its lines for the rest.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from batcher.jobs.identity import HASH_CHARS
+from batcher.jobs.job import Artifact
+from batcher.jobs.lifecycle import Event, Record, State
+from batcher.ledger.packed import Bulk, PackedMap, SavedMap
+
+LineAt = Callable[[int], Event]
+"""Reads the line that stands at a place of the ledger."""
+
+_ORPHANED, _LISTED, _UNPRICED, _REPORTED, _POOR, _GONE = (1 << bit for bit in range(6))
+_UNLISTED = bytes(flags & ~_LISTED for flags in range(256))
+_CELLS = struct.Struct("<QII8sdHH")
+_DIGEST_BYTES = HASH_CHARS // 2
+
+
+class Cells(NamedTuple):
+    """A row: places of lines, the digest of the inputs, what the attempt may cost, and numbers.
+
+    The other lines of an attempt stand within 4 GiB before the one that says ``done``.
+    """
+
+    done_at: int
+    intent_before: int
+    answer_before: int
+    digest: bytes
+    charge_usd: float
+    attempt: int
+    model_number: int
+
+
+class Finished:
+    """What is known of a done job: reads like a :class:`Record`, and takes a mark."""
+
+    __slots__ = ("_answer", "_cells", "_done", "_intent", "_jobs", "_row")
+
+    state = State.DONE
+    stage = code = message = replaced = None
+
+    def __init__(self, jobs: FinishedJobs, row: int) -> None:
+        self._jobs = jobs
+        self._row = row
+        self._cells = jobs.cells(row)
+        self._intent: Event | None = None
+        self._answer: Event | None = None
+        self._done: Event | None = None
+
+    @property
+    def attempt(self) -> int:
+        return self._cells.attempt
+
+    @property
+    def model(self) -> str | None:
+        return self._jobs.models[self._cells.model_number]
+
+    @property
+    def digest(self) -> str:
+        return self._cells.digest.hex()
+
+    @property
+    def charge_usd(self) -> float | None:
+        return None if self._has(_UNPRICED) else self._cells.charge_usd
+
+    @property
+    def reported_usd(self) -> float | None:
+        return self._cells.charge_usd if self._has(_REPORTED) else None
+
+    @property
+    def orphaned(self) -> bool:
+        return self._has(_ORPHANED)
+
+    @orphaned.setter
+    def orphaned(self, orphaned: bool) -> None:
+        self._mark(_ORPHANED, orphaned)
+
+    @property
+    def listed(self) -> bool:
+        return self._has(_LISTED)
+
+    @listed.setter
+    def listed(self, listed: bool) -> None:
+        self._mark(_LISTED, listed)
+
+    @property
+    def submitting_offset(self) -> int:
+        return self._cells.done_at - self._cells.intent_before
+
+    @property
+    def input_offset(self) -> int:
+        return self._jobs.inputs_at.get(self._row, self.submitting_offset)
+
+    @property
+    def answer_offset(self) -> int:
+        return self._cells.done_at - self._cells.answer_before
+
+    @property
+    def done_offset(self) -> int:
+        return self._cells.done_at
+
+    @property
+    def submitting_at(self) -> str:
+        return self._intent_line().at
+
+    @property
+    def price_usd(self) -> float | None:
+        price_usd = self._intent_line().price_usd
+        return price_usd if isinstance(price_usd, int | float) else None
+
+    @property
+    def request_id(self) -> str | None:
+        if self._answer is None:
+            self._answer = self._jobs.line_at(self.answer_offset)
+        return self._answer.request_id
+
+    @property
+    def job(self) -> str:
+        return self._done_line().job
+
+    @property
+    def files(self) -> tuple[Artifact, ...]:
+        return self._done_line().files or ()
+
+    @property
+    def quality(self) -> str | None:
+        return self._done_line().quality if self._has(_POOR) else None
+
+    def _intent_line(self) -> Event:
+        if self._intent is None:
+            self._intent = self._jobs.line_at(self.submitting_offset)
+        return self._intent
+
+    def _done_line(self) -> Event:
+        if self._done is None:
+            self._done = self._jobs.line_at(self.done_offset)
+        return self._done
+
+    def _has(self, flag: int) -> bool:
+        return bool(self._jobs.flags[self._row] & flag)
+
+    def _mark(self, flag: int, on: bool) -> None:
+        flags = self._jobs.flags[self._row]
+        self._jobs.flags[self._row] = flags | flag if on else flags & ~flag
+
+
+JobRecord = Record | Finished
+"""What is known of one job."""
+
+
+class Tally(NamedTuple):
+    """Done jobs of the manifest, and those of them whose outputs have a note on their quality."""
+
+    listed: int
+    poor: int
+
+
+class SavedJobs(msgspec.Struct, array_like=True):
+    """Done jobs as bytes."""
+
+    flags: Bulk
+    cells: Bulk
+    inputs_at: dict[int, int]
+    models: list[str | None]
+    rows: SavedMap
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether there is a row of cells for each of the flags."""
+        return self.cells.size_bytes == self.flags.size_bytes * _CELLS.size and self.rows.is_sound
+
+
+class FinishedJobs:
+    """The done jobs of one ledger, a row each in the order in which they were done."""
+
+    def __init__(self, line_at: LineAt) -> None:
+        self.line_at = line_at
+        self.flags = bytearray()
+        self.inputs_at: dict[int, int] = {}
+        """Rows whose inputs don't stand in the line of their last intent, and where they stand."""
+        self.models: list[str | None] = []
+        self._model_numbers: dict[str | None, int] = {}
+        self._cells = bytearray()
+        self._rows = PackedMap()
+        self._gone = 0
+
+    def __len__(self) -> int:
+        return len(self.flags) - self._gone
+
+    def cells(self, row: int) -> Cells:
+        """What a row holds."""
+        return Cells(*_CELLS.unpack_from(self._cells, row * _CELLS.size))
+
+    def get(self, job_id: str) -> Finished | None:
+        """A done job; None where none of this name is packed."""
+        row = self._rows.get(job_id)
+        return Finished(self, row) if row is not None else None
+
+    def all(self) -> Iterator[Finished]:
+        """In the order in which they were done."""
+        for row, flags in enumerate(self.flags):
+            if not flags & _GONE:
+                yield Finished(self, row)
+
+    def astray(self) -> Iterator[Finished]:
+        """Those that are not listed now, or were orphaned before."""
+        for row, flags in enumerate(self.flags):
+            if not flags & _GONE and flags & (_LISTED | _ORPHANED) != _LISTED:
+                yield Finished(self, row)
+
+    def tally(self) -> Tally:
+        """How many are in the manifest, and how many of these are poor."""
+        counts = Counter(self.flags)
+        listed = {flags: n for flags, n in counts.items() if not flags & (_GONE | _ORPHANED)}
+        return Tally(sum(listed.values()), sum(n for flags, n in listed.items() if flags & _POOR))
+
+    def take(self, job_id: str, record: Record) -> bool:
+        """Pack a done job; False where its record is not like others."""
+        number = self._model_numbers.get(record.model)
+        if number is None:
+            number = self._model_numbers[record.model] = len(self.models)
+            self.models.append(record.model)
+        try:
+            digest = bytes.fromhex(record.digest or "")
+            cells = _CELLS.pack(
+                record.done_offset,
+                record.done_offset - record.submitting_offset,
+                record.done_offset - record.answer_offset,
+                digest,
+                record.charge_usd or 0.0,
+                record.attempt,
+                number,
+            )
+        except (struct.error, ValueError):
+            return False
+        if min(record.input_offset, record.submitting_offset, record.answer_offset) < 0:
+            return False
+        if len(digest) != _DIGEST_BYTES or digest.hex() != record.digest:
+            return False
+        if record.reported_usd not in (None, record.charge_usd):
+            return False
+        row = len(self.flags)
+        if record.input_offset != record.submitting_offset:
+            self.inputs_at[row] = record.input_offset
+        self._cells += cells
+        self.flags.append(_flags(record))
+        self._rows.setdefault(job_id, row)
+        return True
+
+    def saved(self) -> SavedJobs:
+        """All of it, but for the marks of this process."""
+        flags = Bulk([self.flags.translate(_UNLISTED)])
+        return SavedJobs(flags, Bulk([self._cells]), self.inputs_at, self.models, self._rows.saved())
+
+    def restore(self, saved: SavedJobs) -> None:
+        """Become what ``saved`` was made of."""
+        self.flags, self._cells = saved.flags.whole(), saved.cells.whole()
+        self.inputs_at, self.models = saved.inputs_at, saved.models
+        self._model_numbers = {model: number for number, model in enumerate(self.models)}
+        self._rows.restore(saved.rows)
+        self._gone = sum(bool(flags & _GONE) for flags in self.flags)
+
+    def release(self, job_id: str) -> Record | None:
+        """Take a job out: its record as it was before it was packed."""
+        row = self._rows.get(job_id)
+        if row is None:
+            return None
+        record = _unpacked(Finished(self, row))
+        self._rows.drop(job_id)
+        self.flags[row] |= _GONE
+        self._gone += 1
+        return record
+
+
+def _flags(record: Record) -> int:
+    flags = 0 if record.reported_usd is None else _REPORTED
+    if record.orphaned:
+        flags |= _ORPHANED
+    if record.listed:
+        flags |= _LISTED
+    if record.charge_usd is None:
+        flags |= _UNPRICED
+    if record.quality is not None:
+        flags |= _POOR
+    return flags
+
+
+def _unpacked(packed: Finished) -> Record:
+    names = (
+        *("state", "attempt", "request_id", "model", "digest", "price_usd", "charge_usd"),
+        *("reported_usd", "files", "quality", "orphaned", "listed", "submitting_at"),
+        *("submitting_offset", "input_offset", "answer_offset", "done_offset"),
+    )
+    return Record(**{name: getattr(packed, name) for name in names})

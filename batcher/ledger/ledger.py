@@ -1,0 +1,232 @@
+"""The ledger: append-only JSONL files, the only state there is.
+
+``segments`` says which files there are, ``hold`` who may write, ``lines`` what stands in them,
+``commit`` how it gets there, ``replay`` and ``order`` how it is read. Every line carries the number of
+its group, which is the byte at which the group begins: after a power loss that spoils several lines,
+this tells the torn last group from damage further up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+from batcher.clock import Clock, iso
+from batcher.disk import AppendFile, Disk, writing
+from batcher.errors import LedgerError
+from batcher.jobs.lifecycle import Event, EventName, RunEvent
+from batcher.jobs.shard import Shard
+from batcher.ledger.checkpoint_file import CHECKPOINT_STEP_BYTES, HIDDEN_NAME, keep_checkpoint
+from batcher.ledger.commit import GroupCommit
+from batcher.ledger.lines import Follows, Lines, encode_line, lines_of
+from batcher.ledger.lock import is_held, take_hold
+from batcher.ledger.merge_segments import read_into
+from batcher.ledger.packed import PackedMap
+from batcher.ledger.replay import Tail, check_version
+from batcher.ledger.segments import LEDGER_NAME, is_segment, others, segment_name, segments_in
+from batcher.ledger.snapshot import SEGMENT_SHIFT, Snapshot
+
+RESERVE_BYTES = 256 * 1024
+AnySnapshot = TypeVar("AnySnapshot", bound=Snapshot)
+
+
+def read_snapshot(run_dir: Path, disk: Disk) -> Snapshot:
+    """What the ledger in ``run_dir`` says, live or at rest; writes nothing and takes no lock.
+
+    Raises LedgerError where there is no ledger or it is damaged.
+    """
+    lines = Lines(run_dir, disk)
+    return read_ledger(Snapshot(lines.at), run_dir, lines, disk)
+
+
+def read_ledger(snapshot: AnySnapshot, run_dir: Path, lines: Lines, disk: Disk) -> AnySnapshot:
+    """``snapshot`` with the ledger in ``run_dir`` folded into it, as ``read_snapshot`` does."""
+    if not read_into(snapshot, run_dir, lines, disk):
+        raise LedgerError(f"{run_dir}: no {LEDGER_NAME} here: not a run directory")
+    return snapshot
+
+
+class Ledger:
+    """The ledger of one run directory, one of its segments held for writing."""
+
+    def __init__(self, run_dir: Path, disk: Disk, clock: Clock, shard: Shard | None = None) -> None:
+        """Take the lock, replay, and mend a torn tail.
+
+        Raises LockedError, LedgerError (damaged, or written by a newer version), RunDirError.
+        """
+        self.path = run_dir / segment_name(shard)
+        self.warnings: list[str] = []
+        self._disk = disk
+        self._clock = clock
+        self._run_dir = run_dir
+        self._hidden = run_dir / HIDDEN_NAME
+        self._shard = shard
+        self._opening: RunEvent | None = None
+        self._after: dict[str, int] = {}
+        lines = self._lines = Lines(run_dir, disk)
+        self._base = lines.number(self.path.name) << SEGMENT_SHIFT
+        self.snapshot = Snapshot(lines.at, shards=shard.count if shard is not None else 0)
+        self.snapshot.owners = PackedMap()
+        self._commit = self._open(lines)
+
+    def _open(self, lines: Lines) -> GroupCommit:
+        with ExitStack() as undo, writing(self.path):
+            self._disk.make_dirs(self._hidden)
+            undo.callback(take_hold(self._hidden, self._shard, self._disk))
+            tails = read_into(self.snapshot, self._run_dir, lines, self._disk)
+            check_version(self.snapshot)
+            file = self._disk.open_append(self.path)
+            undo.callback(file.close)
+            reserve = self._set_room_aside()
+            commit = GroupCommit(self.path, file, reserve, self._disk, self._committed)
+            commit.begin_at(self._mend(file, tails.get(self.path.name, Tail())))
+            # The file's own name: without it, a power loss would take every line that was fsynced.
+            self._disk.sync_dir(self.path.parent)
+            self._note_others(tails)
+            self._undo = undo.pop_all()
+        return commit
+
+    def _mend(self, file: AppendFile, tail: Tail) -> int:
+        """Make the file end with a whole line; returns its size in bytes."""
+        if tail.torn_bytes:
+            file.truncate(tail.good_bytes)
+            file.sync()
+            self.warnings.append(
+                f"{self.path.name}: dropped {tail.torn_bytes} bytes that a crash left of its last lines"
+            )
+        elif not tail.ends_in_newline:
+            file.write(b"\n")
+            file.sync()
+            return tail.good_bytes + 1
+        return tail.good_bytes
+
+    def _set_room_aside(self) -> Path:
+        """A reserve, so that answers on their way can be recorded when the disk is full."""
+        path = self._hidden / ("reserve" if self._shard is None else f"reserve.{self._shard}")
+        if self._disk.size(path) != RESERVE_BYTES:
+            self._disk.write_whole(path, [bytes(RESERVE_BYTES)])
+        return path
+
+    def _note_others(self, tails: dict[str, Tail]) -> None:
+        """What runs of other divisions wrote comes before anything that this one does.
+
+        It must not be lost once something stands on it: a run that died may have left it unsynced.
+        """
+        for name in others(self.path.name, list(tails)):
+            file = self._disk.open_append(self._run_dir / name)
+            file.sync()
+            file.close()
+            self._after[name] = tails[name].good_bytes
+
+    def announce(self, run: RunEvent) -> None:
+        """Have ``run`` written before the next line; a run that changes nothing appends nothing.
+
+        Another total or manifest is a change of its own: what the last run said no longer holds.
+        """
+        before = self.snapshot.last_run
+        self._opening = run
+        if before is not None and (before.total, before.manifest) != (run.total, run.manifest):
+            self._begin()
+
+    def _begin(self) -> None:
+        """Write what comes before this run's first line."""
+        if self._after:
+            after, self._after = self._after, {}
+            self._add(Follows(iso(self._clock.now()), after))
+        if self._opening is not None:
+            opening, self._opening = self._opening, None
+            place = self._place
+            self._add(opening)
+            self.snapshot.apply_run(opening, place)
+
+    @property
+    def announced(self) -> bool:
+        """Whether this run has written anything yet."""
+        return self._opening is None
+
+    def append(self, name: EventName, job: str, **fields: Any) -> asyncio.Future[None]:
+        """Add one line about ``job``; the future is done when the line is durable.
+
+        ``attempt`` defaults to the job's current one. Raises IllegalTransition, and the error that
+        ended the ledger where a write failed before.
+        """
+        if self._commit.error is not None:
+            raise self._commit.error
+        if "attempt" not in fields:
+            record = self.snapshot.get(job)
+            fields["attempt"] = record.attempt if record is not None else 0
+        event = Event(event=name, at=iso(self._clock.now()), job=job, **fields)
+        self._begin()
+        place = self._place
+        self.snapshot.apply(event, place)
+        if event.input is not None or event.files is not None:
+            self._lines.remember(place, event)
+        return self._add(event)
+
+    def close_run(self, run: RunEvent) -> None:
+        """Add the line that ends a run, if the run wrote anything."""
+        if self.announced and self._commit.error is None:
+            self.snapshot.apply_run(run, self._place)
+            self._add(run)
+
+    async def record(self, name: EventName, job: str, **fields: Any) -> None:
+        """Append and wait until the line is durable; a cancelled caller leaves the write going."""
+        await self.durable(self.append(name, job, **fields))
+
+    async def durable(self, covered: asyncio.Future[None]) -> None:
+        """Wait for a future that ``append`` gave. Raises RunDirError where the write failed."""
+        await asyncio.shield(covered)
+
+    @property
+    def _place(self) -> int:
+        """Where the next line will stand."""
+        return self._base + self._commit.end
+
+    def _add(self, event: Event | RunEvent | Follows) -> asyncio.Future[None]:
+        return self._commit.add(encode_line(event, self._commit.group_start))
+
+    def _committed(self, size_bytes: int) -> None:
+        self.snapshot.pack(self._base + size_bytes)
+
+    @property
+    def full(self) -> bool:
+        """Whether the disk is full: what is left of room is for answers on their way."""
+        return self._commit.full
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether all that the snapshot holds is on disk."""
+        return self._commit.is_idle
+
+    async def settled(self) -> None:
+        """Wait for what is being written. Raises nothing: who wrote it hears of what went wrong."""
+        await self._commit.settled()
+
+    async def close(self) -> None:
+        """Wait for what is being written, then let go of file and lock."""
+        await self.settled()
+        grown_bytes = self._commit.end - self.snapshot.restored_bytes
+        if self._shard is None and self.is_durable and grown_bytes >= CHECKPOINT_STEP_BYTES:
+            keep_checkpoint(self.snapshot, self._run_dir, self._disk, self._commit.end)
+        self.release()
+
+    def release(self) -> None:
+        """Let go of file and lock without waiting: for a ledger that nothing was appended to."""
+        self._undo.close()
+
+
+__all__ = [
+    "HIDDEN_NAME",
+    "LEDGER_NAME",
+    "Ledger",
+    "Lines",
+    "is_held",
+    "is_segment",
+    "lines_of",
+    "read_ledger",
+    "read_snapshot",
+    "segment_name",
+    "segments_in",
+]

@@ -1,0 +1,70 @@
+"""Who may write in a run directory: one run of everything, or the shards of one division.
+
+The locks lie in ``.batcher/``, and none outlives its process: ``lock`` of a run of everything,
+``lock.I-of-N`` of a shard, and ``start``, held for the moment in which the others are looked at, so that
+two that start at once can't miss each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batcher.disk import Disk
+from batcher.errors import LockedError
+from batcher.jobs.shard import Shard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOCK_NAME = "lock"
+START_NAME = "start"
+START_PATIENCE_S = 30.0
+
+
+def take_hold(hidden: Path, shard: Shard | None, disk: Disk) -> Callable[[], None]:
+    """Take the lock of a run of ``shard``, or of everything; returns what lets go of it.
+
+    Raises LockedError where another run holds the directory, or shards of another division do.
+    """
+    with _starting(hidden, disk):
+        locks = _locks(hidden, disk)
+        if shard is not None:
+            locks = [name for name in locks if not name.endswith(f"-of-{shard.count}")]
+        _try(hidden, locks, disk)
+        return disk.lock(hidden / _lock_name(shard))
+
+
+def is_held(hidden: Path, disk: Disk) -> bool:
+    """Whether anybody is at work in the directory."""
+    with _starting(hidden, disk):
+        try:
+            _try(hidden, _locks(hidden, disk), disk)
+        except LockedError:
+            return True
+        return False
+
+
+def _lock_name(shard: Shard | None) -> str:
+    return LOCK_NAME if shard is None else f"{LOCK_NAME}.{shard}"
+
+
+def _locks(hidden: Path, disk: Disk) -> list[str]:
+    return [name for name in disk.list_dir(hidden) if name.partition(".")[0] == LOCK_NAME]
+
+
+def _try(hidden: Path, names: list[str], disk: Disk) -> None:
+    """Raises LockedError where one of the locks is taken."""
+    for name in names:
+        disk.lock(hidden / name)()
+
+
+@contextmanager
+def _starting(hidden: Path, disk: Disk) -> Iterator[None]:
+    release = disk.lock(hidden / START_NAME, START_PATIENCE_S)
+    try:
+        yield
+    finally:
+        release()

@@ -1,0 +1,178 @@
+"""In what order the stretches of several segments are folded: as they were written, never by clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from batcher.disk import Disk
+from batcher.errors import LedgerError
+from batcher.jobs.lifecycle import Event, EventName, IllegalTransition
+from batcher.ledger.checkpoint_file import restored_bytes
+from batcher.ledger.lines import FOLLOWS, UNREADABLE, Lines, blocks_of, decode_follows
+from batcher.ledger.replay import Stretch, Tail, fold
+from batcher.ledger.segments import LEDGER_NAME, division, others, segments_in
+from batcher.ledger.snapshot import SEGMENT_SHIFT, Snapshot
+
+_MARK = b'{"event":"%s"' % FOLLOWS.encode()
+_RANKS = {
+    name: rank
+    for rank, name in enumerate(
+        (
+            *(EventName.SUBMITTING, EventName.UNANSWERED, EventName.DEFERRED, EventName.SUBMITTED),
+            *(EventName.FAILED, EventName.CANCELLED, EventName.COMPLETED, EventName.DONE),
+            *(EventName.ORPHANED, EventName.RELISTED),
+        )
+    )
+}
+
+
+class Mark(NamedTuple):
+    """Where a stretch begins, and how far the segments reached that it came after."""
+
+    offset: int
+    after: dict[str, int]
+
+
+@dataclass(slots=True)
+class Course:
+    """One segment on its way into the snapshot."""
+
+    path: Path
+    number: int
+    marks: list[Mark]
+    reached: int = 0
+    tail: Tail = field(default_factory=Tail)
+
+    def is_ready(self, courses: dict[str, Course]) -> bool:
+        """Whether the next stretch comes next: after just what it says."""
+        after = self.marks[0].after
+        names = others(self.path.name, [*courses, *after])
+        # a missing newline at its end may have been added since
+        return all(_reached(name, courses) - after.get(name, 0) in (0, 1) for name in names)
+
+    def advance(self, snapshot: Snapshot, disk: Disk) -> None:
+        """Fold the next stretch."""
+        mark = self.marks.pop(0)
+        end = self.marks[0].offset if self.marks else None
+        self.tail = fold(Stretch(self.path, self.number, mark.offset, end), snapshot, disk)
+        self.reached = self.tail.good_bytes
+
+
+def read_into(snapshot: Snapshot, run_dir: Path, lines: Lines, disk: Disk) -> dict[str, Tail]:
+    """Fold all segments of the ledger in ``run_dir``; returns how each ends.
+
+    Raises LedgerError where it is damaged.
+    """
+    names = segments_in(run_dir, disk)
+    start = restored_bytes(snapshot, run_dir, disk) if names == [LEDGER_NAME] else 0
+    courses = {name: _course(run_dir / name, lines.number(name), start, disk) for name in names}
+    while waiting := [course for course in courses.values() if course.marks]:
+        ready = [course for course in waiting if course.is_ready(courses)]
+        if len({division(course.path.name) for course in ready}) == 1:
+            for course in ready:
+                course.advance(snapshot, disk)
+        else:
+            _check_nothing_missing(waiting, courses, run_dir)
+            _fold_by_rank(waiting, snapshot, disk)
+    return {name: course.tail for name, course in courses.items()}
+
+
+def _course(path: Path, number: int, start: int, disk: Disk) -> Course:
+    """A segment from byte ``start`` on, with the stretches that it has now: none where it is empty."""
+    marks = [Mark(start, {})] if start or disk.size(path) else []
+    try:
+        with disk.open_read(path) as file:
+            file.seek(start)
+            for offset, data in blocks_of(file, start):
+                marks += _marks(data, offset)
+    except OSError as error:
+        raise LedgerError(f"{path}: can't read: {error.strerror}") from error
+    if len(marks) > 1 and marks[1].offset == start:
+        del marks[0]
+    return Course(path, number, marks)
+
+
+def _marks(data: bytes, offset: int) -> Iterator[Mark]:
+    """Where stretches begin in a block of whole lines. A gigabyte comes by here: it is searched."""
+    at = data.find(_MARK)
+    while at >= 0:
+        end = data.find(b"\n", at) + 1 or len(data)
+        if at == 0 or data[at - 1 : at] == b"\n":
+            with suppress(*UNREADABLE):  # torn, or damage: the fold finds out which
+                yield Mark(offset + at, decode_follows(data[at:end]).segments)
+        at = data.find(_MARK, end)
+
+
+def _reached(name: str, courses: dict[str, Course]) -> int:
+    """How far a segment was folded, in bytes; 0 where it isn't there."""
+    return courses[name].reached if name in courses else 0
+
+
+def _check_nothing_missing(waiting: list[Course], courses: dict[str, Course], run_dir: Path) -> None:
+    """Raises LedgerError where a segment is shorter than it was when another one went on after it."""
+    for course in waiting:
+        for name, reach in course.marks[0].after.items():
+            there = courses.get(name)
+            left = _reached(name, courses)
+            if left < reach and (there is None or not there.marks):
+                raise LedgerError(
+                    f"{run_dir / name}: has {left} whole bytes, but had {reach} when "
+                    f"{course.path.name} went on after it: it was lost or shortened. Put it back from a "
+                    "backup: without it, what it tells of would be bought again"
+                )
+
+
+class _Chain(NamedTuple):
+    """What one segment says of one attempt of a job: lines with their places."""
+
+    attempt: int
+    events: list[tuple[Event, int]]
+
+    @property
+    def order(self) -> tuple[int, bool, int]:
+        """The attempt's beginning comes first, also where it ended in ``deferred``, or failed late."""
+        first, last = self.events[0][0].event, self.events[-1][0].event
+        return self.attempt, first is not EventName.SUBMITTING, _RANKS[last]
+
+
+class _Chains:
+    """Takes in what a fold would, and keeps it by job."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.apply_run = snapshot.apply_run
+        self._chains: dict[str, dict[tuple[int, int], _Chain]] = {}
+
+    def apply(self, event: Event, place: int = -1) -> None:
+        of_job = self._chains.setdefault(event.job, {})
+        key = (event.attempt, place >> SEGMENT_SHIFT)
+        of_job.setdefault(key, _Chain(event.attempt, [])).events.append((event, place))
+
+    def pack(self) -> None: ...
+
+    def in_order(self) -> Iterator[tuple[Event, int]]:
+        """Job by job, by attempt and then by how far a segment says that it got."""
+        for of_job in self._chains.values():
+            for chain in sorted(of_job.values(), key=lambda chain: chain.order):
+                yield from chain.events
+
+
+def _fold_by_rank(waiting: list[Course], snapshot: Snapshot, disk: Disk) -> None:
+    """Segments that don't tell what came before what: put together by hand, or copied from elsewhere.
+
+    Raises LedgerError where they contradict each other.
+    """
+    chains = _Chains(snapshot)
+    for course in waiting:
+        start = course.marks[0].offset
+        course.marks.clear()
+        course.tail = fold(Stretch(course.path, course.number, start), chains, disk)
+    for event, place in chains.in_order():
+        try:
+            snapshot.apply(event, place)
+        except IllegalTransition as error:
+            names = ", ".join(course.path.name for course in waiting)
+            raise LedgerError(f"{names} contradict each other: job {event.job}: {error}") from error

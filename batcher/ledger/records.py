@@ -1,0 +1,89 @@
+"""Every job of a ledger by its id: a record each, or a packed row where it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from batcher.jobs.lifecycle import Record, State
+from batcher.ledger.finished import Finished, FinishedJobs, JobRecord, LineAt, Tally
+
+
+class Records(Mapping[str, JobRecord]):
+    """Every job that the ledger mentions: first what is done, in the order in which it was done, then
+    the others in the order of their first lines."""
+
+    def __init__(self, line_at: LineAt | None) -> None:
+        self.open: dict[str, Record] = {}
+        self.finished = FinishedJobs(line_at) if line_at is not None else None
+
+    def __getitem__(self, job_id: str) -> JobRecord:
+        record = self.find(job_id)
+        if record is None:
+            raise KeyError(job_id)
+        return record
+
+    def find(self, job_id: str) -> JobRecord | None:
+        """The job's record; None where the ledger doesn't mention it."""
+        record = self.open.get(job_id)
+        if record is None and self.finished is not None:
+            return self.finished.get(job_id)
+        return record
+
+    def __contains__(self, job_id: object) -> bool:
+        return self.find(str(job_id)) is not None
+
+    def __len__(self) -> int:
+        return len(self.open) + (len(self.finished) if self.finished is not None else 0)
+
+    def __iter__(self) -> Iterator[str]:
+        return (job_id for job_id, _ in self.pairs())
+
+    def reopen(self, job_id: str) -> Record | None:
+        """The record of a packed job, which is packed no longer."""
+        record = self.finished.release(job_id) if self.finished is not None else None
+        if record is not None:
+            self.open[job_id] = record
+        return record
+
+    def pack(self, job_id: str) -> None:
+        """Pack a job, if it is done and can be."""
+        record = self.open.get(job_id)
+        if record is None or self.finished is None or record.state is not State.DONE:
+            return
+        if self.finished.take(job_id, record):
+            del self.open[job_id]
+
+    def packed_tally(self) -> Tally:
+        """How many of the packed jobs are in the manifest, and how many of these are poor."""
+        return self.finished.tally() if self.finished is not None else Tally(0, 0)
+
+    def packed(self) -> Iterator[Finished]:
+        """Those done jobs that are packed."""
+        return self.finished.all() if self.finished is not None else iter(())
+
+    def unfinished(self) -> Iterator[tuple[str, Record]]:
+        """Those that are not done."""
+        return ((job, record) for job, record in self.open.items() if record.state is not State.DONE)
+
+    def values(self) -> Iterator[JobRecord]:  # type: ignore[override]
+        """The records, in no order."""
+        yield from self.packed()
+        yield from self.open.values()
+
+    def astray(self) -> Iterator[tuple[str, JobRecord]]:
+        """Those that are not listed now, or were orphaned before, in order."""
+        if self.finished is not None:
+            yield from ((record.job, record) for record in self.finished.astray())
+        for job_id, record in self._open_in_order():
+            if not record.listed or record.orphaned:
+                yield job_id, record
+
+    def pairs(self) -> Iterator[tuple[str, JobRecord]]:
+        """Job ids with their records, in order."""
+        yield from ((record.job, record) for record in self.packed())
+        yield from self._open_in_order()
+
+    def _open_in_order(self) -> Iterator[tuple[str, Record]]:
+        done = [pair for pair in self.open.items() if pair[1].state is State.DONE]
+        yield from sorted(done, key=lambda pair: pair[1].done_offset)
+        yield from self.unfinished()

@@ -1,0 +1,353 @@
+"""What the ledger amounts to: the fold of its events into the state of every job, and the money."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from batcher.jobs.identity import FIRST_RULE, RULE
+from batcher.jobs.job import Artifact
+from batcher.jobs.lifecycle import (
+    Event,
+    EventName,
+    IllegalTransition,
+    Record,
+    Replaced,
+    RunEvent,
+    Stage,
+    State,
+    next_state,
+)
+from batcher.jobs.shard import shard_number
+from batcher.ledger.finished import JobRecord, LineAt, SavedJobs
+from batcher.ledger.packed import PackedMap, SavedMap
+from batcher.ledger.records import Records
+from batcher.pacing.timings import SavedTimings, Timings
+
+KEPT_OPEN = 1024
+"""How many of the jobs that were done last are not packed yet: those that are still asked about."""
+_DONE = State.DONE  # by itself: a member of an enum is looked up slowly
+SEGMENT_SHIFT = 44
+"""A line's *place* is its byte offset with, above that many bits, the number of its segment."""
+
+
+@dataclass(slots=True)
+class LastRun:
+    """The last run that a segment of the ledger tells of, and the place of its opening line."""
+
+    opening: RunEvent
+    place: int
+    number: int
+    ended: bool = False
+
+    def wrote(self, place: int) -> bool:
+        """Whether the line at ``place`` is of this run."""
+        return place > self.place and place >> SEGMENT_SHIFT == self.place >> SEGMENT_SHIFT
+
+
+class Sums(msgspec.Struct, array_like=True):
+    """What is added up over all jobs."""
+
+    orphaned: int
+    spent_usd: float
+    reported_usd: float
+    reported_price_usd: float
+    unpriced_attempts: int
+    bytes: int
+    dataset_changes: int
+    identity: int | None
+
+
+class Saved(msgspec.Struct, array_like=True):
+    """A snapshot as it is kept in a file."""
+
+    sums: Sums
+    began: int
+    last_run: RunEvent | None
+    runs: dict[int, LastRun]
+    open: dict[str, Record]
+    finished: SavedJobs
+    timings: SavedTimings
+    owners: SavedMap
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether a snapshot can be restored from it."""
+        return self.finished.is_sound and self.owners.is_sound
+
+
+class Snapshot:
+    """The state of every job that the ledger mentions, and the money: a fold over its events.
+
+    ``line_at`` reads back the line of a place: with it, done jobs are packed.
+    """
+
+    may_restore = True
+    """Whether it can begin with what was saved: not where a subclass keeps more."""
+
+    def __init__(self, line_at: LineAt | None = None, shards: int = 0) -> None:
+        self._line_at = line_at
+        self.spent_by_shard_usd = [0.0] * shards
+        """The same sum as ``spent_usd``, for each shard of the jobs; where asked for."""
+        self.records = Records(line_at)
+        self.runs: dict[int, LastRun] = {}
+        """By the number of the segment."""
+        self.last_run: RunEvent | None = None
+        self.orphaned = 0
+        self.spent_usd = 0.0
+        self.reported_usd = 0.0
+        self.reported_price_usd = 0.0
+        self.unpriced_attempts = 0
+        self.bytes = 0
+        self.timings = Timings()
+        self.owners: PackedMap | None = None
+        """By the SHA-256 of each output, the place of its job's ``submitting`` line; where asked for."""
+        self.dataset_changes = 0
+        """How many lines changed the outputs, or what is said of them."""
+        self.identity: int | None = None
+        """The rule by which the ledger's ids are made: the oldest that its segments began with."""
+        self.restored_bytes = 0
+        """How much of the ledger it did not fold itself."""
+        self._began = 0
+        self._ripe: deque[str] = deque()
+
+    @property
+    def rule(self) -> int:
+        """The rule by which the ids of this run directory are made, whatever version goes on with it."""
+        if self.identity is not None:
+            return self.identity
+        return FIRST_RULE if len(self.records) else RULE
+
+    def get(self, job_id: str) -> JobRecord | None:
+        """The job's record, or None where the ledger doesn't mention it."""
+        return self.records.find(job_id)
+
+    def line_at(self, place: int) -> Event:
+        """The line that stands at ``place``: what is not kept in memory."""
+        assert self._line_at is not None, "this snapshot is of no ledger"
+        return self._line_at(place)
+
+    def items(self) -> Iterator[tuple[str, JobRecord]]:
+        """Every job that the ledger mentions: the done ones as they were done, then the others."""
+        return self.records.pairs()
+
+    def unfinished(self) -> Iterator[tuple[str, Record]]:
+        """Every job that is not done, in the order of the first lines."""
+        return self.records.unfinished()
+
+    @property
+    def counts(self) -> dict[State, int]:
+        """How many jobs of the manifest are in which state."""
+        counts = dict.fromkeys(State, 0)
+        for record in self.records.open.values():
+            counts[record.state] += not record.orphaned
+        counts[State.DONE] += self.records.packed_tally().listed
+        return counts
+
+    @property
+    def poor(self) -> int:
+        """How many done jobs of the manifest have a note on the quality of their outputs."""
+        return self.records.packed_tally().poor + sum(map(is_poor, self.records.open.values()))
+
+    def apply_run(self, event: RunEvent, place: int = -1) -> None:
+        """Take in a line about a run."""
+        segment = place >> SEGMENT_SHIFT
+        if not event.ended:
+            self._began += 1
+            self.last_run = event
+            if segment not in self.runs:
+                self.identity = min(self.identity or event.identity, event.identity)
+            self.runs[segment] = LastRun(event, place, self._began)
+        elif segment in self.runs:
+            self.runs[segment].ended = True
+
+    def apply(self, event: Event, place: int = -1) -> JobRecord:
+        """Take in one job event that stands at ``place``.
+
+        Raises IllegalTransition, and changes nothing, where the table has no such move.
+        """
+        take_in = _APPLY.get(event.event)
+        if take_in is None:
+            return self._relist(event)
+        job = event.job
+        record = self.records.open.get(job) or self.records.reopen(job) or Record()
+        before = record.state
+        after = next_state(before, event.event)
+        if record.attempt == 0:
+            self.records.open[job] = record
+        take_in(self, record, event, place)
+        record.state = after
+        if after is _DONE:
+            self._ripe.append(job)
+            self.dataset_changes += 1
+        elif before is _DONE:
+            self.dataset_changes += 1
+        return record
+
+    def pack(self, durable: int | None = None) -> None:
+        """Pack what was done before the last :data:`KEPT_OPEN`, where the ledger can be read back.
+
+        ``durable``: the place before which it can, of the segment that is being written.
+        """
+        while len(self._ripe) > KEPT_OPEN:
+            record = self.records.open.get(self._ripe[0])
+            if record is not None and not _is_before(record.done_offset, durable):
+                return
+            self.records.pack(self._ripe.popleft())
+
+    def saved(self) -> Saved:
+        """All of it, but for the marks of this process."""
+        assert self.records.finished is not None, "this snapshot is of no ledger"
+        sums = Sums(*(getattr(self, name) for name in Sums.__struct_fields__))
+        unmarked = {job: replace(record, listed=False) for job, record in self.records.open.items()}
+        finished, timings = self.records.finished.saved(), self.timings.saved()
+        owners = (self.owners or PackedMap()).saved()
+        return Saved(sums, self._began, self.last_run, self.runs, unmarked, finished, timings, owners)
+
+    def restore(self, saved: Saved) -> None:
+        """Become what ``saved`` was made of; only for a snapshot that nothing was folded into."""
+        assert self.records.finished is not None, "this snapshot is of no ledger"
+        for name in Sums.__struct_fields__:
+            setattr(self, name, getattr(saved.sums, name))
+        self._began, self.last_run, self.runs = saved.began, saved.last_run, saved.runs
+        self.records.open = saved.open
+        self.records.finished.restore(saved.finished)
+        self.timings.restore(saved.timings)
+        if self.owners is not None:
+            self.owners.restore(saved.owners)
+        done = [pair for pair in saved.open.items() if pair[1].state is _DONE]
+        self._ripe.extend(job for job, _ in sorted(done, key=lambda pair: pair[1].done_offset))
+
+    def _relist(self, event: Event) -> JobRecord:
+        orphaned = event.event is EventName.ORPHANED
+        record = self.get(event.job)
+        if record is None:
+            raise IllegalTransition(f"a job that was never submitted can't be {event.event}")
+        if record.orphaned != orphaned:
+            record.orphaned = orphaned
+            self.orphaned += 1 if orphaned else -1
+            self.dataset_changes += record.state is State.DONE
+        return record
+
+    def _run_number(self, place: int) -> int:
+        """Which run wrote the line at ``place``."""
+        run = self.runs.get(place >> SEGMENT_SHIFT)
+        return run.number if run is not None else 0
+
+    def _charge(self, job: str, record: Record, usd: float | None) -> None:
+        """Let the current attempt of ``job`` count with ``usd`` instead of what it did."""
+        before_usd = record.charge_usd
+        if usd == before_usd:
+            return
+        more_usd = (usd or 0.0) - (before_usd or 0.0)
+        self.spent_usd += more_usd
+        if self.spent_by_shard_usd:
+            self.spent_by_shard_usd[shard_number(job, len(self.spent_by_shard_usd)) - 1] += more_usd
+        self.unpriced_attempts += (usd is None) - (before_usd is None)
+        record.charge_usd = usd
+
+    def _report(self, job: str, record: Record, usd: float | None) -> None:
+        """Take in what the API says the current attempt cost, if it does, and what it was priced at."""
+        if usd is None:
+            return
+        self._charge(job, record, usd)
+        if record.reported_usd is None:
+            self.reported_price_usd += record.price_usd or 0.0
+        self.reported_usd += usd - (record.reported_usd or 0.0)
+        record.reported_usd = usd
+
+    def _set_files(self, record: Record, files: tuple[Artifact, ...]) -> None:
+        for file in record.files:
+            self.bytes -= file.bytes
+        for file in files:
+            self.bytes += file.bytes
+        record.files = files
+
+    def _submitting(self, record: Record, event: Event, place: int) -> None:
+        if record.files:
+            record.replaced = Replaced(record.attempt, record.files)
+            self._set_files(record, ())
+        record.attempt = event.attempt
+        record.request_id = record.stage = record.code = record.message = None
+        record.model = event.model or record.model
+        record.digest = event.digest or record.digest
+        record.price_usd = event.price_usd if event.price_usd is not UNSET else None
+        record.submitting_at, record.submitting_offset = event.at, place
+        if event.input is not None:
+            record.input_offset = place
+        record.quality, record.done_offset, record.answer_offset = None, -1, -1
+        record.reported_usd = None
+        record.charge_usd = 0.0  # what earlier attempts cost stays in the sum
+        self._charge(event.job, record, record.price_usd)
+        self.timings.submitting(event.job, record.model, event.input)
+
+    def _deferred(self, record: Record, event: Event, place: int) -> None:
+        self.timings.ended(event.job)
+        record.request_id = None
+        record.message = event.reason
+        self._charge(event.job, record, 0.0)
+
+    def _unanswered(self, record: Record, event: Event, place: int) -> None:
+        record.message = event.message
+
+    def _submitted(self, record: Record, event: Event, place: int) -> None:
+        if event.request_id:
+            record.request_id, record.answer_offset = event.request_id, place
+        record.stage = record.code = record.message = None
+        if record.charge_usd == 0.0:
+            self._charge(event.job, record, record.price_usd)
+        self.timings.accepted(event.job, event.at, self._run_number(place))
+
+    def _completed(self, record: Record, event: Event, place: int) -> None:
+        record.stage = record.code = record.message = None
+        self._report(event.job, record, event.cost_usd)
+        self.timings.completed(event.job, event.at, event.unfinished_s, self._run_number(place))
+
+    def _done(self, record: Record, event: Event, place: int) -> None:
+        record.quality, record.done_offset = event.quality, place
+        self._set_files(record, event.files or ())
+        record.replaced = None
+        if self.owners is not None:
+            for file in record.files:
+                self.owners.setdefault(file.sha256, record.submitting_offset)
+
+    def _failed(self, record: Record, event: Event, place: int) -> None:
+        record.stage, record.code, record.message = event.stage, event.code, event.message
+        self.timings.ended(event.job)
+        if event.stage is Stage.SUBMIT:
+            self._charge(event.job, record, 0.0)
+        else:
+            self._report(event.job, record, event.cost_usd)
+
+    def _cancelled(self, record: Record, event: Event, place: int) -> None:
+        self.timings.ended(event.job)
+        self._charge(event.job, record, 0.0)
+
+
+def is_poor(record: JobRecord) -> bool:
+    """Whether a job's outputs are there, listed, and not what they should be."""
+    return record.state is State.DONE and not record.orphaned and record.quality is not None
+
+
+def _is_before(place: int, end: int | None) -> bool:
+    """Whether ``place`` lies before ``end``, as far as they are of one segment."""
+    return end is None or place < end or place >> SEGMENT_SHIFT != end >> SEGMENT_SHIFT
+
+
+_APPLY = {
+    EventName.SUBMITTING: Snapshot._submitting,
+    EventName.DEFERRED: Snapshot._deferred,
+    EventName.UNANSWERED: Snapshot._unanswered,
+    EventName.SUBMITTED: Snapshot._submitted,
+    EventName.COMPLETED: Snapshot._completed,
+    EventName.DONE: Snapshot._done,
+    EventName.FAILED: Snapshot._failed,
+    EventName.CANCELLED: Snapshot._cancelled,
+}
+
+__all__ = ["SEGMENT_SHIFT", "JobRecord", "LastRun", "LineAt", "Saved", "Snapshot", "is_poor"]

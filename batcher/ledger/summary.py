@@ -1,0 +1,169 @@
+"""What a ledger says, in numbers and lines: the answer of ``status`` and the end of ``run``."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batcher.jobs.job import Artifact
+from batcher.jobs.lifecycle import State
+from batcher.ledger.finished import JobRecord
+from batcher.ledger.snapshot import LastRun, Snapshot, is_poor
+
+USD_DIGITS = 6
+
+
+class Status(msgspec.Struct, kw_only=True):
+    """The seven states add up to ``total``, the jobs of the last run's manifest.
+
+    ``submitting`` are those of the unknown whose POST is under way in a live run. ``cost_usd`` sums
+    every attempt that may have been charged, at its reported cost, else at its price when submitted.
+    ``estimated_cost_usd`` sums the prices alone, ``reported_cost_usd`` the API's own words alone;
+    ``unpriced_attempts`` are the ones for which neither is known. ``bytes`` counts output files.
+    """
+
+    batch: str
+    run_dir: str
+    total: int
+    pending: int
+    unknown: int
+    submitting: int
+    submitted: int
+    completed: int
+    done: int
+    failed: int
+    cancelled: int
+    duplicates: int
+    orphaned: int
+    cost_usd: float
+    estimated_cost_usd: float
+    reported_cost_usd: float
+    unpriced_attempts: int
+    bytes: int
+    live: bool
+    bad_quality: int = 0
+    """Done jobs whose outputs have a note on their quality."""
+
+
+class Summary(Status, kw_only=True):
+    """A status, and what this run added to it. ``exit_code`` as in the README's table."""
+
+    selected: int
+    elapsed_s: float
+    submitted_now: int
+    exit_code: int
+    invalid: int = 0
+    cancelled_now: int = 0
+    not_cancellable: int = 0
+    """What ``--on-interrupt cancel`` achieved: those are pending again, these run already."""
+    stopped: str | None = None
+    """Why the run ended before its end, if it did."""
+
+
+class ListedJob(msgspec.Struct, kw_only=True):
+    """One job in ``status --list``."""
+
+    job: str
+    state: State
+    source: str | None
+    input: dict[str, Any] | None
+    stage: str | None = None
+    code: int | str | None = None
+    message: str | None = None
+    request_id: str | None = None
+    quality: str | None = None
+    submitting_at: str | None = None
+    files: tuple[Artifact, ...] = ()
+
+
+def status_of(run_dir: Path, snapshot: Snapshot, *, beside: bool = False) -> Status:
+    """The status that ``snapshot`` amounts to; with ``beside``, as seen from beside a live run."""
+    counts = {state.value: count for state, count in snapshot.counts.items()}
+    listed = sum(counts.values())
+    run = snapshot.last_run
+    total = max(listed, run.total if run is not None and run.total is not None else 0)
+    counts[State.PENDING.value] += total - listed
+    live = [run for run in snapshot.runs.values() if beside and _is_live(run)]
+    return Status(
+        batch=run_dir.resolve().name,
+        run_dir=str(run_dir),
+        total=total,
+        submitting=_under_way(snapshot, live),
+        duplicates=(run.duplicates or 0) if run is not None else 0,
+        orphaned=snapshot.orphaned,
+        cost_usd=round(snapshot.spent_usd, USD_DIGITS),
+        estimated_cost_usd=round(_estimated_usd(snapshot), USD_DIGITS),
+        reported_cost_usd=round(snapshot.reported_usd, USD_DIGITS),
+        unpriced_attempts=snapshot.unpriced_attempts,
+        bytes=snapshot.bytes,
+        live=bool(live),
+        bad_quality=snapshot.poor,
+        **counts,
+    )
+
+
+def _estimated_usd(snapshot: Snapshot) -> float:
+    """What the attempts that count were priced at when they were submitted."""
+    return snapshot.spent_usd - snapshot.reported_usd + snapshot.reported_price_usd
+
+
+def _is_live(run: LastRun) -> bool:
+    """Whether a run still goes on, as far as this machine can tell."""
+    pid = run.opening.pid or 0  # 0 and below would name groups of processes
+    if run.ended or run.opening.host != socket.gethostname() or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _under_way(snapshot: Snapshot, live: list[LastRun]) -> int:
+    """Jobs whose POST left in a live run and has no answer, nor word that there will be none."""
+    return sum(
+        record.state is State.UNKNOWN
+        and record.message is None
+        and not record.orphaned
+        and any(run.wrote(record.submitting_offset) for run in live)
+        for _, record in snapshot.unfinished()
+    )
+
+
+def listed_jobs(
+    snapshot: Snapshot, states: frozenset[State], *, bad: bool | None = None
+) -> Iterator[ListedJob]:
+    """The jobs in ``states`` that the ledger mentions: the done ones as they were done, then the others.
+
+    ``bad``: only those with (or without) a note on the quality of their outputs.
+    """
+    jobs = snapshot.items() if State.DONE in states else snapshot.unfinished()
+    for job_id, record in jobs:
+        fits = bad is None or is_poor(record) is bad
+        if record.state in states and fits and not record.orphaned:
+            yield _listed(job_id, record, snapshot)
+
+
+def _listed(job_id: str, record: JobRecord, snapshot: Snapshot) -> ListedJob:
+    intent = snapshot.line_at(record.submitting_offset) if record.submitting_offset >= 0 else None
+    inputs = snapshot.line_at(record.input_offset).input if record.input_offset >= 0 else None
+    return ListedJob(
+        job=job_id,
+        state=record.state,
+        source=intent.source if intent is not None else None,
+        input=inputs,
+        stage=record.stage,
+        code=record.code,
+        message=record.message,
+        request_id=record.request_id,
+        quality=record.quality,
+        submitting_at=record.submitting_at,
+        files=record.files,
+    )

@@ -1,0 +1,1 @@
+"""Media formats: what a file is, whether it is whole, what it shows."""

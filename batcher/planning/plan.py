@@ -1,0 +1,334 @@
+"""What to do with each job, with a reason and a price: pure, and before a cent is spent."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from batcher.errors import ManifestError
+from batcher.jobs.job import Job
+from batcher.jobs.lifecycle import EXPIRED, NO_OUTPUT, Stage, State
+from batcher.jobs.shard import Shard
+from batcher.ledger.finished import JobRecord
+from batcher.ledger.snapshot import Snapshot
+
+DEFAULT_MAX_ATTEMPTS = 3
+EXAMPLES_SHOWN = 3
+NOT_SUBMITTED = "not submitted yet"
+PriceOf = Callable[[Job], float | None]
+
+
+class Action(StrEnum):
+    """What a run does with a job."""
+
+    SUBMIT = "submit"
+    ASK = "ask"
+    """Ask for the old request's result once more; only after a final no, submit again."""
+    WATCH = "watch"
+    COLLECT = "collect"
+    CHECK = "check"
+    LEAVE = "leave"
+
+
+class Bucket(StrEnum):
+    """Where a job stands in the plan."""
+
+    __hash__ = str.__hash__  # in C: asked for every job
+
+    NEW = "new"
+    EDITED = "edited"
+    RETRY = "retry"
+    REDO = "redo"
+    RESUME = "resume"
+    COLLECT = "collect"
+    DONE = "done"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    CANCELLED = "cancelled"
+    EXHAUSTED = "exhausted"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What happens to one job, and why. ``problem`` stops the plan: the row can't be told apart."""
+
+    bucket: Bucket
+    action: Action
+    reason: str
+    problem: bool = False
+
+    @property
+    def buys(self) -> bool:
+        """Whether this may end in a POST."""
+        return self.action is Action.SUBMIT or self.action is Action.ASK
+
+
+_NEW = Decision(Bucket.NEW, Action.SUBMIT, NOT_SUBMITTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The user's word on what may be bought again."""
+
+    retry_failed: bool = False
+    retry_unknown: bool = False
+    redo: bool = False
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which jobs a run takes: ``only`` a glob or a set of ids, a shard, then the first ``limit``."""
+
+    limit: int | None = None
+    only: str | frozenset[str] | None = None
+    shard: Shard | None = None
+
+    def covers(self, job_id: str) -> bool:
+        """Whether a job is this run's even where it has left the manifest."""
+        return self.limit is None and self.only is None and self.matches(job_id)
+
+    def matches(self, job_id: str) -> bool:
+        """Whether the job belongs to the selection, ``limit`` aside."""
+        if isinstance(self.only, frozenset):
+            if job_id not in self.only:
+                return False
+        elif self.only is not None and not fnmatch.fnmatchcase(job_id, self.only):
+            return False
+        return self.shard is None or self.shard.has(job_id)
+
+    def select(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, bool]]:
+        """Every job, and whether it is selected."""
+        left = self.limit
+        for job in jobs:
+            chosen = (left is None or left > 0) and self.matches(job.id)
+            if chosen and left is not None:
+                left -= 1
+            yield job, chosen
+
+
+def decide(job: Job, record: JobRecord | None, policy: Policy) -> Decision:
+    """What a run does with ``job``, given what the ledger says of it."""
+    if record is None or record.attempt == 0:
+        return _NEW
+    wanted = _redo(record) if policy.redo else _edited(job, record) or _by_state(record, policy)
+    spent = record.attempt >= policy.max_attempts and record.state is not State.PENDING
+    return _exhausted(record) if wanted.buys and spent else wanted
+
+
+def _exhausted(record: JobRecord) -> Decision:
+    """No attempt is left to buy the job again: what is done with it of itself, if anything."""
+    unasked = _by_state(record, Policy())
+    over = unasked.action is Action.LEAVE and record.state is not State.UNKNOWN
+    reason = f"{record.state} after {record.attempt} attempts (--max-attempts)"
+    return Decision(Bucket.EXHAUSTED if over else unasked.bucket, unasked.action, reason)
+
+
+def _redo(record: JobRecord) -> Decision:
+    return Decision(Bucket.REDO, Action.SUBMIT, f"{record.state}, bought again (--redo)")
+
+
+def _edited(job: Job, record: JobRecord) -> Decision | None:
+    """An explicit id whose inputs are not the ones of its last attempt."""
+    if not job.explicit or record.digest is None or record.digest == job.digest:
+        return None
+    over = record.state in (State.PENDING, State.CANCELLED) or (
+        record.state is State.FAILED and record.stage is not Stage.DOWNLOAD
+    )
+    if over:
+        return Decision(Bucket.EDITED, Action.SUBMIT, "its inputs were edited")
+    return Decision(
+        Bucket.EDITED,
+        Action.LEAVE,
+        f"the inputs of {job.id!r} changed, but the ledger holds an attempt with the old ones that "
+        f"is {record.state}; give the edited row another id, or buy it again with "
+        f"--only {job.id} --redo",
+        problem=True,
+    )
+
+
+def _by_state(record: JobRecord, policy: Policy) -> Decision:
+    """The resume table of the README."""
+    match record.state:
+        case State.PENDING:
+            return Decision(Bucket.NEW, Action.SUBMIT, record.message or "put off earlier")
+        case State.UNKNOWN if policy.retry_unknown:
+            return Decision(Bucket.RETRY, Action.SUBMIT, "unknown, tried again (--retry-unknown)")
+        case State.UNKNOWN:
+            return Decision(
+                Bucket.UNKNOWN, Action.LEAVE, record.message or "its POST was never answered"
+            )
+        case State.SUBMITTED:
+            return Decision(Bucket.RESUME, Action.WATCH, "running at the API")
+        case State.COMPLETED:
+            return Decision(Bucket.COLLECT, Action.COLLECT, "generated, not yet downloaded")
+        case State.DONE:
+            return Decision(Bucket.DONE, Action.CHECK, "done")
+        case State.CANCELLED if policy.retry_failed:
+            return Decision(Bucket.RETRY, Action.SUBMIT, "cancelled, tried again (--retry-failed)")
+        case State.CANCELLED:
+            return Decision(Bucket.CANCELLED, Action.LEAVE, "cancelled")
+        case State.FAILED:
+            return _failed(record, policy)
+
+
+def _failed(record: JobRecord, policy: Policy) -> Decision:
+    why = record.message or str(record.code or "failed")
+    if record.stage is Stage.DOWNLOAD:
+        if policy.retry_failed and record.code in (EXPIRED, NO_OUTPUT):
+            return Decision(Bucket.RETRY, Action.ASK, f"{record.code}, asked once more, then bought")
+        return Decision(Bucket.COLLECT, Action.COLLECT, f"download failed: {why}")
+    if not policy.retry_failed:
+        return Decision(Bucket.FAILED, Action.LEAVE, f"failed at {record.stage}: {why}")
+    if record.stage is Stage.GENERATE:
+        return Decision(Bucket.RETRY, Action.ASK, f"asked once more, then bought again: {why}")
+    return Decision(Bucket.RETRY, Action.SUBMIT, f"tried again (--retry-failed): {why}")
+
+
+def next_attempt(record: JobRecord | None) -> int:
+    """The number of the attempt that a POST now would be: one that was put off is not over."""
+    if record is None or record.attempt == 0:
+        return 1
+    return record.attempt + (record.state is not State.PENDING)
+
+
+@dataclass(slots=True)
+class BucketTotal:
+    """How many jobs a bucket holds, what they may cost, and a few of them with their reasons."""
+
+    count: int = 0
+    buys: int = 0
+    price_usd: float = 0.0
+    unpriced: int = 0
+    examples: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, job_id: str, decision: Decision, price_usd: float | None) -> None:
+        """Count one job; a price counts only where the job may be bought."""
+        self._count(job_id, decision.reason)
+        if decision.buys:
+            self.buys += 1
+            self._price(price_usd)
+
+    def add_gone(self, job_id: str, record: JobRecord) -> None:
+        """Count a job that is no longer in the manifest, at what its last attempt may have cost."""
+        self._count(job_id, f"was {record.state}")
+        self._price(record.charge_usd)
+
+    def _count(self, job_id: str, reason: str) -> None:
+        self.count += 1
+        if len(self.examples) < EXAMPLES_SHOWN:
+            self.examples.append((job_id, reason))
+
+    def _price(self, usd: float | None) -> None:
+        self.price_usd += usd or 0.0
+        self.unpriced += usd is None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What ``run`` would do: counts, examples and money, never a list of a million entries."""
+
+    total: int = 0
+    selected: int = 0
+    duplicates: int = 0
+    invalid: int = 0
+    buckets: dict[Bucket, BucketTotal] = field(default_factory=dict)
+    resumed: list[str] = field(default_factory=list)
+    owed: list[str] = field(default_factory=list)
+    """Jobs that left the manifest with a paid result that was never fetched."""
+    orphans: list[str] = field(default_factory=list)
+    returned: list[str] = field(default_factory=list)
+    gone: BucketTotal = field(default_factory=BucketTotal)
+    """Every job of the ledger that is not in the manifest, with what its last attempt cost."""
+    left_paid: int = 0
+    """Jobs already paid for that have left the manifest since the last run."""
+
+    @property
+    def to_buy(self) -> int:
+        """How many jobs may be bought."""
+        return sum(b.buys for b in self.buckets.values())
+
+    @property
+    def fetches(self) -> bool:
+        """Whether outputs are sure to be written, but for those that went missing."""
+        return bool(self.to_buy or self.resumed or self.owed or self.count(Bucket.COLLECT))
+
+    @property
+    def estimated_cost_usd(self) -> float | None:
+        """What they may cost in USD; None where a price is not known."""
+        if any(b.unpriced for b in self.buckets.values()):
+            return None
+        return sum(b.price_usd for b in self.buckets.values())
+
+    def count(self, bucket: Bucket) -> int:
+        """How many jobs ``bucket`` holds."""
+        total = self.buckets.get(bucket)
+        return total.count if total is not None else 0
+
+
+def make_plan(
+    jobs: Iterable[Job],
+    snapshot: Snapshot,
+    selection: Selection,
+    policy: Policy,
+    price_of: PriceOf,
+) -> Plan:
+    """One pass over the manifest: count, decide, price; marks in ``snapshot`` which jobs are listed.
+
+    Raises ManifestError for explicit ids whose inputs changed under a paid attempt.
+    """
+    plan = Plan()
+    conflicts: list[str] = []
+    for job, selected in selection.select(jobs):
+        record = snapshot.get(job.id)
+        if record is not None:
+            record.listed = True
+        plan.total += 1
+        if selected:
+            plan.selected += 1
+            decision = decide(job, record, policy)
+            if decision.problem:
+                conflicts.append(f"{job.source}: id: {decision.reason}")
+            _take(plan, job, decision, price_of)
+    if conflicts:
+        raise ManifestError(conflicts)
+    _leavers(plan, snapshot, selection)
+    return plan
+
+
+def _take(plan: Plan, job: Job, decision: Decision, price_of: PriceOf) -> None:
+    if decision.action is Action.WATCH:
+        plan.resumed.append(job.id)
+    total = plan.buckets.get(decision.bucket)
+    if total is None:
+        total = plan.buckets[decision.bucket] = BucketTotal()
+    total.add(job.id, decision, price_of(job) if decision.buys else None)
+
+
+def _leavers(plan: Plan, snapshot: Snapshot, selection: Selection) -> None:
+    """Jobs that left the manifest, or came back; what they still owe us is taken along."""
+    for job_id, record in snapshot.records.astray():
+        ours = selection.shard is None or selection.shard.has(job_id)
+        if record.listed:
+            if ours:
+                plan.returned.append(job_id)
+            continue
+        plan.gone.add_gone(job_id, record)
+        if ours and not record.orphaned:
+            plan.orphans.append(job_id)
+            plan.left_paid += _may_have_cost(record)
+        if not selection.covers(job_id):
+            continue
+        if record.state is State.SUBMITTED:
+            plan.resumed.append(job_id)
+        elif _by_state(record, Policy()).action is Action.COLLECT:
+            plan.owed.append(job_id)
+
+
+def _may_have_cost(record: JobRecord) -> bool:
+    """Whether the last attempt may have been charged: a confirmed cancel was not."""
+    if record.state is State.CANCELLED:
+        return False
+    return record.request_id is not None or record.state is State.UNKNOWN

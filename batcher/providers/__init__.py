@@ -1,0 +1,1 @@
+"""The APIs that jobs can be sent to, one room each."""

@@ -1,0 +1,56 @@
+"""The JSON body of a job's POST; local media are read here, at the last moment, one job at a time."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batcher.jobs.job import Job, LocalMedia
+
+MAX_BODY_BYTES = 64 << 20
+QUICK_CHARS = 16 << 10
+QUICK_ITEMS = 16
+
+
+def request_body(job: Job) -> bytes:
+    """``job``'s inputs as the API takes them: local media inline, as ``data:`` URIs.
+
+    Blocks while it reads; see :func:`is_quick`. Raises OSError where a file is gone, ValueError where
+    it is not the one that was planned or the body is over the API's 64 MiB.
+    """
+    body = msgspec.json.encode({name: _inline(value) for name, value in job.input.items()})
+    if len(body) > MAX_BODY_BYTES:
+        raise ValueError(f"the request body has {len(body)} bytes, the API takes {MAX_BODY_BYTES}")
+    return body
+
+
+def is_quick(job: Job) -> bool:
+    """Whether ``job``'s body is made in no time: nothing to read, and nothing large in it."""
+    return all(map(_is_small, job.input.values()))
+
+
+def _is_small(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= QUICK_CHARS
+    if isinstance(value, list):
+        return len(value) <= QUICK_ITEMS and all(map(_is_small, value))
+    return not isinstance(value, LocalMedia | dict)
+
+
+def _inline(value: Any) -> Any:
+    if isinstance(value, LocalMedia):
+        return _data_uri(value)
+    if isinstance(value, list):
+        return [_inline(item) for item in value]
+    return value
+
+
+def _data_uri(media: LocalMedia) -> str:
+    content = Path(media.path).read_bytes()
+    if hashlib.sha256(content).hexdigest() != media.sha256:
+        raise ValueError(f"{media.shown} changed since the manifest was read; run again")
+    return f"data:{media.media_type};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,276 @@
+"""The Model API over HTTP: one exchange a call, each failure translated where it enters.
+
+What an answer means is decided in ``answers``; here is what it means when there is none (API.md, "What
+a failed POST means for money"):
+
+==============================================  ==============  ===========
+seen                                            a submission    other calls
+==============================================  ==============  ===========
+no connection: refused, DNS, TLS, time-out      NotSent         NotSent
+anything else once the request could be going   OutcomeUnknown  Unavailable
+out: time-out, lost connection, garbage, a bug
+==============================================  ==============  ===========
+
+The second row is the catch-all: an exception of aiohttp that nobody has looked at yet must never
+pass as "nothing was sent". aiohttp sends a GET again when a kept connection proves dead, a POST never
+(``retry_persistent_connection`` in its client is for idempotent methods); a test holds it to that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from io import BytesIO
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from batcher.errors import CallError, NotSent, OutcomeUnknown, Rejected, Unavailable
+from batcher.ports import CancelOutcome, Result
+from batcher.providers.runcomfy import answers
+from batcher.providers.runcomfy.answers import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batcher.clock import Clock
+    from batcher.providers.runcomfy.credentials import Endpoint, Token
+
+USER_AGENT: Final = "batcher/0.1"
+BODY_MAX_BYTES: Final = 4 * 1024 * 1024
+ONE_PIECE_BYTES: Final = 64 * 1024
+JSON_BODY: Final = CIMultiDict({"Content-Type": "application/json"})
+MODEL_ID_MAX_CHARS: Final = 300
+MODELS_KEPT: Final = 256
+
+BEFORE_SENDING: Final = (
+    aiohttp.ClientConnectorError,  # with its DNS, proxy, TLS and certificate descendants
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ServerFingerprintMismatch,
+)
+"""What aiohttp raises only before the first byte of a request: nothing left this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long each part of an exchange may take, in seconds.
+
+    A submission that is given up on costs an unknown job, so it is given up on late: its time-out
+    grows with its body, which may be 64 MiB, by the slowest line that we put up with.
+    """
+
+    connect_s: float = 10.0
+    get_s: float = 30.0
+    post_silence_s: float = 120.0
+    post_s: float = 180.0
+    slowest_upload_bytes_per_s: float = 64 * 1024.0
+    post_reuse_s: float = 1.5
+    poll_reuse_s: float = 15.0
+
+    def for_get(self) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(total=self.get_s, connect=self.connect_s)
+
+    def for_post(self, body_bytes: int) -> aiohttp.ClientTimeout:
+        """``post_silence_s`` counts from the end of the upload on (aiohttp's ``start_timeout``)."""
+        total_s = self.post_s + body_bytes / self.slowest_upload_bytes_per_s
+        return aiohttp.ClientTimeout(
+            total=total_s, connect=self.connect_s, sock_read=self.post_silence_s
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request. ``path`` begins with a slash and is quoted; no ``body`` means none is sent."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+
+    def url(self, base_url: str) -> URL:
+        """Taken as it is: yarl's own quoting would undo ours."""
+        query = f"?{urlencode(self.query)}" if self.query else ""
+        return URL(f"{base_url}{self.path}{query}", encoded=True)
+
+
+class HttpService:
+    """The Model API behind one endpoint: :class:`batcher.ports.Service`, and the catalogue's calls.
+
+    An async context manager; calls outside of it raise NotSent. Submissions and all other calls have
+    connections of their own. A submission reuses one only within 1.5 s of its last use: a server
+    closes idle connections after 5 s or more, and one that dies as a POST goes out on it makes that
+    POST ambiguous.
+    """
+
+    def __init__(self, endpoint: Endpoint, clock: Clock, limits: Limits | None = None) -> None:
+        self._endpoint = endpoint
+        self._clock = clock
+        self._limits = limits or Limits()
+        self._submitting: aiohttp.ClientSession | None = None
+        self._asking: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        headers = _headers(self._endpoint.token)
+        self._submitting = _session(headers, self._limits.post_reuse_s)
+        self._asking = _session(headers, self._limits.poll_reuse_s)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        sessions, self._submitting, self._asking = (self._submitting, self._asking), None, None
+        for session in filter(None, sessions):
+            await session.close()
+
+    @property
+    def origin(self) -> str:
+        """The API's scheme, host and port."""
+        return self._endpoint.origin
+
+    async def submit(self, model: str, body: bytes) -> str:
+        """See :meth:`batcher.ports.Service.submit`. ``body`` is JSON, sent as it is."""
+        call = Call("POST", f"/models/{_model_path(model)}", body=body)
+        try:
+            answer = await self._exchange(self._submitting, call, self._limits.for_post(len(body)))
+        except BEFORE_SENDING as error:
+            raise NotSent(self._told(error)) from error
+        except CallError:
+            raise
+        except Exception as error:
+            raise OutcomeUnknown(self._told(error)) from error
+        return answers.submission(answer, self._clock.now())
+
+    async def result(self, request_id: str) -> Result:
+        """See :meth:`batcher.ports.Service.result`. Asks for the cost too."""
+        call = Call("GET", f"/requests/{_request_path(request_id)}/result", {"include_cost": "true"})
+        return answers.result(await self._ask(call), self._clock.now())
+
+    async def status(self, request_id: str) -> Result:
+        """A request's state without its outputs. Only ``result``'s word is final. May be repeated."""
+        call = Call("GET", f"/requests/{_request_path(request_id)}/status")
+        return answers.result(await self._ask(call), self._clock.now())
+
+    async def cancel(self, request_id: str) -> CancelOutcome:
+        """See :meth:`batcher.ports.Service.cancel`."""
+        call = Call("POST", f"/requests/{_request_path(request_id)}/cancel")
+        return answers.cancellation(await self._ask(call), self._clock.now())
+
+    async def model(self, model_id: str) -> dict[str, Any]:
+        """A model's catalogue entry as the API gives it. May be repeated. Raises like ``result``."""
+        call = Call("GET", f"/models/{_model_path(model_id)}")
+        return answers.catalogue_object(await self._ask(call), self._clock.now())
+
+    async def models(
+        self, search: str = "", category: str = "", *, limit: int, offset: int = 0
+    ) -> dict[str, Any]:
+        """A page of the catalogue: ``{"models": [...], "total"}``, unchecked. Raises like ``result``."""
+        named = {"search": search, "category": category, "limit": str(limit), "offset": str(offset)}
+        call = Call("GET", "/models", {key: value for key, value in named.items() if value})
+        return answers.catalogue_object(await self._ask(call), self._clock.now())
+
+    async def _ask(self, call: Call) -> Answer:
+        """An exchange that may be repeated. Raises NotSent or Unavailable."""
+        try:
+            return await self._exchange(self._asking, call, self._limits.for_get())
+        except BEFORE_SENDING as error:
+            raise NotSent(self._told(error)) from error
+        except CallError:
+            raise
+        except Exception as error:
+            raise Unavailable(self._told(error)) from error
+
+    async def _exchange(
+        self, session: aiohttp.ClientSession | None, call: Call, timeout: aiohttp.ClientTimeout
+    ) -> Answer:
+        """Send ``call`` once and read its answer. Raises what aiohttp raises, and NotSent."""
+        if session is None or session.closed:
+            raise NotSent("the connection to the API is not open")
+        async with session.request(
+            call.method,
+            call.url(self._endpoint.base_url),
+            data=_data(call.body),
+            headers=JSON_BODY if call.body is not None else None,
+            timeout=timeout,
+            allow_redirects=False,
+        ) as response:
+            body = await _bounded_body(response)
+            return Answer(
+                status=response.status,
+                body=body,
+                retry_after=response.headers.get("Retry-After"),
+                redact=self._redact,
+            )
+
+    def _redact(self, text: str) -> str:
+        token = self._endpoint.token
+        return token.redact(text) if token else text
+
+    def _told(self, error: Exception) -> str:
+        """An exception in one line: its own words, or what stands in for them."""
+        unworded = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+        return answers.clean(self._redact(str(error))) or unworded
+
+
+def _session(headers: dict[str, str], reuse_s: float) -> aiohttp.ClientSession:
+    """A session without cookies, redirects' or the environment's say. The engine bounds the calls.
+
+    ``headers`` hold the token: such a session is for the API's origin and nothing else.
+    """
+    return aiohttp.ClientSession(
+        headers=headers,
+        skip_auto_headers=("Content-Type",),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=reuse_s),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        raise_for_status=False,
+    )
+
+
+def _headers(token: Token | None) -> dict[str, str]:
+    headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
+    if token is not None:
+        headers["Authorization"] = token.authorization()
+    return headers
+
+
+def _data(body: bytes | None) -> bytes | BytesIO | None:
+    """A file-like body goes out in pieces; bytes go in one, with the headers, which blocks the loop."""
+    return body if body is None or len(body) <= ONE_PIECE_BYTES else BytesIO(body)
+
+
+async def _bounded_body(response: aiohttp.ClientResponse) -> bytes | None:
+    """The whole body, or None where it broke off or is over 4 MiB (unpacked)."""
+    body = bytearray()
+    try:
+        while chunk := await response.content.readany():
+            body += chunk
+            if len(body) > BODY_MAX_BYTES:
+                response.close()
+                return None
+    except (aiohttp.ClientError, OSError):  # TimeoutError is an OSError
+        return None
+    return bytes(body)
+
+
+@lru_cache(MODELS_KEPT)
+def _model_path(model: str) -> str:
+    """A model id as a path below ``/models``. Raises Rejected where it would name something else."""
+    segments = model.split("/")
+    unsafe = any(part in ("", ".", "..") for part in segments) or not model.isprintable()
+    if unsafe or len(model) > MODEL_ID_MAX_CHARS:
+        raise Rejected(f"not a usable model id: {answers.clean(model)!r}")
+    return "/".join(quote(part, safe="") for part in segments)
+
+
+def _request_path(request_id: str) -> str:
+    """A request id as a path segment. Ids come from the ledger too, so from any editor."""
+    if answers.usable_id(request_id) is None:
+        raise Rejected(f"not a usable request id: {answers.clean(request_id)!r}")
+    return request_id

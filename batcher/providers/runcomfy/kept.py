@@ -1,0 +1,44 @@
+"""The catalogue entries that a run went by, kept in its run directory: ``.batcher/specs.json``.
+
+They say, years later, by which schema the jobs were checked and what they cost then; and they stand in
+where the catalogue can't be reached and the cache is another machine's. Like the cache they are a
+convenience: a broken file is ignored, and one that can't be written stays unwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from batcher.disk import Disk
+from batcher.ledger.checkpoint_file import HIDDEN_NAME
+from batcher.providers.runcomfy.catalog import CachedEntry
+
+SPECS_NAME = "specs.json"
+
+
+class _File(msgspec.Struct):
+    models: dict[str, CachedEntry] = msgspec.field(default_factory=dict)
+
+
+def kept_entries(run_dir: Path, disk: Disk) -> dict[str, CachedEntry]:
+    """What the runs in ``run_dir`` went by, by model id; blocks while it reads."""
+    try:
+        with disk.open_read(run_dir / HIDDEN_NAME / SPECS_NAME) as file:
+            return msgspec.json.decode(file.read(), type=_File).models
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError):
+        return {}
+
+
+def keep_entries(run_dir: Path, entries: Mapping[str, CachedEntry], disk: Disk) -> None:
+    """Keep ``entries`` beside those of models that earlier runs used; blocks while it writes."""
+    before = kept_entries(run_dir, disk)
+    now = {**before, **entries}
+    if now == before:
+        return
+    try:
+        disk.write_whole(run_dir / HIDDEN_NAME / SPECS_NAME, [msgspec.json.encode(_File(now))])
+    except OSError:
+        return  # a full disk shows in the ledger, which matters more

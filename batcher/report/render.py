@@ -1,0 +1,78 @@
+"""``report.html``: one static page that shows what a run directory holds, read from its ledger alone.
+
+``history`` folds the ledger with its times, ``jobs`` and ``series`` make the page's data of it,
+``page`` puts data, style and script into one file. Nothing here knows the runner: a report is as good
+after a crash, beside a live run, or for somebody else's run directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from batcher.clock import Clock, iso
+from batcher.disk import Disk, cannot_write
+from batcher.ledger.ledger import read_ledger, read_snapshot
+from batcher.ledger.lines import Lines
+from batcher.ledger.segments import segments_in
+from batcher.ledger.summary import Status, status_of
+from batcher.report.history import History
+from batcher.report.jobs import Jobs
+from batcher.report.page import render
+from batcher.report.series import series_of
+
+REPORT_NAME = "report.html"
+
+
+def write_report(run_dir: Path, disk: Disk, clock: Clock, refresh_s: float | None = None) -> Status:
+    """Write ``report.html`` into ``run_dir``, whole or not at all; returns the status it shows.
+
+    ``refresh_s``: how often, in seconds, the page of a live run looks for a newer one. Raises
+    LedgerError where the ledger can't be read, RunDirError where the page can't be written.
+    """
+    history = _history(run_dir, disk)
+    status = status_of(run_dir, history, beside=True)
+    jobs = Jobs(run_dir, history)
+    data = {
+        "batch": status.batch,
+        "made_at": iso(clock.now()),
+        "refresh_s": refresh_s if status.live else None,
+        "status": status,
+        "run": jobs.run(),
+        "command": jobs.command(),
+        "jobs": list(jobs.all()),
+        "series": series_of(history, status.total),
+    }
+    path = run_dir / REPORT_NAME
+    try:
+        disk.write_whole(path, [render(status.batch, data).encode()])
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return status
+
+
+async def keep_writing(run_dir: Path, disk: Disk, clock: Clock, every_s: float) -> Status:
+    """Write the report anew every ``every_s`` seconds where the ledger grew, until the run has ended."""
+    written: list[int | None] | None = None
+    while True:
+        size = [disk.size(run_dir / name) for name in segments_in(run_dir, disk)]
+        if size != written:
+            status = await asyncio.to_thread(write_report, run_dir, disk, clock, every_s)
+            written = size
+        else:
+            status = await asyncio.to_thread(_status, run_dir, disk)
+        if not status.live:
+            return await asyncio.to_thread(write_report, run_dir, disk, clock)
+        await clock.sleep(every_s)
+
+
+def _status(run_dir: Path, disk: Disk) -> Status:
+    return status_of(run_dir, read_snapshot(run_dir, disk), beside=True)
+
+
+def _history(run_dir: Path, disk: Disk) -> History:
+    lines = Lines(run_dir, disk)
+    return read_ledger(History(lines.at), run_dir, lines, disk)
+
+
+__all__ = ["REPORT_NAME", "keep_writing", "write_report"]

@@ -1,0 +1,180 @@
+"""A run directory whose outputs lie in a bucket.
+
+The ledger, while it is written, and everything that is ours lie in a *state directory* on a local or
+shared disk; each output goes to ``media/`` in the bucket before its job is ``done``, and its local copy
+is let go afterwards. When a run ends, ledger and metadata go to the bucket as well, so that another
+machine can take the batch up from there. While a run is under way, an object in the bucket says so: what
+a lost disk held can't be guessed from what the bucket holds, and guessing would buy it again.
+
+``outputs`` is the run directory, ``holding`` says who may write to the bucket, ``copies`` moves the
+ledger.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from batcher.disk import Disk, writing
+from batcher.errors import BatcherError, UsageError
+from batcher.jobs.shard import Shard
+from batcher.ledger.checkpoint_file import HIDDEN_NAME
+from batcher.ledger.segments import segment_name, segments_in
+from batcher.store.bucket_outputs import BucketRunDir
+from batcher.store.claim import HOLDER_KEY, Presence, claim, is_ours, release
+from batcher.store.ledger_copy import bring, hand_over, is_behind
+from batcher.store.local import MEDIA_NAME, METADATA_NAME, RunDir
+from batcher.store.objects.opening import open_bucket
+
+BUCKET_NAME = "bucket.json"
+
+
+@asynccontextmanager
+async def claimed(run_dir: RunDir, shard: Shard | None, disk: Disk) -> AsyncIterator[None]:
+    """Hold the bucket, if there is one, for as long as a run lasts, and leave it the ledger at the end.
+
+    Raises LockedError where another state directory holds it, or another run this state directory;
+    LedgerError where the ledger there and the one here are not the same one; RunDirError,
+    CredentialsError.
+    """
+    if not isinstance(run_dir, BucketRunDir):
+        yield
+        return
+    await is_ours(run_dir.bucket, run_dir.root)  # before anything is made here
+    with writing(run_dir.hidden):
+        disk.make_dirs(run_dir.hidden)
+    presence = Presence(run_dir.hidden, shard, disk)
+    with ExitStack() as held:
+        async with presence.settling():
+            held.callback(presence.enter())
+            anew = await _begin(run_dir, disk)
+        try:
+            yield
+        except BatcherError:
+            with suppress(BatcherError):
+                await _end(run_dir, presence, disk, anew=anew)
+            raise
+        await _end(run_dir, presence, disk, anew=anew)
+
+
+async def _begin(run_dir: BucketRunDir, disk: Disk) -> bool:
+    """Claim the bucket and take up its ledger; returns whether nobody had claimed it before."""
+    bucket, root = run_dir.bucket, run_dir.root
+    anew = await claim(bucket, root, disk)
+    try:
+        if bucket_url_of(root) != bucket.url:
+            disk.write_whole(
+                root / HIDDEN_NAME / BUCKET_NAME, [msgspec.json.encode({"url": bucket.url})]
+            )
+        await bring(bucket, root, disk)
+    except BatcherError:
+        if anew:
+            with suppress(BatcherError):
+                await release(bucket, root, disk)
+        raise
+    return anew
+
+
+async def _end(run_dir: BucketRunDir, presence: Presence, disk: Disk, *, anew: bool) -> None:
+    """Leave ledger and metadata to the bucket, and let go of it if no other shard is at work.
+
+    A run that never came to its work leaves all as it found it. Where the store fails, it stays ours.
+    """
+    if run_dir.store_failed:
+        return
+    async with presence.settling():
+        alone = presence.is_alone()
+        if run_dir.at_work:
+            if await claim(run_dir.bucket, run_dir.root, disk):  # somebody deleted our claim by hand
+                await bring(run_dir.bucket, run_dir.root, disk)
+            own = segment_name(presence.shard)
+            names = [*segments_in(run_dir.root, disk), METADATA_NAME] if alone else [own]
+            await hand_over(run_dir.bucket, run_dir.root, names, disk)
+        if alone and (anew or run_dir.at_work):
+            await release(run_dir.bucket, run_dir.root, disk)
+
+
+class _Passing(type(Path())):  # type: ignore[misc]
+    """A folder that goes when nobody knows it any more.
+
+    A snapshot holds on to it: it reads lines of the ledger as it needs them.
+    """
+
+
+@asynccontextmanager
+async def ledger_to_read(run_dir: RunDir, disk: Disk) -> AsyncIterator[Path]:
+    """A folder with the ledger as a run would find it, for reading only. Raises as ``claimed`` does."""
+    if not isinstance(run_dir, BucketRunDir):
+        yield run_dir.root
+        return
+    bucket, root = run_dir.bucket, run_dir.root
+    await is_ours(bucket, root)
+    if not await is_behind(bucket, root, disk):
+        await bring(bucket, root, disk)  # which only compares
+        yield root
+        return
+    folder = _Passing(tempfile.mkdtemp(prefix="batcher-"))
+    weakref.finalize(folder, shutil.rmtree, str(folder), ignore_errors=True)
+    for name in segments_in(root, disk):
+        (folder / name).symlink_to((root / name).resolve())
+    await bring(bucket, folder, disk)
+    yield folder
+
+
+def open_run_dir(
+    root: Path, disk: Disk, shard: Shard | None = None, bucket_url: str | None = None
+) -> RunDir:
+    """The run directory at ``root``, with its bucket if its outputs lie in one.
+
+    Raises UsageError where they lie in another one than ``bucket_url``, and what ``open_bucket`` does.
+    """
+    holds_batch = bool(segments_in(root, disk))
+    # Where a run came to nothing, nothing ties the directory to the bucket that it tried.
+    is_tied = holds_batch or disk.size(root / HOLDER_KEY) is not None
+    known_url = bucket_url_of(root) if is_tied else None
+    if bucket_url is None and known_url is None:
+        return RunDir(root, disk, shard)
+    if known_url is None and holds_batch:
+        raise UsageError(
+            f"{root}: holds a batch with its outputs beside it; choose another --state-dir for "
+            f"{bucket_url}"
+        )
+    bucket = open_bucket(bucket_url or known_url or "")
+    if known_url is not None and bucket.url != known_url:
+        raise UsageError(
+            f"{root}: its outputs lie in {known_url}, not in {bucket.url}; choose another --state-dir"
+        )
+    return BucketRunDir(root, disk, shard, bucket)
+
+
+def outputs_place(root: Path) -> str:
+    """Where the outputs of a run directory lie, for people."""
+    bucket_url = bucket_url_of(root)
+    return f"{bucket_url}/{MEDIA_NAME}" if bucket_url is not None else str(root / MEDIA_NAME)
+
+
+def bucket_url_of(root: Path) -> str | None:
+    """Where the outputs of a state directory lie; None for a run directory that has its own."""
+    try:
+        found = msgspec.json.decode((root / HIDDEN_NAME / BUCKET_NAME).read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return found.get("url")
+
+
+__all__ = [
+    "BUCKET_NAME",
+    "HOLDER_KEY",
+    "BucketRunDir",
+    "bucket_url_of",
+    "claimed",
+    "ledger_to_read",
+    "open_run_dir",
+    "outputs_place",
+]

@@ -1,0 +1,200 @@
+"""The run directory: what lies where, how a result gets there whole, and whether it still is.
+
+::
+
+    output/<batch>/
+      ledger.jsonl      the only state
+      metadata.jsonl    derived from it: one line per output file
+      media/            outputs, each of them whole
+      superseded/       outputs of attempts that were bought again
+      .batcher/         lock, partial downloads, a reserve for a full disk
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from batcher.disk import Disk, writing
+from batcher.errors import RunDirError
+from batcher.jobs.job import Artifact
+from batcher.jobs.lifecycle import Replaced
+from batcher.jobs.shard import Shard
+from batcher.ledger.checkpoint_file import HIDDEN_NAME
+from batcher.ledger.finished import JobRecord
+
+MEDIA_NAME = "media"
+SUPERSEDED_NAME = "superseded"
+METADATA_NAME = "metadata.jsonl"
+PARTIAL_NAME = "partial"
+NAMES_NOT_SYNCED = (
+    "its file system can't fsync directories; a power failure may lose the names of the newest files, "
+    "which the next run fetches again"
+)
+
+
+def superseded_name(name: str, attempt: int) -> str:
+    """Where an output of attempt number ``attempt`` goes when its job is bought again."""
+    old = PurePosixPath(name)
+    return f"{SUPERSEDED_NAME}/{old.stem}.attempt-{attempt}{old.suffix}"
+
+
+class RunDir:
+    """Paths of one run directory, and the moves between them."""
+
+    def __init__(self, root: Path, disk: Disk, shard: Shard | None = None) -> None:
+        self.root = root
+        self.metadata = root / METADATA_NAME
+        self.hidden = root / HIDDEN_NAME
+        self._partials = self.hidden / (PARTIAL_NAME if shard is None else f"{PARTIAL_NAME}.{shard}")
+        self._shard = shard
+        self._disk = disk
+        self._obstacle: str | None = None
+        self._moves: list[tuple[Path, Path]] = []
+        self._syncing: asyncio.Task[None] | None = None
+        self._waiting: asyncio.Task[None] | None = None
+
+    def prepare(self) -> tuple[str, ...]:
+        """Make the folders, and drop the partial downloads of runs that died.
+
+        Returns what the user should know of the file system. Raises RunDirError.
+        """
+        media = self.root / MEDIA_NAME
+        with writing(self.root):
+            for folder in (media, self._partials):
+                self._disk.make_dirs(folder)
+            self._obstacle = self._disk.rename_obstacle(self._partials, media)
+            if self._obstacle is None:
+                for folder in self._own_partials():
+                    for name in self._disk.list_dir(folder):
+                        self._disk.remove(folder / name)
+            return () if self._disk.sync_dir(self.root) else (f"{self.root}: {NAMES_NOT_SYNCED}",)
+
+    def check_writable(self) -> None:
+        """Raises RunDirError if outputs can't be moved into ``media/``. After ``prepare``."""
+        if self._obstacle is not None:
+            raise RunDirError(
+                f"{self._obstacle}: outputs are moved into place whole. Keep the whole run directory on "
+                "one file system (move it, and name its new place with -o) or put the folder back"
+            )
+
+    def _own_partials(self) -> list[Path]:
+        """Folders of partial downloads that no other run can be filling now; no links to folders."""
+        if self._shard is not None:
+            return [self._partials]
+        names = [
+            name
+            for name in self._disk.list_dir(self.hidden)
+            if name.partition(".")[0] == PARTIAL_NAME and not (self.hidden / name).is_symlink()
+        ]
+        return [self.hidden / name for name in names]
+
+    async def look(self) -> None:
+        """Take note of what is elsewhere: nothing, for a directory that holds its own outputs."""
+
+    def is_ours(self, job_id: str) -> bool:
+        """Whether no other shard can be at work on a job now."""
+        return self._shard is None or self._shard.has(job_id)
+
+    def partial(self, job_id: str, index: int) -> Path:
+        """Where output ``index`` of a job is downloaded to."""
+        return self._partials / f"{job_id}.{index}.part"
+
+    def publish(self, source: Path, name: str) -> str:
+        """Let a whole, fsynced file go into ``media/``; returns its path in the run directory.
+
+        There, and durable, after ``settle``.
+        """
+        self.check_writable()
+        self._moves.append((source, self.root / MEDIA_NAME / name))
+        return f"{MEDIA_NAME}/{name}"
+
+    async def keep(self, files: tuple[Artifact, ...]) -> None:
+        """Bring outputs, which lie whole in ``media/``, to where they stay: here, they are there.
+
+        Durable on return; may be repeated.
+        """
+
+    def let_go(self, files: tuple[Artifact, ...]) -> None:
+        """Drop copies of outputs that were kept elsewhere: here, there are none."""
+
+    async def settle(self) -> None:
+        """Move what was published, durably. Callers that arrive during a sync share the next one."""
+        if self._waiting is None and self._syncing is not None:
+            self._waiting = asyncio.create_task(self._sync_after(self._syncing))
+        if self._waiting is not None:
+            await asyncio.shield(self._waiting)
+            return
+        self._syncing = asyncio.create_task(self._sync())
+        await asyncio.shield(self._syncing)
+
+    async def _sync_after(self, syncing: asyncio.Task[None]) -> None:
+        await asyncio.wait([syncing])
+        self._waiting = None
+        self._syncing = asyncio.current_task()
+        await self._sync()
+
+    async def _sync(self) -> None:
+        try:
+            moves, self._moves = self._moves, []
+            await self._disk.run(partial(self._move, moves))
+        finally:
+            self._syncing = None
+
+    def _move(self, moves: list[tuple[Path, Path]]) -> None:
+        for source, target in moves:
+            self._disk.rename(source, target)
+        self._disk.sync_dir(self.root / MEDIA_NAME)
+
+    async def set_aside(self, replaced: Replaced) -> None:
+        """Move the files of an attempt that was bought again out of the dataset, durably.
+
+        May be repeated: what was moved stays, and what has their names since then is left alone.
+        """
+        await self._disk.run(partial(self._set_aside, replaced))
+
+    def _set_aside(self, replaced: Replaced) -> None:
+        self._disk.make_dirs(self.root / SUPERSEDED_NAME)
+        self.supersede(replaced.files, replaced.attempt)
+        for folder in (self.root / SUPERSEDED_NAME, self.root / MEDIA_NAME, self.root):
+            self._disk.sync_dir(folder)
+
+    def supersede(self, files: tuple[Artifact, ...], attempt: int) -> None:
+        """Move the files of attempt number ``attempt`` out of the dataset. Not yet durable."""
+        for artifact in files:
+            self.make_way(PurePosixPath(artifact.path).name, attempt)
+
+    def make_way(self, name: str, attempt: int) -> None:
+        """Move an output of attempt number ``attempt``, if there is one of this name, out of the way.
+
+        Where that was done before, what has this name is of a later attempt: it may be written over.
+        """
+        old = self.root / MEDIA_NAME / name
+        target = self.root / superseded_name(name, attempt)
+        if self._disk.size(old) is not None and self._disk.size(target) is None:
+            self._disk.rename(old, target)
+
+    def missing(self, record: JobRecord) -> list[int]:
+        """Which of a done job's files are not there with their size, by index."""
+        return [
+            index
+            for index, artifact in enumerate(record.files)
+            if self._disk.size(self.root / artifact.path) != artifact.bytes
+        ]
+
+    async def wrong(self, artifact: Artifact) -> str | None:
+        """What is wrong with an output that is not as recorded; it is hashed anew."""
+        path = self.root / artifact.path
+        size = self._disk.size(path)
+        if size is None:
+            return "missing"
+        if size != artifact.bytes:
+            return f"{size} bytes instead of {artifact.bytes}"
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            return f"can't be read: {error.strerror}"
+        return None if digest == artifact.sha256 else "its bytes have changed (SHA-256 differs)"
