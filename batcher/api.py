@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, Unpack
 
 from batcher.app import run as app
-from batcher.config.table import BY_KEY, defaults
+from batcher.config.sources import nearest
+from batcher.config.table import BY_KEY
 from batcher.disk import LocalDisk
 from batcher.engine.view import Observer, Silence
 from batcher.errors import IncompleteError, UsageError
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.summary import Status, Summary, status_of
-from batcher.options import Host, Options, options_from
+from batcher.options import Host, Options, asked_of, options_from
 from batcher.planning.plan import Plan
 
 COMMAND_LINE_ONLY: Final = frozenset({"dry_run", "json", "quiet", "verbose", "log_format"})
-_UNIT = re.compile(r"_(?:usd|s|per_s|bytes|interval_s|percent)$")
 
 
 class RunOptions(TypedDict, total=False):
@@ -83,17 +81,17 @@ async def run(manifest: str | PathLike[str], **options: Unpack[RunOptions]) -> S
     Cancelling the awaiting task stops at once; what was paid for is in the ledger all the same.
     """
     chosen, host = _options(manifest, options)
-    dask = options.get("dask")
-    if dask is None:
+    if chosen.dask is None:
         return await app.run(chosen, host)
     from batcher.distributed.coordinator import run as run_distributed
 
-    return await run_distributed(chosen, dask, host)
+    return await run_distributed(chosen, chosen.dask, host)
 
 
 async def plan(manifest: str | PathLike[str], **options: Unpack[RunOptions]) -> Plan:
     """What :func:`run` would do; spends nothing, writes nothing. Raises like it."""
-    return (await app.plan(*_options(manifest, options))).prepared.plan
+    chosen, host = _options(manifest, options)
+    return (await app.plan(chosen, host)).prepared.plan
 
 
 def status(run_dir: str | PathLike[str]) -> Status:
@@ -115,8 +113,9 @@ def _options(manifest: str | PathLike[str], given: Mapping[str, Any]) -> tuple[O
     for name in given.keys() - {"observer"}:
         if name not in BY_KEY or name in COMMAND_LINE_ONLY:
             raise TypeError(f"{name} is no option of batcher.run(){_hint(name)}")
-    values = defaults() | {name: _value(name, value) for name, value in said.items()}
-    return options_from(Path(manifest), values), Host(observer=observer)
+    values = {name: _value(name, value) for name, value in said.items()}
+    host = Host(observer=observer)
+    return options_from(asked_of(str(manifest), values, host.env)), host
 
 
 def _value(name: str, given: Any) -> Any:
@@ -131,10 +130,6 @@ def _value(name: str, given: Any) -> Any:
 
 
 def _hint(name: str) -> str:
-    """The name that was probably meant: option names have no units."""
     if name in COMMAND_LINE_ONLY:
         return ": it belongs to the command line"
-    bare = _UNIT.sub("", name)
-    known = [option for option in BY_KEY if option not in COMMAND_LINE_ONLY]
-    near = [bare] if bare in known else get_close_matches(name, known, 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return nearest(name, BY_KEY.keys() - COMMAND_LINE_ONLY)

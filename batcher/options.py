@@ -8,11 +8,14 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from batcher.clock import Clock, SystemClock
+from batcher.config.given import Given
 from batcher.config.ids import ids_in
+from batcher.config.sources import environment_layer, file_layers, gathered, named
 from batcher.config.table import TABLE
 from batcher.disk import Disk, LocalDisk
 from batcher.engine.canary import DEFAULT_CANARY_FAILURES, GoOn, Share, just_go_on
@@ -22,9 +25,12 @@ from batcher.engine.view import Observer, Silence
 from batcher.errors import InterruptedRunError, UsageError
 from batcher.manifest.load import Overrides
 from batcher.manifest.reading import reading_of
+from batcher.manifest.rows import Lined
+from batcher.manifest.run_map import run_map
 from batcher.pacing.adaptive import AUTO_START
 from batcher.planning.plan import Plan, Policy, Selection
 from batcher.store.objects.place import is_bucket_url
+from batcher.terminal import legible
 
 DEFAULT_MAX_FILE_BYTES = 2 << 30
 
@@ -66,6 +72,8 @@ class Options:
     """Everything about one run."""
 
     manifest: Path
+    given: Given = field(default_factory=Given, compare=False)
+    """What was asked for, as it was named: the commands that we print are made from it."""
     output: Path | None = None
     """The run directory. With ``bucket_url``, which takes the outputs, it keeps the ledger."""
     bucket_url: str | None = None
@@ -78,6 +86,7 @@ class Options:
     trust: Trust = field(default_factory=Trust)
     sandbox: SandboxOptions | None = None
     ignore_old_failures: bool = False
+    dask: str | None = None
     check_urls: bool = False
     """A plan asks about each media URL. Needs the network."""
 
@@ -121,8 +130,26 @@ def interrupted(signal_number: int) -> InterruptedRunError:
     return error
 
 
-def options_from(manifest: Path, values: Mapping[str, Any]) -> Options:
-    """The options of a run. ``values`` has one for each row of the table, by key. Raises UsageError."""
+def asked_of(manifest: str, typed: Mapping[str, Any], env: Mapping[str, str]) -> Given:
+    """What was asked for: ``typed`` values by key, over those of files, environment and manifest.
+
+    Raises UsageError, also for a name in any of them that is no option.
+    """
+    path = Path(manifest)
+    layers = [*file_layers([Path(), path.parent]), environment_layer(env)]
+    found = run_map(path, typed.get("format"), typed.get("encoding"))
+    if found is not None:
+        layers.append(named(found, partial(_in_manifest, path, found), path.parent))
+    return gathered(typed, [manifest], layers)
+
+
+def _in_manifest(path: Path, found: Lined, name: str) -> str:
+    return f"{legible(path)}:{found.lines.get(name, found.line)}: run: {name}"
+
+
+def options_from(given: Given) -> Options:
+    """The options of a run. Raises UsageError for those that don't go together."""
+    values = given.complete()
     if values["redo"] and values["only"] is None:
         raise UsageError("--redo buys jobs again: say which with --only")
     facts: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -136,7 +163,7 @@ def options_from(manifest: Path, values: Mapping[str, Any]) -> Options:
     if not values["sandbox"]:
         groups["sandbox"] = None
     facts[""].pop("", None)
-    return Options(manifest=manifest, **facts[""], **groups)
+    return Options(manifest=Path(given.manifests[0]), given=given, **facts[""], **groups)
 
 
 def _places(values: Mapping[str, Any]) -> dict[str, Any]:

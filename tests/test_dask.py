@@ -141,7 +141,7 @@ def test_ctrl_c_on_the_terminal_winds_up_all_shards_within_the_grace(server, tmp
     assert process.returncode == 130, err
     assert "Traceback" not in out + err
     assert states(tmp_path / "output/pairs") == {"submitted": 6, "pending": 14}
-    assert "`batcher run pairs.csv --dask local:2` takes them up again" in out
+    assert "Resume with: batcher run pairs.csv -c 6 --dask local:2\n" in out
     server.generate_s = 0.1
     again = run(server, tmp_path, "pairs.csv", "-c", 6, "--json")
     assert json.loads(again.stdout)["done"] == len(server.posts) == 20, again.stderr

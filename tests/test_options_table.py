@@ -13,8 +13,9 @@ import batcher
 from batcher import api
 from batcher.cli.entry import cli
 from batcher.config import kinds
+from batcher.config.given import Given
 from batcher.config.option import Many
-from batcher.config.table import BY_KEY, TABLE, defaults, options_of
+from batcher.config.table import BY_KEY, TABLE, options_of
 from batcher.errors import UsageError
 from batcher.options import RULES, Options, options_from
 
@@ -116,8 +117,8 @@ def test_the_command_line_has_the_options_of_the_table(command):
 @pytest.mark.parametrize("option", [o for o in TABLE if o.to is not None], ids=lambda o: o.name)
 def test_an_option_fills_the_field_that_its_row_names(option):
     owner, _, name = option.to.rpartition(".")
-    values = defaults() | {"sandbox": True}
-    options = options_from(Path("m.csv"), values)
+    given_ = Given(("m.csv",), {"sandbox": True})
+    options, values = options_from(given_), given_.complete()
     holder = getattr(options, owner) if owner else options
     assert is_dataclass(holder)
     assert name in {field.name for field in fields(holder)}
@@ -126,11 +127,11 @@ def test_an_option_fills_the_field_that_its_row_names(option):
 
 def test_every_option_fills_a_field_or_belongs_to_the_command_line():
     loose = {o.key for o in TABLE if o.to is None} - RULES.keys()
-    assert loose - api.COMMAND_LINE_ONLY == {"state_dir", "sandbox", "dask"}
+    assert loose - api.COMMAND_LINE_ONLY == {"state_dir", "sandbox"}
 
 
 def test_the_defaults_are_those_of_the_facts():
-    assert options_from(Path("m.csv"), defaults()) == Options(manifest=Path("m.csv"))
+    assert options_from(Given(("m.csv",))) == Options(manifest=Path("m.csv"))
 
 
 def test_the_names_and_letters_of_options_are_distinct():

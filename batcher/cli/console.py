@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from batcher.config.command import as_path, command
+from batcher.config.given import Given
 from batcher.jobs.lifecycle import Record, Stage, State
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import Status, Summary
@@ -56,7 +57,8 @@ def status_lines(status: Status) -> Iterator[str]:
             )
             yield f"  {count:>7}  {state}{extra}"
     if status.bad_quality:
-        yield f"  {status.bad_quality:>7}  of the done have poor outputs (--list done --quality bad)"
+        listing = _list_command(status.run_dir, "done")
+        yield f"  {status.bad_quality:>7}  of the done have poor outputs: {listing} --quality bad"
     if status.orphaned:
         yield f"  {status.orphaned:>7}  no longer in the manifest"
     yield f"  {size(status.bytes)} in {outputs_place(Path(status.run_dir))}, cost {_cost(status)}"
@@ -73,7 +75,7 @@ def _cost(status: Status) -> str:
     return f"{known} ({part} the API reports; estimated {money(status.estimated_cost_usd)})"
 
 
-def summary_lines(summary: Summary, snapshot: Snapshot, command: str) -> Iterator[str]:
+def summary_lines(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[str]:
     """The end of a run: counts, money, where the outputs are, and what to do about the rest."""
     yield (
         f"{summary.done} of {summary.total} jobs done in {duration(summary.elapsed_s)}"
@@ -84,12 +86,13 @@ def summary_lines(summary: Summary, snapshot: Snapshot, command: str) -> Iterato
         yield f"outputs: {outputs_place(root)}, described in {root / 'metadata.jsonl'}"
     if summary.invalid:
         yield f"{summary.invalid} invalid rows were left out"
-    yield from _remedies(summary, snapshot, command)
+    yield from _remedies(summary, snapshot, given)
     if summary.stopped:
         yield from f"stopped: {summary.stopped}".split("\n")
 
 
-def _remedies(summary: Summary, snapshot: Snapshot, command: str) -> Iterator[str]:
+def _remedies(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[str]:
+    again = given.resume_command()
     if summary.cancelled_now or summary.not_cancellable:
         yield (
             f"{summary.cancelled_now} queued requests were cancelled and cost nothing, "
@@ -99,14 +102,14 @@ def _remedies(summary: Summary, snapshot: Snapshot, command: str) -> Iterator[st
     if running:
         yield (
             f"{len(running)} requests go on running at the API, and may cost "
-            f"{_running_cost(running)}: `{command}` takes them up again"
+            f"{_running_cost(running)}. Resume with: {again}"
         )
     if summary.completed:
-        yield f"{summary.completed} are generated but not yet downloaded: `{command}` fetches them"
+        yield f"{summary.completed} are generated but not yet downloaded. Resume with: {again}"
     if summary.pending:
-        yield f"{summary.pending} were not submitted: `{command}` goes on with them"
-    yield from _failures(snapshot, command)
-    yield from _unknowns(snapshot, summary.run_dir, command)
+        yield f"{summary.pending} jobs are pending. Resume with: {again}"
+    yield from _failures(snapshot, summary.run_dir, given)
+    yield from _unknowns(snapshot, summary.run_dir, given)
 
 
 def _running_cost(running: list[Record]) -> str:
@@ -117,7 +120,7 @@ def _running_cost(running: list[Record]) -> str:
     return "an unknown amount" if unpriced == len(running) else f"{known} and more (prices unknown)"
 
 
-def _failures(snapshot: Snapshot, command: str) -> Iterator[str]:
+def _failures(snapshot: Snapshot, run_dir: str, given: Given) -> Iterator[str]:
     failed = [
         (job_id, record)
         for job_id, record in snapshot.unfinished()
@@ -131,13 +134,14 @@ def _failures(snapshot: Snapshot, command: str) -> Iterator[str]:
         code = f" [{record.code}]" if record.code is not None else ""
         yield f"  {job_id}: {where}{code} {record.message or ''}".rstrip()
     if len(failed) > PROBLEMS_SHOWN:
-        yield f"  ... and {len(failed) - PROBLEMS_SHOWN} more (batcher status --list failed,cancelled)"
+        listing = _list_command(run_dir, "failed,cancelled")
+        yield f"  ... and {len(failed) - PROBLEMS_SHOWN} more: {listing}"
     if any(record.stage is Stage.DOWNLOAD for _, record in failed):
-        yield f"  downloads are tried again, at no cost, by `{command}`"
-    yield f"  to try the others again, at their price: `{command} --retry-failed`"
+        yield f"  downloads are tried again, at no cost, by: {given.resume_command()}"
+    yield f"  to try the others again, at their price: {given.resume_command(retry_failed=True)}"
 
 
-def _unknowns(snapshot: Snapshot, run_dir: str, command: str) -> Iterator[str]:
+def _unknowns(snapshot: Snapshot, run_dir: str, given: Given) -> Iterator[str]:
     unknown = [
         (job_id, record)
         for job_id, record in snapshot.unfinished()
@@ -150,7 +154,14 @@ def _unknowns(snapshot: Snapshot, run_dir: str, command: str) -> Iterator[str]:
         why = record.message or "this program ended before the answer"
         yield f"  {job_id}: sent {record.submitting_at}; {why}"
     if len(unknown) > PROBLEMS_SHOWN:
-        yield f"  ... and {len(unknown) - PROBLEMS_SHOWN} more (batcher status --list unknown)"
-    yield f"  look for them on {GENERATIONS_PAGE}, then settle each:"
-    yield f"  `batcher resolve {shlex.quote(run_dir)} JOB --request-id ID` or `--not-created`,"
-    yield f"  or buy them once more, whatever became of the first: `{command} --retry-unknown`"
+        yield f"  ... and {len(unknown) - PROBLEMS_SHOWN} more: {_list_command(run_dir, 'unknown')}"
+    first = command("resolve", as_path(run_dir), unknown[0][0])
+    yield f"  look for them on {GENERATIONS_PAGE}, then settle each, as in"
+    yield f"    {first} --request-id ID"
+    yield f"    {first} --not-created"
+    yield "  or buy them once more, whatever became of the first:"
+    yield f"    {given.resume_command(retry_unknown=True)}"
+
+
+def _list_command(run_dir: str, states: str) -> str:
+    return command("status", as_path(run_dir), "--list", states)

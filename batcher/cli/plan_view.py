@@ -25,7 +25,7 @@ WORDS: Mapping[Bucket, tuple[str, str]] = {
     Bucket.COLLECT: (">", "generated: to be downloaded, at no cost"),
     Bucket.DONE: ("=", "done"),
     Bucket.FAILED: ("!", "failed: left alone (--retry-failed tries them again)"),
-    Bucket.UNKNOWN: ("!", "unknown, perhaps paid for: left alone (batcher resolve, --retry-unknown)"),
+    Bucket.UNKNOWN: ("!", "unknown, perhaps paid for: left alone (resolve them, or --retry-unknown)"),
     Bucket.CANCELLED: ("!", "cancelled: left alone (--retry-failed tries them again)"),
     Bucket.EXHAUSTED: ("!", "out of attempts: left alone (--max-attempts)"),
 }
@@ -51,6 +51,9 @@ def plan_page(planned: Planned) -> Iterator[str]:
     if planned.urls is not None:
         yield from _section("Media URLs", _url_lines(planned.urls))
     yield from _section("Warnings", planned.warnings)
+    if made.selected and not made.invalid:
+        yield ""
+        yield f"Run it: {prepared.options.given.command()}"
 
 
 def brief_lines(plan: Plan, run_dir: Path) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import shlex
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -24,14 +24,13 @@ from batcher.cli.observers import observer_for
 from batcher.cli.plan_view import brief_lines, plan_json, plan_page
 from batcher.cli.question import agreed
 from batcher.cli.run_options import typed
-from batcher.config.table import defaults
 from batcher.engine.canary import CanaryReport
 from batcher.engine.stop import Control
 from batcher.engine.view import Observer, Silence
 from batcher.errors import BatcherError
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.summary import Summary
-from batcher.options import Host, Options, interrupted, options_from
+from batcher.options import Host, Options, asked_of, interrupted, options_from
 from batcher.planning.plan import Plan
 from batcher.terminal import visible, visible_json, visible_lines
 
@@ -40,9 +39,16 @@ GC_THRESHOLDS = (10_000, 20, 100)
 
 def run_manifest(typed_in: dict[str, Any]) -> int:
     """Carry out ``run`` (or ``plan``, with ``--dry-run``); returns the exit code."""
-    options, given = _understood(typed_in)
+    try:
+        options, given = _understood(typed_in)
+    except BatcherError as error:
+        return _nothing_ran(error, as_json=bool(typed_in["json"]))
     if given["dry_run"]:
         return _plan(options, given)
+    return _run_for_real(options, given)
+
+
+def _run_for_real(options: Options, given: dict[str, Any]) -> int:
     observer = observer_for(given["quiet"], given["log_format"])
     terminal = sys.stdin.isatty() and sys.stderr.isatty()
     asks = terminal and not options.money.assume_yes and options.sandbox is None
@@ -55,7 +61,7 @@ def run_manifest(typed_in: dict[str, Any]) -> int:
     try:
         _collect_less_often()
         with asyncio.Runner(loop_factory=fast_loop()) as runner:
-            summary = runner.run(_run(options, host, given["dask"]))
+            summary = runner.run(_run(options, host))
     except BatcherError as error:
         return _nothing_ran(error, as_json=given["json"])
     except ending.EndedBySignal as end:
@@ -71,24 +77,28 @@ def _collect_less_often() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-async def _run(options: Options, host: Host, dask: str | None) -> Summary:
+async def _run(options: Options, host: Host) -> Summary:
     asyncio.get_running_loop().set_default_executor(ending.HastyThreads())
-    if dask is None:
+    if options.dask is None:
         return await app.run(options, host)
     from batcher.distributed.coordinator import run as run_distributed
 
-    return await run_distributed(options, dask, host)
+    return await run_distributed(options, options.dask, host)
 
 
 def plan_manifest(typed_in: dict[str, Any]) -> int:
     """Carry out ``plan``; returns the exit code."""
-    return _plan(*_understood(typed_in))
+    try:
+        options, given = _understood(typed_in)
+    except BatcherError as error:
+        return _nothing_ran(error, as_json=bool(typed_in["json"]))
+    return _plan(options, given)
 
 
 def _understood(typed_in: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
     """What the command line says: the options, and each value by its key."""
-    values = defaults() | typed(typed_in)
-    return options_from(typed_in["manifest"], values), values
+    given = asked_of(str(typed_in["manifest"]), typed(typed_in), os.environ)
+    return options_from(given), given.complete()
 
 
 def _plan(options: Options, given: dict[str, Any]) -> int:
@@ -119,26 +129,10 @@ def _print_summary(summary: Summary, options: Options, host: Host, given: dict[s
         _print_json(msgspec.to_builtins(summary))
     elif not given["quiet"]:
         snapshot = read_snapshot(Path(summary.run_dir), host.disk)
-        for line in summary_lines(summary, snapshot, _command(options, given["dask"])):
+        for line in summary_lines(summary, snapshot, options.given):
             click.echo(visible(line))
     if summary.stopped and (given["json"] or given["quiet"]):
         click.echo(visible_lines(f"batcher: {summary.stopped}"), err=True)
-
-
-def _command(options: Options, dask: str | None) -> str:
-    """The command that resumes this run."""
-    parts = ["batcher", "run", str(options.manifest)]
-    if options.bucket_url is not None:
-        parts += ["-o", options.bucket_url]
-    if options.output is not None:
-        parts += ["--state-dir" if options.bucket_url is not None else "-o", str(options.output)]
-    if options.selection.shard is not None:
-        parts += ["--shard", f"{options.selection.shard.number}/{options.selection.shard.count}"]
-    if options.sandbox is not None:
-        parts.append("--sandbox")
-    if dask is not None:
-        parts += ["--dask", dask]
-    return shlex.join(parts)
 
 
 def _confirm(plan: Plan, run_dir: Path, warning: str | None) -> bool:

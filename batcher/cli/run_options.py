@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -45,7 +44,7 @@ def table_options(command: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for option in reversed(options_of(command)):
             function = _click_option(option)(function)
-        manifest = click.argument("manifest", type=click.Path(path_type=Path, dir_okay=False))
+        manifest = click.argument("manifest", type=click.Path(dir_okay=False))
         return manifest(function)
 
     return decorate
@@ -55,6 +54,7 @@ def _click_option(option: Option) -> Callable[[F], F]:
     names = [f"-{option.short}"] if option.short else []
     names += [f"--{option.name}", option.key]
     if option.is_flag:
+        names[-2] += f"/--no-{option.name}"
         return click.option(*names, is_flag=True, default=None, help=option.help, hidden=option.hidden)
     default = f"  [default: {option.default}]" if option.default else ""
     return click.option(

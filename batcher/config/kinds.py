@@ -204,6 +204,11 @@ def _show_share(value: tuple[float, bool]) -> str:
     return f"{show_number(value[0])}{'%' if value[1] else ''}"
 
 
+def _show_ids(value: str | frozenset[str]) -> str:
+    """A set of ids, which only Python gives, stands in no command: a file can hold it."""
+    return value if isinstance(value, str) else "@FILE"
+
+
 def _show_auto_or(show: Callable[[Any], str]) -> Callable[[Any], str]:
     return lambda value: value if value == "auto" else show(value)
 
@@ -234,7 +239,7 @@ FLAG = Kind("", _flag, show=as_text)
 MODEL = Kind("ID", _filled)
 PLACE = Kind("RUN_DIR", _filled, is_path=True)
 FOLDER = Kind("DIR", _filled, is_path=True)
-IDS = Kind("GLOB|@FILE", _filled)
+IDS = Kind("GLOB|@FILE", _filled, show=_show_ids)
 COLUMNS = Kind("COLUMN", _filled, separator=",")
 HOSTS = Kind("HOST", _filled, separator=",")
 ASSIGNED = Kind("FIELD=VALUE", _text)

@@ -93,6 +93,8 @@ class Option:
 
         A list becomes a tuple, a mapping ``{name: text}``. Raises ValueError.
         """
+        if given is None:
+            raise ValueError("no value stands there")
         if self.many is Many.LIST:
             return tuple(self.kind.parse(text) for text in self._texts(given))
         if self.many is Many.MAP:

@@ -177,6 +177,7 @@ TABLE: Final[tuple[Option, ...]] = (
             JOBS,
             "Share the jobs out over the workers of a Dask cluster, or over N processes here.",
             on=RUN,
+            to="dask",
         ),
     ),
     *under(

@@ -189,7 +189,7 @@ PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "from": include_of,
     "input": _mapping,
 }
-_HEAD_KEYS = ("name", "model", "defaults", "matrix", "vars", "meta", "repeat", "jobs")
+_HEAD_KEYS = ("name", "model", "defaults", "matrix", "vars", "meta", "repeat", "jobs", "run")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,187 @@
+"""Where options come from besides the command line: files, the environment, a manifest's ``run:`` map.
+
+The later wins: the working directory's files, those beside the manifest, ``BATCHER_*`` variables, the
+manifest, the command line. Of two files in one directory, ``batcher.toml`` wins over ``pyproject.toml``.
+A name that is no option, and a value that is none, raise UsageError with their place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final
+
+from batcher.config.given import COMMAND_LINE, Given
+from batcher.config.kinds import IDS
+from batcher.config.option import Many, Option
+from batcher.config.table import BY_KEY
+from batcher.errors import UsageError
+
+CONFIG_NAME: Final = "batcher.toml"
+PROJECT_NAME: Final = "pyproject.toml"
+PREFIX: Final = "BATCHER_"
+_TOML_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", re.DOTALL)
+_UNIT = re.compile(r"_(?:usd|s|per_s|bytes|interval_s|percent)$")
+_KUBERNETES = re.compile(r"BATCHER_(SERVICE_(HOST|PORT(_.*)?)|PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?)")
+"""What Kubernetes sets in each pod if a service is called ``batcher``: no options of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Options from one place: ``values`` as they stand there, and where each of them stands.
+
+    ``folder`` is what paths are relative to; None: the working directory.
+    """
+
+    values: Mapping[str, Any]
+    places: Mapping[str, str]
+    folder: Path | None = None
+
+
+def gathered(typed: Mapping[str, Any], manifests: Sequence[str], layers: Sequence[Layer]) -> Given:
+    """All layers and, over them, the values that were ``typed``. Raises UsageError."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        for key, value in checked(layer).items():
+            _lay_over(values, BY_KEY[key], value)
+            origins[key] = layer.places[key]
+    for key, value in typed.items():
+        _lay_over(values, BY_KEY[key], value)
+        origins[key] = COMMAND_LINE
+    return Given(tuple(manifests), values, origins)
+
+
+def _lay_over(values: dict[str, Any], option: Option, value: Any) -> None:
+    """The later wins; mappings are merged, name by name."""
+    before = values.get(option.key) if option.many is Many.MAP else None
+    values[option.key] = {**before, **value} if before else value
+
+
+def checked(layer: Layer) -> dict[str, Any]:
+    """The values of a layer by key, read by their kinds, paths relative to its folder."""
+    return {
+        key: _path(option, _value(option, given, layer.places[key]), layer.folder)
+        for key, given in layer.values.items()
+        if (option := BY_KEY[key])
+    }
+
+
+def _value(option: Option, given: Any, place: str) -> Any:
+    try:
+        return option.value(given)
+    except ValueError as error:
+        raise UsageError(f"{place}: {error}") from None
+
+
+def _path(option: Option, value: Any, folder: Path | None) -> Any:
+    """``~`` is the home directory, as a shell would have it; other paths begin in ``folder``."""
+    if not isinstance(value, str):
+        return value
+    mark = "@" if option.kind is IDS and value.startswith("@") else ""
+    if not (mark or option.kind.is_path) or "://" in value:
+        return value
+    path = Path(value.removeprefix(mark))
+    with suppress(RuntimeError):  # nobody's home
+        path = path.expanduser()
+    return f"{mark}{path if folder is None else folder / path}"
+
+
+def file_layers(folders: Sequence[Path]) -> Iterator[Layer]:
+    """What the files in ``folders`` say, from the weakest to the strongest."""
+    distinct = {folder.resolve(): folder for folder in folders}
+    for folder in distinct.values():
+        for name in (PROJECT_NAME, CONFIG_NAME):
+            if (layer := _file_layer(folder / name)) is not None:
+                yield layer
+
+
+def _file_layer(path: Path) -> Layer | None:
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read: {error.strerror or error}") from None
+    project = path.name == PROJECT_NAME
+    if project and b"batcher" not in content:
+        return None
+    text, document = _toml(path, content)
+    if project:
+        document = document.get("tool", {}).get("batcher", {})
+        if not isinstance(document, dict):
+            raise UsageError(f"{path}: tool.batcher: a table is needed")
+    return named(document, lambda name: f"{path}:{_line_of(name, text, project)}: {name}", path.parent)
+
+
+def _toml(path: Path, content: bytes) -> tuple[str, dict[str, Any]]:
+    import tomllib
+
+    try:
+        text = content.decode("utf-8-sig")
+        return text, tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{path}:{line}: not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(
+            r"^(.*) \(at (?:line (\d+), column \d+|end of document)\)$", str(error), re.DOTALL
+        )
+        what = found[1] if found is not None else str(error)
+        line = int(found[2]) if found is not None and found[2] else text.count("\n") + 1
+        raise UsageError(f"{path}:{line}: not TOML: {what}") from None
+
+
+def _line_of(name: str, text: str, project: bool) -> int:
+    """The line of an option in a TOML text, as far as a glance tells; 1 if it doesn't."""
+    start = max(text.find("[tool.batcher"), 0) if project else 0
+    key = re.escape(name)
+    assigned = re.compile(
+        rf"""^[ \t]*(?:\[[^\]\n]*\b{key}["' \t]*\]|["']?{key}["']?[ \t]*[=.])""", re.MULTILINE
+    )
+    found = assigned.search(text, start)
+    return text.count("\n", 0, found.start()) + 1 if found is not None else 1
+
+
+def named(given: Mapping[str, Any], place_of: Callable[[str], str], folder: Path | None = None) -> Layer:
+    """A layer of options as they are called in files, ``-`` or ``_``. Raises UsageError."""
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for name, value in given.items():
+        key = str(name).replace("-", "_")
+        if key not in BY_KEY:
+            raise UsageError(f"{place_of(name)}: there is no such option{nearest(key)}")
+        if key in values:
+            raise UsageError(f"{place_of(name)}: stands there twice, with - and with _")
+        values[key], places[key] = value, place_of(name)
+    return Layer(values, places, folder)
+
+
+def nearest(key: str, known: Iterable[str] = BY_KEY) -> str:
+    """``; did you mean max_cost?``, if any option is called nearly so. Names have no units."""
+    names = list(known)
+    bare = _UNIT.sub("", key)
+    near = [bare] if bare in names else get_close_matches(key, names, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def environment_layer(env: Mapping[str, str]) -> Layer:
+    """The ``BATCHER_*`` variables. Several values of one option stand on lines of their own."""
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for variable in sorted(env):
+        if not variable.startswith(PREFIX) or _KUBERNETES.fullmatch(variable):
+            continue
+        key, text = variable.removeprefix(PREFIX).lower(), env[variable]
+        if key not in BY_KEY:
+            raise UsageError(f"${variable}: there is no such option{nearest(key)}")
+        if not text.strip():
+            raise UsageError(f"${variable} is empty: unset it, or give it a value")
+        one = BY_KEY[key].many is Many.ONE
+        values[key] = text if one else [line for line in text.splitlines() if line.strip()]
+        places[key] = f"${variable}"
+    return Layer(values, places)

@@ -1,0 +1,197 @@
+"""A printed command, typed as it stands, asks for what it says."""
+
+import json
+import shutil
+import subprocess
+from contextlib import suppress
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from batcher.cli.entry import cli
+from batcher.cli.run_options import typed
+from batcher.config import kinds
+from batcher.config.command import as_path, command, quoted
+from batcher.config.given import Given
+from batcher.config.option import Many, Shapes
+from batcher.config.table import BY_KEY, TABLE, options_of
+from batcher.schema.spec import KLING
+from batcher.terminal import visible
+
+BASH = shutil.which("bash")
+ANY = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12)
+NASTY = st.sampled_from(
+    [
+        "a b",
+        "it's",
+        '"',
+        "$HOME",
+        "`id`",
+        "a\nb",
+        "\t",
+        "-x",
+        "--yes",
+        "é",
+        "\u202e",
+        "\x1b[31m",
+        "*",
+        "~",
+        "#",
+        "!",
+    ]
+)
+TEXT = (ANY | NASTY | st.builds("{}{}".format, NASTY, ANY)).filter(str.strip)
+NAMES = TEXT.filter(lambda name: "=" not in name and name == name.strip())
+PATHS = TEXT.filter(lambda path: path != "-")
+BY_METAVAR = {
+    "RUN_DIR": PATHS,
+    "DIR": PATHS,
+    "ID": TEXT,
+    "GLOB|@FILE": TEXT,
+    "tcp://HOST:PORT|local:N": TEXT,
+    "COLUMN": TEXT.filter(lambda name: "," not in name and name == name.strip()),
+    "HOST": TEXT.filter(lambda name: "," not in name and name == name.strip()),
+    "FIELD=VALUE": ANY | NASTY | st.just(""),
+    "": st.booleans(),
+    "N": st.integers(1, 10**8),
+    "N|auto": st.just("auto") | st.integers(1, 10**8),
+    "I/N|auto": st.just("2/7").map(kinds.SHARD.parse),
+    "N/s|N/m": st.sampled_from(["5/s", "7/m", "0.1/s", "1/h"]).map(kinds.rate_per_s),
+    "N|N%": st.tuples(st.integers(0, 100).map(float), st.booleans()),
+    "USD": st.floats(0, 1e6).map(lambda usd: round(usd, 4)),
+    "SIZE": st.integers(0, 1 << 45),
+    "FACTOR": st.floats(0.01, 100).map(lambda n: round(n, 4)),
+    "0..1": st.floats(0, 1).map(lambda n: round(n, 4)),
+}
+
+
+SPELLINGS = ["a b'$", "-x", "3", "0.5", "5/s", "20%", "2h", "2GiB", "day=20,month=300", "a=b", "*", "="]
+
+
+def spelled(kind):
+    """Values of a kind that has no strategy of its own."""
+    values = list(kind.choices)
+    for text in () if values else SPELLINGS:
+        with suppress(ValueError):
+            values.append(kind.parse(text))
+    return st.sampled_from(values)
+
+
+def value_of(option):
+    metavar = option.kind.metavar
+    one = BY_METAVAR[metavar] if metavar in BY_METAVAR else spelled(option.kind)
+    if option.many is Many.MAP:
+        return st.dictionaries(NAMES, one, min_size=1, max_size=3)
+    return st.lists(one, min_size=1, max_size=3).map(tuple) if option.many is Many.LIST else one
+
+
+SHAPING = [option for option in options_of("run") if option.shapes is not Shapes.TALK]
+GIVEN = st.builds(
+    Given,
+    manifests=st.tuples(PATHS),
+    values=st.fixed_dictionaries({}, optional={o.key: value_of(o) for o in SHAPING}),
+)
+
+
+def words_of(lines):
+    """The words of command lines, as bash reads them."""
+    script = "\n".join(f"printf '%s\\0' {line}; printf '\\0'" for line in lines)
+    told = subprocess.run([BASH, "-c", script], capture_output=True, check=True).stdout
+    ends = told.decode("utf-8", "surrogateescape").split("\0\0")[:-1]
+    return [line.split("\0") for line in ends]
+
+
+def understood(words):
+    """What click makes of a command: the manifest, and the options that stand there."""
+    program, verb, *arguments = words
+    assert program == "batcher"
+    params = cli.commands[verb].make_context(verb, arguments).params
+    return params["manifest"], typed(params)
+
+
+def as_typed(key, value):
+    texts = BY_KEY[key].shown(value)
+    return [as_path(text) for text in texts] if BY_KEY[key].kind.is_path else texts
+
+
+@pytest.mark.skipif(BASH is None, reason="no bash")
+@settings(max_examples=40, deadline=None)
+@given(st.lists(GIVEN, min_size=1, max_size=5))
+@example([Given(("-x.csv",), {"set": {"-a": "-b", "c": "a\nb\x1b"}, "model": "-m", "output": "--"})])
+@example([Given(("caf\udce9.csv",), {"yes": True, "limit": 3, "set": {"prompt": ""}})])
+def test_what_is_printed_and_typed_back_asks_for_the_same(several):
+    printed = [asked.command() for asked in several]
+    assert list(map(visible, printed)) == printed, "a terminal shows it as it is"
+    for asked, words in zip(several, words_of(printed), strict=True):
+        manifest, values = understood(words)
+        assert manifest == as_path(asked.manifests[0])
+        assert {key: as_typed(key, value) for key, value in values.items()} == {
+            key: as_typed(key, value) for key, value in asked.values.items()
+        }
+
+
+def test_a_command_to_resume_has_no_permission_that_was_for_one_run():
+    values = {"retry_failed": True, "retry_unknown": True, "redo": True, "yes": True, "max_cost": 5.0}
+    asked = Given(("m.csv",), values)
+    assert asked.resume_command() == "batcher run m.csv --max-cost 5"
+    assert asked.resume_command(retry_failed=True) == "batcher run m.csv --retry-failed --max-cost 5"
+    assert asked.command("plan") == (
+        "batcher plan m.csv --retry-failed --retry-unknown --redo --max-cost 5"
+    )
+
+
+def test_what_does_not_shape_jobs_or_money_is_not_repeated():
+    told = {o.key: o.default_value() for o in TABLE if o.shapes is Shapes.TALK and o.many is Many.ONE}
+    assert Given(("m.csv",), told).command() == "batcher run m.csv"
+    assert {"quiet", "json", "poll", "log_format"} <= told.keys()
+
+
+def test_words_are_quoted_for_the_shell_and_for_the_terminal():
+    assert command("status", "a b") == "batcher status 'a b'"
+    assert quoted("a\nb'\\") == "$'a\\nb\\'\\\\'"
+    assert quoted("\x1b[2J") == "$'\\033[2J'"
+    assert quoted("\udcff.csv") == "$'\\377.csv'"
+    assert quoted("страус") == "'страус'"
+    assert as_path("-x.csv") == "./-x.csv"
+    assert as_path("-") == "-"
+
+
+@pytest.fixture
+def clips(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows = "".join(f"a cat {n},https://example.com/{n}.png,train\n" for n in range(3))
+    (tmp_path / "my clips.csv").write_text(f"prompt,image_url,split\n{rows}")
+    return [
+        *("my clips.csv", "--model", KLING.model_id, "--meta", "split", "--set", "duration=10"),
+        *("--max-cost", "6", "--sandbox", "--sandbox-speed", "200", "--poll", "0.02"),
+    ]
+
+
+def said(capsys, *words):
+    """The exit code of a command, and its standard output."""
+    code = cli.main(list(words), standalone_mode=False)
+    return code, capsys.readouterr().out
+
+
+def test_the_command_that_a_run_prints_has_the_plan_of_the_one_that_was_typed(clips, capsys):
+    code, out = said(capsys, "run", *clips)
+    assert code == 3
+    [line] = [line for line in out.splitlines() if "pending. Resume with: " in line]
+    [[_, verb, *words]] = words_of([line.partition("Resume with: ")[2]])
+    assert verb == "run"
+    plans = [
+        json.loads(said(capsys, "run", *given, "--dry-run", "--json")[1]) for given in (clips, words)
+    ]
+    assert plans[0] == plans[1]
+    assert (plans[1]["done"], plans[1]["to_buy"], plans[1]["max_cost_usd"]) == (2, 1, 6.0)
+
+
+def test_a_plan_prints_the_command_that_carries_it_out(clips, capsys):
+    clips = [word for word in clips if word not in ("--sandbox-speed", "200", "--poll", "0.02")]
+    _, out = said(capsys, "plan", *clips)
+    [line] = [line for line in out.splitlines() if line.startswith("Run it: ")]
+    [[_, verb, *words]] = words_of([line.removeprefix("Run it: ")])
+    assert verb == "run"
+    assert said(capsys, "plan", *words) == said(capsys, "plan", *clips)
