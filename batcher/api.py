@@ -97,7 +97,7 @@ async def plan(manifest: str | PathLike[str], **options: Unpack[RunOptions]) -> 
 def status(run_dir: str | PathLike[str]) -> Status:
     """What the ledger of ``run_dir`` says, live or at rest. Raises LedgerError."""
     snapshot = read_snapshot(Path(run_dir), LocalDisk())
-    return status_of(Path(run_dir), snapshot, beside=True)
+    return status_of(Path(run_dir), snapshot, beside=LocalDisk())
 
 
 def raise_if_incomplete(summary: Summary) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -59,6 +60,13 @@ class Disk(Protocol):
         """Take the lock at ``path``, within ``patience_s`` seconds, or raise LockedError.
 
         Returns what releases it.
+        """
+        ...
+
+    def is_locked(self, path: Path, guard: Path) -> bool | None:
+        """Whether a process holds the lock at ``path``; None if this can't be told.
+
+        Writes nothing. Runs that are taking the lock hold the one at ``guard``: they aren't disturbed.
         """
         ...
 
@@ -157,6 +165,19 @@ class LocalDisk:
         except OSError as error:
             raise cannot_write(path, error) from error
         return held.release
+
+    def is_locked(self, path: Path, guard: Path) -> bool | None:
+        try:
+            with guard.open("rb") as beginning, path.open("rb") as lock:
+                for file in (beginning, lock):
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return None
+        return False
 
     def open_append(self, path: Path) -> AppendFile:
         return LocalAppendFile(path)

@@ -22,8 +22,8 @@ from batcher.disk import LocalDisk
 from batcher.errors import InputError, LedgerError, LockedError, RunDirError, UsageError
 from batcher.jobs.job import Artifact
 from batcher.jobs.shard import Shard
-from batcher.ledger.checkpoint_file import HIDDEN_NAME
 from batcher.ledger.ledger import read_snapshot
+from batcher.ledger.segments import HIDDEN_NAME
 from batcher.report.render import write_report
 from batcher.store.bucket import BUCKET_NAME, claimed, ledger_to_read, open_run_dir
 from batcher.store.bucket_outputs import UPLOADS_AT_ONCE, BucketRunDir

@@ -211,7 +211,7 @@ def looked_at(content):
         (path / "ledger.jsonl").write_bytes(content)
         try:
             snapshot = read_snapshot(path, QuickDisk())
-            told = status_of(path, snapshot, beside=True)
+            told = status_of(path, snapshot, beside=QuickDisk())
             listed = list(listed_jobs(snapshot, frozenset(State)))
         except LedgerError:
             return None

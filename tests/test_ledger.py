@@ -149,10 +149,12 @@ async def whole(tmp_path):
 async def test_every_prefix_of_a_ledger_replays_to_a_state_that_was_true_once(whole):
     path = whole / LEDGER_NAME
     raw = path.read_bytes()
+    (whole / ".batcher/begun.ledger").unlink()  # as long as the first group is not durable
     seen = []
     for size in range(len(raw) + 1):
         path.write_bytes(raw[:size])
         ledger = open_ledger(whole)
+        (whole / ".batcher/begun.ledger").unlink(missing_ok=True)
         seen.append(sum(r.request_id is not None for r in ledger.snapshot.records.values()))
         kept = path.read_bytes()
         assert raw.startswith(kept) or kept == raw[:size] + b"\n"
@@ -339,7 +341,5 @@ async def test_a_spoilt_name_of_a_field_does_not_pass_for_a_field_of_a_newer_ver
     path = tmp_path / LEDGER_NAME
     *kept, last = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(kept) + last.replace(b"group", spoilt))
-    again = open_ledger(tmp_path)
-    assert again.snapshot.records["cat"].state is State.UNKNOWN
-    assert path.read_bytes() == b"".join(kept)
-    again.release()
+    with pytest.raises(LedgerError, match=r"ledger\.jsonl:2: unreadable"):
+        open_ledger(tmp_path)

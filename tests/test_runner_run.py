@@ -281,6 +281,47 @@ async def test_cancelling_takes_no_longer_than_the_grace(batch):
     assert now_s() <= 55
 
 
+@in_virtual_time
+async def test_a_cancel_touches_only_jobs_of_this_runs_selection_and_manifest(batch):
+    batch.api.takes_s = 1000.0
+    await batch.run(some_jobs(4), meanwhile=at(50, halt))
+    batch.selection = Selection(only="job-00[01]")
+    ended = await batch.run(some_jobs(4), cancel_on_interrupt=True, meanwhile=at(10, halt))
+    assert ended.states == {"pending": 2, "submitted": 2}
+    assert sorted(batch.api.cancelled) == ["r1-job-000", "r1-job-001"]
+    batch.selection = Selection()
+    ended = await batch.run(some_jobs(3), cancel_on_interrupt=True, meanwhile=at(10, halt))
+    assert "r1-job-003" not in batch.api.cancelled, "it left the manifest"
+    assert ended.records["job-003"].state == "submitted"
+
+
+@in_virtual_time
+async def test_a_job_whose_cancel_was_asked_for_by_a_run_that_died_is_pending(batch):
+    one, other = some_jobs(2)
+    cancelling = (EventName.CANCELLING, one.id, {})
+    await batch.hold(*bought(one, f"r1-{one.id}"), cancelling, *bought(other, f"r1-{other.id}"))
+    for each in (one, other):
+        batch.api.results[f"r1-{each.id}"] = for_ever(answer(Phase.CANCELLED))
+    halted = at(1.5, lambda runner: runner.control.drain(StoppedError("enough")))
+    ended = await batch.run([one, other], meanwhile=halted)
+    assert batch.story(one.id)[:4] == ["submitting", "submitted", "cancelling", "deferred"]
+    assert ended.records[other.id].state == "cancelled"
+
+
+@in_virtual_time
+async def test_that_a_cancel_is_asked_for_is_on_disk_before_it_is(batch):
+    batch.api.takes_s = 1000.0
+    seen = []
+
+    async def look():
+        seen.append(batch.story("job-000")[-1])
+        return CancelOutcome.CANCELLED
+
+    batch.api.cancels["r1-job-000"] = [look]
+    await batch.run(some_jobs(1), cancel_on_interrupt=True, meanwhile=at(50, halt))
+    assert seen == ["cancelling"]
+
+
 @pytest.mark.parametrize("error", [UnreachableError("outage"), RunDirError("full")])
 @in_virtual_time
 async def test_only_an_interrupt_cancels(batch, error):

@@ -11,6 +11,7 @@ from engine import QuickDisk, bought, job
 from batcher.clock import SystemClock
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import EventName, RunEvent, Stage, State
+from batcher.jobs.shard import Shard
 from batcher.ledger.ledger import Ledger, read_snapshot
 from batcher.ledger.summary import listed_jobs, status_of
 
@@ -41,7 +42,7 @@ def opening(**fields):
     return RunEvent(run="x", at="2026-01-01T00:00:00.000Z", **{**usual, **fields})
 
 
-async def write(path, *events, run=None, ended=False):
+async def write(path, *events, run=None, ended=False, live=False):
     ledger = Ledger(path, QuickDisk(), SystemClock())
     if run is not None:
         ledger.announce(run)
@@ -49,7 +50,21 @@ async def write(path, *events, run=None, ended=False):
         ledger.append(name, job_id, **fields)
     if ended:
         ledger.close_run(RunEvent(run="x", at="x", ended=True, exit_code=0))
+    if live:
+        await ledger.settled()
+        HELD.append(ledger)
+        return
     await ledger.close()
+
+
+HELD = []
+
+
+@pytest.fixture(autouse=True)
+def _released():
+    yield
+    while HELD:
+        HELD.pop().release()
 
 
 def life(state, job_id=None):
@@ -63,7 +78,7 @@ def every_state():
 
 def seen(path, *, beside=True):
     snapshot = read_snapshot(path, QuickDisk())
-    return status_of(path, snapshot, beside=beside)
+    return status_of(path, snapshot, beside=QuickDisk() if beside else None)
 
 
 def states_of(status):
@@ -124,6 +139,7 @@ async def test_beside_a_live_run_the_posts_under_way_show_as_submitting(path):
         *life("unknown", "left"),
         left,
         run=opening(),
+        live=True,
     )
     status = seen(path)
     assert status.live
@@ -137,27 +153,56 @@ async def test_a_run_that_ended_is_not_live(path):
     assert (seen(path).live, seen(path).submitting) == (False, 0)
 
 
-async def test_a_run_whose_process_is_dead_is_not_live_and_its_unknowns_are_unknown(path):
-    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
-        dead.wait()
-    await write(path, *life("unknown"), run=opening(pid=dead.pid))
+async def test_a_dead_run_is_not_live_although_another_process_has_its_pid_now(path):
+    await write(path, *life("unknown"), run=opening(pid=os.getpid()))
+    before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
     status = seen(path)
     assert (status.live, status.unknown, status.submitting) == (False, 1, 0)
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before, "status never writes"
 
 
-@pytest.mark.parametrize("fields", [{"host": "elsewhere"}, {"pid": None}])
-async def test_a_run_that_can_not_be_looked_at_from_here_is_not_called_live(path, fields):
-    await write(path, *life("unknown"), run=opening(**fields))
+async def test_a_shard_that_died_is_not_live_while_another_one_is(path):
+    dead, alive = (Ledger(path, QuickDisk(), SystemClock(), Shard(2, n)) for n in (1, 2))
+    jobs = [job_of(dead), job_of(alive)]
+    for ledger, one in zip((dead, alive), jobs, strict=True):
+        ledger.announce(opening())
+        await ledger.record(*bought(job(one))[0][:2], **bought(job(one))[0][2])
+    await dead.close()
+    assert (seen(path).live, seen(path).unknown, seen(path).submitting) == (True, 2, 1)
+    await alive.close()
     assert not seen(path).live
 
 
-async def test_a_run_of_somebody_else_is_live(path, monkeypatch):
+def job_of(ledger):
+    shard = int(ledger.path.name.split(".")[1].split("-")[0])
+    return next(f"job-{n}" for n in range(100) if Shard(2, shard).has(f"job-{n}"))
+
+
+class NoLocks(QuickDisk):
+    """A file system that can't tell."""
+
+    def is_locked(self, path, guard):
+        return None
+
+
+async def test_where_locks_can_not_be_asked_the_process_is(path, monkeypatch):
+    def live():
+        return status_of(path, read_snapshot(path, NoLocks()), beside=NoLocks()).live
+
     def not_ours(pid, signal):
         raise PermissionError
 
     await write(path, *life("unknown"), run=opening())
+    assert live()
     monkeypatch.setattr(os, "kill", not_ours)
-    assert seen(path).live
+    assert live()
+    monkeypatch.undo()
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    await write(path, *life("unknown", "b"), run=opening(pid=dead.pid, total=9))
+    assert not live()
+    await write(path, *life("unknown", "c"), run=opening(host="elsewhere", total=8))
+    assert not live()
 
 
 async def listed(path, *states):

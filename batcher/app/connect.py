@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 import uuid
 from collections.abc import AsyncIterator
@@ -14,13 +15,14 @@ from batcher.download.lookup import Lookup
 from batcher.download.patience import DownloadLimits
 from batcher.download.trust import TrustPolicy
 from batcher.errors import CredentialsError, LedgerError
-from batcher.ledger.checkpoint_file import HIDDEN_NAME
+from batcher.ledger.segments import HIDDEN_NAME
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.media import is_public_url
 from batcher.options import Host, SandboxOptions, Trust
 from batcher.providers.runcomfy.catalog import Catalog, CatalogCache, cache_dir
 from batcher.providers.runcomfy.client import HttpService
 from batcher.providers.runcomfy.credentials import (
+    BASE_VARIABLE,
     DEFAULT_BASE_URL,
     Endpoint,
     Token,
@@ -28,6 +30,7 @@ from batcher.providers.runcomfy.credentials import (
     find_token,
 )
 from batcher.providers.runcomfy.listing import ListingCache
+from batcher.terminal import visible
 
 SANDBOX_API = "sandbox"
 _SANDBOX_STATE = "sandbox.jsonl"
@@ -111,11 +114,19 @@ async def _sandbox(options: SandboxOptions, host: Host, run_dir: Path | None) ->
 
 
 def check_same_api(snapshot: Snapshot, site: Site, run_dir: Path) -> None:
-    """Sandbox and real API never share a run directory: one's ids mean nothing to the other.
+    """A run directory belongs to one API: the ids of one mean nothing to another.
 
-    Raises LedgerError.
+    Sandbox and real API never share one, nor do two bases of the real one. Raises LedgerError.
     """
-    before = snapshot.last_run.api if snapshot.last_run is not None else None
-    if before is not None and (before == SANDBOX_API) != (site.api == SANDBOX_API):
-        held = "the sandbox" if before == SANDBOX_API else "the real API"
-        raise LedgerError(f"{run_dir}: holds a run against {held}; choose another directory with -o")
+    for run in snapshot.runs.values():
+        before = run.opening.api
+        if before is None or before.rstrip("/") == site.api.rstrip("/"):
+            continue
+        if SANDBOX_API in (before, site.api):
+            held = "the sandbox" if before == SANDBOX_API else "the real API"
+            raise LedgerError(f"{run_dir}: holds a run against {held}; choose another directory with -o")
+        raise LedgerError(
+            f"{run_dir}: its requests were made at {visible(before)}, and {site.api} can't know them. "
+            f"Go on there with {BASE_VARIABLE}={shlex.quote(before)}, or choose "
+            "another directory with -o"
+        )

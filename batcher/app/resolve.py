@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from batcher.app.connect import SANDBOX_API, Site, connect
+from batcher.app.connect import SANDBOX_API, Site, check_same_api, connect
+from batcher.disk import Disk
 from batcher.errors import (
     AuthRefused,
     CallError,
@@ -21,6 +22,8 @@ from batcher.errors import (
 from batcher.jobs.lifecycle import EventName, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import Ledger, read_snapshot
+from batcher.ledger.lines import events_naming
+from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.options import Host, SandboxOptions
 from batcher.ports import CancelOutcome, Result, Service
@@ -82,7 +85,8 @@ async def resolve(run_dir: Path, job_id: str, request_id: str | None, host: Host
     async with _held(run_dir, host) as (site, ledger):
         record = _unknown(ledger.snapshot, job_id)
         result = await _ask(site.service, request_id)
-        _check_fits(ledger.snapshot, record, request_id, result)
+        _check_fits(record, request_id, result)
+        _check_new(run_dir, request_id, host.disk)
         await ledger.record(EventName.SUBMITTED, job_id, request_id=request_id)
         checked = "" if result.model is not None else " (the API does not say of which model it is)"
         return (
@@ -116,10 +120,16 @@ def _in_words(error: CallError) -> CredentialsError | UnreachableError:
     return UnreachableError(f"the API could not be asked, nothing was changed: {error.message}")
 
 
-def _check_fits(snapshot: Snapshot, record: JobRecord, request_id: str, result: Result) -> None:
-    for other_id, other in snapshot.items():
-        if other.request_id == request_id:
-            raise InputError(f"{request_id}: is the request of job {other_id} already")
+def _check_new(run_dir: Path, request_id: str, disk: Disk) -> None:
+    """Raises InputError if any line of the ledger names the request, of past attempts too."""
+    for name in segments_in(run_dir, disk):
+        for event in events_naming(run_dir / name, request_id, disk):
+            raise InputError(
+                f"{request_id}: is the request of job {event.job} already (attempt {event.attempt})"
+            )
+
+
+def _check_fits(record: JobRecord, request_id: str, result: Result) -> None:
     if result.model is not None and result.model != record.model:
         raise InputError(f"{request_id}: is of model {result.model}, the job of {record.model}")
 
@@ -128,8 +138,10 @@ def _check_fits(snapshot: Snapshot, record: JobRecord, request_id: str, result: 
 async def _held(run_dir: Path, host: Host) -> AsyncIterator[tuple[Site, Ledger]]:
     """The API that the last run in ``run_dir`` used, and the ledger, locked."""
     snapshot = read_snapshot(run_dir, host.disk)
-    async with connect(_sandbox_of(snapshot), host, run_dir) as site, _ledger(run_dir, host) as ledger:
-        yield site, ledger
+    async with connect(_sandbox_of(snapshot), host, run_dir) as site:
+        check_same_api(snapshot, site, run_dir)
+        async with _ledger(run_dir, host) as ledger:
+            yield site, ledger
 
 
 @asynccontextmanager

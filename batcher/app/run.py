@@ -163,10 +163,12 @@ class _Held:
             self._ledger = self._open()
             if self._shard is None and self._ledger.snapshot.records:
                 raise LockedError(f"{self._run_dir}: another run began here; run again to resume it")
+        self._ledger.make_ready()
         return self._ledger
 
     def _open(self) -> Ledger:
-        return Ledger(self._run_dir, self._host.disk, self._host.clock, self._shard)
+        disk, clock = self._host.disk, self._host.clock
+        return Ledger(self._run_dir, disk, clock, self._shard, ready=False)
 
     async def close(self) -> None:
         if self._ledger is not None:

@@ -47,7 +47,7 @@ def show_status(run_dir: Path, *, as_json: bool, listing: Listing | None, follow
     while True:
         began_s = clock.monotonic()
         snapshot = read_snapshot(run_dir, LocalDisk())
-        status = summaries.status_of(run_dir, snapshot, beside=True)
+        status = summaries.status_of(run_dir, snapshot, beside=LocalDisk())
         if listing is not None:
             _print_lines(listing.of(snapshot))
         elif as_json:

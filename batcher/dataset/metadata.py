@@ -18,10 +18,10 @@ from batcher.dataset.typed_head import HEAD_BYTES, TypedHead
 from batcher.disk import AppendFile, Disk, writing
 from batcher.jobs.lifecycle import State
 from batcher.jobs.shard import Shard
-from batcher.ledger.checkpoint_file import HIDDEN_NAME
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.lock import is_held
+from batcher.ledger.segments import HIDDEN_NAME
 from batcher.ledger.snapshot import Snapshot
 from batcher.store.local import RunDir
 

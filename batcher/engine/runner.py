@@ -50,6 +50,7 @@ UNANSWERED_HOLD_S = 60.0
 BACKLOG_PER_DOWNLOAD = 64
 CHECKS_PER_BREATH = 256
 GRACE_FOR_POSTS = 0.7
+CANCELLED_ON_INTERRUPT = "cancelled at the API on interrupt"
 GRACE_FOR_CANCELS = 0.2
 
 
@@ -101,6 +102,8 @@ class Runner:
         # In the order in which they began, so that a halt takes the same course each time.
         self._live: dict[asyncio.Task[None], None] = {}
         self._holders: set[asyncio.Task[None]] = set()
+        self._watched: dict[str, None] = {}
+        """The selected jobs whose requests are this run's to watch."""
 
     async def run(self, plan: Plan, work: Iterable[tuple[Job, Decision]]) -> None:
         """Carry out ``plan``: first what was taken over, then ``work`` in its order.
@@ -153,7 +156,10 @@ class Runner:
     def _take_over(self, plan: Plan) -> None:
         """Requests of earlier runs hold their slots first, even where they are more than the cap."""
         for job_id in plan.resumed:
-            self._slots.hold(self._ledger.snapshot.records[job_id].model)
+            record = self._ledger.snapshot.records[job_id]
+            self._slots.hold(record.model)
+            if record.listed:
+                self._watched[job_id] = None
             self._spawn(self._resume(job_id))
         for job_id in plan.owed:
             self._spawn(self._collect(job_id, None))
@@ -231,10 +237,14 @@ class Runner:
             return True
         if result is not None and not is_final_no(result):
             await self._ledger.record(EventName.SUBMITTED, job.id, request_id=record.request_id)
+            self._watched[job.id] = None
         return result is not None and is_final_no(result)
 
     async def _submit(self, job: Job) -> bool:
+        self._watched[job.id] = None
         outcome = await self._submitter.submit(job)
+        if outcome is not Outcome.ACCEPTED:
+            self._watched.pop(job.id, None)
         self._note_submit(outcome, job)
         await self._set_aside(self._ledger.snapshot.get(job.id))
         # A halt waits for the answer of a POST, not for what comes of it.
@@ -292,7 +302,9 @@ class Runner:
             return None
         finally:
             self.view.queued -= 1
-        if result is None or not result.phase.terminal:
+        if result is not None and result.phase.terminal:
+            self._watched.pop(job_id, None)
+        else:
             self.view.timed_out.append(job_id)
             self._slots.strand(record.model)
             return None
@@ -306,12 +318,19 @@ class Runner:
             self._count(failed=False)
             return result
         if result.phase is Phase.CANCELLED:
-            await self._ledger.record(EventName.CANCELLED, job_id)
-            self.view.failed += 1
+            await self._note_cancelled(job_id)
             return None
         message = result.message or "the API gave no reason"
         await self._failed(job_id, result.error_code or result.word, message, result.cost_usd)
         return None
+
+    async def _note_cancelled(self, job_id: str) -> None:
+        """A cancel that an interrupted run asked for makes its job pending again; any other stands."""
+        if self._ledger.snapshot.records[job_id].cancelling:
+            await self._ledger.record(EventName.DEFERRED, job_id, reason=CANCELLED_ON_INTERRUPT)
+            return
+        await self._ledger.record(EventName.CANCELLED, job_id)
+        self.view.failed += 1
 
     async def _failed(self, job_id: str, code: int | str, message: str, cost_usd: float | None) -> None:
         await self._ledger.record(
@@ -362,29 +381,36 @@ class Runner:
             task.cancel()
 
     async def _cancel_queued(self) -> None:
-        """``--on-interrupt cancel``: what is still queued becomes pending again."""
+        """``--on-interrupt cancel``: what is still queued of this run's jobs becomes pending again."""
         interrupted = isinstance(self.control.error, InterruptedRunError)
         if not interrupted or self.control.aborting.is_set() or not self._pace.cancel_on_interrupt:
             return
-        pending = [
-            asyncio.create_task(self._cancel(job_id, record))
-            for job_id, record in self._ledger.snapshot.unfinished()
-            if record.state is State.SUBMITTED
-        ]
+        # Durable first: if this process dies now, the next run knows that the cancel was asked for.
+        queued = [job_id for job_id in self._watched if self._is_submitted(job_id)]
+        try:
+            for intended in [self._ledger.append(EventName.CANCELLING, job_id) for job_id in queued]:
+                await self._ledger.durable(intended)
+        except BatcherError:
+            return
+        pending = [asyncio.create_task(self._cancel(job_id)) for job_id in queued]
         if pending:
             _, late = await asyncio.wait(pending, timeout=self._pace.grace_s * GRACE_FOR_CANCELS)
             for task in late:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
 
-    async def _cancel(self, job_id: str, record: JobRecord) -> None:
-        assert record.request_id is not None
-        request_id = record.request_id
+    def _is_submitted(self, job_id: str) -> bool:
+        record = self._ledger.snapshot.get(job_id)
+        return record is not None and record.state is State.SUBMITTED
+
+    async def _cancel(self, job_id: str) -> None:
+        request_id = self._ledger.snapshot.records[job_id].request_id
+        assert request_id is not None
         outcome = await self._line.call(lambda: self._deps.service.cancel(request_id))
         if outcome is not CancelOutcome.CANCELLED:
             self.view.not_cancellable += 1
             return
-        await self._ledger.record(EventName.DEFERRED, job_id, reason="cancelled at the API on interrupt")
+        await self._ledger.record(EventName.DEFERRED, job_id, reason=CANCELLED_ON_INTERRUPT)
         self.view.cancelled_now += 1
 
 

@@ -47,6 +47,7 @@ class EventName(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    CANCELLING = "cancelling"
 
     __hash__ = str.__hash__
 
@@ -77,6 +78,8 @@ TRANSITIONS: Mapping[tuple[State, EventName], State] = {
     (_S.SUBMITTED, _E.COMPLETED): _S.COMPLETED,
     (_S.SUBMITTED, _E.FAILED): _S.FAILED,
     (_S.SUBMITTED, _E.CANCELLED): _S.CANCELLED,
+    # An interrupted run asks the API to cancel: once the request is cancelled, the job is pending.
+    (_S.SUBMITTED, _E.CANCELLING): _S.SUBMITTED,
     (_S.SUBMITTED, _E.DEFERRED): _S.PENDING,
     # Its files.
     (_S.COMPLETED, _E.DONE): _S.DONE,
@@ -168,7 +171,7 @@ class Record(msgspec.Struct, gc=False):
     Offsets are places of lines in the ledger that hold what is not kept in memory: the last
     ``submitting``, the last one that carried ``input``, the last answer that named a request, the last
     ``done``; -1 where there is none. ``quality`` is what is wrong with a done job's outputs, if
-    anything.
+    anything. ``cancelling``: an interrupted run asked for a cancel of the request.
     """
 
     state: State = State.PENDING
@@ -185,6 +188,7 @@ class Record(msgspec.Struct, gc=False):
     files: tuple[Artifact, ...] = ()
     replaced: Replaced | None = None
     quality: str | None = None
+    cancelling: bool = False
     orphaned: bool = False
     listed: bool = False
     submitting_at: str | None = None

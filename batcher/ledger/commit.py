@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +32,8 @@ class GroupCommit:
         """Where the next line will begin, in bytes."""
         self.group_start = 0
         """Where the group begins that the next line will belong to."""
+        self.first_written: Callable[[], None] | None = None
+        """Called once, when the first group is durable; where nothing was written before."""
         self._path = path
         self._file = file
         self._reserve = reserve
@@ -95,6 +98,10 @@ class GroupCommit:
             self._disk.remove(self._reserve)
             self._write_whole(data, start)
         self._file.sync()
+        if self.first_written is not None:
+            first_written, self.first_written = self.first_written, None
+            with suppress(OSError):  # a convenience: where there is no room for it, it isn't there
+                first_written()
 
     def _write_whole(self, data: bytes, start: int) -> None:
         """Write all of ``data`` or, where that fails, none of it."""

@@ -49,6 +49,7 @@ class Finished:
 
     state = State.DONE
     stage = code = message = replaced = None
+    cancelling = False
 
     def __init__(self, jobs: FinishedJobs, row: int) -> None:
         self._jobs = jobs

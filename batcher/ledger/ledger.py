@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,14 +20,22 @@ from batcher.disk import AppendFile, Disk, writing
 from batcher.errors import LedgerError
 from batcher.jobs.lifecycle import Event, EventName, RunEvent
 from batcher.jobs.shard import Shard
-from batcher.ledger.checkpoint_file import CHECKPOINT_STEP_BYTES, HIDDEN_NAME, keep_checkpoint
+from batcher.ledger.checkpoint_file import CHECKPOINT_STEP_BYTES, keep_checkpoint
 from batcher.ledger.commit import GroupCommit
 from batcher.ledger.lines import Follows, Lines, encode_line, lines_of
 from batcher.ledger.lock import is_held, take_hold
 from batcher.ledger.merge_segments import read_into
 from batcher.ledger.packed import PackedMap
 from batcher.ledger.replay import Tail, check_version
-from batcher.ledger.segments import LEDGER_NAME, is_segment, others, segment_name, segments_in
+from batcher.ledger.segments import (
+    HIDDEN_NAME,
+    LEDGER_NAME,
+    begun_mark,
+    is_segment,
+    others,
+    segment_name,
+    segments_in,
+)
 from batcher.ledger.snapshot import SEGMENT_SHIFT, Snapshot
 
 RESERVE_BYTES = 256 * 1024
@@ -51,8 +61,16 @@ def read_ledger(snapshot: AnySnapshot, run_dir: Path, lines: Lines, disk: Disk) 
 class Ledger:
     """The ledger of one run directory, one of its segments held for writing."""
 
-    def __init__(self, run_dir: Path, disk: Disk, clock: Clock, shard: Shard | None = None) -> None:
-        """Take the lock, replay, and mend a torn tail.
+    def __init__(
+        self,
+        run_dir: Path,
+        disk: Disk,
+        clock: Clock,
+        shard: Shard | None = None,
+        *,
+        ready: bool = True,
+    ) -> None:
+        """Take the lock and replay; then, if ``ready``, do what ``make_ready`` does.
 
         Raises LockedError, LedgerError (damaged, or written by a newer version), RunDirError.
         """
@@ -65,37 +83,69 @@ class Ledger:
         self._shard = shard
         self._opening: RunEvent | None = None
         self._after: dict[str, int] = {}
+        self._ready: GroupCommit | None = None
         lines = self._lines = Lines(run_dir, disk)
         self._base = lines.number(self.path.name) << SEGMENT_SHIFT
         self.snapshot = Snapshot(lines.at, shards=shard.count if shard is not None else 0)
         self.snapshot.owners = PackedMap()
-        self._commit = self._open(lines)
-
-    def _open(self, lines: Lines) -> GroupCommit:
         with ExitStack() as undo, writing(self.path):
-            self._disk.make_dirs(self._hidden)
-            undo.callback(take_hold(self._hidden, self._shard, self._disk))
-            tails = read_into(self.snapshot, self._run_dir, lines, self._disk)
+            disk.make_dirs(self._hidden)
+            undo.callback(take_hold(self._hidden, shard, disk))
+            self._tails = read_into(self.snapshot, run_dir, lines, disk)
             check_version(self.snapshot)
+            self._undo = undo.pop_all()
+        if ready:
+            self.make_ready()
+
+    def make_ready(self) -> None:
+        """Open the file for writing and mend its end. Until then nothing that was there is changed.
+
+        Raises RunDirError, and lets go of the lock then.
+        """
+        with ExitStack() as undo, writing(self.path):
+            undo.push(self._undo)
+            tail = self._tails.get(self.path.name, Tail())
+            self._keep_torn(tail)
             file = self._disk.open_append(self.path)
             undo.callback(file.close)
-            reserve = self._set_room_aside()
-            commit = GroupCommit(self.path, file, reserve, self._disk, self._committed)
-            commit.begin_at(self._mend(file, tails.get(self.path.name, Tail())))
+            commit = GroupCommit(self.path, file, self._set_room_aside(), self._disk, self._committed)
+            commit.begin_at(self._mend(file, tail))
             # The file's own name: without it, a power loss would take every line that was fsynced.
             self._disk.sync_dir(self.path.parent)
-            self._note_others(tails)
-            self._undo = undo.pop_all()
-        return commit
+            mark = begun_mark(self._run_dir, self.path.name)
+            if not commit.end:
+                commit.first_written = partial(self._disk.write_whole, mark, [])
+            elif self._disk.size(mark) is None:
+                self._disk.write_whole(mark, [])
+            self._note_others(self._tails)
+            self._ready, self._undo = commit, undo.pop_all()
+
+    @property
+    def _commit(self) -> GroupCommit:
+        assert self._ready is not None, "this ledger was not made ready for writing"
+        return self._ready
+
+    def _keep_torn(self, tail: Tail) -> None:
+        """Keep what is about to be dropped: whatever it is, it is looked at by people, not lost."""
+        if not tail.torn_bytes:
+            return
+        name = f"dropped.{self.path.name}.at-{tail.good_bytes}"
+        taken = set(self._disk.list_dir(self._hidden))
+        names = chain([name], (f"{name}.{number}" for number in count(2)))
+        free = next(name for name in names if name not in taken)
+        with self._disk.open_read(self.path) as file:
+            file.seek(tail.good_bytes)
+            self._disk.write_whole(self._hidden / free, [file.read(tail.torn_bytes)])
+        self.warnings.append(
+            f"{self.path.name}: dropped {tail.torn_bytes} bytes that a crash left of its last lines "
+            f"(kept in {self._hidden / free})"
+        )
 
     def _mend(self, file: AppendFile, tail: Tail) -> int:
         """Make the file end with a whole line; returns its size in bytes."""
         if tail.torn_bytes:
             file.truncate(tail.good_bytes)
             file.sync()
-            self.warnings.append(
-                f"{self.path.name}: dropped {tail.torn_bytes} bytes that a crash left of its last lines"
-            )
         elif not tail.ends_in_newline:
             file.write(b"\n")
             file.sync()
@@ -206,10 +256,11 @@ class Ledger:
 
     async def close(self) -> None:
         """Wait for what is being written, then let go of file and lock."""
-        await self.settled()
-        grown_bytes = self._commit.end - self.snapshot.restored_bytes
-        if self._shard is None and self.is_durable and grown_bytes >= CHECKPOINT_STEP_BYTES:
-            keep_checkpoint(self.snapshot, self._run_dir, self._disk, self._commit.end)
+        if self._ready is not None:
+            await self.settled()
+            grown_bytes = self._ready.end - self.snapshot.restored_bytes
+            if self._shard is None and self.is_durable and grown_bytes >= CHECKPOINT_STEP_BYTES:
+                keep_checkpoint(self.snapshot, self._run_dir, self._disk, self._ready.end)
         self.release()
 
     def release(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -93,6 +94,11 @@ def group_of(raw: bytes) -> int:
     return _decode_foreign(raw).group
 
 
+def foreign_group(raw: bytes) -> int:
+    """The same of a line of an event that this version doesn't know; -1 for a blank line."""
+    return _decode_foreign(raw).group if raw.strip() else -1
+
+
 def blocks_of(file: BinaryIO, offset: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
     """Whole lines, a megabyte at a time, each block with the byte it begins at; from where ``file`` is.
 
@@ -117,6 +123,18 @@ def lines_of(file: BinaryIO, offset: int = 0) -> Iterator[tuple[int, bytes]]:
             raw = data[at - begin : at - begin + len(line) + 1]
             yield at, raw
             at += len(raw)
+
+
+def events_naming(path: Path, request_id: str, disk: Disk) -> Iterator[Event]:
+    """The lines of a segment that carry ``request_id``, whatever became of it since."""
+    named = encode(request_id)
+    with disk.open_read(path) as file:
+        for _, raw in lines_of(file):
+            if named in raw:
+                with suppress(*UNREADABLE):
+                    event = _decode_event(raw)
+                    if event.request_id == request_id:
+                        yield event
 
 
 class Lines:

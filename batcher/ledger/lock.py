@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from batcher.disk import Disk
 from batcher.errors import LockedError
 from batcher.jobs.shard import Shard
+from batcher.ledger.segments import HIDDEN_NAME, shard_of_segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +46,12 @@ def is_held(hidden: Path, disk: Disk) -> bool:
         except LockedError:
             return True
         return False
+
+
+def is_segment_held(run_dir: Path, name: str, disk: Disk) -> bool | None:
+    """Whether a run holds segment ``name``; None if this can't be told. For readers: writes nothing."""
+    hidden = run_dir / HIDDEN_NAME
+    return disk.is_locked(hidden / _lock_name(shard_of_segment(name)), hidden / START_NAME)
 
 
 def _lock_name(shard: Shard | None) -> str:

@@ -14,7 +14,7 @@ from batcher.jobs.lifecycle import Event, EventName, IllegalTransition
 from batcher.ledger.checkpoint_file import restored_bytes
 from batcher.ledger.lines import FOLLOWS, UNREADABLE, Lines, blocks_of, decode_follows
 from batcher.ledger.replay import Stretch, Tail, fold
-from batcher.ledger.segments import LEDGER_NAME, division, others, segments_in
+from batcher.ledger.segments import LEDGER_NAME, begun_mark, division, others, segments_in
 from batcher.ledger.snapshot import SEGMENT_SHIFT, Snapshot
 
 _MARK = b'{"event":"%s"' % FOLLOWS.encode()
@@ -23,6 +23,7 @@ _RANKS = {
     for rank, name in enumerate(
         (
             *(EventName.SUBMITTING, EventName.UNANSWERED, EventName.DEFERRED, EventName.SUBMITTED),
+            EventName.CANCELLING,
             *(EventName.FAILED, EventName.CANCELLED, EventName.COMPLETED, EventName.DONE),
             *(EventName.ORPHANED, EventName.RELISTED),
         )
@@ -68,6 +69,7 @@ def read_into(snapshot: Snapshot, run_dir: Path, lines: Lines, disk: Disk) -> di
     Raises LedgerError where it is damaged.
     """
     names = segments_in(run_dir, disk)
+    begun = [name for name in names if disk.size(begun_mark(run_dir, name)) is not None]
     start = restored_bytes(snapshot, run_dir, disk) if names == [LEDGER_NAME] else 0
     courses = {name: _course(run_dir / name, lines.number(name), start, disk) for name in names}
     while waiting := [course for course in courses.values() if course.marks]:
@@ -78,7 +80,17 @@ def read_into(snapshot: Snapshot, run_dir: Path, lines: Lines, disk: Disk) -> di
         else:
             _check_nothing_missing(waiting, courses, run_dir)
             _fold_by_rank(waiting, snapshot, disk)
+    _check_not_emptied(run_dir, [name for name in begun if not courses[name].tail.good_bytes])
     return {name: course.tail for name, course in courses.items()}
+
+
+def _check_not_emptied(run_dir: Path, emptied: list[str]) -> None:
+    """Raises LedgerError where a segment has no line now, and had some."""
+    if emptied:
+        raise LedgerError(
+            f"{run_dir / emptied[0]}: holds no line any more: a run would buy again what was paid for. "
+            "Put it back from a backup, or, if buying again is meant, choose another directory with -o"
+        )
 
 
 def _course(path: Path, number: int, start: int, disk: Disk) -> Course:

@@ -9,11 +9,14 @@ from batcher.disk import Disk
 from batcher.errors import LedgerError
 from batcher.jobs.identity import RULE
 from batcher.jobs.lifecycle import FORMAT_VERSION, Event, EventName, IllegalTransition, RunEvent
+from batcher.ledger.damage import blanking, damage, is_torn
 from batcher.ledger.lines import (
     UNREADABLE,
+    Line,
     blocks_of,
     decode_line,
     decode_run,
+    foreign_group,
     group_of,
     is_clean,
     lines_of,
@@ -64,20 +67,23 @@ def fold(stretch: Stretch, sink: Sink, disk: Disk) -> Tail:
 
     Raises LedgerError with ``ledger.jsonl:LINE`` for anything unreadable that a crash can't have left.
     """
+    folding = _Folding(sink, stretch.number << SEGMENT_SHIFT)
     tail = Tail(stretch.start, stretch.start)
     try:
         with disk.open_read(stretch.path) as file:
             file.seek(stretch.start)
             for offset, data in blocks_of(file, stretch.start, stretch.end):
-                spoilt = _fold_block(data, offset, stretch.number << SEGMENT_SHIFT, sink)
+                spoilt = folding.take_in(data, offset)
                 if spoilt is not None:
-                    return _torn(spoilt, stretch, file)
+                    return _torn(spoilt, folding.group, file)
                 end = offset + len(data)
                 tail = Tail(end, end, data.endswith(b"\n"))
                 sink.pack()
-    except _Illegal as found:
+    except _Damaged as found:
         line_number = stretch.line_number(found.offset, disk)
-        raise LedgerError(f"{stretch.path.name}:{line_number}: {found.error}") from found.error
+        raise damage(stretch.path, line_number, found.problem, disk) from found
+    except _Illegal as found:
+        raise _contradiction(stretch, found, disk) from found.error
     except OSError as error:
         raise LedgerError(f"{stretch.path}: can't read: {error.strerror}") from error
     return tail
@@ -90,6 +96,13 @@ class _Illegal(Exception):
         self.offset, self.error = offset, error
 
 
+class _Damaged(Exception):
+    """A line that can't be read, or that is not where it was written."""
+
+    def __init__(self, offset: int, problem: str) -> None:
+        self.offset, self.problem = offset, problem
+
+
 class _Spoilt(NamedTuple):
     """A line that can't be read."""
 
@@ -97,59 +110,96 @@ class _Spoilt(NamedTuple):
     error: Exception
 
 
-def _fold_block(data: bytes, offset: int, base: int, sink: Sink) -> _Spoilt | None:
-    """Fold whole lines up to the first that can't be read. A million jobs come by here."""
-    read = decode_line if is_clean(data) else read_line
-    apply = sink.apply
-    for raw in data.removesuffix(b"\n").split(b"\n"):
-        try:
-            line = read(raw)
-        except UNREADABLE:
+class _Folding:
+    """Takes in the lines of one stretch. ``group`` is that of the last line that told it."""
+
+    __slots__ = ("_base", "_sink", "group")
+
+    def __init__(self, sink: Sink, base: int) -> None:
+        self._sink = sink
+        self._base = base
+        self.group = -1
+
+    def take_in(self, data: bytes, offset: int) -> _Spoilt | None:
+        """Fold whole lines up to the first that can't be read. A million jobs come by here.
+
+        A line begins its group or goes on with that of the line before: where it does neither, lines
+        before it were added, removed or rewritten by something else.
+        """
+        read = decode_line if is_clean(data) else read_line
+        for raw in data.removesuffix(b"\n").split(b"\n"):
             try:
-                line = read_line(raw) if raw.strip() else None
-            except UNREADABLE as error:
-                return _Spoilt(offset, error)
+                line = read(raw)
+            except UNREADABLE:
+                try:
+                    line = read_line(raw) if raw.strip() else None
+                except UNREADABLE as error:
+                    return _Spoilt(offset, error)
+            group = line.group if line is not None else foreign_group(raw)
+            if group != self.group and group >= 0:
+                if group != offset:
+                    raise _Damaged(offset, _moved(group, offset))
+                self.group = group
+            if line is not None:
+                self._apply(line, raw, offset)
+            offset += len(raw) + 1
+        return None
+
+    def _apply(self, line: Line, raw: bytes, offset: int) -> None:
         try:
-            if line is None:
-                pass
-            elif line.event is _RUN:
-                sink.apply_run(decode_run(raw), base + offset)
+            if line.event is _RUN:
+                self._sink.apply_run(decode_run(raw), self._base + offset)
             elif line.job:
-                apply(line, base + offset)
+                self._sink.apply(line, self._base + offset)
             else:
                 raise IllegalTransition(f"{line.event} of no job")
         except (IllegalTransition, *UNREADABLE) as error:
             raise _Illegal(offset, error) from error
-        offset += len(raw) + 1
-    return None
 
 
-def _torn(spoilt: _Spoilt, stretch: Stretch, file: BinaryIO) -> Tail:
-    """The tail from the first unreadable line on, if it is one; else LedgerError.
+def _moved(group: int, offset: int) -> str:
+    return (
+        f"this line stands at byte {offset} and was not written there (its group begins at byte "
+        f"{group}): something else rewrote the file, or added or removed lines"
+    )
 
-    A crash can spoil only lines of the group that was being written, so nothing behind the spoiled
-    line may belong to a group that began after it.
+
+def _words(error: Exception) -> str:
+    """What a decoder said, without the marks that stand around commands here."""
+    return str(error).replace("`", "")
+
+
+def _torn(spoilt: _Spoilt, group: int, file: BinaryIO) -> Tail:
+    """The tail from the first unreadable line on, if it is one; else raises _Damaged.
+
+    A crash can spoil only lines of the group that was being written, which began with the spoilt line
+    or before it, and leaves what ``is_torn`` knows.
     """
     size_bytes = spoilt.offset
     file.seek(spoilt.offset)
     for offset, raw in lines_of(file, spoilt.offset):
         size_bytes = offset + len(raw)
         try:
-            group = group_of(raw)
-        except UNREADABLE:
-            continue
+            its_group = group_of(raw)
+        except UNREADABLE as error:
+            if is_torn(raw) or not raw.strip():
+                continue
+            raise _Damaged(offset, f"unreadable ({_words(error)}), and no crash leaves this") from error
         if offset == spoilt.offset:
             return Tail(offset, offset)  # it was being written: only its first part had come
-        if not 0 <= group <= spoilt.offset:
-            raise _Illegal(spoilt.offset, _damage(spoilt.error)) from spoilt.error
+        if its_group not in (group, spoilt.offset):
+            problem = (
+                f"unreadable ({spoilt.error}), and good lines follow it: this is damage, not a crash"
+            )
+            raise _Damaged(spoilt.offset, problem) from spoilt.error
     return Tail(spoilt.offset, size_bytes)
 
 
-def _damage(error: Exception) -> LedgerError:
-    return LedgerError(
-        f"unreadable ({error}), and good lines follow it: this is damage, not a crash. Restore the line "
-        "from a backup, or remove it and check by `batcher status` what its job's state is then"
-    )
+def _contradiction(stretch: Stretch, found: _Illegal, disk: Disk) -> LedgerError:
+    """The error for a line that what was read before it doesn't allow, and how to go on."""
+    line_number = stretch.line_number(found.offset, disk)
+    remedy = blanking(stretch.path, line_number)
+    return LedgerError(f"{stretch.path.name}:{line_number}: {found.error}. {remedy}")
 
 
 def check_version(snapshot: Snapshot) -> None:

@@ -15,6 +15,7 @@ from batcher.disk import Disk, reading
 from batcher.jobs.shard import Shard
 
 LEDGER_NAME = "ledger.jsonl"
+HIDDEN_NAME = ".batcher"
 _SEGMENT = re.compile(r"ledger\.([1-9][0-9]{0,8})-of-([1-9][0-9]{0,8})\.jsonl")
 
 
@@ -32,6 +33,11 @@ def shard_of_segment(name: str) -> Shard | None:
 def is_segment(name: str) -> bool:
     """Whether a file of this name is part of a ledger."""
     return name == LEDGER_NAME or shard_of_segment(name) is not None
+
+
+def begun_mark(run_dir: Path, name: str) -> Path:
+    """The file that says that something was written to segment ``name`` once, and was durable."""
+    return run_dir / HIDDEN_NAME / f"begun.{name.removesuffix('.jsonl')}"
 
 
 def division(name: str) -> int:

@@ -281,7 +281,7 @@ class Snapshot:
         if event.input is not None:
             record.input_offset = place
         record.quality, record.done_offset, record.answer_offset = None, -1, -1
-        record.reported_usd = None
+        record.reported_usd, record.cancelling = None, False
         record.charge_usd = 0.0  # what earlier attempts cost stays in the sum
         self._charge(event.job, record, record.price_usd)
         self.timings.submitting(event.job, record.model, event.input)
@@ -302,6 +302,9 @@ class Snapshot:
         if record.charge_usd == 0.0:
             self._charge(event.job, record, record.price_usd)
         self.timings.accepted(event.job, event.at, self._run_number(place))
+
+    def _cancelling(self, record: Record, event: Event, place: int) -> None:
+        record.cancelling = True
 
     def _completed(self, record: Record, event: Event, place: int) -> None:
         record.stage = record.code = record.message = None
@@ -348,6 +351,7 @@ _APPLY = {
     EventName.DONE: Snapshot._done,
     EventName.FAILED: Snapshot._failed,
     EventName.CANCELLED: Snapshot._cancelled,
+    EventName.CANCELLING: Snapshot._cancelling,
 }
 
 __all__ = ["SEGMENT_SHIFT", "JobRecord", "LastRun", "LineAt", "Saved", "Snapshot", "is_poor"]

@@ -10,9 +10,12 @@ from typing import Any
 
 import msgspec
 
+from batcher.disk import Disk
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import State
 from batcher.ledger.finished import JobRecord
+from batcher.ledger.lock import is_segment_held
+from batcher.ledger.segments import LEDGER_NAME, segments_in
 from batcher.ledger.snapshot import LastRun, Snapshot, is_poor
 
 USD_DIGITS = 6
@@ -81,14 +84,17 @@ class ListedJob(msgspec.Struct, kw_only=True):
     files: tuple[Artifact, ...] = ()
 
 
-def status_of(run_dir: Path, snapshot: Snapshot, *, beside: bool = False) -> Status:
-    """The status that ``snapshot`` amounts to; with ``beside``, as seen from beside a live run."""
+def status_of(run_dir: Path, snapshot: Snapshot, *, beside: Disk | None = None) -> Status:
+    """The status that ``snapshot`` amounts to; with ``beside``, as seen from beside a live run.
+
+    ``beside`` is the disk on which to look for the locks of runs.
+    """
     counts = {state.value: count for state, count in snapshot.counts.items()}
     listed = sum(counts.values())
     run = snapshot.last_run
     total = max(listed, run.total if run is not None and run.total is not None else 0)
     counts[State.PENDING.value] += total - listed
-    live = [run for run in snapshot.runs.values() if beside and _is_live(run)]
+    live = _live_runs(run_dir, snapshot, beside) if beside is not None else []
     return Status(
         batch=run_dir.resolve().name,
         run_dir=str(run_dir),
@@ -112,10 +118,23 @@ def _estimated_usd(snapshot: Snapshot) -> float:
     return snapshot.spent_usd - snapshot.reported_usd + snapshot.reported_price_usd
 
 
-def _is_live(run: LastRun) -> bool:
-    """Whether a run still goes on, as far as this machine can tell."""
+def _live_runs(run_dir: Path, snapshot: Snapshot, disk: Disk) -> list[LastRun]:
+    """The runs that go on: their locks are asked, since the pid of a dead one may be another's now."""
+    names = [LEDGER_NAME, *(name for name in segments_in(run_dir, disk) if name != LEDGER_NAME)]
+    begun = [(name, run) for number, name in enumerate(names) if (run := snapshot.runs.get(number))]
+    return [
+        run
+        for name, run in begun
+        if not run.ended and _is_live(run, is_segment_held(run_dir, name, disk))
+    ]
+
+
+def _is_live(run: LastRun, held: bool | None) -> bool:
+    """Whether a run still goes on, as far as this machine can tell; ``held``: what its lock says."""
+    if held is not None:
+        return held
     pid = run.opening.pid or 0  # 0 and below would name groups of processes
-    if run.ended or run.opening.host != socket.gethostname() or pid <= 0:
+    if run.opening.host != socket.gethostname() or pid <= 0:
         return False
     try:
         os.kill(pid, 0)

@@ -31,7 +31,7 @@ def write_report(run_dir: Path, disk: Disk, clock: Clock, refresh_s: float | Non
     LedgerError where the ledger can't be read, RunDirError where the page can't be written.
     """
     history = _history(run_dir, disk)
-    status = status_of(run_dir, history, beside=True)
+    status = status_of(run_dir, history, beside=disk)
     jobs = Jobs(run_dir, history)
     data = {
         "batch": status.batch,
@@ -67,7 +67,7 @@ async def keep_writing(run_dir: Path, disk: Disk, clock: Clock, every_s: float) 
 
 
 def _status(run_dir: Path, disk: Disk) -> Status:
-    return status_of(run_dir, read_snapshot(run_dir, disk), beside=True)
+    return status_of(run_dir, read_snapshot(run_dir, disk), beside=disk)
 
 
 def _history(run_dir: Path, disk: Disk) -> History:

@@ -24,8 +24,7 @@ import msgspec
 from batcher.disk import Disk, writing
 from batcher.errors import BatcherError, UsageError
 from batcher.jobs.shard import Shard
-from batcher.ledger.checkpoint_file import HIDDEN_NAME
-from batcher.ledger.segments import segment_name, segments_in
+from batcher.ledger.segments import HIDDEN_NAME, segment_name, segments_in
 from batcher.store.bucket_outputs import BucketRunDir
 from batcher.store.claim import HOLDER_KEY, Presence, claim, is_ours, release
 from batcher.store.ledger_copy import bring, hand_over, is_behind

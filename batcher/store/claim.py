@@ -19,7 +19,7 @@ import msgspec
 from batcher.disk import Disk, writing
 from batcher.errors import LockedError
 from batcher.jobs.shard import Shard
-from batcher.ledger.checkpoint_file import HIDDEN_NAME
+from batcher.ledger.segments import HIDDEN_NAME
 from batcher.store.objects.interface import Bucket
 
 HOLDER_KEY = f"{HIDDEN_NAME}/holder.json"

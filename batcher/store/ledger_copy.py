@@ -14,8 +14,7 @@ from typing import BinaryIO
 
 from batcher.disk import Disk, reading, writing
 from batcher.errors import LedgerError
-from batcher.ledger.checkpoint_file import HIDDEN_NAME
-from batcher.ledger.segments import is_segment, segments_in
+from batcher.ledger.segments import HIDDEN_NAME, is_segment, segments_in
 from batcher.store.local import MEDIA_NAME
 from batcher.store.objects.interface import Bucket
 

@@ -22,8 +22,8 @@ from batcher.errors import RunDirError
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import Replaced
 from batcher.jobs.shard import Shard
-from batcher.ledger.checkpoint_file import HIDDEN_NAME
 from batcher.ledger.finished import JobRecord
+from batcher.ledger.segments import HIDDEN_NAME
 
 MEDIA_NAME = "media"
 SUPERSEDED_NAME = "superseded"

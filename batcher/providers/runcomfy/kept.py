@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from batcher.disk import Disk
-from batcher.ledger.checkpoint_file import HIDDEN_NAME
+from batcher.ledger.segments import HIDDEN_NAME
 from batcher.providers.runcomfy.catalog import CachedEntry
 
 SPECS_NAME = "specs.json"

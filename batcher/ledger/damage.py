@@ -1,0 +1,117 @@
+"""What is wrong with a ledger that can't be read: a torn tail told from damage, and damage put in words.
+
+A crash leaves a prefix of the last group of lines, or that group with stretches of zeros or garbage
+where sectors were not written. Whatever looks otherwise was done by something else, and is left alone.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import msgspec
+
+from batcher.disk import Disk
+from batcher.errors import LedgerError
+
+HEAD_BYTES = 4096
+_BEGINNING = b'{"event":"'
+_CUT_SHORT = "Input data was truncated"
+_AT_BYTE = re.compile(r"\(byte ([0-9]+)\)")
+_UNWRITTEN = re.compile(rb"[\0\x80-\xff]{16,}")
+_CONTROLS = bytes(code for code in range(0x20) if code != 0x0A)
+_UTF_16, _UTF_8_SIG = (b"\xff\xfe", b"\xfe\xff"), b"\xef\xbb\xbf"
+_PACKED = {
+    b"\x1f\x8b": "gzip -dc",
+    b"\x28\xb5\x2f\xfd": "zstd -dc",
+    b"\xfd7zXZ": "xz -dc",
+    b"BZh": "bzip2 -dc",
+}
+
+
+def is_torn(raw: bytes) -> bool:
+    """Whether a crash can have left ``raw``, a line that can't be read, of the group it was writing."""
+    return _was_cut(raw) or _is_unwritten(raw)
+
+
+def _was_cut(raw: bytes) -> bool:
+    """Whether ``raw`` is the beginning of a line of ours, and nothing more."""
+    if raw.endswith(b"\n") or not _BEGINNING.startswith(raw[: len(_BEGINNING)]):
+        return False
+    try:
+        msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        at = _AT_BYTE.search(str(error))
+        return str(error).startswith(_CUT_SHORT) or (at is not None and int(at[1]) >= len(raw))
+    except UnicodeDecodeError:  # cut within a character
+        return True
+    return False
+
+
+def _is_unwritten(raw: bytes) -> bool:
+    """Whether ``raw`` is text with stretches that are neither text nor another encoding of it."""
+    runs = _UNWRITTEN.findall(raw)
+    rest = _UNWRITTEN.sub(b"", raw)
+    if not any(map(_is_no_text, runs)):
+        return False
+    return len(rest.translate(None, _CONTROLS)) == len(rest)
+
+
+def _is_no_text(run: bytes) -> bool:
+    try:
+        return "\0" in run.decode()
+    except UnicodeDecodeError:
+        return True
+
+
+def damage(path: Path, line_number: int, problem: str, disk: Disk) -> LedgerError:
+    """The error for a line that no crash can have left: where it is, what it looks like, what to do."""
+    with disk.open_read(path) as file:
+        head = file.read(HEAD_BYTES)
+    looks, remedy = _looks_like(head, path) or (None, _by_hand(path, line_number))
+    said = f"{problem}. It looks {looks}. {remedy}" if looks else f"{problem}. {remedy}"
+    return LedgerError(f"{path.name}:{line_number}: {said}. The file was left as it is")
+
+
+def _looks_like(head: bytes, path: Path) -> tuple[str, str] | None:
+    """What another program made of the whole file, and the commands that undo it."""
+    shown, copy = shlex.quote(str(path)), shlex.quote(f"{path}.damaged")
+    back = f"Put it back from a backup, or undo that: `cp {shown} {copy}`, then `%s`"
+    for magic, unpack in _PACKED.items():
+        if head.startswith(magic):
+            return f"compressed ({unpack.split()[0]})", back % f"{unpack} < {copy} > {shown}"
+    if head.startswith(_UTF_16) or b"{\0" in head[:4] or b"\0{" in head[:4]:
+        code = "UTF-16" if head.startswith(_UTF_16) else f"UTF-16{'LE' if head[:1] == b'{' else 'BE'}"
+        return "saved as UTF-16", back % f"iconv -f {code} -t UTF-8 {copy} > {shown}"
+    if head.startswith(_UTF_8_SIG):
+        return "saved with a byte-order mark", back % f"tail -c +4 {copy} > {shown}"
+    if b"\r" in head:
+        return "saved with other line ends (CR)", back % f"tr -d '\\r' < {copy} > {shown}"
+    if head.lstrip().startswith(b"["):
+        return "turned into one JSON array", back % f"jq -c '.[]' {copy} > {shown}"
+    if re.match(rb"\s*\{(\s+\"|\"event\" *: )", head):
+        return "formatted by another program", back % f"jq -c . {copy} > {shown}"
+    return None
+
+
+def blanking(path: Path, line_number: int) -> str:
+    """How to go on without one line: blanked in place, so that all others stay where they are."""
+    return (
+        f"To go on without this line (the file before it is kept): `{_blank(path, line_number)}`; "
+        f"then look at `batcher status {shlex.quote(str(path.parent))}`"
+    )
+
+
+def _blank(path: Path, line_number: int) -> str:
+    return f"LC_ALL=C sed -i.damaged '{line_number}s/./ /g' {shlex.quote(str(path))}"
+
+
+def _by_hand(path: Path, line_number: int) -> str:
+    accept = f"""sed -i.damaged -E 's/,"group":[0-9]+\\}}$/}}/' {shlex.quote(str(path))}"""
+    return (
+        "Put the ledger back from a backup. Without one: a single line that is spoilt can be blanked in "
+        f"place, `{_blank(path, line_number)}`; where lines were added, removed, sorted or rewritten on "
+        f"purpose, accept them as they stand, `{accept}`. Then look at `batcher status "
+        f"{shlex.quote(str(path.parent))}`: a job that no line mentions any more would be bought again"
+    )
