@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from typing import Protocol
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+TICK_S: Final = 1.0
+PAUSE_S: Final = 5.0
+"""A gap between two ticks beyond this is a pause: SIGSTOP, a stopped machine, a laptop's lid."""
 
 
 class Clock(Protocol):
-    """What the engine may know of time."""
+    """What the engine may know of time.
+
+    ``pauses`` counts how often this process was seen to have been stopped; it is up to date after a
+    reading of ``monotonic``.
+    """
+
+    pauses: int
 
     def now(self) -> datetime:
         """Wall-clock time in UTC. For records only: it may jump, so nothing is decided by it."""
         ...
 
     def monotonic(self) -> float:
-        """Time in seconds from an arbitrary start, never going back."""
+        """Time in seconds in which this process ran, from an arbitrary start; never going back."""
         ...
 
     async def sleep(self, delay_s: float) -> None:
@@ -25,16 +38,109 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clocks."""
+    """The machine's clocks, without the time in which this process was stopped.
+
+    While it was, answers arrived and timers ran out. So a tick of the event loop's takes note that time
+    went by unseen, and what waits by this clock waits on for as long: answers are read first.
+    """
+
+    def __init__(self, tick_s: float = TICK_S, pause_s: float = PAUSE_S) -> None:
+        self.pauses = 0
+        self._tick_s, self._pause_s = tick_s, pause_s
+        self._paused_s = 0.0
+        self._seen_s = self._seen_wall_s = 0.0
+        self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
 
     def now(self) -> datetime:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        now_s = time.monotonic()
+        loop = asyncio._get_running_loop()
+        if loop is not None:
+            self._look(loop, now_s)
+        return now_s - self._paused_s
 
     async def sleep(self, delay_s: float) -> None:
-        await asyncio.sleep(max(delay_s, 0.0))
+        delay_s = max(delay_s, 0.0)
+        self.monotonic()
+        before_s = self._paused_s
+        await asyncio.sleep(delay_s)
+        self.monotonic()
+        if (missed_s := min(self._paused_s - before_s, delay_s)) > 0:
+            await asyncio.sleep(missed_s)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, now_s: float) -> None:
+        """Notice a pause since the last tick; begin to tick in a loop that is new to us."""
+        if self._loop is None or self._loop() is not loop:
+            self._loop = weakref.ref(loop)
+            self._note(now_s)
+            loop.call_later(self._tick_s, self._tick, loop)
+            return
+        gap_s = now_s - self._seen_s - self._tick_s
+        slept_s = time.time() - self._seen_wall_s - self._tick_s
+        if gap_s > self._pause_s:
+            self._paused_s += gap_s
+        if max(gap_s, slept_s) > self._pause_s:
+            self.pauses += 1
+            self._note(now_s)
+
+    def _note(self, now_s: float) -> None:
+        self._seen_s, self._seen_wall_s = now_s, time.time()
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        now_s = time.monotonic()
+        self._look(loop, now_s)
+        self._note(now_s)
+        loop.call_later(self._tick_s, self._tick, loop)
+
+
+class Deadline(AbstractAsyncContextManager["Deadline"]):
+    """Ends what is awaited within it with a TimeoutError, ``limit_s`` seconds after its beginning.
+
+    After a pause of the process it begins again: what arrived meanwhile is to be read first.
+    """
+
+    def __init__(self, clock: Clock, limit_s: float) -> None:
+        self._clock = clock
+        self._limit_s = limit_s
+        self._scope = asyncio.timeout(None)
+        self._timer: asyncio.TimerHandle | None = None
+        self._pauses = 0
+
+    async def __aenter__(self) -> Self:
+        self._clock.monotonic()
+        await self._scope.__aenter__()
+        self._begin()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._scope.__aexit__(kind, error, trace)
+
+    def shorten(self, limit_s: float) -> None:
+        """Let it end ``limit_s`` seconds from now, if that is earlier."""
+        if self._timer is not None and limit_s < self._timer.when() - asyncio.get_running_loop().time():
+            self._timer.cancel()
+            self._limit_s = limit_s
+            self._begin()
+
+    def _begin(self) -> None:
+        self._pauses = self._clock.pauses
+        self._timer = asyncio.get_running_loop().call_later(self._limit_s, self._due)
+
+    def _due(self) -> None:
+        self._clock.monotonic()  # takes note of a pause
+        if self._clock.pauses != self._pauses:
+            self._begin()
+        else:
+            self._scope.reschedule(asyncio.get_running_loop().time())
 
 
 def iso(moment: datetime) -> str:

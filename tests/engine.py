@@ -87,6 +87,8 @@ def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]
 class LoopClock:
     """The time of the running loop."""
 
+    pauses = 0
+
     def now(self) -> datetime:
         return EPOCH + timedelta(seconds=self.monotonic())
 
@@ -99,6 +101,8 @@ class LoopClock:
 
 class FakeClock:
     """A clock that somebody sets; sleeping moves it on."""
+
+    pauses = 0
 
     def __init__(self, at_s: float = 0.0) -> None:
         self.at_s = at_s

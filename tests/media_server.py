@@ -26,6 +26,8 @@ MP4 = b"\x00\x00\x00\x18ftypmp42" + bytes(range(256)) * 8
 class JumpingClock:
     """Time that passes only by sleeping, and then at once."""
 
+    pauses = 0
+
     def __init__(self) -> None:
         self.elapsed_s = 0.0
         self.sleeps_s: list[float] = []

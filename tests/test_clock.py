@@ -33,5 +33,5 @@ async def test_the_system_clock_goes_forward_and_knows_its_zone():
 @in_virtual_time
 async def test_sleeping_takes_as_long_as_asked_for():
     system, loop = SystemClock(), LoopClock()
-    await system.sleep(100_000)
-    assert loop.monotonic() == pytest.approx(100_000)
+    await system.sleep(100)
+    assert loop.monotonic() == pytest.approx(100)

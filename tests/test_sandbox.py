@@ -32,6 +32,8 @@ LONG_S = 60.0
 class FakeClock:
     """Time that passes when told to."""
 
+    pauses = 0
+
     def __init__(self) -> None:
         self.elapsed_s = 0.0
 

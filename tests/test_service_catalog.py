@@ -56,6 +56,8 @@ def entry_of(model: str, **more: Any) -> dict[str, Any]:
 class VirtualClock:
     """Time that passes only by sleeping."""
 
+    pauses = 0
+
     def __init__(self) -> None:
         self.moment = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
         self.slept_s: list[float] = []

@@ -399,8 +399,8 @@ async def test_a_packed_body_is_read() -> None:
 
 def test_the_time_for_a_submission_grows_with_its_body() -> None:
     limits = Limits()
-    assert limits.for_post(0).total == limits.post_s
-    assert limits.for_post(64 << 20).total == limits.post_s + 1024
+    assert limits.post_total_s(0) == limits.post_s
+    assert limits.post_total_s(64 << 20) == limits.post_s + 1024
 
 
 # --- redirects, cookies, the environment ----------------------------------------------------------

@@ -117,6 +117,8 @@ class Simulated:
 class HandClock:
     """Time that passes when told to."""
 
+    pauses = 0
+
     def __init__(self) -> None:
         self.elapsed_s = 0.0
 

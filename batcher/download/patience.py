@@ -73,6 +73,7 @@ class Patience:
         self._rng = rng
         self._furthest_bytes = 0
         self._moved_at_s = clock.monotonic()
+        self._pauses = clock.pauses
         self._failures = 0
         self._not_media = 0
         self._endless = 0
@@ -96,7 +97,10 @@ class Patience:
         ``not_media``) when too many answers were pages.
         """
         self._count(error)
-        left_s = self._limits.stall_s - (self._clock.monotonic() - self._moved_at_s)
+        now_s = self._clock.monotonic()
+        if self._clock.pauses != self._pauses:  # this process was stopped, not the server
+            self._pauses, self._moved_at_s = self._clock.pauses, now_s
+        left_s = self._limits.stall_s - (now_s - self._moved_at_s)
         if left_s <= 0:
             raise DownloadStalled(
                 f"no progress for {self._limits.stall_s:g} s; last: {error}"

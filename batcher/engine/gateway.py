@@ -36,6 +36,7 @@ class ApiLine:
         self._turns = Turns()
         self._failing_since_s: float | None = None
         self._ever_answered = False
+        self._pauses = clock.pauses
         self.turned_away = 0
 
     @property
@@ -95,9 +96,12 @@ class ApiLine:
         self._gate.answered()
 
     def _missed(self, began_s: float, error: CallError) -> None:
+        now_s = self._clock.monotonic()
+        if self._clock.pauses != self._pauses:  # this process was stopped, not the API
+            self._pauses, self._failing_since_s = self._clock.pauses, None
         if self._failing_since_s is None:
             self._failing_since_s = began_s
-        failing_s = self._clock.monotonic() - self._failing_since_s
+        failing_s = now_s - self._failing_since_s
         limit_s = self._outage_s if self._ever_answered else min(FIRST_ANSWER_S, self._outage_s)
         if failing_s >= limit_s:
             self._control.halt(

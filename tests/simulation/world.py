@@ -117,6 +117,8 @@ class World:
 class WorldClock:
     """The system's clock, on the loop's time."""
 
+    pauses = 0
+
     def __init__(self, world: World) -> None:
         self._world = world
 

@@ -19,7 +19,7 @@ pass as "nothing was sent". aiohttp sends a GET again when a kept connection pro
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -29,13 +29,14 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from batcher.clock import Deadline
 from batcher.errors import CallError, NotSent, OutcomeUnknown, Rejected, Unavailable
 from batcher.ports import CancelOutcome, Result
 from batcher.providers.runcomfy import answers
 from batcher.providers.runcomfy.answers import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from batcher.clock import Clock
     from batcher.providers.runcomfy.credentials import Endpoint, Token
@@ -74,12 +75,13 @@ class Limits:
     def for_get(self) -> aiohttp.ClientTimeout:
         return aiohttp.ClientTimeout(total=self.get_s, connect=self.connect_s)
 
-    def for_post(self, body_bytes: int) -> aiohttp.ClientTimeout:
-        """``post_silence_s`` counts from the end of the upload on (aiohttp's ``start_timeout``)."""
-        total_s = self.post_s + body_bytes / self.slowest_upload_bytes_per_s
-        return aiohttp.ClientTimeout(
-            total=total_s, connect=self.connect_s, sock_read=self.post_silence_s
-        )
+    def for_post(self) -> aiohttp.ClientTimeout:
+        """Only the time to connect: the rest is a Deadline's, which a stopped process doesn't miss."""
+        return aiohttp.ClientTimeout(total=None, connect=self.connect_s)
+
+    def post_total_s(self, body_bytes: int) -> float:
+        """How long a submission may take in all; ``post_silence_s`` counts from its upload's end on."""
+        return self.post_s + body_bytes / self.slowest_upload_bytes_per_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +139,12 @@ class HttpService:
     async def submit(self, model: str, body: bytes) -> str:
         """See :meth:`batcher.ports.Service.submit`. ``body`` is JSON, sent as it is."""
         call = Call("POST", f"/models/{_model_path(model)}", body=body)
+        total_s = self._limits.post_total_s(len(body))
         try:
-            answer = await self._exchange(self._submitting, call, self._limits.for_post(len(body)))
+            async with Deadline(self._clock, total_s) as deadline:
+                sent = partial(deadline.shorten, self._limits.post_silence_s)
+                timeout = self._limits.for_post()
+                answer = await self._exchange(self._submitting, call, timeout, sent)
         except BEFORE_SENDING as error:
             raise NotSent(self._told(error)) from error
         except CallError:
@@ -187,15 +193,22 @@ class HttpService:
             raise Unavailable(self._told(error)) from error
 
     async def _exchange(
-        self, session: aiohttp.ClientSession | None, call: Call, timeout: aiohttp.ClientTimeout
+        self,
+        session: aiohttp.ClientSession | None,
+        call: Call,
+        timeout: aiohttp.ClientTimeout,
+        sent: Callable[[], None] = lambda: None,
     ) -> Answer:
-        """Send ``call`` once and read its answer. Raises what aiohttp raises, and NotSent."""
+        """Send ``call`` once and read its answer. Raises what aiohttp raises, and NotSent.
+
+        ``sent`` is called when all of the body has gone out.
+        """
         if session is None or session.closed:
             raise NotSent("the connection to the API is not open")
         async with session.request(
             call.method,
             call.url(self._endpoint.base_url),
-            data=_data(call.body),
+            data=_data(call.body, sent),
             headers=JSON_BODY if call.body is not None else None,
             timeout=timeout,
             allow_redirects=False,
@@ -240,9 +253,26 @@ def _headers(token: Token | None) -> dict[str, str]:
     return headers
 
 
-def _data(body: bytes | None) -> bytes | BytesIO | None:
+class _Upload(BytesIO):
+    """A body that says when it has been read to its end."""
+
+    def __init__(self, body: bytes, sent: Callable[[], None]) -> None:
+        super().__init__(body)
+        self._size, self._sent = len(body), sent
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        piece = super().read(size)
+        if self.tell() == self._size:
+            self._sent()
+        return piece
+
+
+def _data(body: bytes | None, sent: Callable[[], None]) -> bytes | BytesIO | None:
     """A file-like body goes out in pieces; bytes go in one, with the headers, which blocks the loop."""
-    return body if body is None or len(body) <= ONE_PIECE_BYTES else BytesIO(body)
+    if body is not None and len(body) > ONE_PIECE_BYTES:
+        return _Upload(body, sent)
+    sent()
+    return body
 
 
 async def _bounded_body(response: aiohttp.ClientResponse) -> bytes | None:
