@@ -503,7 +503,10 @@ def test_a_table_may_name_other_files_too(tmp_path):
             "a/b.yaml:2: from: ../m.yaml includes itself",
         ),
         ({"m.yaml": "jobs: [{from: no.csv}]"}, "m.yaml:1: from: no.csv: no such file"),
-        ({"m.yaml": "jobs: [{from: no.txt}]"}, "m.yaml:1: from: no.txt: not a kind of manifest"),
+        (
+            {"m.yaml": "jobs: [{from: a.jpe}]", "a.jpe": "x"},
+            "m.yaml:1: from: a.jpe: not a kind of manifest",
+        ),
         (
             {"m.yaml": "jobs: [{from: a.csv}]", "a.csv": "a,a\n"},
             "m.yaml:1: from: a.csv:1: a: two columns of this name",

@@ -278,7 +278,7 @@ def test_a_line_that_is_not_json_is_one_invalid_row(tmp_path, line):
     assert what.startswith("not JSON: ")
 
 
-@pytest.mark.parametrize("entry", ["5", '"x"', "[]", "null", "true"])
+@pytest.mark.parametrize("entry", ["5", "[]", "null", "true"])
 def test_an_entry_that_is_no_mapping_is_a_problem_of_its_line(tmp_path, entry):
     for name, content, line in [
         ("a.jsonl", f"\n{entry}", 2),
@@ -568,7 +568,7 @@ def test_a_mistake_in_a_reserved_key_of_a_job_is_a_problem_of_that_row(tmp_path)
 # Files
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a", "a.xlsx"])
+@pytest.mark.parametrize("name", ["a.docx", "a.", "a.csv.bak"])
 def test_a_kind_of_file_that_is_not_known_is_refused(tmp_path, name):
     with pytest.raises(ManifestError, match="not a kind of manifest"):
         open_manifest(write(tmp_path, name, "x"))

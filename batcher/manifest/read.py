@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,13 @@ from batcher.manifest.csv_files import open_table
 from batcher.manifest.delimited import delimiter_of, records
 from batcher.manifest.files import ManifestFile
 from batcher.manifest.json_files import json_document, jsonl_rows
+from batcher.manifest.identify import looks_like, mistaken
 from batcher.manifest.reading import AS_IT_TELLS, Reading
+from batcher.manifest.remarks import Remarks
 from batcher.manifest.rows import Columns, Head, LinedList, Row, head_of, row_of
 from batcher.manifest.tally import problem_line
 from batcher.manifest.yaml_files import yaml_document
+from batcher.manifest.text_files import text_rows
 from batcher.schema.wording import shown
 
 HELD_ROWS_HINT = 50_000
@@ -30,7 +33,8 @@ class Document:
 
     ``row_keys`` are the reserved keys that rows may have. ``held`` counts rows kept in memory: 0
     if they stream. ``base`` is what relative paths in the file are relative to, None: its own directory.
-    ``warnings`` are lines about the file as a whole.
+    ``warnings`` are lines about the file as a whole, ``remarks`` what this pass has found in its rows.
+    In a table, cells of nothing but blanks are empty.
     """
 
     file: ManifestFile
@@ -40,6 +44,8 @@ class Document:
     held: int = 0
     warnings: tuple[str, ...] = ()
     base: Path | None = None
+    remarks: Remarks = field(default_factory=Remarks)
+    is_table: bool = False
 
     @property
     def directory(self) -> Path:
@@ -53,16 +59,40 @@ def open_document(
     """Open a manifest file of any format and check all but its rows. Raises ManifestError."""
     name, _, inside = (reading.format or "").partition(":")
     format_ = _format_named(name) if name else _format_of(path)
-    if format_ is None:
-        what = f"{name!r} is no format" if name else "not a kind of manifest, by its name"
-        raise ManifestError([f"{shown_as}: {what}; formats are {', '.join(FORMATS)} (--format)"])
+    if name and format_ is None:
+        known = ", ".join(FORMATS)
+        raise ManifestError([f"{shown_as}: {name!r} is no format; formats are {known}"])
     file = ManifestFile.at(path, shown_as, reading.encoding)
+    head = file.head()
+    if FORMATS[format_ or "txt"].is_text and (what := mistaken(head, path.name)):
+        raise ManifestError([f"{shown_as}:1: {what}"])
+    if format_ is None:
+        format_ = _guessed(file, head)
+    elif format_ == "txt" and not name:
+        _check_plain(file, head)
     return FORMATS[format_].read(Source(file, columns, reading.delimiter, inside))
 
 
 def _format_named(name: str) -> str | None:
     name = name.lower().removeprefix(".")
     return next((key for key, f in FORMATS.items() if name == key or f".{name}" in f.suffixes), None)
+
+
+def _guessed(file: ManifestFile, head: bytes) -> str:
+    """The format of a file whose name has no suffix. Raises ManifestError for any other."""
+    seems = looks_like(head)
+    if Path(file.path.name.lower().removesuffix(".gz")).suffix:
+        what = f"not a kind of manifest, by its name; --format {seems} reads it, as it seems"
+        raise ManifestError([f"{file.shown}: {what} (formats: {', '.join(FORMATS)})"])
+    return seems
+
+
+def _check_plain(file: ManifestFile, head: bytes) -> None:
+    """Raises ManifestError for a table or JSON under the name of plain text."""
+    seems = looks_like(head)
+    if seems != "txt":
+        what = f"this looks like {seems.upper()}, not like one prompt a line"
+        raise ManifestError([f"{file.shown}:1: {what}; --format {seems} reads it (or --format txt)"])
 
 
 def _format_of(path: Path) -> str | None:
@@ -86,13 +116,20 @@ class Format:
 
     suffixes: tuple[str, ...]
     read: Callable[[Source], Document]
+    is_text: bool = True
 
 
 def _read_table(source: Source, delimiter: str | None = None) -> Document:
     file = source.file
     delimiter = source.delimiter or delimiter or delimiter_of(file)
     table = open_table(file.shown, partial(records, file, delimiter), source.columns)
-    return Document(file, Head(), table.rows, table.row_keys)
+    return Document(file, Head(), table.rows, table.row_keys, is_table=True)
+
+
+def _read_text(source: Source) -> Document:
+    remarks = Remarks()
+    rows = partial(text_rows, source.file, remarks)
+    return Document(source.file, Head(), rows, frozenset(), remarks=remarks)
 
 
 def _read_jsonl(source: Source) -> Document:
@@ -143,4 +180,5 @@ FORMATS: Mapping[str, Format] = {
     "yaml": Format((".yaml", ".yml"), partial(_read_held, yaml_document)),
     "jsonl": Format((".jsonl", ".ndjson"), _read_jsonl),
     "json": Format((".json",), partial(_read_held, json_document)),
+    "txt": Format((".txt", ".text"), _read_text),
 }

@@ -110,6 +110,8 @@ def is_glob(value: Any) -> bool:
 
 def row_of(entry: Any, line: int, columns: Columns) -> Row:
     """The row that a job entry of a YAML, JSON or JSONL manifest stands for."""
+    if isinstance(entry, str):
+        return Row(line, {"prompt": entry})
     if not isinstance(entry, dict):
         return Row(line, {}, problems=((line, "", f"{shown(entry)} is not a job: a mapping is needed"),))
     row = Row(line, {}, lines=entry.lines if isinstance(entry, Lined) else None)
@@ -205,6 +207,8 @@ def head_of(top: Mapping[str, Any], columns: Columns, known: Collection[str] = _
     layer = _defaults_of(top, columns)
     layer.lines = {**(layer.lines or {}), **(top.lines if isinstance(top, Lined) else {})}
     for key, value in top.items():
+        if key.startswith(("x-", ".")):
+            continue
         if key not in known:
             what = unknown_field(key, known).replace("field", "key")
             layer.blame(key, f"{what} (inputs of all jobs: defaults)")

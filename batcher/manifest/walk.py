@@ -10,6 +10,7 @@ from batcher.errors import ManifestError
 from batcher.manifest.expand import Globs, Layer, Scope, Setting
 from batcher.manifest.read import HELD_ROWS_HINT, Document, open_document
 from batcher.manifest.reading import Include
+from batcher.manifest.remarks import judge
 from batcher.manifest.rows import Columns, ManifestChanged, Row
 from batcher.manifest.tally import Tally
 
@@ -53,6 +54,7 @@ class Tree:
     ) -> Iterator[Found]:
         document = trail[-1]
         scope = self.scope(document, around)
+        document.remarks.clear()
         tally.warnings += document.warnings
         if document.held > HELD_ROWS_HINT:
             tally.warnings.append(
@@ -61,12 +63,14 @@ class Tree:
             )
         for row in document.rows():
             tally.rows += row.include is None
+            judge(row, document.remarks, is_table=document.is_table)
             if row.problems:
                 tally.reject(document.file.shown, row.problems)
             elif row.include is None:
                 yield scope, row, document
             else:
                 yield from self._included_rows(row, trail, scope.layers, tally)
+        tally.warnings += document.remarks.lines(document.file.shown)
 
     def _included_rows(
         self, entry: Row, trail: tuple[Document, ...], around: tuple[Layer, ...], tally: Tally
