@@ -568,7 +568,7 @@ def test_a_mistake_in_a_reserved_key_of_a_job_is_a_problem_of_that_row(tmp_path)
 # Files
 
 
-@pytest.mark.parametrize("name", ["a.docx", "a.", "a.csv.bak"])
+@pytest.mark.parametrize("name", ["a.docx", "a.csv.bak"])
 def test_a_kind_of_file_that_is_not_known_is_refused(tmp_path, name):
     with pytest.raises(ManifestError, match="not a kind of manifest"):
         open_manifest(write(tmp_path, name, "x"))

@@ -49,7 +49,7 @@ def judge(row: Row, remarks: Remarks, *, is_table: bool) -> None:
     for name in [name for name, value in row.inputs.items() if _is_suspect(value)]:
         _look_at(row, name, remarks, is_table)
     for name, value in row.vars.items() if row.vars else ():
-        if isinstance(value, str) and (what := sheet_problem(value)):
+        if isinstance(value, str) and (what := sheet_problem(value, is_table=is_table)):
             row.blame(name, what)
 
 
@@ -67,18 +67,18 @@ def _look_at(row: Row, name: str, remarks: Remarks, is_table: bool) -> None:
             del row.inputs[name]
         elif name == "prompt":
             row.blame(name, "nothing but blanks")
-    elif what := sheet_problem(value):
+    elif what := sheet_problem(value, is_table=is_table):
         row.blame(name, what)
     elif is_garbled(value):
         what = f"{name}: text that was decoded in a wrong encoding, as it seems: "
         remarks.note(row.line, what, _shortened(value))
 
 
-def sheet_problem(text: str) -> str | None:
-    """What is wrong with ``text`` if it is an error value or a formula of a spreadsheet."""
+def sheet_problem(text: str, *, is_table: bool) -> str | None:
+    """What is wrong with ``text`` if it is an error value of a spreadsheet, or in a table a formula."""
     if _ERROR_VALUE.fullmatch(text):
         return f"{text.strip()} is an error value of a spreadsheet; mend the cell there and save again"
-    if _FORMULA.match(text):
+    if is_table and _FORMULA.match(text):
         return f"{_shortened(text)} is a formula; save its value instead (in a sheet: paste as values)"
     return None
 
