@@ -7,12 +7,14 @@ the manifest) the file is made anew from the ledger, whole or not at all.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import msgspec
 
+from batcher.dataset.card import CARD_NAME, card, is_ours
 from batcher.dataset.rows import Columns, Rows
 from batcher.dataset.typed_head import HEAD_BYTES, TypedHead
 from batcher.disk import AppendFile, Disk, writing
@@ -28,7 +30,7 @@ from batcher.store.local import RunDir
 _CACHE_NAME = "metadata.json"
 _GATHER_LOCK = "gather"
 GATHER_PATIENCE_S = 600.0
-_LAYOUT = 2
+_LAYOUT = 3
 """Of the columns that every row has: raised where they change."""
 
 
@@ -43,6 +45,8 @@ class _Cache(msgspec.Struct):
     dataset_changes: int
     size_bytes: int | None
     layout: int = 1
+    kinds: dict[str, int] = msgspec.field(default_factory=dict)
+    """Outputs by the first part of their media type."""
 
 
 class Written(Protocol):
@@ -87,6 +91,8 @@ class Metadata:
         self._columns = Columns()
         self._file: AppendFile | None = None
         self._late: list[str] = []
+        self._kinds: Counter[str] = Counter()
+        self._card: bytes | None = None
         self._stale = False
         self._cached: _Cache | None = None
         self._changes = 0
@@ -107,6 +113,8 @@ class Metadata:
             self._cached = self._read_cache()
             self._columns = self._known_columns(columns)
             self._changes = self._ledger.snapshot.dataset_changes
+            if self._cached is not None:
+                self._kinds = Counter(self._cached.kinds)
             self._stale = self._cached != self._in_step()
             if not self._stale:
                 self._head = self._read_head()
@@ -124,6 +132,8 @@ class Metadata:
             self._stale = True
             raise
         self._stale |= bool(self._late)
+        if self._card is None:
+            self._write_card()
 
     def mark_stale(self) -> None:
         """Lines that stand in the file are no longer true: make it anew at the next ``refresh``."""
@@ -145,7 +155,7 @@ class Metadata:
         first: dict[str, None] = {}
         while True:
             self._late = []
-            self._head = TypedHead(self._head_bytes)
+            self._head, self._kinds = TypedHead(self._head_bytes), Counter()
             self._disk.write_whole(self._run_dir.metadata, self._all_lines(snapshot, first))
             late = dict.fromkeys(job_id for job_id in self._late if job_id not in first)
             if not late:
@@ -164,6 +174,7 @@ class Metadata:
                 if self._ledger.is_durable:
                     self._stale |= self._changes != self._ledger.snapshot.dataset_changes
                     self.refresh()
+                    self._write_card()
                     self._vouch()
         finally:
             self._close_file()
@@ -192,6 +203,7 @@ class Metadata:
         rows = Rows(self._ledger.snapshot, self._columns)
         for row in rows.of(job_id, record):
             line = msgspec.json.encode(row) + b"\n"
+            self._kinds[(row["media_type"] or "other").partition("/")[0]] += 1
             if self._head.take(row, len(line)):
                 self._late.append(job_id)
             yield line
@@ -220,6 +232,19 @@ class Metadata:
         Rows(self._ledger.snapshot, merged).widen()
         return merged
 
+    def _write_card(self) -> None:
+        """Write the dataset card if it changed. One that is not ours stays as it is."""
+        if not self._kinds:
+            return
+        path = self._run_dir.root / CARD_NAME
+        text = card(self._run_dir.root.name, self._columns.types, self._kinds).encode()
+        if self._card is None and self._disk.size(path) is not None:
+            with self._disk.open_read(path) as file:
+                self._card = file.read()
+        if self._card != text and (self._card is None or is_ours(self._card)):
+            self._disk.write_whole(path, [text])
+            self._card = text
+
     def _close_file(self) -> None:
         if self._file is not None:
             self._file.close()
@@ -237,7 +262,7 @@ class Metadata:
     def _in_step(self) -> _Cache:
         size_bytes = self._disk.size(self._run_dir.metadata)
         changes = self._ledger.snapshot.dataset_changes
-        return _Cache(dict(self._columns.types), changes, size_bytes, _LAYOUT)
+        return _Cache(dict(self._columns.types), changes, size_bytes, _LAYOUT, dict(self._kinds))
 
 
 class _AtRest(NamedTuple):

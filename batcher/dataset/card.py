@@ -1,0 +1,103 @@
+"""The dataset card of a run directory: a ``README.md`` that loaders and the Hugging Face hub read.
+
+It names the files of the one split and declares the type of every column, so that neither words in file
+names nor values that only late rows have are left to be guessed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from batcher.dataset.rows import FLAG, INTEGER, NOTHING, NUMBER, OWN_COLUMNS, TEXT, TEXTS
+from batcher.terminal import legible
+
+CARD_NAME = "README.md"
+MARK = "written by batcher; without this line it is yours, and stays as it is"
+_DTYPES = {
+    TEXT: {"dtype": "string"},
+    INTEGER: {"dtype": "int64"},
+    NUMBER: {"dtype": "float64"},
+    FLAG: {"dtype": "bool"},
+    TEXTS: {"list": "string"},
+    NOTHING: {"dtype": "string"},
+}
+_MEDIA = {"image": "image", "video": "video", "audio": "audio"}
+
+
+def is_ours(text: bytes) -> bool:
+    """Whether a card may be written over."""
+    return MARK.encode() in text
+
+
+def card(name: str, columns: dict[str, str], kinds: Counter[str]) -> str:
+    """The text of a card for a dataset that has rows.
+
+    ``columns`` maps the names of inputs and metadata to types; ``kinds`` counts outputs by the first
+    part of their media type. The column with the files is named after the kind that most of them are.
+    """
+    features = list(_features(columns, _main_kind(kinds)))
+    config = {
+        "config_name": "default",
+        "data_files": [{"split": "train", "path": ["metadata.jsonl", "media/**"]}],
+        "features": features,
+    }
+    counts = ", ".join(f"{count} {kind} files" for kind, count in sorted(kinds.items()))
+    return _TEXT.format(
+        mark=MARK,
+        config=_yaml(config),
+        name=legible(name),
+        counts=counts,
+        columns="\n".join(f"- `{_code(feature['name'])}`: {_shown(feature)}" for feature in features),
+    )
+
+
+_TEXT = """---
+# {mark}
+configs:
+- {config}
+---
+
+# {name}
+
+{counts}. Load them from the directory that this file is in:
+
+```python
+from datasets import load_dataset
+
+rows = load_dataset("path/to/this/directory", split="train")
+```
+
+## Columns
+
+{columns}
+"""
+
+
+def _main_kind(kinds: Counter[str]) -> str | None:
+    known = [(count, kind) for kind, count in kinds.items() if kind in _MEDIA]
+    return max(known)[1] if known else None
+
+
+def _features(columns: dict[str, str], kind: str | None) -> Iterable[dict[str, Any]]:
+    for name, column_type in (OWN_COLUMNS | dict(sorted(columns.items()))).items():
+        if name == "file_name" and kind is not None:
+            yield {"name": kind, "dtype": _MEDIA[kind]}
+        else:
+            yield {"name": name, **_DTYPES[column_type]}
+
+
+def _yaml(value: Any) -> str:
+    """JSON is YAML, and quotes whatever a column may be called."""
+    return msgspec.json.encode(value).decode()
+
+
+def _shown(feature: dict[str, Any]) -> str:
+    return feature["dtype"] if "dtype" in feature else f"list of {feature['list']}"
+
+
+def _code(name: str) -> str:
+    return legible(name).replace("`", "'")
