@@ -187,3 +187,57 @@ def test_the_same_run_gives_the_same_bytes(run_dir, tmp_path):
 )
 def test_a_key_has_no_dots(name, key):
     assert key_of(name) == key
+
+
+def tree(target):
+    return sorted(str(path.relative_to(target)) for path in target.rglob("[!.]*") if path.is_file())
+
+
+def test_captions_are_one_text_beside_each_output(run_dir, target):
+    put(run_dir, target, "captions")
+    assert tree(target) == sorted(
+        f"{stem}.{suffix}"
+        for stem, kind in {
+            "fox": "mp4",
+            "v1.2": "mp4",
+            "lake.0": "png",
+            "lake.1": "png",
+            "short": "mp4",
+        }.items()
+        for suffix in (kind, "txt")
+    )
+    assert (target / "v1.2.txt").read_text() == "a <script>alert(1)</script> dog"
+    assert (target / "fox.mp4").read_bytes() == (run_dir / "media" / "fox.mp4").read_bytes()
+
+
+def test_a_folder_by_splits_is_what_folder_loaders_expect(run_dir, target, monkeypatch, tmp_path):
+    put(run_dir, target, "folder", cut=Cut(split_by="meta.split"), choice=Choice(where="meta.split"))
+    assert [name for name in tree(target) if name.endswith(".jsonl")] == [
+        "test/metadata.jsonl",
+        "train/metadata.jsonl",
+    ]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    datasets.disable_progress_bars()
+    tables = datasets.load_dataset("videofolder", data_dir=str(target), cache_dir=str(tmp_path / "hf"))
+    assert {name: table.num_rows for name, table in tables.items()} == {"train": 3, "test": 1}
+    assert "prompt" in tables["test"].column_names
+
+
+def test_a_folder_again_writes_only_what_is_missing_or_changed_and_removes_its_own(run_dir, target):
+    put(run_dir, target, "captions")
+    (target / "fox.mp4").write_bytes(b"resized")
+    (target / "mine.txt").write_text("a note")
+    again = put(run_dir, target, "captions", choice=Choice(but=frozenset({"lake"})))
+    assert again.written == ["fox.mp4"]
+    assert "lake.0.png" not in tree(target)
+    assert "mine.txt" in tree(target)
+
+
+def test_a_folder_does_not_write_over_other_peoples_files(run_dir, target):
+    target.mkdir()
+    (target / "fox.txt").write_text("my caption")
+    with pytest.raises(RunDirError, match=r"fox\.txt: is there, and not of an export of ours"):
+        put(run_dir, target, "captions")
+    assert tree(target) == ["fox.txt"]

@@ -20,6 +20,7 @@ EX_USAGE = 64
 EX_SOFTWARE = 70
 SIGINT_EXIT = 130
 SHOW_WORDS = 2
+EXPORT_FORMATS = ["webdataset", "parquet", "csv", "folder", "captions"]
 RUN_DIR = click.Path(path_type=Path, file_okay=False)
 
 
@@ -94,7 +95,7 @@ def report(run_dir: Path, every_s: float | None) -> int:
 
 @cli.command()
 @click.argument("run_dir", type=RUN_DIR)
-@click.option("--format", type=click.Choice(["webdataset", "parquet", "csv"]), required=True)
+@click.option("--format", type=click.Choice(EXPORT_FORMATS), required=True)
 @click.option("-o", "--output", "target", type=RUN_DIR, required=True, metavar="DEST")
 @click.option("--filter", "where", metavar="EXPR", help="""Only these: 'meta.split == "train"'.""")
 @click.option("--except", "but", metavar="@FILE", help="Leave out these job ids, one a line.")

@@ -1,4 +1,4 @@
-"""Exports of a run directory: WebDataset shards, Parquet, CSV.
+"""Exports of a run directory: WebDataset shards, Parquet, CSV, folders with metadata or captions.
 
 ``choose`` says which rows, ``shards`` cuts them and keeps a record of what is written, one module per
 format writes a shard. Rows come from the ledger, so an export is as good after a crash as beside a live
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from batcher.dataset.export.choose import Choice
+from batcher.dataset.export.folder import Folder, fill
 from batcher.dataset.export.media import Source, media_of, unread
 from batcher.dataset.export.shards import Cut, RowSource, Shard, Shelf, cut
 from batcher.dataset.export.tables import CsvWriter, ParquetWriter
@@ -23,9 +24,10 @@ from batcher.dataset.export.typed import typed
 from batcher.dataset.export.writer import Writer
 from batcher.dataset.rows import OWN_COLUMNS, Columns, Rows
 from batcher.disk import Disk, cannot_write
-from batcher.ledger.ledger import read_snapshot
 
-FORMATS = ("webdataset", "parquet", "csv")
+TABLES = ("webdataset", "parquet", "csv")
+FOLDERS = ("folder", "captions")
+FORMATS = (*TABLES, *FOLDERS)
 Progress = Callable[[int, int], object]
 """Told after each shard: rows and bytes of media that it holds."""
 
@@ -59,14 +61,15 @@ def export(order: Order, disk: Disk, progress: Progress = lambda rows, size: Non
     format is not installed), RunDirError (the target can't be written, or a bucket with the media can't
     be read), CredentialsError.
     """
+    if order.format in FOLDERS:
+        return _fill(order, disk, progress)
     rows, result = _rows(order, disk), Exported()
-    columns = OWN_COLUMNS | dict(sorted(rows.columns.types.items()))
-    writer = _writer(order, columns)
+    writer = _writer(order, _columns(rows))
     shelf = Shelf(order.target, disk, writer.fingerprint)
     try:
         disk.make_dirs(order.target)
         with _source(order, writer, disk) as source:
-            for shard in cut(_chosen(order, rows, columns), order.cut, writer.extension):
+            for shard in cut(_chosen(order, rows), order.cut, writer.extension):
                 _put(shard, shelf, writer, source, result)
                 progress(len(shard.rows), shard.bytes)
         shelf.tidy(writer.extension)
@@ -75,15 +78,36 @@ def export(order: Order, disk: Disk, progress: Progress = lambda rows, size: Non
     return result
 
 
-def _chosen(order: Order, rows: Rows, columns: dict[str, str]) -> RowSource:
+def _fill(order: Order, disk: Disk, progress: Progress) -> Exported:
+    rows, folder = _rows(order, disk), Folder(order.target, disk)
+    result = Exported(written=folder.written, kept=folder.kept)
+    captions = order.format == "captions"
+    try:
+        with media_of(order.run_dir, disk) as source:
+            chosen = _chosen(order, rows)
+            for size_bytes in fill(folder, chosen, order.cut.split_by, source, captions=captions):
+                result.rows += 1
+                result.bytes += size_bytes
+                progress(1, size_bytes)
+    except OSError as error:
+        raise cannot_write(order.target, error) from error
+    return result
+
+
+def _columns(rows: Rows) -> dict[str, str]:
+    return OWN_COLUMNS | dict(sorted(rows.columns.types.items()))
+
+
+def _chosen(order: Order, rows: Rows) -> RowSource:
     """The rows to export, as often as they are asked for."""
 
     def chosen() -> Iterator[dict[str, Any]]:
         return order.choice.of(rows.all())
 
-    if order.format != "webdataset":
-        return chosen
-    return typed(chosen, columns, split=order.cut.split_by is not None)
+    split = order.cut.split_by is not None
+    if order.format == "webdataset" or (order.format == "folder" and split):
+        return typed(chosen, _columns(rows), split=split)
+    return chosen
 
 
 def selected(order: Order, disk: Disk) -> tuple[int, int]:

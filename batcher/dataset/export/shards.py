@@ -59,13 +59,17 @@ class Shard:
 
 def cut(source: RowSource, how: Cut, extension: str) -> Iterator[Shard]:
     """The shards of all rows that ``source`` gives anew at each call."""
-    for label, rows in _splits(source, how.split_by):
+    for label, rows in splits(source, how.split_by):
         groups = _by_count(rows, how.count) if how.count else _by_size(rows(), how.size_bytes)
         for number, group in enumerate(groups):
             yield Shard(f"{label}-{number:06d}{extension}", group)
 
 
-def _splits(source: RowSource, column: str | None) -> Iterator[tuple[str, RowSource]]:
+def splits(source: RowSource, column: str | None) -> Iterator[tuple[str, RowSource]]:
+    """The rows of each value of ``column`` under a name that files may have; all as ``data`` without.
+
+    Raises UsageError if there is no such column, or two values would share a name.
+    """
     if column is None:
         yield "data", source
         return
