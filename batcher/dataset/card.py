@@ -15,7 +15,6 @@ import msgspec
 from batcher.dataset.rows import FLAG, INTEGER, NOTHING, NUMBER, OWN_COLUMNS, TEXT, TEXTS
 from batcher.terminal import legible
 
-CARD_NAME = "README.md"
 MARK = "written by batcher; without this line it is yours, and stays as it is"
 _DTYPES = {
     TEXT: {"dtype": "string"},

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from batcher.dataset.card import CARD_NAME, card, is_ours
+from batcher.dataset.card import card, is_ours
 from batcher.dataset.rows import Columns, Rows
 from batcher.dataset.typed_head import HEAD_BYTES, TypedHead
 from batcher.disk import AppendFile, Disk, writing
@@ -25,7 +25,7 @@ from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.lock import is_held
 from batcher.ledger.segments import HIDDEN_NAME
 from batcher.ledger.snapshot import Snapshot
-from batcher.store.local import RunDir
+from batcher.store.local import CARD_NAME, RunDir
 
 _CACHE_NAME = "metadata.json"
 _GATHER_LOCK = "gather"

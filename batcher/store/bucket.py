@@ -28,7 +28,7 @@ from batcher.ledger.segments import HIDDEN_NAME, segment_name, segments_in
 from batcher.store.bucket_outputs import BucketRunDir
 from batcher.store.claim import HOLDER_KEY, Presence, claim, is_ours, release
 from batcher.store.ledger_copy import bring, hand_over, is_behind
-from batcher.store.local import MEDIA_NAME, METADATA_NAME, RunDir
+from batcher.store.local import CARD_NAME, MEDIA_NAME, METADATA_NAME, RunDir
 from batcher.store.objects.opening import open_bucket
 
 BUCKET_NAME = "bucket.json"
@@ -93,7 +93,7 @@ async def _end(run_dir: BucketRunDir, presence: Presence, disk: Disk, *, anew: b
             if await claim(run_dir.bucket, run_dir.root, disk):  # somebody deleted our claim by hand
                 await bring(run_dir.bucket, run_dir.root, disk)
             own = segment_name(presence.shard)
-            names = [*segments_in(run_dir.root, disk), METADATA_NAME] if alone else [own]
+            names = [*segments_in(run_dir.root, disk), METADATA_NAME, CARD_NAME] if alone else [own]
             await hand_over(run_dir.bucket, run_dir.root, names, disk)
         if alone and (anew or run_dir.at_work):
             await release(run_dir.bucket, run_dir.root, disk)

@@ -28,6 +28,7 @@ from batcher.ledger.segments import HIDDEN_NAME
 MEDIA_NAME = "media"
 SUPERSEDED_NAME = "superseded"
 METADATA_NAME = "metadata.jsonl"
+CARD_NAME = "README.md"
 PARTIAL_NAME = "partial"
 NAMES_NOT_SYNCED = (
     "its file system can't fsync directories; a power failure may lose the names of the newest files, "

@@ -24,6 +24,7 @@ from batcher.dataset.export.typed import typed
 from batcher.dataset.export.writer import Writer
 from batcher.dataset.rows import OWN_COLUMNS, Columns, Rows
 from batcher.disk import Disk, cannot_write
+from batcher.ledger.ledger import read_snapshot
 
 TABLES = ("webdataset", "parquet", "csv")
 FOLDERS = ("folder", "captions")
