@@ -130,11 +130,14 @@ def interrupted(signal_number: int) -> InterruptedRunError:
     return error
 
 
-def asked_of(manifest: str, typed: Mapping[str, Any], env: Mapping[str, str]) -> Given:
+def asked_of(manifest: str | None, typed: Mapping[str, Any], env: Mapping[str, str]) -> Given:
     """What was asked for: ``typed`` values by key, over those of files, environment and manifest.
 
-    Raises UsageError, also for a name in any of them that is no option.
+    Without a manifest: what would be asked for in the working directory. Raises UsageError, also for a
+    name in any of these places that is no option.
     """
+    if manifest is None:
+        return gathered(typed, [], [*file_layers([Path()]), environment_layer(env)])
     path = Path(manifest)
     layers = [*file_layers([Path(), path.parent]), environment_layer(env)]
     found = run_map(path, typed.get("format"), typed.get("encoding"))

@@ -11,8 +11,10 @@ from typing import Any
 import click
 
 from batcher.cli import ending
+from batcher.cli.commands import Commands, completion_script, show_version
 from batcher.cli.params import DURATION_TYPE, SIZE_TYPE
-from batcher.cli.run_options import table_options
+from batcher.cli.run_options import TableCommand, table_options
+from batcher.config.table import TABLE, options_of
 from batcher.errors import BatcherError
 from batcher.terminal import visible, visible_lines
 
@@ -24,8 +26,17 @@ EXPORT_FORMATS = ["webdataset", "parquet", "csv", "folder", "captions"]
 RUN_DIR = click.Path(path_type=Path, file_okay=False)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="batcher")
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=show_version,
+    help="Show the versions of this program, Python and the libraries.",
+)
 def cli() -> None:
     """Run batches of generations on the RunComfy Model API: plan, submit, poll, download, resume.
 
@@ -35,22 +46,63 @@ def cli() -> None:
     """
 
 
-@cli.command()
-@table_options("run")
+@cli.command(cls=TableCommand)
+@table_options(options_of("run"))
 def run(**given: Any) -> int:
-    """Plan MANIFEST, then submit, poll, download; resumes whatever the run directory holds."""
+    """Plan MANIFEST, then submit, poll, download; resumes whatever the run directory holds.
+
+    \b
+    Try it at no cost, see what it would do and cost, run it within a budget:
+      batcher run clips.yaml --sandbox
+      batcher plan clips.yaml
+      batcher run clips.yaml --max-cost 50
+    \b
+    A spreadsheet, with a model, one input for all rows, and a column to keep:
+      batcher run clips.csv --model ID --set duration=10 --meta split
+    \b
+    What failed once more; two outputs again; unattended, at most $20 a run directory:
+      batcher run clips.yaml --retry-failed
+      batcher run clips.yaml --only 'hero-*' --redo
+      batcher run clips.yaml --quiet --max-cost 20
+
+    Each option may also stand in batcher.toml, in [tool.batcher] of pyproject.toml, in a BATCHER_*
+    variable, or in the manifest under `run:` (see `batcher config`). --no-NAME turns a switch off.
+    """
     from batcher.cli.run_command import run_manifest
 
     return run_manifest(given)
 
 
-@cli.command()
-@table_options("plan")
+@cli.command(cls=TableCommand)
+@table_options(options_of("plan"))
 def plan(**given: Any) -> int:
     """Say what `run` would do with MANIFEST, and what it may cost. Spends nothing."""
     from batcher.cli.run_command import plan_manifest
 
     return plan_manifest(given)
+
+
+@cli.command(cls=TableCommand)
+@table_options(TABLE, manifest_required=False)
+def config(**given: Any) -> int:
+    """Show every option, its value for a run of MANIFEST, and where that comes from."""
+    from batcher.cli.config_command import show_config
+
+    return show_config(given)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> int:
+    """Print the script that makes SHELL complete commands, options and files.
+
+    \b
+    bash:  batcher completion bash > ~/.local/share/bash-completion/completions/batcher
+    zsh:   batcher completion zsh > ~/.zfunc/_batcher   (with ~/.zfunc in fpath before compinit)
+    fish:  batcher completion fish > ~/.config/fish/completions/batcher.fish
+    """
+    click.echo(completion_script(shell, cli))
+    return 0
 
 
 @cli.command()

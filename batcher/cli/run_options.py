@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
 
-from batcher.config.option import Many, Option
-from batcher.config.table import BY_KEY, options_of
+from batcher.config.option import Group, Many, Option
+from batcher.config.table import BY_KEY
 
+HELP_COLUMN = 34
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -38,32 +39,72 @@ class OptionType(click.ParamType[Any]):
         ]
 
 
-def table_options(command: str) -> Callable[[F], F]:
-    """The argument and all options of ``run`` or ``plan``."""
+class TableOption(click.Option):
+    """An option made from a row; help shows ``--name`` alone, though ``--no-name`` is there too."""
+
+    def __init__(self, *names: Any, row: Option, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.row = row
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The row as help shows it; None if it is hidden."""
+        if self.hidden:
+            return None
+        name = f"--{self.row.name} {self.row.kind.metavar}".rstrip()
+        default = f"  [default: {self.row.default}]" if self.row.default else ""
+        return (f"-{self.row.short}, {name}" if self.row.short else name), self.row.help + default
+
+
+class TableCommand(click.Command):
+    """A command whose help shows its options under the headings of the table."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, group by group; those that stand in no table come last."""
+        for group in Group:
+            self._section(ctx, formatter, group.value, group)
+        self._section(ctx, formatter, "Other", None)
+
+    def _section(
+        self, ctx: click.Context, formatter: click.HelpFormatter, title: str, group: Group | None
+    ) -> None:
+        found = [
+            record
+            for param in self.get_params(ctx)
+            if (param.row.group if isinstance(param, TableOption) else None) is group
+            if (record := param.get_help_record(ctx)) is not None
+        ]
+        if found:
+            with formatter.section(title):
+                formatter.write_dl(found, col_max=HELP_COLUMN)
+
+
+def table_options(rows: Iterable[Option], *, manifest_required: bool = True) -> Callable[[F], F]:
+    """The manifest, and an option for each of ``rows``."""
 
     def decorate(function: F) -> F:
-        for option in reversed(options_of(command)):
-            function = _click_option(option)(function)
-        manifest = click.argument("manifest", type=click.Path(dir_okay=False))
+        for row in reversed(list(rows)):
+            function = _click_option(row)(function)
+        manifest = click.argument(
+            "manifest", type=click.Path(dir_okay=False), required=manifest_required
+        )
         return manifest(function)
 
     return decorate
 
 
-def _click_option(option: Option) -> Callable[[F], F]:
-    names = [f"-{option.short}"] if option.short else []
-    names += [f"--{option.name}", option.key]
-    if option.is_flag:
-        names[-2] += f"/--no-{option.name}"
-        return click.option(*names, is_flag=True, default=None, help=option.help, hidden=option.hidden)
-    default = f"  [default: {option.default}]" if option.default else ""
+def _click_option(row: Option) -> Callable[[F], F]:
+    names = [f"-{row.short}"] if row.short else []
+    shown: dict[str, Any] = {"cls": TableOption, "row": row, "hidden": row.hidden}
+    if row.is_flag:
+        switch = f"--{row.name}/--no-{row.name}"
+        return click.option(*names, switch, row.key, is_flag=True, default=None, **shown)
     return click.option(
         *names,
-        type=OptionType(option),
-        metavar=option.kind.metavar,
-        multiple=option.many is not Many.ONE,
-        help=option.help + default,
-        hidden=option.hidden,
+        f"--{row.name}",
+        row.key,
+        type=OptionType(row),
+        multiple=row.many is not Many.ONE,
+        **shown,
     )
 
 

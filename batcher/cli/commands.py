@@ -1,0 +1,111 @@
+"""The group of commands: what happens to names that are none, and what ``--version`` tells."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Final
+
+import click
+
+from batcher.config.command import as_path, command
+from batcher.terminal import visible
+
+HINTS: Final = {
+    ("retry",): "batcher run MANIFEST --retry-failed",
+    ("resume", "continue", "restart", "start", "submit", "download", "fetch"): "batcher run MANIFEST",
+    ("redo", "rerun", "rebuy"): "batcher run MANIFEST --only GLOB --redo",
+    ("open", "show", "gallery", "html"): "batcher report RUN_DIR",
+    ("logs", "log", "jobs", "ps", "info", "watch", "follow", "tail"): "batcher status RUN_DIR --follow",
+    ("list", "ls", "runs"): "batcher status RUN_DIR",
+    ("stop", "kill", "abort"): "batcher cancel RUN_DIR",
+    ("check", "validate", "lint", "dry-run", "estimate", "price", "cost"): "batcher plan MANIFEST",
+    ("hash", "audit", "fsck"): "batcher verify RUN_DIR",
+    ("new", "create", "example"): "batcher init",
+    ("search", "catalog", "catalogue", "model"): "batcher models QUERY",
+    ("settings", "options", "env", "configure"): "batcher config",
+    ("help",): "batcher --help",
+    ("version",): "batcher --version",
+}
+"""Names that people try, and the command that does what they probably want."""
+
+NO_CLEANING: Final = (
+    "no command deletes outputs, which were paid for; to delete a batch with all that it holds, "
+    "remove its run directory"
+)
+DISTRIBUTIONS: Final = ("runcomfy-batcher", "batcher")
+LIBRARIES: Final = ("aiohttp", "click", "jsonschema-rs", "msgspec", "pyyaml", "tqdm")
+EXTRAS: Final = (
+    *(
+        "av",
+        "distributed",
+        "obstore",
+        "openpyxl",
+        "pillow",
+        "pyarrow",
+        "uvloop",
+        "webdataset",
+        "apprise",
+    ),
+)
+
+
+class Commands(click.Group):
+    """A group that says which command was probably meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first word names. Raises UsageError with a hint."""
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and self.get_command(ctx, name) is None:
+            raise click.UsageError(f"there is no command {visible(name)!r}{self._hint(name)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def _hint(self, name: str) -> str:
+        word = name.lower()
+        for words, meant in HINTS.items():
+            if word in words:
+                return f"; try: {meant}"
+        if word in ("clean", "rm", "delete", "remove", "purge", "prune"):
+            return f": {NO_CLEANING}"
+        near = get_close_matches(word, self.commands, 1)
+        if near:
+            return f"; did you mean {near[0]}?"
+        if "." in name or "/" in name:
+            return f"; to run a manifest: {command('run', as_path(name))}"
+        return ""
+
+
+def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """Print the versions of this program, of Python, and of the libraries that are installed."""
+    if not value or ctx.resilient_parsing:
+        return
+    import platform
+
+    own = next(iter(_versions(DISTRIBUTIONS).values()), "(not installed)")
+    click.echo(f"batcher {own}")
+    click.echo(f"Python {platform.python_version()} on {platform.platform(terse=True)}")
+    found = _versions((*LIBRARIES, *EXTRAS))
+    click.echo(", ".join(f"{name} {number}" for name, number in found.items()))
+    ctx.exit()
+
+
+def _versions(names: tuple[str, ...]) -> dict[str, str]:
+    """The versions of those distributions that are installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def completion_script(shell: str, cli: click.Group) -> str:
+    """The script that teaches ``shell`` (bash, zsh, fish) to complete this program's words."""
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    assert made is not None, shell
+    return made(cli, {}, "batcher", "_BATCHER_COMPLETE").source()

@@ -1,0 +1,54 @@
+"""``config``: every option, its value, and where that comes from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from batcher.cli.run_options import typed
+from batcher.config.given import Given
+from batcher.config.option import Group
+from batcher.config.table import TABLE
+from batcher.terminal import visible, visible_json
+
+DEFAULT = "default"
+_WIDTHS = (22, 26)
+
+
+def show_config(typed_in: dict[str, Any]) -> int:
+    """Print the options of a run of the manifest, or of the working directory. Raises UsageError."""
+    from batcher.options import asked_of
+
+    said = typed(typed_in)
+    given = asked_of(typed_in["manifest"], said, os.environ)
+    if said.get("json"):
+        click.echo(visible_json(_json(given)))
+    else:
+        click.echo("\n".join(map(visible, _lines(given))))
+    return 0
+
+
+def _lines(given: Given) -> Iterator[str]:
+    values = given.complete()
+    for group in Group:
+        yield f"{group.value}:"
+        for option in TABLE:
+            if option.group is group:
+                texts = option.shown(values[option.key]) if values[option.key] is not None else ["-"]
+                name, value = option.name.ljust(_WIDTHS[0]), "  ".join(texts or ["-"]).ljust(_WIDTHS[1])
+                yield f"  {name}  {value}  {given.origins.get(option.key, DEFAULT)}"
+
+
+def _json(given: Given) -> dict[str, Any]:
+    """Each option by key: its value as it would be typed (None: there is none), and its origin."""
+    values = given.complete()
+    return {
+        option.key: {
+            "value": None if values[option.key] is None else option.shown(values[option.key]),
+            "from": given.origins.get(option.key, DEFAULT),
+        }
+        for option in TABLE
+    }

@@ -1,0 +1,154 @@
+"""The command line as people expect it: help in groups, hints, completion, versions, ``config``."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from batcher.cli.commands import HINTS
+from batcher.cli.entry import cli
+from batcher.config.option import Group
+from batcher.config.table import TABLE, options_of
+
+BATCHER = Path(sys.executable).with_name("batcher")
+
+
+def said(capsys, *words):
+    """The exit code of a command in this process, and its standard output."""
+    try:
+        code = cli.main(list(words), prog_name="batcher", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    return code, capsys.readouterr().out
+
+
+def parsed(line):
+    """Whether a command line that we show names a command, and options that this has."""
+    words = shlex.split(line)
+    assert words.pop(0) == "batcher"
+    if words[0].startswith("--"):
+        assert words[0] in {name for param in cli.get_params(click.Context(cli)) for name in param.opts}
+        return
+    command = cli.commands[words.pop(0)]
+    command.make_context(command.name, words)
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_help_shows_each_option_under_its_heading(command, capsys):
+    _, text = said(capsys, command, "--help")
+    parts = {title: text.partition(f"\n{title}:\n")[2] for title in [g.value for g in Group]}
+    for option in options_of(command):
+        part = parts[option.group.value].partition("\n\n")[0]
+        assert (f"--{option.name}" in part) is not option.hidden, option.name
+    assert "--no-" not in text.replace("--no-NAME", "")
+
+
+def test_the_examples_in_help_parse(capsys):
+    for name, command in cli.commands.items():
+        _, text = said(capsys, name, "--help")
+        lines = [line.strip() for line in text.splitlines() if line.strip().startswith("batcher ")]
+        for line in lines:
+            parsed(line.partition(" >")[0].replace("batcher ID", name))
+        assert lines or command.params
+
+
+@pytest.mark.parametrize("meant", HINTS.values())
+def test_a_hint_names_a_command_that_there_is(meant):
+    parsed(meant.replace("batcher init && ", ""))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("retry", "try: batcher run MANIFEST --retry-failed"),
+        ("open", "try: batcher report RUN_DIR"),
+        ("logs", "try: batcher status RUN_DIR --follow"),
+        ("clean", "no command deletes outputs"),
+        ("stauts", "did you mean status?"),
+        ("clips.csv", "to run a manifest: batcher run clips.csv"),
+        ("my clips.csv", "to run a manifest: batcher run 'my clips.csv'"),
+    ],
+)
+def test_a_command_that_there_is_not_gets_a_useful_hint(name, hint):
+    with pytest.raises(click.UsageError) as caught:
+        cli.main([name, "x"], standalone_mode=False)
+    assert hint in str(caught.value)
+
+
+def test_the_version_tells_python_and_the_libraries(capsys):
+    _, text = said(capsys, "--version")
+    assert text.startswith("batcher 0.")
+    assert f"Python {sys.version.split()[0]}" in text
+    assert "aiohttp 3." in text
+    assert "msgspec 0." in text
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_gets_its_script(shell, capsys):
+    code, text = said(capsys, "completion", shell)
+    assert code == 0
+    assert "_BATCHER_COMPLETE" in text
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=text, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("batcher pl", ["plan"]),
+        (
+            "batcher run m.csv --max-",
+            ["--max-attempts", "--max-cost", "--max-failures", "--max-file-size"],
+        ),
+        ("batcher run m.csv --on-interrupt d", ["detach"]),
+        ("batcher completion z", ["zsh"]),
+    ],
+)
+def test_the_words_of_a_command_line_are_completed(words, completed, tmp_path):
+    env = {
+        **os.environ,
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+        "_BATCHER_COMPLETE": "bash_complete",
+    }
+    told = subprocess.run([BATCHER], env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = {line.partition(",")[2] for line in told.stdout.splitlines()}
+    assert set(completed) <= found
+    assert all(word.startswith(words.split()[-1]) for word in found)
+
+
+def test_config_says_where_each_value_comes_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BATCHER_RATE", "7/m")
+    (tmp_path / "batcher.toml").write_text("max-cost = 5\n[set]\nduration = 10\n")
+    (tmp_path / "m.yaml").write_text("run: {poll: 2m}\njobs: []\n")
+    code, text = said(capsys, "config", "m.yaml", "-c", "3", "--json")
+    told = json.loads(text)
+    assert code == 0
+    assert told.keys() == {option.key for option in TABLE}
+    assert told["max_cost"] == {"value": ["5"], "from": "batcher.toml:1: max-cost"}
+    assert told["set"] == {"value": ["duration=10"], "from": "batcher.toml:2: set"}
+    assert told["rate"] == {"value": ["7/m"], "from": "$BATCHER_RATE"}
+    assert told["poll"] == {"value": ["2m"], "from": "m.yaml:1: run: poll"}
+    assert told["concurrency"] == {"value": ["3"], "from": "the command line"}
+    assert told["max_attempts"] == {"value": ["3"], "from": "default"}
+    assert told["limit"] == {"value": None, "from": "default"}
+    _, text = said(capsys, "config")
+    assert "  max-cost                5                           batcher.toml:1: max-cost" in text
+    assert len(text.splitlines()) == len(TABLE) + len(Group)
+
+
+def test_an_option_that_is_wrong_is_told_as_json_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "batcher.toml").write_text("max-cots = 5\n")
+    for command in ("run", "plan"):
+        code, text = said(capsys, command, "m.csv", "--json")
+        told = json.loads(text)
+        assert code == told["exit_code"] == 64
+        assert told["error"].startswith("batcher.toml:1: max-cots: there is no such option")
