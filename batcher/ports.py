@@ -37,6 +37,8 @@ class Result(msgspec.Struct, frozen=True):
     word: str
     urls: tuple[str, ...] = ()
     cost_usd: float | None = None
+    cost_is_odd: bool = False
+    """A cost was reported that is no amount of money."""
     queue_position: int | None = None
     message: str | None = None
     error_code: int | None = None
@@ -47,6 +49,8 @@ class CancelOutcome(StrEnum):
     """What became of a request to cancel."""
 
     CANCELLED = "cancelled"
+    REQUESTED = "cancellation_requested"
+    """Accepted, and not yet an end: the result tells what became of it."""
     NOT_CANCELLABLE = "not_cancellable"
 
 
@@ -65,9 +69,8 @@ class Service(Protocol):
     async def result(self, request_id: str) -> Result:
         """Ask for a request's result; before it is terminal, its status. May be repeated.
 
-        A 200 whose body has an ``error_code`` is a Result in phase FAILED unless the code means
-        not found, auth or balance. No other error says that the request failed: a plain Rejected
-        (a redirect, a 400) is about the asking.
+        Only the request's own status word says that it failed: every error, a 200 with an
+        ``error_code`` included, is about the asking.
         Raises NotSent, TurnedAway, Unavailable, Rejected, NotFound, AuthRefused, BalanceExhausted.
         """
         ...

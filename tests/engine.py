@@ -194,6 +194,7 @@ class Request:
     prompt: str
     at_s: float
     ended: bool = False
+    cancelled: bool = False
 
 
 @dataclass
@@ -249,6 +250,8 @@ class Api:
         now_s = asyncio.get_running_loop().time()
         self.polls.append((now_s, request_id))
         request = self.requests.get(request_id) or Request(request_id, now_s)
+        if request.cancelled:
+            return await _play(self.results.get(request_id), answer(Phase.CANCELLED))
         due = now_s - request.at_s >= self.takes_s
         usual = answer(urls=(f"https://cdn/{request_id}.mp4",)) if due else answer(Phase.RUNNING)
         script = self.results.get(request_id, self.results.get(request.prompt))
@@ -259,7 +262,8 @@ class Api:
     async def cancel(self, request_id: str) -> CancelOutcome:
         self.cancelled.append(request_id)
         outcome = await _play(self.cancels.get(request_id), CancelOutcome.CANCELLED)
-        self.requests[request_id].ended = outcome is CancelOutcome.CANCELLED
+        request = self.requests[request_id]
+        request.ended = request.cancelled = outcome is CancelOutcome.CANCELLED
         return outcome
 
 

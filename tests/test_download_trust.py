@@ -20,6 +20,7 @@ from batcher.clock import SystemClock
 from batcher.download.downloader import Downloader
 from batcher.download.patience import DownloadLimits
 from batcher.download.trust import TrustedResolver, TrustPolicy, is_public, normal_host
+from batcher.download.way import Way
 from batcher.errors import DownloadRefused, DownloadStalled, UsageError
 
 API = "https://model-api.runcomfy.net/v1"
@@ -311,7 +312,7 @@ async def test_a_trusted_name_that_resolves_to_this_machine_is_never_connected_t
             DownloadLimits(),
             SystemClock(),
             random.Random(1),
-            FakeResolver("127.0.0.1"),
+            Way(resolver=FakeResolver("127.0.0.1")),
         )
         async with downloader:
             with pytest.raises(DownloadRefused, match=r"resolves to 127.0.0.1"):
@@ -325,7 +326,7 @@ async def test_the_address_that_was_checked_is_the_one_connected_to(tmp_path: Pa
         resolver = FakeResolver("127.0.0.1")
         base = f"http://media.invalid:{server.port}"
         downloader = Downloader(
-            TrustPolicy(base), DownloadLimits(), SystemClock(), random.Random(1), resolver
+            TrustPolicy(base), DownloadLimits(), SystemClock(), random.Random(1), Way(resolver=resolver)
         )
         async with downloader:
             await downloader.fetch(f"{base}/x.png", tmp_path / "part", never)
@@ -344,7 +345,7 @@ class Unresolvable(FakeResolver):
 async def test_a_name_that_does_not_resolve_just_now_is_tried_again(tmp_path: Path) -> None:
     resolver = Unresolvable()
     downloader = Downloader(
-        TrustPolicy(API), DownloadLimits(), JumpingClock(), random.Random(1), resolver
+        TrustPolicy(API), DownloadLimits(), JumpingClock(), random.Random(1), Way(resolver=resolver)
     )
     async with downloader:
         with pytest.raises(DownloadStalled):

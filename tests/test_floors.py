@@ -12,7 +12,7 @@ import batcher
 ROOT = Path(batcher.__file__).parent
 FLOORS = [
     {"errors", "clock", "terminal", "thread_batches", "ports", "media"},
-    {"disk", "jobs", "pacing"},
+    {"disk", "jobs", "pacing", "http"},
     {"schema", "ledger", "download", "sandbox", "config"},
     {"manifest", "planning", "store", "providers"},
     {"dataset"},
@@ -25,7 +25,7 @@ FLOORS = [
 FRONT_DOOR = {"__init__", "__main__"}
 """``import batcher`` and ``python -m batcher``: they stand on no floor, and no room imports them."""
 DOORS = {
-    "aiohttp": {"providers", "download", "sandbox"},
+    "aiohttp": {"http", "providers", "download", "sandbox"},
     "yaml": {"manifest"},
     "tqdm": {"cli"},
     "click": {"cli"},

@@ -51,9 +51,9 @@ def test_the_showcase_shows_what_it_says():
 
 def test_other_models_are_named_by_their_examples():
     models = {name: open_manifest(FOLDER / name, Overrides()).models() for name in EXAMPLES}
-    assert models["image-edit.yaml"] == {"blackforestlabs/flux-1-kontext/pro/edit"}
+    assert models["image-edit.yaml"] == {"bytedance/seedream-4-5/edit"}
     assert models["pairs.csv"] == set()
-    assert read(FOLDER / "image-edit.yaml", model=None).jobs[1].input["image_urls"] == [
+    assert read(FOLDER / "image-edit.yaml", model=None).jobs[1].input["images"] == [
         "https://example.com/media/room.jpg",
         "https://example.com/media/chair.jpg",
     ]

@@ -316,8 +316,8 @@ class TestLocalMedia:
             with (bench.path / name).open("wb") as file:
                 file.write(PNG)
                 file.truncate(size_mib << 20)
-        edit = "blackforestlabs/flux-1-kontext/pro/edit"
-        bench.write({"model": edit, "jobs": [{"prompt": "a", "image_urls": names}]})
+        edit = "bytedance/seedream-4-5/edit"
+        bench.write({"model": edit, "jobs": [{"prompt": "a", "images": names}]})
         with pytest.raises(ManifestError, match="64 MiB"):
             bench.run()
         assert bench.posts == 0

@@ -14,6 +14,7 @@ from batcher.cli.plan_view import formula
 from batcher.disk import LocalDisk
 from batcher.download.lookup import Looked, Lookup, LookupLimits
 from batcher.download.trust import TrustPolicy
+from batcher.download.way import Way
 from batcher.engine.canary import CanaryChoice, Share
 from batcher.jobs.job import LocalMedia, Source
 from batcher.ledger.ledger import read_snapshot
@@ -321,7 +322,7 @@ class TestLookup:
 
     async def test_a_name_that_leads_into_the_house_is_refused(self):
         policy = TrustPolicy("https://api.example.com")
-        async with Lookup(policy, is_public_url, resolver=StaticResolver("10.0.0.7")) as lookup:
+        async with Lookup(policy, is_public_url, way=Way(resolver=StaticResolver("10.0.0.7"))) as lookup:
             assert (
                 "not a public address" in (await lookup.look("https://media.example.com/a.png")).problem
             )

@@ -124,7 +124,7 @@ async def test_a_url_that_expired_is_replaced_by_a_fresh_one(batch):
 @in_virtual_time
 async def test_a_fresh_result_without_the_output_has_none(batch):
     await completed(batch)
-    batch.api.results["r1"] = [answer(urls=(URL,)), answer(urls=())]
+    batch.api.results["r1"] = [answer(urls=(URL,)), *[answer(urls=())] * 9]
     batch.files.scripts[URL] = ["refresh"]
     record = await run(batch)
     assert (record.code, record.message) == ("no_output", "a fresh result has no output 0")

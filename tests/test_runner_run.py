@@ -547,7 +547,7 @@ async def test_a_failed_request_that_runs_after_all_is_watched(batch):
 @in_virtual_time
 async def test_after_a_final_no_a_failed_job_is_bought_again(batch, last_word):
     await failed(batch)
-    batch.api.results["cat"] = [last_word]
+    batch.api.results["r1-cat"] = for_ever(last_word)
     ended = await batch.run([job("cat")])
     assert (ended.states, ended.records["cat"].attempt) == ({"done": 1}, 2)
     assert len(batch.api.posts) == 2

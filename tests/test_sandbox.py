@@ -19,6 +19,7 @@ from batcher.sandbox.server import Sandbox
 from batcher.sandbox.settings import SandboxSettings
 
 KLING = "kling/kling-2-1/master/image-to-video"
+EDIT = "bytedance/seedream-4-5/edit"
 FLUX_EDIT = "blackforestlabs/flux-1-kontext/pro/edit"
 TEXT_TO_IMAGE = "blackforestlabs/flux-1/dev/text-to-image"
 SEVERAL = "bytedance/seedream-4/text-to-image"
@@ -137,7 +138,7 @@ async def test_the_result_can_be_polled_and_has_no_output_before_the_end():
         assert not {"output", "cost", "created_at"} & early.keys()
         caller.clock.elapsed_s += LONG_S
         late = await caller.result(request_id)
-        assert late["status"] == "completed"
+        assert late["status"] == "succeeded"
         assert late["output"]["video"].startswith(f"{caller.origin}/outputs/{request_id}/0.mp4?Expires=")
         assert late["created_at"] == "2026-01-31T09:30:00.000Z"
         assert "2026-01-31T09:30:02" <= late["finished_at"] <= "2026-01-31T09:30:05"
@@ -150,7 +151,8 @@ async def test_the_result_can_be_polled_and_has_no_output_before_the_end():
     [
         (KLING, CAT, "video", 1, 1.40),
         (KLING, CAT | {"duration": 10}, "video", 1, 2.80),
-        (FLUX_EDIT, {"prompt": "x", "image_urls": ["https://example.com/a.png"]}, "image", 1, 0.04),
+        (FLUX_EDIT, {"prompt": "x", "image_url": "https://example.com/a.png"}, "image", 1, 0.04),
+        (EDIT, {"prompt": "x", "images": ["https://example.com/a.png"] * 4}, "image", 1, 0.04),
         (TEXT_TO_IMAGE, {"prompt": "x", "guidance_scale": 4}, "image", 1, 0.025),
         (SEVERAL, {"prompt": "x", "num_images": 3}, "images", 3, 0.09),
         (SEVERAL, {"prompt": "x"}, "images", 1, 0.03),
@@ -213,8 +215,9 @@ async def test_what_is_not_there_is_404_with_its_code(method, path):
         (KLING, CAT | {"cfg_scale": "0.5"}, "cfg_scale", "type"),
         (KLING, CAT | {"prompt": "x" * 2501}, "prompt", "maxLength"),
         (KLING, CAT | {"image_url": "http://example.com/cat.png"}, "image_url", "format"),
-        (FLUX_EDIT, {"prompt": "x", "image_urls": []}, "image_urls", "minItems"),
-        (FLUX_EDIT, {"prompt": "x", "image_urls": "https://example.com/a.png"}, "image_urls", "type"),
+        (EDIT, {"prompt": "x", "images": []}, "images", "minItems"),
+        (FLUX_EDIT, {"prompt": "x", "image_url": ["https://example.com/a.png"]}, "image_url", "type"),
+        (EDIT, {"prompt": "x", "images": "https://example.com/a.png"}, "images", "type"),
         (SEVERAL, {"prompt": "x", "num_images": 7}, "num_images", "maximum"),
     ],
 )
@@ -258,7 +261,7 @@ async def test_a_body_above_64_mib_is_413_whether_it_says_so_or_not():
 async def test_the_catalogue_is_listed_searched_and_paged():
     async with serving() as caller:
         whole = (await caller.call("GET", "/models"))[1]
-        assert whole["total"] == len(whole["models"]) == 6
+        assert whole["total"] == len(whole["models"]) == 7
         assert "input_schema" not in whole["models"][0]
         named = [model["model_id"] for model in whole["models"]]
         assert (await caller.call("GET", "/models?search=KLING"))[1]["total"] == 1
@@ -267,9 +270,25 @@ async def test_the_catalogue_is_listed_searched_and_paged():
         assert images["models"][0]["input_schema"]["properties"]["guidance_scale"]["type"] == "float"
         page = (await caller.call("GET", "/models?limit=2&offset=1"))[1]
         assert [model["model_id"] for model in page["models"]] == named[1:3]
-        assert page["total"] == 6
+        assert page["total"] == 7
+        assert (page["limit"], page["offset"]) == (2, 1)
+        assert (await caller.call("GET", "/models?kind=workflow"))[1]["models"] == []
         assert (await caller.call("GET", "/models?limit=-1"))[0] == 422
         assert (await caller.call("GET", f"/models?offset={'9' * 5000}"))[0] == 422
+
+
+async def test_categories_and_the_balance_are_told():
+    async with serving(balance_usd=3.0) as caller:
+        categories = (await caller.call("GET", "/models/categories"))[1]["categories"]
+        assert categories == sorted(set(categories))
+        assert "image-to-video" in categories
+        await caller.submit()
+        headers = {"Authorization": "Bearer anything"}
+        async with caller.session.get(f"{caller.origin}/prod/v2/balance", headers=headers) as answer:
+            told = await answer.json()
+        assert told == {"balance_usd": 1.6, "balance_microdollars": 1_600_000, "currency": "USD"}
+        async with caller.session.get(f"{caller.origin}/prod/v2/balance") as answer:
+            assert answer.status == 401
 
 
 async def test_one_model_is_shown_with_price_and_schema():
@@ -288,15 +307,16 @@ async def test_only_what_is_queued_can_be_cancelled_and_is_refunded():
     async with serving(balance_usd=3.0) as caller:
         first, second = await caller.submit(), await caller.submit()
         answer = await caller.call("POST", f"/requests/{first}/cancel")
-        assert answer == (200, {"outcome": "cancelled", "status": "cancelled"})
+        told = {"request_id": first, "status": "completed", "outcome": "cancelled"}
+        assert answer == (202, told), "as documented"
         assert caller.sandbox.stats.spent_usd == pytest.approx(1.40)
         ended = await caller.result(first, "?include_cost=true")
-        assert (ended["status"], ended["output"], ended["cost"]) == ("cancelled", {}, 0.0)
+        assert (ended["status"], "output" in ended, ended["cost"]) == ("cancelled", False, 0.0)
         again = await caller.call("POST", f"/requests/{first}/cancel")
-        assert again[1] == {"outcome": "not_cancellable", "status": "cancelled"}
+        assert again == (202, told | {"outcome": "not_cancellable", "status": "cancelled"})
         caller.clock.elapsed_s += 1.1
         running = await caller.call("POST", f"/requests/{second}/cancel")
-        assert running[1] == {"outcome": "not_cancellable", "status": "in_progress"}
+        assert (running[1]["outcome"], running[1]["status"]) == ("not_cancellable", "in_progress")
         assert caller.sandbox.stats.cancels == 3
 
 
@@ -338,7 +358,7 @@ async def test_speed_divides_all_durations():
     async with serving(speed=100) as caller:
         request_id = await caller.submit()
         caller.clock.elapsed_s += 0.05
-        assert (await caller.result(request_id))["status"] == "completed"
+        assert (await caller.result(request_id))["status"] == "succeeded"
 
 
 async def test_results_are_not_kept_for_ever():

@@ -49,6 +49,7 @@ CALLS = {
     "no-id": (200, None),
     "redirect": (307, "Location"),
     "lost": (404, None),
+    "not-ready": (400, None),
 }
 
 
@@ -120,10 +121,10 @@ async def test_who_follows_a_redirect_is_counted():
     [
         (Fault.GENERATE_FAILED, ["in_queue", "in_progress", "failed"], "failed"),
         (Fault.GENERATE_FAILED_RESULT, ["in_queue", "in_progress", "completed"], "failed"),
-        (Fault.GENERATE_ERROR_CODE, ["in_queue", "in_progress", "completed"], None),
-        (Fault.GENERATE_NO_OUTPUT, ["in_queue", "in_progress", "completed"], "completed"),
-        (Fault.GENERATE_STRANGE_WORD, ["in_queue", "post_processing", "completed"], "completed"),
-        (Fault.GENERATE_SYNONYMS, ["pending", "processing", "succeeded"], "succeeded"),
+        (Fault.GENERATE_ERROR_LIST, ["in_queue", "in_progress", "completed"], "failed"),
+        (Fault.GENERATE_NO_OUTPUT, ["in_queue", "in_progress", "completed"], "succeeded"),
+        (Fault.GENERATE_STRANGE_WORD, ["in_queue", "post_processing", "completed"], "succeeded"),
+        (Fault.GENERATE_SYNONYMS, ["pending", "processing", "completed"], "completed"),
     ],
 )
 async def test_a_generation_ends_in_this_way(fault, words, result):
@@ -137,7 +138,8 @@ async def test_a_generation_ends_in_this_way(fault, words, result):
         assert told == words
         assert ended.get("status") == result
         assert ("error" in ended) == (result == "failed")
-        assert ("error_code" in ended) == (fault is Fault.GENERATE_ERROR_CODE)
+        assert isinstance(ended.get("error"), list) == (fault is Fault.GENERATE_ERROR_LIST)
+        assert ("output" in ended) == (result != "failed"), "output only of what succeeded"
         whole = fault in (Fault.GENERATE_STRANGE_WORD, Fault.GENERATE_SYNONYMS)
         assert bool(ended.get("output")) == whole
         assert caller.sandbox.stats.faults == {fault.value: 1}
@@ -147,7 +149,8 @@ async def test_a_cancelled_request_has_one_spelling_more():
     async with serving(**always(Fault.GENERATE_SYNONYMS)) as caller:
         request_id = await caller.submit()
         answer = await caller.call("POST", f"/requests/{request_id}/cancel")
-        assert answer[1] == {"outcome": "cancelled", "status": "canceled"}
+        assert answer[1]["outcome"] == "cancelled"
+        assert (await caller.result(request_id))["status"] == "canceled"
 
 
 async def download(caller: Caller) -> tuple[str, int, dict[str, str], bytes | None]:

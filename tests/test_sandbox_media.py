@@ -132,7 +132,7 @@ async def test_a_seed_among_the_inputs_repeats_the_picture_and_not_the_file():
 
 async def test_without_a_seed_samples_of_a_prompt_differ():
     async with serving() as caller:
-        inputs = {"prompt": "x", "image_urls": [URL]}
+        inputs = {"prompt": "x", "image_url": URL}
         [one], [two] = [await media(caller, FLUX_EDIT, inputs) for _ in range(2)]
         assert pixels(one) != pixels(two)
 

@@ -32,7 +32,7 @@ async def test_a_request_goes_on_while_the_process_is_dead(state):
     clock.elapsed_s += LONG_S
     async with serving(state=state, clock=clock) as caller:
         ended = await caller.result(request_id)
-        assert ended["status"] == "completed"
+        assert ended["status"] == "succeeded"
         assert ended["finished_at"] < "2026-01-31T09:30:05"
         assert ended["output"]["video"].startswith(caller.origin)
         assert (await caller.fetch(ended["output"]["video"]))[0] == 200

@@ -23,7 +23,7 @@ from batcher.errors import (
     Unavailable,
 )
 from batcher.ports import CancelOutcome, Phase
-from batcher.providers.runcomfy import answers
+from batcher.providers.runcomfy import answers, bodies, words
 from batcher.providers.runcomfy.answers import Answer
 from batcher.providers.runcomfy.outputs import COUNT_MAX, DEPTH_MAX, output_urls
 
@@ -186,7 +186,7 @@ def test_an_unusable_id_leaves_the_outcome_unknown(request_id: object) -> None:
 
 
 def test_a_negative_integer_id_is_still_a_safe_path_segment() -> None:
-    assert answers.usable_id(-5) == "-5"
+    assert bodies.usable_id(-5) == "-5"
 
 
 # --- Retry-After ----------------------------------------------------------------------------------
@@ -278,10 +278,10 @@ def test_a_submission_is_an_id_or_an_error_that_is_transient_only_where_turned_a
     )
     if isinstance(found, CallError):
         assert (found.kind is Kind.TRANSIENT) == turned_away
-        assert len(found.message) <= 2 * answers.MESSAGE_MAX_CHARS
+        assert len(found.message) <= 2 * words.MESSAGE_MAX_CHARS
     else:
         assert answer.ok
-        assert answers.usable_id(found) == found
+        assert bodies.usable_id(found) == found
 
 
 @given(st.integers(200, 299), BODIES)
@@ -434,14 +434,95 @@ def test_an_error_object_tells_why() -> None:
     assert answers.result(said(200, body), NOW).message == "out of memory"
 
 
-def test_a_200_with_any_other_error_code_is_a_failed_request() -> None:
-    found = answers.result(said(200, {"error_code": 500123, "message": "model crashed"}), NOW)
-    assert (found.phase, found.error_code, found.message) == (Phase.FAILED, 500123, "model crashed")
+NO_VERDICTS = {
+    "a code alone": {"error_code": 500123, "message": "model crashed"},
+    "a code and an unknown word": {"error_code": 500001, "status": "trouble"},
+    "a documented code": {"error_code": 400001},
+    "a code as text under another key": {"code": "500001"},
+    "a gateway's error": {"http_code": 500, "message": "upstream"},
+    "the body of another request": {"request_id": "r2", "status": "completed"},
+}
 
 
-def test_an_error_code_outweighs_the_status_word() -> None:
-    found = answers.result(said(200, {"error_code": 400001, "status": "completed"}), NOW)
-    assert (found.phase, found.error_code) == (Phase.FAILED, 400001)
+@pytest.mark.parametrize("body", NO_VERDICTS.values(), ids=NO_VERDICTS)
+def test_a_200_without_a_status_of_its_own_is_no_verdict_on_the_request(body: Any) -> None:
+    with pytest.raises(Unavailable):
+        answers.result(said(200, body), NOW, "r1")
+
+
+@pytest.mark.parametrize("code", [400001, 400005, 500001, 400004, 400002, 404001, "E_ANY"])
+@pytest.mark.parametrize("word", ["completed", "in_progress", "failed", "Cancelled"])
+def test_the_status_word_outweighs_every_code_beside_it(word: str, code: object) -> None:
+    body = {"error_code": code, "status": word, "error": [{"errorCode": code, "error": "x"}]}
+    assert answers.result(said(200, body), NOW).phase is answers.phase_of(word)
+
+
+@pytest.mark.parametrize("status", [200, 202, 400, 404, 500])
+@pytest.mark.parametrize("code", [{"error_code": 400005}, {"code": "400005"}])
+def test_not_ready_is_a_request_under_way_at_any_status(status: int, code: dict[str, Any]) -> None:
+    assert answers.result(said(status, code), NOW).phase is Phase.RUNNING
+
+
+def test_the_own_request_id_in_other_letters_is_no_other_request() -> None:
+    body = {"request_id": "ABC-1", "status": "completed"}
+    assert answers.result(said(200, body), NOW, "abc-1").phase is Phase.SUCCEEDED
+    assert answers.result(said(200, {"request_id": 17, "status": "failed"}), NOW, "17").phase.terminal
+
+
+CODES = {
+    "code": {"code": 400002},
+    "code as text": {"code": "400002"},
+    "errorCode": {"errorCode": 400002},
+    "within error": {"error": {"code": 400002}},
+    "within a list": {"error": [{"errorCode": 400002, "error": "no funds", "debugInfo": ""}]},
+    "within detail": {"detail": {"error_code": "400002"}},
+    "within data": {"data": {"error": {"code": 10001}}},
+    "no funds": {"error_code": 10001},
+    "a gateway's 402": {"http_code": 402, "message": "no"},
+}
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+@pytest.mark.parametrize("body", CODES.values(), ids=CODES)
+def test_no_balance_is_recognised_wherever_its_code_stands(status: int, body: dict[str, Any]) -> None:
+    if status == 200 or "http_code" not in body:
+        assert type(submission_error(said(status, body))) is BalanceExhausted
+
+
+@pytest.mark.parametrize("code", [0, 1, 200, 402, True, "402", "ok", [400002], {"a": 1}])
+def test_a_small_number_or_a_word_under_code_is_no_error_code(code: object) -> None:
+    assert type(submission_error(said(200, {"code": code}))) is OutcomeUnknown
+
+
+LENIENT = {
+    "NaN": b'{"request_id": "r1", "cost": NaN}',
+    "Infinity": b'{"request_id": "r1", "cost": -Infinity}',
+    "a mark before UTF-8": b'\xef\xbb\xbf{"request_id": "r1"}',
+    "UTF-16": '{"request_id": "r1"}'.encode("utf-16"),
+    "UTF-16 big endian": '{"request_id": "r1"}'.encode("utf-16-be"),
+    "bytes that are no UTF-8": b'{"request_id": "r1", "note": "caf\xe9"}',
+    "half of a pair": rb'{"request_id": "r1", "note": "\ud800"}',
+    "zeros behind it": b'{"request_id": "r1"}\0\0',
+    "the same key twice": b'{"request_id": "r0", "request_id": "r1"}',
+}
+
+
+@pytest.mark.parametrize("body", LENIENT.values(), ids=LENIENT)
+def test_an_id_is_read_from_a_body_that_strict_readers_refuse(body: bytes) -> None:
+    assert answers.submission(said(200, body), NOW) == "r1"
+
+
+@pytest.mark.parametrize("body", [b'{"request_id": "r1"', b'{"request_id": "r1", "c": NaN', b'"r1"'])
+def test_half_a_body_has_no_id(body: bytes) -> None:
+    assert type(submission_error(said(200, body))) is OutcomeUnknown
+
+
+@pytest.mark.parametrize("cost", ["NaN", "-Infinity", "-1", "true", '"free"', "1e400", "[1]"])
+def test_a_cost_that_is_no_amount_is_told_apart_from_none(cost: str) -> None:
+    body = b'{"status": "completed", "output": "https://x/a", "cost": %s}' % cost.encode()
+    found = answers.result(said(200, body), NOW)
+    assert (found.cost_usd, found.cost_is_odd, found.urls) == (None, True, ("https://x/a",))
+    assert not answers.result(said(200, {"status": "completed", "cost": None}), NOW).cost_is_odd
 
 
 def test_a_completed_result_with_an_error_and_no_output_is_a_success_without_outputs() -> None:
@@ -500,6 +581,7 @@ def test_outputs_are_bounded_in_number() -> None:
 # --- cancelling -----------------------------------------------------------------------------------
 
 CANCELLED, NOT_CANCELLABLE = CancelOutcome.CANCELLED, CancelOutcome.NOT_CANCELLABLE
+REQUESTED = CancelOutcome.REQUESTED
 CANCELS = {
     "outcome cancelled": (said(200, {"outcome": "cancelled", "status": "cancelled"}), CANCELLED),
     "outcome canceled": (said(200, {"outcome": "canceled"}), CANCELLED),
@@ -513,6 +595,12 @@ CANCELS = {
         said(200, {"outcome": "not_cancellable", "status": "in_progress"}),
         NOT_CANCELLABLE,
     ),
+    "the documented example": (said(202, {"outcome": "cancelled", "status": "completed"}), CANCELLED),
+    "requested as outcome": (said(202, {"outcome": "cancellation_requested"}), REQUESTED),
+    "requested as status": (said(200, {"status": "Cancellation_Requested"}), REQUESTED),
+    "accepted, still queued": (said(202, {"status": "in_queue"}), REQUESTED),
+    "accepted without a word": (said(202), REQUESTED),
+    "accepted, not cancellable": (said(202, {"outcome": "not_cancellable"}), NOT_CANCELLABLE),
     "status completed": (said(200, {"status": "completed"}), NOT_CANCELLABLE),
     "any other object": (said(200, {"ok": True}), NOT_CANCELLABLE),
     "odd types": (said(200, {"outcome": 1, "status": ["cancelled"]}), NOT_CANCELLABLE),
@@ -551,6 +639,11 @@ CANCEL_ERRORS = {
 }
 
 
+def test_a_cancel_of_another_request_says_nothing_about_this_one() -> None:
+    with pytest.raises(Unavailable):
+        answers.cancellation(said(202, {"request_id": "r2", "outcome": "cancelled"}), NOW, "r1")
+
+
 @pytest.mark.parametrize(("answer", "expected"), CANCEL_ERRORS.values(), ids=CANCEL_ERRORS)
 def test_a_cancel_that_fails(answer: Answer, expected: type[CallError]) -> None:
     with pytest.raises(CallError) as caught:
@@ -583,6 +676,14 @@ def test_a_catalogue_call_that_fails(answer: Answer, expected: type[CallError]) 
     assert type(caught.value) is expected
 
 
+def test_what_the_catalogue_echoes_of_the_token_is_masked_at_any_depth() -> None:
+    body = json.dumps({"model_id": "m", "note": ["a secret", {"secret": {"x": "secret"}}], "n": 1})
+    found = answers.catalogue_object(
+        Answer(200, body.encode(), None, lambda text: text.replace("secret", "***")), NOW
+    )
+    assert found == {"model_id": "m", "note": ["a ***", {"***": {"x": "***"}}], "n": 1}
+
+
 # --- messages -------------------------------------------------------------------------------------
 
 MESSAGES = {
@@ -610,9 +711,34 @@ MESSAGES = {
         {"message": " a\r\n\tb\x1b[31m\u202e "},
         "HTTP 422: a b [31m",
     ),
-    "nothing said": ({"foo": 1}, "HTTP 422: no message"),
-    "nesting without end": ({"detail": [[[[[[[["deep"]]]]]]]]}, "HTTP 422: no message"),
-    "HTML": (HTML, "HTTP 422: no message"),
+    "nothing said": ({"foo": 1}, 'HTTP 422: unusable answer: {"foo":1}'),
+    "nesting without end": (
+        {"detail": [[[[[[[["deep"]]]]]]]]},
+        'HTTP 422: unusable answer: {"detail":[[[[[[[["deep"]]]]]]]]}',
+    ),
+    "HTML": (HTML, "HTTP 422: Bad gateway"),
+    "a page's title": (
+        b"<html><head><TITLE>502 Bad &amp; Gateway</TITLE></head><body>nginx</body></html>",
+        "HTTP 422: 502 Bad & Gateway",
+    ),
+    "a page without words": (b"<html><script>x()</script></html>", "HTTP 422: no message"),
+    "XML": (b"<Error><Code>AccessDenied</Code></Error>", "HTTP 422: AccessDenied"),
+    "a list of errors": (
+        {"error": [{"errorCode": 9, "error": "no GPU", "debugInfo": "node 7"}]},
+        "HTTP 422: no GPU: node 7",
+    ),
+    "a gateway": ({"http_code": 502, "message": "upstream"}, "HTTP 422: upstream"),
+    "failure_reason": ({"failure_reason": "nsfw"}, "HTTP 422: nsfw"),
+    "a nested error": ({"error": {"error": {"message": "deep"}}}, "HTTP 422: deep"),
+    "within data": ({"data": {"message": "inner"}}, "HTTP 422: inner"),
+    "errors under their fields": (
+        {"errors": {"prompt": ["too long"], "seed": ["no"]}},
+        "HTTP 422: prompt: too long; seed: no",
+    ),
+    "a problem document": (
+        {"title": "Bad input", "detail": "seed"},
+        "HTTP 422: Bad input: seed",
+    ),
     "plain text": (b"quota\x00 exceeded", "HTTP 422: unusable answer: quota exceeded"),
     "no body": (b"", "HTTP 422: no body"),
     "an unreadable body": (None, "HTTP 422: the body could not be read"),

@@ -602,4 +602,7 @@ async def test_any_exception_is_translated_and_never_called_safe_without_reason(
         error = await error_of(name, service)
     safe = kind.__name__ in SAFE
     assert type(error) is (NotSent if safe else lost(name))
-    assert error.message == ("no answer in time" if issubclass(kind, TimeoutError) else kind.__name__)
+    unworded = "no answer in time" if issubclass(kind, TimeoutError) else kind.__name__
+    advised = issubclass(kind, aiohttp.ClientConnectorCertificateError)
+    assert error.message.partition(" (")[0] == unworded
+    assert ("SSL_CERT_FILE" in error.message) == advised

@@ -57,9 +57,9 @@ SITUATIONS: dict[str, tuple[Climate, dict[str, Any]]] = {
         Climate(fate=1.0, kinds=frozenset({"failed"})),
         {"faults": 1.0, "only_faults": frozenset({Fault.GENERATE_FAILED})},
     ),
-    "failing by code": (
+    "failing with a list": (
         Climate(fate=1.0, kinds=frozenset({"error_code"})),
-        {"faults": 1.0, "only_faults": frozenset({Fault.GENERATE_ERROR_CODE})},
+        {"faults": 1.0, "only_faults": frozenset({Fault.GENERATE_ERROR_LIST})},
     ),
     "empty-handed": (
         Climate(fate=1.0, kinds=frozenset({"no_output"})),
@@ -313,7 +313,7 @@ def test_a_request_that_is_lost_looks_the_same_and_leaves_nothing(api):
         submit(here)
 
 
-@pytest.mark.parametrize("situation", ["failing", "failing by code"])
+@pytest.mark.parametrize("situation", ["failing", "failing with a list"])
 def test_a_failed_generation_is_a_result_and_no_error(api, situation):
     here = api(situation)
     request_id = submit(here)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from batcher.download.downloader import Downloader
 from batcher.download.lookup import Lookup
 from batcher.download.patience import DownloadLimits
 from batcher.download.trust import TrustPolicy
+from batcher.download.way import Way
 from batcher.errors import CredentialsError, LedgerError
+from batcher.http.network import Network
 from batcher.ledger.segments import HIDDEN_NAME
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.media import is_public_url
@@ -44,7 +45,9 @@ class Site:
     endpoint: Endpoint
     service: HttpService
     catalog: Catalog
-    cache_folder: Path
+    cache_folder: Path | None
+    """None: the catalogue is not kept on disk."""
+    network: Network = field(default_factory=Network)
 
     def listing(self, host: Host) -> ListingCache:
         """The whole catalogue as a list."""
@@ -54,11 +57,13 @@ class Site:
         """What fetches outputs: from the vendor's hosts, the API's own, and those the user named."""
         policy = TrustPolicy(self.endpoint.base_url, trust.allow_hosts)
         limits = DownloadLimits(downloads=downloads, max_file_bytes=trust.max_file_bytes)
-        return Downloader(policy, limits, host.clock, host.rng)
+        token = self.endpoint.token
+        way = Way(self.network, redact=token.redact) if token is not None else Way(self.network)
+        return Downloader(policy, limits, host.clock, host.rng, way)
 
     def lookup(self) -> Lookup:
         """What asks about media that the API will be told to fetch: anything public, nothing else."""
-        return Lookup(TrustPolicy(DEFAULT_BASE_URL), is_public_url)
+        return Lookup(TrustPolicy(DEFAULT_BASE_URL), is_public_url, way=Way(self.network))
 
 
 @asynccontextmanager
@@ -74,10 +79,11 @@ async def connect(
             yield site
         return
     endpoint = _real(host, needs_token=spending)
-    async with HttpService(endpoint, host.clock) as service:
+    network = Network(host.env)
+    async with HttpService(endpoint, host.clock, network=network) as service:
         folder = cache_dir(host.env, host.home)
         catalog = Catalog(service, CatalogCache(folder, endpoint.origin, host.disk), host.clock)
-        yield Site(endpoint.base_url, endpoint, service, catalog, folder)
+        yield Site(endpoint.base_url, endpoint, service, catalog, folder, network)
 
 
 def _real(host: Host, *, needs_token: bool) -> Endpoint:
@@ -104,13 +110,11 @@ async def _sandbox(options: SandboxOptions, host: Host, run_dir: Path | None) ->
         state=run_dir / HIDDEN_NAME / _SANDBOX_STATE if run_dir is not None else None,
         clock=host.clock,
     )
-    with tempfile.TemporaryDirectory(prefix="batcher-") as folder:
-        async with Sandbox(settings) as base:
-            endpoint = Endpoint(base, Token(uuid.uuid4().hex))
-            async with HttpService(endpoint, host.clock) as service:
-                cache = CatalogCache(Path(folder), endpoint.origin, host.disk)
-                catalog = Catalog(service, cache, host.clock)
-                yield Site(SANDBOX_API, endpoint, service, catalog, Path(folder))
+    async with Sandbox(settings) as base:
+        endpoint = Endpoint(base, Token(uuid.uuid4().hex))
+        async with HttpService(endpoint, host.clock) as service:
+            catalog = Catalog(service, CatalogCache(None, endpoint.origin, host.disk), host.clock)
+            yield Site(SANDBOX_API, endpoint, service, catalog, None, Network(host.env))
 
 
 def check_same_api(snapshot: Snapshot, site: Site, run_dir: Path) -> None:

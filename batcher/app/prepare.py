@@ -96,7 +96,7 @@ def prepare(
 ) -> Prepared:
     """Check every row against schema and ledger. Raises ManifestError, InputError, UsageError."""
     if specs.unknown:
-        raise InputError("\n".join(f"{model}: the API knows no such model" for model in specs.unknown))
+        raise InputError("\n".join(_no_such_model(model, specs) for model in specs.unknown))
     manifest.keep_rule(snapshot.rule)
     tally, columns = Tally(), Columns()
     survey = _survey(specs, options.money)
@@ -107,6 +107,13 @@ def prepare(
     made.duplicates, made.invalid = tally.duplicates, tally.invalid
     _check_limits(options, made)
     return Prepared(options, run_dir, manifest, specs, made, tally, columns, survey, snapshot.spent_usd)
+
+
+def _no_such_model(model: str, specs: Specs) -> str:
+    """The model and how to find its right name; what the API said of it, if anything."""
+    named = model if model.strip() else repr(model)
+    said = specs.sources[model].problem
+    return f"{named}: the API knows no such model ({said}); `batcher models` lists them"
 
 
 def _survey(specs: Specs, money: Money) -> Survey:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from batcher.app.connect import SANDBOX_API, Site, check_same_api, connect
 from batcher.disk import Disk
+from batcher.engine.cancel import cancel_request
 from batcher.errors import (
     AuthRefused,
     CallError,
@@ -35,6 +36,8 @@ class Cancelled:
     """What became of the requests that ``cancel`` asked the API to cancel: job ids."""
 
     cancelled: list[str]
+    requested: list[str]
+    """Accepted, and not ended yet: the next run sees what came of it."""
     not_cancellable: list[str]
     unanswered: list[tuple[str, str]]
 
@@ -45,7 +48,7 @@ async def cancel(run_dir: Path, host: Host) -> Cancelled:
     Raises LedgerError, LockedError, CredentialsError, UnreachableError.
     """
     async with _held(run_dir, host) as (site, ledger):
-        told = Cancelled([], [], [])
+        told = Cancelled([], [], [], [])
         for job_id, record in list(ledger.snapshot.unfinished()):
             if record.state is State.SUBMITTED and record.request_id is not None:
                 await _cancel(site.service, ledger, told, (job_id, record.request_id))
@@ -55,7 +58,7 @@ async def cancel(run_dir: Path, host: Host) -> Cancelled:
 async def _cancel(service: Service, ledger: Ledger, told: Cancelled, job: tuple[str, str]) -> None:
     job_id, request_id = job
     try:
-        outcome = await service.cancel(request_id)
+        outcome = await cancel_request(service, request_id)
     except (AuthRefused, NotSent) as error:
         raise _in_words(error) from error
     except CallError as error:
@@ -64,6 +67,8 @@ async def _cancel(service: Service, ledger: Ledger, told: Cancelled, job: tuple[
     if outcome is CancelOutcome.CANCELLED:
         await ledger.record(EventName.CANCELLED, job_id)
         told.cancelled.append(job_id)
+    elif outcome is CancelOutcome.REQUESTED:
+        told.requested.append(job_id)
     else:
         told.not_cancellable.append(job_id)
 

@@ -23,9 +23,14 @@ def cancel_queued(run_dir: Path, *, as_json: bool) -> int:
         click.echo(visible_json(told))
     else:
         click.echo(
-            f"{len(told.cancelled)} cancelled, {len(told.not_cancellable)} already running: "
+            f"{len(told.cancelled)} cancelled, {len(told.not_cancellable)} running or finished: "
             "those can't be cancelled"
         )
+        if told.requested:
+            click.echo(
+                f"{len(told.requested)} cancellations were accepted and are not done yet: the next "
+                "run sees what became of those"
+            )
         for job_id, message in told.unanswered:
             click.echo(visible(f"{job_id}: {message}"), err=True)
     return int(bool(told.unanswered))

@@ -8,14 +8,14 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import aiohttp
-from aiohttp.resolver import DefaultResolver
 
 from batcher.download.patience import Patience
 from batcher.download.sink import PIECE_BYTES, PartialFile
 from batcher.download.transfer import Transfer, Wire
-from batcher.download.trust import TrustedResolver
+from batcher.download.way import Way
 from batcher.download.writers import Writers
 from batcher.errors import DownloadError, DownloadRefused, UrlExpired
+from batcher.http.connections import HEADER_LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -53,8 +53,8 @@ class Fetcher(Protocol):
 class Downloader:
     """A :class:`Fetcher` over HTTP. An async context manager; needs one event loop for its life.
 
-    It has connections of its own and knows no token: no cookies, no ``netrc``, no proxy from the
-    environment. ``resolver`` stands in for the system's (tests, split DNS); it is closed with us.
+    It has connections of its own and knows no token: no cookies, no ``netrc``. ``way`` is the way out;
+    its resolver is closed with us.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class Downloader:
         limits: DownloadLimits,
         clock: Clock,
         rng: Random,
-        resolver: AbstractResolver | None = None,
+        way: Way | None = None,
     ) -> None:
         self._policy = policy
         self._limits = limits
         self._clock = clock
         self._rng = rng
-        self._resolver = resolver
+        self._way = way or Way()
         # A transfer holds its slot only during an attempt: who waits to retry is in nobody's way.
         self._slots = asyncio.Semaphore(limits.downloads)
         self._held = AsyncExitStack()
@@ -78,10 +78,10 @@ class Downloader:
         threads = min(self._limits.downloads + 1, THREADS_MAX)
         self._writers = Writers(ThreadPoolExecutor(threads, thread_name_prefix="batcher-download"))
         self._held.callback(self._writers.threads.shutdown)
-        resolver = TrustedResolver(self._policy, self._resolver or DefaultResolver())
-        self._held.push_async_callback(resolver.close)
-        session = await self._held.enter_async_context(self._session(resolver))
-        self._wire = Wire(session, self._policy, self._limits, self._clock)
+        guard = self._way.guard(self._policy)
+        self._held.push_async_callback(guard.close)
+        session = await self._held.enter_async_context(self._session(guard))
+        self._wire = Wire(session, self._policy, self._limits, self._clock, self._way, guard)
         return self
 
     async def __aexit__(
@@ -109,8 +109,10 @@ class Downloader:
                 await self._clock.sleep(wait_s)
                 if expired:
                     url = await refresh()
-        except BaseException:
+        except BaseException as error:
             await sink.abandon()
+            if isinstance(error, DownloadError):
+                error.args = (self._way.redact(str(error)),)
             raise
 
     async def _in_turn(self, transfer: Transfer, url: str, patience: Patience) -> Fetched:
@@ -121,7 +123,9 @@ class Downloader:
 
     def _session(self, resolver: AbstractResolver) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._limits.downloads, resolver=resolver),
+            connector=aiohttp.TCPConnector(
+                limit=self._limits.downloads, resolver=resolver, ssl=self._way.network.trusted()
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT},
             timeout=aiohttp.ClientTimeout(
@@ -132,4 +136,5 @@ class Downloader:
             auto_decompress=False,
             trust_env=False,
             read_bufsize=PIECE_BYTES,
+            **HEADER_LIMITS,
         )

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import aiohttp
-from aiohttp.abc import AbstractResolver
-from aiohttp.resolver import DefaultResolver
 from yarl import URL
 
 from batcher.download.answer import whole_number
-from batcher.download.trust import TrustedResolver, TrustPolicy
+from batcher.download.trust import TrustPolicy
+from batcher.download.way import Way
 from batcher.errors import BatcherError
+from batcher.http.connections import HEADER_LIMITS
 
 USER_AGENT: Final = "batcher"
 GONE: Final = frozenset({404, 410})
@@ -50,11 +50,10 @@ class Looked:
 
 
 class Lookup:
-    """Asks about URLs. An async context manager; knows no token, cookies or proxy.
+    """Asks about URLs. An async context manager; knows no token and no cookies.
 
     ``allowed`` says of a URL, and of each redirect's, whether it may be asked about at all; names that
     resolve to an address that is not public are refused on top of that, as they are for downloads.
-    ``resolver`` stands in for the system's.
     """
 
     def __init__(
@@ -62,29 +61,32 @@ class Lookup:
         policy: TrustPolicy,
         allowed: Callable[[str], bool],
         limits: LookupLimits | None = None,
-        resolver: AbstractResolver | None = None,
+        way: Way | None = None,
     ) -> None:
         self._policy = policy
         self._allowed = allowed
         self._limits = limits or LookupLimits()
-        self._resolver = resolver
+        self._way = way or Way()
         self._hosts: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(self._limits.per_host)
         )
         self._held = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        resolver = TrustedResolver(self._policy, self._resolver or DefaultResolver())
-        self._held.push_async_callback(resolver.close)
+        self._guard = guard = self._way.guard(self._policy)
+        self._held.push_async_callback(guard.close)
         self._session = await self._held.enter_async_context(
             aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._limits.at_once, resolver=resolver),
+                connector=aiohttp.TCPConnector(
+                    limit=self._limits.at_once, resolver=guard, ssl=self._way.network.trusted()
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
                 timeout=aiohttp.ClientTimeout(
                     total=self._limits.timeout_s, connect=self._limits.connect_s
                 ),
                 trust_env=False,
+                **HEADER_LIMITS,
             )
         )
         return self
@@ -124,10 +126,14 @@ class Lookup:
         if not self._allowed(url):
             return Looked("is not, or leads to what is not, a public HTTPS URL")
         target = URL(url, encoded=url.isascii() and " " not in url)
-        headers = ONE_BYTE if method == "GET" else {}
+        asking: dict[str, Any] = {
+            "headers": ONE_BYTE if method == "GET" else {},
+            "allow_redirects": False,
+        }
+        asking |= await self._way.arguments(target, self._guard)
         async with (
             self._hosts[target.raw_host or ""],
-            self._session.request(method, target, headers=headers, allow_redirects=False) as response,
+            self._session.request(method, target, **asking) as response,
         ):
             location = response.headers.get("Location")
             if response.status in REDIRECTS and location is not None:

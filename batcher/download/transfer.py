@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from batcher.download.answer import Answer
     from batcher.download.patience import DownloadLimits, Patience
     from batcher.download.sink import PartialFile
-    from batcher.download.trust import TrustPolicy
+    from batcher.download.trust import TrustedResolver, TrustPolicy
+    from batcher.download.way import Way
     from batcher.media.file_types import Format
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -55,6 +56,8 @@ class Wire:
     policy: TrustPolicy
     limits: DownloadLimits
     clock: Clock
+    way: Way
+    guard: TrustedResolver
 
 
 class Transfer:
@@ -108,8 +111,9 @@ class Transfer:
         """The answer at the end of the redirects, each of them checked like the first URL."""
         target = self._wire.policy.check(url)
         for _ in range(self._wire.limits.max_redirects + 1):
+            way = await self._wire.way.arguments(target, self._wire.guard)
             response = await self._wire.session.get(
-                target, headers=self._range_headers(), allow_redirects=False
+                target, headers=self._range_headers(), allow_redirects=False, **way
             )
             async with response:
                 now = self._wire.clock.now()

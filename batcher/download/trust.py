@@ -137,18 +137,21 @@ class TrustedResolver(AbstractResolver):
     """``inner``, minus names with an address that is nobody's business.
 
     ``resolve`` raises DownloadRefused (code ``host``) where any of a name's addresses is not a public
-    one, unless the policy says that the user named the host.
+    one, unless the policy says that the user named the host, or it is one of ``proxies``.
     """
 
-    def __init__(self, policy: TrustPolicy, inner: AbstractResolver) -> None:
+    def __init__(
+        self, policy: TrustPolicy, inner: AbstractResolver, proxies: frozenset[str] = frozenset()
+    ) -> None:
         self._policy = policy
         self._inner = inner
+        self._proxies = proxies
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         found = await self._inner.resolve(host, port, family)
-        if not self._policy.is_named(host):
+        if host not in self._proxies and not self._policy.is_named(host):
             _require_public(host, (result["host"] for result in found))
         return found
 

@@ -16,6 +16,10 @@ from batcher.ports import Phase, Result, Service
 NOT_FOUND_POLLS = 5
 NOT_FOUND_S = 10.0
 NOT_FOUND_STEP_S = 2.5
+NO_OUTPUT_ANSWERS = 5
+NO_OUTPUT_S = 20.0
+ODD_COST_ANSWERS = 3
+DOUBT_STEP_MAX_S = 8.0
 RETRY_BASE_S = 1.0
 RETRY_CAP_S = 30.0
 
@@ -35,6 +39,30 @@ class Absence:
         return self.polls >= NOT_FOUND_POLLS and now_s - self.since_s >= NOT_FOUND_S
 
 
+@dataclass(slots=True)
+class Doubt:
+    """Counts ends in a row that are hard to believe: finished without an output, or for no amount.
+
+    Results may come into being a little after the word for them. Asked again after 1, 2, 4 and more
+    seconds: a missing output is believed after at least 5 answers over 20 s, an odd cost after 3.
+    """
+
+    answers: int = 0
+    since_s: float = 0.0
+
+    def note(self, result: Result, now_s: float) -> float | None:
+        """Take in an answer: seconds until the next, None once this one is to be believed."""
+        if result.phase is not Phase.SUCCEEDED or (result.urls and not result.cost_is_odd):
+            return None
+        if not self.answers:
+            self.since_s = now_s
+        self.answers += 1
+        convinced = self.answers >= NO_OUTPUT_ANSWERS and now_s - self.since_s >= NO_OUTPUT_S
+        if convinced or (result.urls and self.answers >= ODD_COST_ANSWERS):
+            return None
+        return float(min(2 ** (self.answers - 1), DOUBT_STEP_MAX_S))
+
+
 class Gone(CallError):
     """The API no longer knows the request, and said so often enough to be believed."""
 
@@ -52,15 +80,18 @@ class Watcher:
         self._rng = rng
 
     async def ask(self, request_id: str, timeout_s: float | None = None) -> Result | None:
-        """The API's present word on a request, through every passing error.
+        """The API's present word on a request, through every passing error and what is hard to believe.
 
         None where the token was refused, or nothing but errors came for ``timeout_s`` seconds.
         Raises Gone where the request is not known any more.
         """
-        absence, failures, began_s = Absence(), 0, self._clock.monotonic()
+        absence, doubt, failures, began_s = Absence(), Doubt(), 0, self._clock.monotonic()
         while timeout_s is None or not failures or self._clock.monotonic() - began_s < timeout_s:
             try:
-                return await self._line.call(lambda: self._service.result(request_id))
+                result = await self._line.call(lambda: self._service.result(request_id))
+                if (wait_s := doubt.note(result, self._clock.monotonic())) is None:
+                    return result
+                await self._clock.sleep(wait_s)
             except NotFound as error:
                 if absence.note(self._clock.monotonic()):
                     raise Gone(error.message, http_status=error.http_status) from error

@@ -19,6 +19,7 @@ from batcher.dataset.metadata import Describes
 from batcher.download.downloader import Fetcher
 from batcher.engine.budget import Budget
 from batcher.engine.canary import Canary, no_canary
+from batcher.engine.cancel import cancel_request
 from batcher.engine.fetch import Collector
 from batcher.engine.gateway import ApiLine
 from batcher.engine.limits import Pace
@@ -406,7 +407,7 @@ class Runner:
     async def _cancel(self, job_id: str) -> None:
         request_id = self._ledger.snapshot.records[job_id].request_id
         assert request_id is not None
-        outcome = await self._line.call(lambda: self._deps.service.cancel(request_id))
+        outcome = await cancel_request(self._deps.service, request_id, self._line.call)
         if outcome is not CancelOutcome.CANCELLED:
             self.view.not_cancellable += 1
             return

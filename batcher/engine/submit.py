@@ -138,6 +138,8 @@ class Submitter:
         except CallError as error:
             return await self._answer(job, error)
         self._same_answer.accepted()
+        if self._ledger.snapshot.requests.get(request_id) is not None:
+            return await self._answer(job, _given_twice(request_id))
         await self._keep(job, request_id)
         return Outcome.ACCEPTED
 
@@ -190,6 +192,11 @@ class Submitter:
             EventName.FAILED, job.id, stage=Stage.SUBMIT, code=code, message=message
         )
         return Outcome.FAILED
+
+
+def _given_twice(request_id: str) -> OutcomeUnknown:
+    """Two jobs with one request would share one output; which request this POST made is not known."""
+    return OutcomeUnknown(f"answered with request id {request_id}, which an earlier POST was given")
 
 
 def _on_record(job: Job, record: JobRecord | None) -> bool:

@@ -84,10 +84,11 @@ TRANSITIONS: Mapping[tuple[State, EventName], State] = {
     # Its files.
     (_S.COMPLETED, _E.DONE): _S.DONE,
     (_S.COMPLETED, _E.FAILED): _S.FAILED,
-    # Asked again: a failed request may turn out complete, a failed download may get its file, and a
-    # file that went missing is fetched once more.
+    # Asked again: a failed or cancelled request may turn out complete, a failed download may get its
+    # file, and a file that went missing is fetched once more.
     (_S.FAILED, _E.COMPLETED): _S.COMPLETED,
     (_S.FAILED, _E.SUBMITTED): _S.SUBMITTED,
+    (_S.CANCELLED, _E.SUBMITTED): _S.SUBMITTED,
     (_S.FAILED, _E.FAILED): _S.FAILED,
     (_S.DONE, _E.COMPLETED): _S.COMPLETED,
 }

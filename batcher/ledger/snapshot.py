@@ -74,11 +74,12 @@ class Saved(msgspec.Struct, array_like=True):
     finished: SavedJobs
     timings: SavedTimings
     owners: SavedMap
+    requests: SavedMap
 
     @property
     def is_sound(self) -> bool:
         """Whether a snapshot can be restored from it."""
-        return self.finished.is_sound and self.owners.is_sound
+        return self.finished.is_sound and self.owners.is_sound and self.requests.is_sound
 
 
 class Snapshot:
@@ -107,6 +108,8 @@ class Snapshot:
         self.timings = Timings()
         self.owners: PackedMap | None = None
         """By the SHA-256 of each output, the place of its job's ``submitting`` line; where asked for."""
+        self.requests = PackedMap()
+        """Every request id that any attempt was ever given, and the place of its first line."""
         self.dataset_changes = 0
         """How many lines changed the outputs, or what is said of them."""
         self.identity: int | None = None
@@ -206,8 +209,8 @@ class Snapshot:
         sums = Sums(*(getattr(self, name) for name in Sums.__struct_fields__))
         unmarked = {job: replace(record, listed=False) for job, record in self.records.open.items()}
         finished, timings = self.records.finished.saved(), self.timings.saved()
-        owners = (self.owners or PackedMap()).saved()
-        return Saved(sums, self._began, self.last_run, self.runs, unmarked, finished, timings, owners)
+        maps = ((self.owners or PackedMap()).saved(), self.requests.saved())
+        return Saved(sums, self._began, self.last_run, self.runs, unmarked, finished, timings, *maps)
 
     def restore(self, saved: Saved) -> None:
         """Become what ``saved`` was made of; only for a snapshot that nothing was folded into."""
@@ -218,6 +221,7 @@ class Snapshot:
         self.records.open = saved.open
         self.records.finished.restore(saved.finished)
         self.timings.restore(saved.timings)
+        self.requests.restore(saved.requests)
         if self.owners is not None:
             self.owners.restore(saved.owners)
         done = [pair for pair in saved.open.items() if pair[1].state is _DONE]
@@ -298,6 +302,8 @@ class Snapshot:
     def _submitted(self, record: Record, event: Event, place: int) -> None:
         if event.request_id:
             record.request_id, record.answer_offset = event.request_id, place
+            if place >= 0:
+                self.requests.setdefault(event.request_id, place)
         record.stage = record.code = record.message = None
         if record.charge_usd == 0.0:
             self._charge(event.job, record, record.price_usd)

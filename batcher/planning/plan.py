@@ -167,11 +167,18 @@ def _by_state(record: JobRecord, policy: Policy) -> Decision:
         case State.DONE:
             return Decision(Bucket.DONE, Action.CHECK, "done")
         case State.CANCELLED if policy.retry_failed:
-            return Decision(Bucket.RETRY, Action.SUBMIT, "cancelled, tried again (--retry-failed)")
+            return _again_after_cancel(record)
         case State.CANCELLED:
             return Decision(Bucket.CANCELLED, Action.LEAVE, "cancelled")
         case State.FAILED:
             return _failed(record, policy)
+
+
+def _again_after_cancel(record: JobRecord) -> Decision:
+    """A cancel that came too late leaves a result that was paid for."""
+    if record.request_id is None:
+        return Decision(Bucket.RETRY, Action.SUBMIT, "cancelled, tried again (--retry-failed)")
+    return Decision(Bucket.RETRY, Action.ASK, "cancelled, asked once more, then bought again")
 
 
 def _failed(record: JobRecord, policy: Policy) -> Decision:

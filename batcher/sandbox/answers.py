@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 INVALID_RESOURCE = 400001
 INSUFFICIENT_RESOURCES = 400002
 USER_ACCOUNT = 400004
+NOT_READY = 400005
 RESOURCE_NOT_FOUND = 404001
 GENERATION_ERROR = 500001
 
@@ -89,6 +90,7 @@ _ANSWERS: dict[str, Callable[[datetime], web.Response]] = {
     "busy": lambda _: Refusal(503, "Server is busy", headers=_SECONDS).response(),
     "limited": lambda _: Refusal(429, "Too many requests", headers=_SECONDS).response(),
     "limited-date": lambda now: Refusal(429, "Too many requests", headers=_retry_after(now)).response(),
+    "not-ready": lambda _: Refusal(400, "Request is not ready", error_code=NOT_READY).response(),
     "error-code": lambda _: Refusal(
         200, "The model rejected the request", error_code=INVALID_RESOURCE
     ).response(),

@@ -21,7 +21,7 @@ from batcher.sandbox.answers import (
     hang_up,
     not_found,
 )
-from batcher.sandbox.catalogue import Model, catalogue, find
+from batcher.sandbox.catalogue import MODEL_KIND, Model, catalogue, find
 from batcher.sandbox.faults import Fault, Faults, Stage, dice
 from batcher.sandbox.journal import Order
 from batcher.sandbox.outputs import names, output
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from batcher.sandbox.settings import SandboxSettings, SandboxStats
 
 MAX_BODY_BYTES = 64 << 20
-DEFAULT_PAGE, MAX_PAGE = 50, 200
+DEFAULT_PAGE, MAX_PAGE = 50, 500
+BOUNDLESS_USD = 1000.0
 DIGITS_MAX = 18
+ACCEPTED = 202
 
 WORDS = {
     Phase.IN_QUEUE: "in_queue",
@@ -41,17 +43,19 @@ WORDS = {
     Phase.FINISHED: "completed",
     Phase.CANCELLED: "cancelled",
 }
+"""``/status`` says ``completed`` of whatever ran to its end; ``/result`` says how it ended."""
 SYNONYMS = {
     Phase.IN_QUEUE: "pending",
     Phase.IN_PROGRESS: "processing",
-    Phase.FINISHED: "succeeded",
+    Phase.FINISHED: "completed",
     Phase.CANCELLED: "canceled",
 }
 STRANGE_WORD = "post_processing"
 
-_FAILED = "failed"
-_FAILURES = (Fault.GENERATE_FAILED, Fault.GENERATE_FAILED_RESULT)
+_FAILED, _SUCCEEDED = "failed", "succeeded"
+_FAILURES = (Fault.GENERATE_FAILED, Fault.GENERATE_FAILED_RESULT, Fault.GENERATE_ERROR_LIST)
 _FAILURE = "The model could not generate anything from this input"
+_FAILURE_LIST = [{"errorCode": GENERATION_ERROR, "error": _FAILURE, "debugInfo": "worker 7"}]
 
 
 class ModelApi:
@@ -72,12 +76,26 @@ class ModelApi:
     async def models(self, request: web.Request) -> web.Response:
         """``GET /v1/models``: a page of the catalogue, and how many there are in all."""
         query = request.query
-        found = find(query.get("search", ""), query.get("category", ""))
+        kind = query.get("kind", MODEL_KIND)
+        found = find(query.get("search", ""), query.get("category", "")) if kind == MODEL_KIND else []
         offset = _whole_number(query, "offset", 0)
         limit = min(_whole_number(query, "limit", DEFAULT_PAGE), MAX_PAGE)
         full = query.get("include_schema", "").lower() in ("true", "1")
         page = [model.listing(include_schema=full) for model in found[offset : offset + limit]]
-        return web.json_response({"models": page, "total": len(found)})
+        told = {"models": page, "total": len(found), "limit": limit, "offset": offset}
+        return web.json_response(told)
+
+    async def categories(self, _: web.Request) -> web.Response:
+        """``GET /v1/models/categories``."""
+        named = {category for model in catalogue().values() for category in model.categories}
+        return web.json_response({"categories": sorted(named)})
+
+    async def balance(self, _: web.Request) -> web.Response:
+        """``GET /prod/v2/balance``: what is left, of a settled sum or of one that never ends."""
+        start_usd = self._settings.balance_usd
+        left_usd = BOUNDLESS_USD if start_usd is None else start_usd - self._stats.spent_usd
+        amounts = {"balance_usd": round(left_usd, 6), "balance_microdollars": round(left_usd * 1e6)}
+        return web.json_response(amounts | {"currency": "USD"})
 
     async def model(self, request: web.Request) -> web.Response:
         """``GET /v1/models/{model_id}``: one entry, with its schema."""
@@ -132,8 +150,10 @@ class ModelApi:
         queued = asked.phase(self._store.now_s()) is Phase.IN_QUEUE
         if queued:
             self._store.cancel(asked)
-        outcome = "cancelled" if queued else "not_cancellable"
-        return web.json_response({"outcome": outcome, "status": self._word(asked)})
+        # The documented answer to a good cancel; ``/status`` and ``/result`` then say cancelled.
+        word, outcome = ("completed", "cancelled") if queued else (self._word(asked), "not_cancellable")
+        told = {"request_id": asked.order.id, "status": word, "outcome": outcome}
+        return web.json_response(told, status=ACCEPTED)
 
     def _order(self, model: Model, inputs: dict[str, Any], key: str, nth: int) -> Order:
         """The ``nth`` order for these inputs. Its whole future is drawn here."""
@@ -180,15 +200,20 @@ class ModelApi:
             raise not_found("request")
         return found
 
-    def _word(self, asked: Request, *, final: bool = False) -> str:
-        """The status word; ``final`` is the result's, which may differ from ``/status``."""
+    def _word(self, asked: Request) -> str:
+        """The word of ``/status``, and of ``/result`` before the end."""
         phase, fate = asked.phase(self._store.now_s()), asked.order.fate
         if fate == Fault.GENERATE_SYNONYMS:
             return SYNONYMS[phase]
         if fate == Fault.GENERATE_STRANGE_WORD and phase is Phase.IN_PROGRESS:
             return STRANGE_WORD
-        failed = fate == Fault.GENERATE_FAILED or (final and fate in _FAILURES)
-        return _FAILED if failed and phase is Phase.FINISHED else WORDS[phase]
+        return _FAILED if fate == Fault.GENERATE_FAILED and phase is Phase.FINISHED else WORDS[phase]
+
+    def _last_word(self, asked: Request) -> str:
+        """The word of ``/result`` once the request is terminal."""
+        if asked.cancelled_s is not None or asked.order.fate == Fault.GENERATE_SYNONYMS:
+            return self._word(asked)
+        return _FAILED if asked.order.fate in _FAILURES else _SUCCEEDED
 
     def _standing(self, request: web.Request, asked: Request) -> dict[str, Any]:
         """The answer of ``/status``, and of ``/result`` before the end."""
@@ -200,26 +225,24 @@ class ModelApi:
 
     def _ending(self, request: web.Request, asked: Request) -> dict[str, Any]:
         """The answer of ``/result`` once the request is terminal."""
-        order, word = asked.order, self._word(asked, final=True)
-        if order.fate == Fault.GENERATE_ERROR_CODE and asked.cancelled_s is None:
-            return {"error_code": GENERATION_ERROR, "message": _FAILURE}
+        order, word = asked.order, self._last_word(asked)
         body: dict[str, Any] = {
             "request_id": order.id,
             "status": word,
             "input": order.input,
-            "output": self._output(request, asked),
             "created_at": _iso(order.at),
             "finished_at": _iso(asked.ended_s or order.at),
         }
         if word == _FAILED:
-            body["error"] = _FAILURE
+            body["error"] = _FAILURE_LIST if order.fate == Fault.GENERATE_ERROR_LIST else _FAILURE
+        elif asked.cancelled_s is None:
+            body["output"] = self._output(request, order)
         if request.query.get("include_cost", "").lower() == "true":
             body["cost"] = 0.0 if asked.cancelled_s is not None else order.price_usd
         return body | _links(request, order.id)
 
-    def _output(self, request: web.Request, asked: Request) -> dict[str, Any]:
-        order = asked.order
-        if asked.cancelled_s is not None or order.fate in (*_FAILURES, Fault.GENERATE_NO_OUTPUT):
+    def _output(self, request: web.Request, order: Order) -> dict[str, Any]:
+        if order.fate == Fault.GENERATE_NO_OUTPUT:
             return {}
         origin, now_s = _origin(request), self._store.now_s()
         paths = [f"/outputs/{order.id}/{name}" for name in names(order)]

@@ -29,6 +29,7 @@ RULES = {
 }
 """The vendor's ``validation_rule`` → JSON Schema's keyword."""
 
+MODEL_KIND = "model"
 _CHARACTERS_PRICED = 1000
 
 
@@ -57,10 +58,11 @@ class Model(msgspec.Struct, frozen=True):
         listed = {
             "model_id": self.model_id,
             "display_name": self.display_name,
-            "kind": "model",
+            "kind": MODEL_KIND,
             "categories": self.categories,
             "base_price_usd": self.base_price_usd,
             "price_unit": self.price_unit,
+            "required_inputs": self.input_schema.get("required", []),
         }
         if self.pricing_note is not None:
             listed["pricing_note"] = self.pricing_note

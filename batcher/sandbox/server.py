@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 LOOPBACK = "127.0.0.1"
+BALANCE_PATH = "/prod/v2/balance"
 KEEPALIVE_S = 20.0
 SHUTDOWN_S = 1.0
 
@@ -92,6 +93,8 @@ class Sandbox:
         app.add_routes(
             [
                 web.get("/v1/models", _guarded(gate, api.models)),
+                web.get("/v1/models/categories", _guarded(gate, api.categories)),
+                web.get(BALANCE_PATH, _guarded(gate, api.balance)),
                 web.get("/v1/models/{model_id:.+}", _guarded(gate, api.model)),
                 web.post("/v1/models/{model_id:.+}", count("posts", _guarded(gate, api.submit))),
                 web.get(_of_request("status"), count("polls", _guarded(gate, api.status))),

@@ -11,7 +11,7 @@ source         when
 ``stored``     the same, and a run kept what it went by in its run directory
 ``built-in``   the same, nothing is kept, but the model is documented (API.md, "Inputs")
 ``none``       the same, and nothing is known of the model
-``unknown``    the API says that there is no such model
+``unknown``    the API says that there is no such model, or none can have such a name
 =============  ================================================================================
 
 A model that is built in is documented; a 404 for it says that the catalogue lacks it, not that it
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,11 @@ PAGE_MODELS: Final = 100
 SEARCH_MODELS: Final = 10_000
 XDG_CACHE_VARIABLE: Final = "XDG_CACHE_HOME"
 
+INVALID_MODEL: Final = 400001
+"""API.md, "Errors": InvalidResourceIdentifier, a wrong model_id."""
+MODEL_ID_MAX_CHARS: Final = 300
+
+_SEGMENT = re.compile(r"(?!\.{1,2}$)[\w.~@:+=,-]+")
 _UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -148,37 +154,45 @@ class Found:
 
 
 class CatalogCache:
-    """Entries on disk, one JSON file for each API origin in ``folder``."""
+    """Entries on disk, one JSON file for each API origin in ``folder``; with None nothing is kept."""
 
-    def __init__(self, folder: Path, origin: str, disk: Disk) -> None:
+    def __init__(self, folder: Path | None, origin: str, disk: Disk) -> None:
         digest = hashlib.sha256(origin.encode()).hexdigest()[:16]
-        self._path = folder / f"catalogue-{digest}.json"
+        self._path = None if folder is None else folder / f"catalogue-{digest}.json"
         self._origin = origin
         self._disk = disk
 
     async def read(self) -> dict[str, CachedEntry]:
         """All entries; none where the file is missing, broken, or another API's."""
-        return await self._disk.run(self._read)
+        path = self._path
+        return {} if path is None else await self._disk.run(lambda: self._read(path))
 
     async def add(self, entries: Mapping[str, CachedEntry]) -> None:
         """Add to what the file holds by now. Two runs at once may lose an entry, never the file."""
-        await self._disk.run(lambda: self._add(entries))
+        path = self._path
+        if path is not None:
+            await self._disk.run(lambda: self._add(path, entries))
 
-    def _read(self) -> dict[str, CachedEntry]:
+    def _read(self, path: Path) -> dict[str, CachedEntry]:
         try:
-            with self._disk.open_read(self._path) as file:
+            with self._disk.open_read(path) as file:
                 cached = msgspec.json.decode(file.read(), type=_CacheFile)
         except (OSError, msgspec.DecodeError, ValueError, RecursionError):
             return {}
         return cached.entries if cached.api == self._origin else {}
 
-    def _add(self, entries: Mapping[str, CachedEntry]) -> None:
-        content = _CacheFile(self._origin, {**self._read(), **entries})
+    def _add(self, path: Path, entries: Mapping[str, CachedEntry]) -> None:
+        content = _CacheFile(self._origin, {**self._read(path), **entries})
         try:
-            self._disk.make_dirs(self._path.parent)
-            self._disk.write_whole(self._path, [msgspec.json.encode(content)])
+            self._disk.make_dirs(path.parent)
+            self._disk.write_whole(path, [msgspec.json.encode(content)])
         except OSError:
             return  # read-only or full: the next run asks again
+
+
+def is_possible(model: str) -> bool:
+    """Whether a model can be called so: letters, digits and a few signs, between single slashes."""
+    return len(model) <= MODEL_ID_MAX_CHARS and all(map(_SEGMENT.fullmatch, model.split("/")))
 
 
 def cache_dir(env: Mapping[str, str], home: Path) -> Path:
@@ -259,6 +273,8 @@ class Catalog:
         return list(found.values())[:limit]
 
     async def _entry(self, model: str, known: _Known, refresh: bool) -> Found:
+        if not is_possible(model):
+            return Found(None, SpecSource(SpecOrigin.UNKNOWN, None, "no model can have this name"))
         cached = known.cached.get(model)
         age_s = self._age_s(cached)
         fresh = age_s is not None and 0 <= age_s < self.ttl_s
@@ -269,6 +285,8 @@ class Catalog:
         except NotFound as error:
             return Found(None, SpecSource(SpecOrigin.UNKNOWN, None, error.message))
         except CallError as error:
+            if error.error_code == INVALID_MODEL:
+                return Found(None, SpecSource(SpecOrigin.UNKNOWN, None, error.message))
             return self._outdated(cached, known.kept.get(model), error.message)
         now = self.clock.now().astimezone(UTC)
         return Found(CachedEntry(now, entry), SpecSource(SpecOrigin.CATALOGUE, 0.0))

@@ -6,7 +6,8 @@ a failed POST means for money"):
 ==============================================  ==============  ===========
 seen                                            a submission    other calls
 ==============================================  ==============  ===========
-no connection: refused, DNS, TLS, time-out      NotSent         NotSent
+no connection: refused, DNS, TLS, proxy, time-  NotSent         NotSent
+out
 anything else once the request could be going   OutcomeUnknown  Unavailable
 out: time-out, lost connection, garbage, a bug
 ==============================================  ==============  ===========
@@ -18,6 +19,7 @@ pass as "nothing was sent". aiohttp sends a GET again when a kept connection pro
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from io import BytesIO
@@ -31,9 +33,14 @@ from yarl import URL
 
 from batcher.clock import Deadline
 from batcher.errors import CallError, NotSent, OutcomeUnknown, Rejected, Unavailable
+from batcher.http.connections import HEADER_LIMITS, OneExchange, ProxyRefused, heard_before
+from batcher.http.network import Network
+from batcher.http.packing import unpack
 from batcher.ports import CancelOutcome, Result
 from batcher.providers.runcomfy import answers
 from batcher.providers.runcomfy.answers import Answer
+from batcher.providers.runcomfy.bodies import id_in, is_whole_object, usable_id
+from batcher.providers.runcomfy.words import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,6 +59,7 @@ BEFORE_SENDING: Final = (
     aiohttp.ClientConnectorError,  # with its DNS, proxy, TLS and certificate descendants
     aiohttp.ConnectionTimeoutError,
     aiohttp.ServerFingerprintMismatch,
+    ProxyRefused,
 )
 """What aiohttp raises only before the first byte of a request: nothing left this machine."""
 
@@ -108,17 +116,27 @@ class HttpService:
     POST ambiguous.
     """
 
-    def __init__(self, endpoint: Endpoint, clock: Clock, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        clock: Clock,
+        limits: Limits | None = None,
+        network: Network | None = None,
+    ) -> None:
         self._endpoint = endpoint
+        self._network = network or Network()
         self._clock = clock
         self._limits = limits or Limits()
         self._submitting: aiohttp.ClientSession | None = None
         self._asking: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        base = URL(self._endpoint.base_url)
+        self._way = self._network.arguments(base)
+        trusted = self._network.trusted() if base.scheme == "https" else True
         headers = _headers(self._endpoint.token)
-        self._submitting = _session(headers, self._limits.post_reuse_s)
-        self._asking = _session(headers, self._limits.poll_reuse_s)
+        self._submitting = _session(headers, self._limits.post_reuse_s, trusted)
+        self._asking = _session(headers, self._limits.poll_reuse_s, trusted)
         return self
 
     async def __aexit__(
@@ -150,23 +168,26 @@ class HttpService:
         except CallError:
             raise
         except Exception as error:
+            request_id = id_in(heard_before(error), self._redact)
+            if request_id is not None:
+                return request_id
             raise OutcomeUnknown(self._told(error)) from error
         return answers.submission(answer, self._clock.now())
 
     async def result(self, request_id: str) -> Result:
         """See :meth:`batcher.ports.Service.result`. Asks for the cost too."""
         call = Call("GET", f"/requests/{_request_path(request_id)}/result", {"include_cost": "true"})
-        return answers.result(await self._ask(call), self._clock.now())
+        return answers.result(await self._ask(call), self._clock.now(), request_id)
 
     async def status(self, request_id: str) -> Result:
         """A request's state without its outputs. Only ``result``'s word is final. May be repeated."""
         call = Call("GET", f"/requests/{_request_path(request_id)}/status")
-        return answers.result(await self._ask(call), self._clock.now())
+        return answers.result(await self._ask(call), self._clock.now(), request_id)
 
     async def cancel(self, request_id: str) -> CancelOutcome:
         """See :meth:`batcher.ports.Service.cancel`."""
         call = Call("POST", f"/requests/{_request_path(request_id)}/cancel")
-        return answers.cancellation(await self._ask(call), self._clock.now())
+        return answers.cancellation(await self._ask(call), self._clock.now(), request_id)
 
     async def model(self, model_id: str) -> dict[str, Any]:
         """A model's catalogue entry as the API gives it. May be repeated. Raises like ``result``."""
@@ -212,6 +233,7 @@ class HttpService:
             headers=JSON_BODY if call.body is not None else None,
             timeout=timeout,
             allow_redirects=False,
+            **self._way,
         ) as response:
             body = await _bounded_body(response)
             return Answer(
@@ -228,26 +250,34 @@ class HttpService:
     def _told(self, error: Exception) -> str:
         """An exception in one line: its own words, or what stands in for them."""
         unworded = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-        return answers.clean(self._redact(str(error))) or unworded
+        told = clean(self._redact(str(error))) or unworded
+        advice = ""
+        if isinstance(error, BEFORE_SENDING):
+            advice = self._network.advice(error, URL(self._endpoint.base_url))
+        return f"{told} ({advice})" if advice else told
 
 
-def _session(headers: dict[str, str], reuse_s: float) -> aiohttp.ClientSession:
-    """A session without cookies, redirects' or the environment's say. The engine bounds the calls.
+def _session(
+    headers: dict[str, str], reuse_s: float, trusted: ssl.SSLContext | bool
+) -> aiohttp.ClientSession:
+    """A session without cookies and redirects. The engine bounds the calls.
 
     ``headers`` hold the token: such a session is for the API's origin and nothing else.
     """
     return aiohttp.ClientSession(
         headers=headers,
         skip_auto_headers=("Content-Type",),
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=reuse_s),
+        connector=OneExchange(limit=0, keepalive_timeout=reuse_s, ssl=trusted),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         raise_for_status=False,
+        auto_decompress=False,
+        **HEADER_LIMITS,
     )
 
 
 def _headers(token: Token | None) -> dict[str, str]:
-    headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
+    headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": USER_AGENT}
     if token is not None:
         headers["Authorization"] = token.authorization()
     return headers
@@ -276,8 +306,11 @@ def _data(body: bytes | None, sent: Callable[[], None]) -> bytes | BytesIO | Non
 
 
 async def _bounded_body(response: aiohttp.ClientResponse) -> bytes | None:
-    """The whole body, or None where it broke off or is over 4 MiB (unpacked)."""
-    body = bytearray()
+    """The whole body, unpacked; None if it broke off or is over 4 MiB.
+
+    A body that broke off behind a whole JSON object, under a wrong length, is that object.
+    """
+    body, broke_off = bytearray(), False
     try:
         while chunk := await response.content.readany():
             body += chunk
@@ -285,8 +318,11 @@ async def _bounded_body(response: aiohttp.ClientResponse) -> bytes | None:
                 response.close()
                 return None
     except (aiohttp.ClientError, OSError):  # TimeoutError is an OSError
+        broke_off = True
+    unpacked = unpack(bytes(body), BODY_MAX_BYTES)
+    if broke_off and (unpacked is None or not is_whole_object(unpacked)):
         return None
-    return bytes(body)
+    return unpacked
 
 
 @lru_cache(MODELS_KEPT)
@@ -295,12 +331,12 @@ def _model_path(model: str) -> str:
     segments = model.split("/")
     unsafe = any(part in ("", ".", "..") for part in segments) or not model.isprintable()
     if unsafe or len(model) > MODEL_ID_MAX_CHARS:
-        raise Rejected(f"not a usable model id: {answers.clean(model)!r}")
+        raise Rejected(f"not a usable model id: {clean(model)!r}")
     return "/".join(quote(part, safe="") for part in segments)
 
 
 def _request_path(request_id: str) -> str:
     """A request id as a path segment. Ids come from the ledger too, so from any editor."""
-    if answers.usable_id(request_id) is None:
-        raise Rejected(f"not a usable request id: {answers.clean(request_id)!r}")
+    if usable_id(request_id) is None:
+        raise Rejected(f"not a usable request id: {clean(request_id)!r}")
     return request_id

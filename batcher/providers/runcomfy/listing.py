@@ -47,7 +47,8 @@ def _searched(model: dict[str, Any]) -> str:
 class ListingCache:
     """The list on disk, one JSON file for each API ``origin``."""
 
-    folder: Path
+    folder: Path | None
+    """None: nothing is kept."""
     origin: str
     disk: Disk
     clock: Clock
@@ -68,22 +69,26 @@ class ListingCache:
         return Listing(models, SpecSource(SpecOrigin.CATALOGUE, 0.0))
 
     @property
-    def _path(self) -> Path:
-        return self.folder / f"models-{hashlib.sha256(self.origin.encode()).hexdigest()[:16]}.json"
+    def _name(self) -> str:
+        return f"models-{hashlib.sha256(self.origin.encode()).hexdigest()[:16]}.json"
 
     def _read(self) -> _File | None:
+        if self.folder is None:
+            return None
         try:
-            with self.disk.open_read(self._path) as file:
+            with self.disk.open_read(self.folder / self._name) as file:
                 held = msgspec.json.decode(file.read(), type=_File)
         except (OSError, msgspec.DecodeError, ValueError, RecursionError):
             return None
         return held if held.api == self.origin else None
 
     def _write(self, models: list[dict[str, Any]]) -> None:
+        if self.folder is None:
+            return
         content = _File(self.origin, self.clock.now().astimezone(UTC), models)
         try:
             self.disk.make_dirs(self.folder)
-            self.disk.write_whole(self._path, [msgspec.json.encode(content)])
+            self.disk.write_whole(self.folder / self._name, [msgspec.json.encode(content)])
         except OSError:
             return  # read-only or full: the next command asks again
 

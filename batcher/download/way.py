@@ -1,0 +1,52 @@
+"""The way to a media server: directly or through a proxy, with the same guards on both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aiohttp.resolver import DefaultResolver
+
+from batcher.download.trust import TrustedResolver
+from batcher.http.network import Network
+
+if TYPE_CHECKING:
+    from aiohttp.abc import AbstractResolver
+    from yarl import URL
+
+    from batcher.download.trust import TrustPolicy
+
+
+def as_it_is(text: str) -> str:
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How to get there. ``resolver`` stands in for the system's (tests, split DNS).
+
+    ``redact`` hides the token in what is told of a URL: a server may echo it there.
+    """
+
+    network: Network = field(default_factory=Network)
+    resolver: AbstractResolver | None = None
+    redact: Callable[[str], str] = as_it_is
+
+    def guard(self, policy: TrustPolicy) -> TrustedResolver:
+        """Resolves names and refuses addresses by ``policy``; the proxies may be anywhere."""
+        return TrustedResolver(policy, self.resolver or DefaultResolver(), self.network.proxy_hosts())
+
+    async def arguments(self, url: URL, guard: TrustedResolver) -> dict[str, Any]:
+        """What a request for ``url`` takes.
+
+        A proxy resolves names itself. One that can be resolved here too must be public all the same.
+        Raises DownloadRefused.
+        """
+        proxy = self.network.proxy_for(url)
+        if proxy is None:
+            return {}
+        with suppress(OSError):  # behind some proxies only the proxy can resolve names
+            await guard.resolve(url.raw_host or "", url.port or 0)
+        return proxy.arguments()

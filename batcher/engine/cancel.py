@@ -1,0 +1,46 @@
+"""Cancelling a request, and what then became of it: only a request that surely ended is given up."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from batcher.errors import CallError, NotFound
+from batcher.ports import CancelOutcome, Phase, Result, Service
+
+Call = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+"""Makes one exchange, through a gate or directly."""
+
+
+async def directly(exchange: Callable[[], Awaitable[Any]]) -> Any:
+    return await exchange()
+
+
+async def cancel_request(service: Service, request_id: str, call: Call = directly) -> CancelOutcome:
+    """Ask to cancel a request, then once for its result. Raises like ``Service.cancel``.
+
+    CANCELLED: it ended without a result. REQUESTED: it may still bring one. NOT_CANCELLABLE: it runs
+    on, or has finished; in both cases it stays ``submitted``, and the next run fetches what comes of it.
+    """
+    outcome: CancelOutcome = await call(lambda: service.cancel(request_id))
+    if outcome is CancelOutcome.NOT_CANCELLABLE:
+        return outcome
+    try:
+        result: Result = await call(lambda: service.result(request_id))
+    except NotFound:
+        return outcome
+    except CallError:
+        return CancelOutcome.REQUESTED
+    return _became(outcome, result.phase)
+
+
+def _became(outcome: CancelOutcome, phase: Phase) -> CancelOutcome:
+    match phase:
+        case Phase.CANCELLED:
+            return CancelOutcome.CANCELLED
+        case Phase.SUCCEEDED | Phase.FAILED:
+            return CancelOutcome.NOT_CANCELLABLE
+        case Phase.QUEUED:
+            return outcome
+        case _:
+            return CancelOutcome.REQUESTED

@@ -1,0 +1,1 @@
+"""HTTP as this package needs it: connections that keep to one exchange, proxies, certificates."""

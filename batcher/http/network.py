@@ -1,0 +1,189 @@
+"""How this machine reaches the Internet, as its environment says: proxies and certificate authorities.
+
+=====================================  ===========================================================
+variable (lower case wins)             meaning
+=====================================  ===========================================================
+``HTTPS_PROXY``, ``HTTP_PROXY``        the proxy for URLs of that scheme
+``ALL_PROXY``                          the proxy for URLs that have none of their own
+``NO_PROXY``                           hosts that are asked directly: names, ``.domain``, addresses
+                                       and networks, each with or without a port; ``*`` is all
+``SSL_CERT_FILE``, ``SSL_CERT_DIR``    certificate authorities to trust besides the system's
+``REQUESTS_CA_BUNDLE``,                the same, where other tools look for it: a file or a folder
+``CURL_CA_BUNDLE``
+=====================================  ===========================================================
+
+This machine itself (loopback) is always asked directly.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib import request
+
+import aiohttp
+from yarl import URL
+
+from batcher.errors import UsageError
+
+CA_VARIABLES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+PROXY_SCHEMES: Final = ("http", "https")
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy, without its password; ``variable`` is where it was named."""
+
+    url: URL
+    variable: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def host(self) -> str:
+        return self.url.raw_host or ""
+
+    def arguments(self) -> dict[str, Any]:
+        """What a request takes to go through it."""
+        return {"proxy": self.url, "proxy_headers": dict(self.headers)}
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What the environment ``env`` says of the way out. The default goes everywhere directly."""
+
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def proxy_for(self, url: URL) -> Proxy | None:
+        """The proxy that ``url`` is asked through. Raises UsageError if it is none that we know."""
+        host = url.host or ""
+        if is_loopback(host) or self._is_direct(host, url.port):
+            return None
+        for name in (f"{url.scheme}_proxy", "all_proxy"):
+            value, variable = self._value(name)
+            if value is not None:
+                return _proxy(value, variable) if value else None
+        return None
+
+    def arguments(self, url: URL) -> dict[str, Any]:
+        """What a request for ``url`` takes: nothing, or its proxy."""
+        proxy = self.proxy_for(url)
+        return proxy.arguments() if proxy is not None else {}
+
+    def proxy_hosts(self) -> frozenset[str]:
+        """The hosts that the variables name as proxies, as far as they can be read."""
+        hosts = set()
+        for name in ("https_proxy", "http_proxy", "all_proxy"):
+            value, variable = self._value(name)
+            if value:
+                with suppress(UsageError):
+                    hosts.add(_proxy(value, variable).host)
+        return frozenset(hosts)
+
+    def trusted(self) -> ssl.SSLContext | bool:
+        """Whom to trust: True is the system's authorities. Raises UsageError. Reads files."""
+        named = list(self._authorities())
+        if not named:
+            return True
+        context = ssl.create_default_context()
+        context.set_alpn_protocols(["http/1.1"])
+        for variable, path in named:
+            try:
+                if path.is_dir():
+                    context.load_verify_locations(capath=path)
+                else:
+                    context.load_verify_locations(cafile=path)
+            except OSError as error:  # ssl.SSLError is one
+                reason = error.strerror or "it holds no certificates"
+                raise UsageError(f"{variable}: can't read certificates from {path}: {reason}") from None
+        return context
+
+    def advice(self, error: BaseException, url: URL) -> str:
+        """Which variable would help against a connection that failed; empty if none would."""
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            named = [variable for variable, _ in self._authorities()]
+            told = f"besides the system's, {' and '.join(named)} was trusted" if named else ""
+            return told or "name the file with your network's certificate authority in SSL_CERT_FILE"
+        proxy = self.proxy_for(url)
+        if proxy is not None:
+            return f"asked through the proxy of {proxy.variable}; NO_PROXY lists hosts to ask directly"
+        if is_loopback(url.host or "") or self._is_direct(url.host or "", url.port):
+            return ""
+        return "if this network has a proxy, name it in HTTPS_PROXY"
+
+    def _authorities(self) -> Iterator[tuple[str, Path]]:
+        for variable in CA_VARIABLES:
+            if value := self.env.get(variable, "").strip():
+                yield variable, Path(value)
+
+    def _value(self, name: str) -> tuple[str | None, str]:
+        for variable in (name, name.upper()):
+            if variable in self.env:
+                return self.env[variable].strip(), variable
+        return None, name.upper()
+
+    def _is_direct(self, host: str, port: int | None) -> bool:
+        value, _ = self._value("no_proxy")
+        if not value:
+            return False
+        named = f"[{host}]" if ":" in host else host
+        hosts = (named, f"{named}:{port}")
+        return any(_bypasses(one, value) for one in hosts) or _in_network(host, value)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` names this machine without asking anyone (RFC 6761 section 6.3)."""
+    name = host.lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _proxy(value: str, variable: str) -> Proxy:
+    try:
+        url = URL(value if "://" in value else f"http://{value}")
+        usable = bool(url.host) and url.scheme in PROXY_SCHEMES
+    except ValueError:
+        usable = False
+    if not usable:
+        # The value is not repeated: it may hold a password.
+        raise UsageError(
+            f"{variable}: not a proxy that can be used: give http://HOST:PORT, "
+            "or list the API's host in NO_PROXY"
+        )
+    return Proxy(url.with_user(None).origin(), variable, _credentials(url))
+
+
+def _credentials(url: URL) -> dict[str, str]:
+    if url.user is None:
+        return {}
+    pair = f"{url.user}:{url.password or ''}".encode()
+    return {"Proxy-Authorization": f"Basic {b64encode(pair).decode()}"}
+
+
+def _bypasses(host: str, entries: str) -> bool:
+    """The rules of ``urllib``, which typeshed does not list."""
+    return bool(request.proxy_bypass_environment(host, {"no": entries}))  # type: ignore[attr-defined]
+
+
+def _in_network(host: str, entries: str) -> bool:
+    """Whether ``host`` is an address in one of the networks (``10.0.0.0/8``) of ``entries``."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    for entry in entries.split(","):
+        try:
+            if address in ipaddress.ip_network(entry.strip().strip("[]"), strict=False):
+                return True
+        except ValueError:
+            continue
+    return False
