@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 PROBLEMS_SHOWN = 50
 
 
-class Kind(StrEnum):
+class RetryKind(StrEnum):
     """What an error says about trying again."""
 
     TRANSIENT = "transient"
@@ -146,7 +146,7 @@ class CallError(BatcherError):
     ``http_status`` and ``error_code`` are the API's own where it gave any.
     """
 
-    kind: ClassVar[Kind] = Kind.PERMANENT
+    kind: ClassVar[RetryKind] = RetryKind.PERMANENT
 
     def __init__(
         self, message: str, *, http_status: int | None = None, error_code: int | None = None
@@ -165,13 +165,13 @@ class CallError(BatcherError):
 class NotSent(CallError):
     """Could not connect, DNS or the TLS handshake failed: nothing left this machine."""
 
-    kind = Kind.TRANSIENT
+    kind = RetryKind.TRANSIENT
 
 
 class TurnedAway(CallError):
     """429, or 503 with ``Retry-After``. ``retry_after_s`` is None where no wait was named."""
 
-    kind = Kind.TRANSIENT
+    kind = RetryKind.TRANSIENT
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class TurnedAway(CallError):
 class Unavailable(CallError):
     """A GET (or a cancel, which is idempotent) met a 5xx, a time-out or a lost connection."""
 
-    kind = Kind.TRANSIENT
+    kind = RetryKind.TRANSIENT
 
 
 class Rejected(CallError):
@@ -214,13 +214,13 @@ class BalanceExhausted(Refused):
 class OutcomeUnknown(CallError):
     """A POST that may have created, and charged for, a job."""
 
-    kind = Kind.AMBIGUOUS
+    kind = RetryKind.AMBIGUOUS
 
 
 class DownloadError(BatcherError):
     """One output could not be fetched."""
 
-    kind: ClassVar[Kind] = Kind.TRANSIENT
+    kind: ClassVar[RetryKind] = RetryKind.TRANSIENT
 
 
 class DownloadInterrupted(DownloadError):
@@ -243,7 +243,7 @@ class DownloadStalled(DownloadError):
 class DownloadRefused(DownloadError):
     """A host, a size or a body that is not accepted. ``code`` is a word for the ledger."""
 
-    kind = Kind.PERMANENT
+    kind = RetryKind.PERMANENT
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)

@@ -18,7 +18,7 @@ from batcher.config.ids import ids_in
 from batcher.config.sources import environment_layer, file_layers, gathered, named
 from batcher.config.table import TABLE
 from batcher.disk import Disk, LocalDisk
-from batcher.engine.canary import DEFAULT_CANARY_FAILURES, GoOn, Share, just_go_on
+from batcher.engine.canary import DEFAULT_CANARY_FAILURES, GoOn, JobShare, just_go_on
 from batcher.engine.limits import Pace
 from batcher.engine.stop import Control
 from batcher.engine.view import Observer, Silence
@@ -45,7 +45,7 @@ class Money:
     max_failures_percent: bool = False
     canary: int | None = None
     """So many jobs first; the rest only where no more than ``canary_failures`` of them failed."""
-    canary_failures: Share = DEFAULT_CANARY_FAILURES
+    canary_failures: JobShare = DEFAULT_CANARY_FAILURES
     assume_yes: bool = False
     """Buy without asking, also while jobs already paid for have left the manifest."""
 
@@ -210,7 +210,7 @@ def _max_failures(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _canary_failures(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {"money.canary_failures": Share(*values["canary_failures"])}
+    return {"money.canary_failures": JobShare(*values["canary_failures"])}
 
 
 def _on_interrupt(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from functools import partial
 
 from batcher.clock import SystemClock
 from batcher.errors import OutcomeUnknown
-from batcher.providers.runcomfy.client import HttpService, Limits
+from batcher.providers.runcomfy.client import ExchangeTimeouts, HttpService
 from batcher.providers.runcomfy.credentials import Endpoint, Token
 
 KEEP_ALIVES_S = (1.0, 2.0, 3.0, 4.0, 5.0)
-REUSES_S = (Limits().post_reuse_s, 15.0)
+REUSES_S = (ExchangeTimeouts().post_reuse_s, 15.0)
 LATENCY_S = 0.04
 LANES = 60
 POSTS_PER_LANE = 6
@@ -61,7 +61,10 @@ async def measured(keep_alive_s: float, reuse_s: float) -> dict[str, int]:
     far = await asyncio.start_server(partial(serve, keep_alive_s), "127.0.0.1", 0)
     port = far.sockets[0].getsockname()[1]
     endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", Token("x" * 20))
-    async with far, HttpService(endpoint, SystemClock(), Limits(post_reuse_s=reuse_s)) as service:
+    async with (
+        far,
+        HttpService(endpoint, SystemClock(), ExchangeTimeouts(post_reuse_s=reuse_s)) as service,
+    ):
         gaps = [[rng.uniform(0.0, GAP_MAX_S) for _ in range(POSTS_PER_LANE)] for _ in range(LANES)]
         async with asyncio.TaskGroup() as group:
             for gaps_s in gaps:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from batcher.app.prepare import prepare
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.load import Overrides, open_manifest
-from batcher.manifest.tally import Tally
+from batcher.manifest.tally import ManifestTally
 from batcher.options import Money, Options
 from batcher.providers.runcomfy.catalog import Specs
 from batcher.sandbox.catalogue import catalogue
@@ -53,7 +53,7 @@ def read(path: Path) -> int:
 
 
 def validate(path: Path) -> int:
-    tally = Tally()
+    tally = ManifestTally()
     manifest = open_manifest(path, Overrides(model=MODEL))
     count = sum(1 for _ in manifest.jobs(specs().by_model, tally))
     tally.raise_if_invalid()

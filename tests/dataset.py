@@ -6,7 +6,8 @@ import struct
 
 from batcher.clock import SystemClock
 from batcher.dataset.inspector import MediaInspector
-from batcher.dataset.metadata import Columns, Metadata
+from batcher.dataset.metadata import Metadata
+from batcher.dataset.rows import ColumnTypes
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import EventName, RunEvent
 from batcher.ledger.ledger import Ledger
@@ -72,7 +73,7 @@ class RunMaker:
     async def end(self):
         metadata = Metadata(self.run_dir, self.ledger, self.disk)
         await self._settle()
-        metadata.open(Columns())
+        metadata.open(ColumnTypes())
         metadata.close()
         await self.ledger.close()
         return self.path

@@ -30,7 +30,8 @@ from typing import Any
 import looptime
 
 from batcher.clock import iso
-from batcher.dataset.metadata import Columns, Metadata
+from batcher.dataset.metadata import Metadata
+from batcher.dataset.rows import ColumnTypes
 from batcher.disk import LocalAppendFile, LocalDisk
 from batcher.download.transfer import Fetched
 from batcher.engine.budget import Budget
@@ -341,7 +342,7 @@ class Batch:
     async def _run(
         self, jobs: list[Job], ledger: Ledger, meanwhile: Meanwhile | None, pace: Pace
     ) -> Ended:
-        run_dir, columns = RunDir(self.path, self.disk), Columns()
+        run_dir, columns = RunDir(self.path, self.disk), ColumnTypes()
         metadata = Metadata(run_dir, ledger, self.disk)
         plan = make_plan(
             columns.watch(jobs), ledger.snapshot, self.selection, self.policy, self.price_of

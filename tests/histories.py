@@ -14,7 +14,7 @@ from batcher.jobs.job import Probed
 from batcher.jobs.lifecycle import TRANSITIONS, Event, EventName, Stage, State
 from batcher.jobs.shard import Shard
 from batcher.ledger.ledger import Ledger, read_ledger
-from batcher.ledger.lines import Lines
+from batcher.ledger.lines import LineReader
 from batcher.ledger.snapshot import Snapshot
 from tests.engine import FakeClock, QuickDisk
 
@@ -142,7 +142,7 @@ class Folded(Snapshot):
 
 def folded(path: Path, shards: int = 0) -> Snapshot:
     """What the ledger at ``path`` amounts to."""
-    lines = Lines(path, LocalDisk())
+    lines = LineReader(path, LocalDisk())
     return read_ledger(Folded(lines.at, shards=shards), path, lines, LocalDisk())
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batcher.manifest.load import Overrides, open_manifest
-from batcher.manifest.tally import Tally
+from batcher.manifest.tally import ManifestTally
 from batcher.schema.spec import BUILT_IN, KLING
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
@@ -18,7 +18,7 @@ class Read:
 
     folder: Path
     jobs: list
-    tally: Tally
+    tally: ManifestTally
 
     @property
     def ids(self):
@@ -37,7 +37,7 @@ class Read:
 def read(path: Path, specs=BUILT_IN, **overrides) -> Read:
     """All jobs of the manifest at ``path``, by default of the Kling model."""
     overrides = {"model": KLING.model_id, **overrides}
-    tally = Tally()
+    tally = ManifestTally()
     return Read(path.parent, list(open_manifest(path, Overrides(**overrides)).jobs(specs, tally)), tally)
 
 

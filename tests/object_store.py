@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from typing import Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
-from batcher.store.objects.interface import Patience
+from batcher.store.objects.interface import StoreRetries
 
 SECRET = "SECRETSECRETSECRET"
-QUICK = Patience(
+QUICK = StoreRetries(
     retries=3,
     retry_s=60.0,
     backoff_s=0.01,

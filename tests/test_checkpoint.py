@@ -17,7 +17,7 @@ from batcher.jobs.lifecycle import EventName, RunEvent, State
 from batcher.jobs.shard import Shard
 from batcher.ledger import checkpoint
 from batcher.ledger.ledger import Ledger, read_ledger, read_snapshot
-from batcher.ledger.lines import Lines
+from batcher.ledger.lines import LineReader
 from batcher.ledger.packed import Bulk, SavedMap
 from batcher.ledger.snapshot import Snapshot
 
@@ -75,7 +75,7 @@ def facts(snapshot):
 
 
 def refolded(path):
-    lines = Lines(path, LocalDisk())
+    lines = LineReader(path, LocalDisk())
     return read_ledger(Refolded(lines.at), path, lines, LocalDisk())
 
 

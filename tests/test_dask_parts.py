@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from batcher import errors
 from batcher.disk import LocalDisk
 from batcher.distributed import cluster
-from batcher.distributed.cluster import Place, check_installed, place_of
+from batcher.distributed.cluster import ClusterAddress, check_installed, place_of
 from batcher.distributed.divide import check_divisible, split, split_above
 from batcher.distributed.fleet import Fleet
 from batcher.distributed.messages import Ended, Sight, Task, counts_of, packed, trouble_of, view_of
@@ -108,9 +108,9 @@ def _task(number, slots, rate_per_s):
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("tcp://10.0.0.1:8786", Place("tcp://10.0.0.1:8786")),
-        ("tls://scheduler:8786", Place("tls://scheduler:8786")),
-        ("local:4", Place(None, 4)),
+        ("tcp://10.0.0.1:8786", ClusterAddress("tcp://10.0.0.1:8786")),
+        ("tls://scheduler:8786", ClusterAddress("tls://scheduler:8786")),
+        ("local:4", ClusterAddress(None, 4)),
     ],
 )
 def test_a_place_is_an_address_or_a_number_of_processes(text, place):
@@ -152,7 +152,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
 async def test_processes_that_do_not_start_are_no_internal_error(monkeypatch):
     monkeypatch.setitem(cluster._LOCAL_CONFIG, "distributed.worker.preload", ["no_such_module"])
     with pytest.raises(UnreachableError, match=r"local:1: .* did not start, nothing was submitted"):
-        async with cluster.connected(Place(None, 1)):
+        async with cluster.connected(ClusterAddress(None, 1)):
             pytest.fail("there is no worker")
 
 

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from distributed import Status
 
-from batcher.distributed.messages import SILENCE_S, VIEWS, Order, Sight, Task
+from batcher.distributed.messages import SILENCE_S, VIEWS, Directive, Sight, Task
 from batcher.distributed.worker import LOCK_PATIENCE_S, Post, _watch
-from batcher.engine.stop import Control, Limits, Slots
+from batcher.engine.stop import Control, RunLimits, Slots
 from batcher.engine.view import RunView
 from batcher.errors import InterruptedRunError, StoppedError
 from batcher.jobs.shard import Shard
@@ -19,7 +19,7 @@ from batcher.pacing.rate import RateLimit
 from batcher.planning.plan import Selection
 from tests.engine import LoopClock, in_virtual_time
 
-GO_ON = Order("run-1")
+GO_ON = Directive("run-1")
 LONG_S = 3600.0
 
 
@@ -64,7 +64,7 @@ async def test_a_shard_that_hears_its_caller_goes_on_and_one_of_another_run_does
         assert not shift.engine.done()
         for _ in range(4):
             await shift.clock.sleep(SILENCE_S / 2)
-            shift.post.hear(Order("another run"))
+            shift.post.hear(Directive("another run"))
         assert shift.engine.cancelled()
 
 
@@ -102,15 +102,15 @@ async def test_a_shard_that_can_no_longer_be_watched_is_wound_up():
 @in_virtual_time
 async def test_orders_reach_the_engine_also_where_they_came_before_it():
     async with Shift() as shift:
-        shift.post.hear(Order("run-1", drain="enough"))
+        shift.post.hear(Directive("run-1", drain="enough"))
         control = Control()
         with shift.post.signals(control):
             assert control.draining
             assert isinstance(control.error, StoppedError)
-            shift.post.hear(Order("run-1", halt=signal.SIGINT))
+            shift.post.hear(Directive("run-1", halt=signal.SIGINT))
             assert (control.halted, control.error.exit_code) == (True, 130)
             assert not control.aborting.is_set()
-            shift.post.hear(Order("run-1", halt=signal.SIGINT, abort=True))
+            shift.post.hear(Directive("run-1", halt=signal.SIGINT, abort=True))
             assert control.aborting.is_set()
 
 
@@ -120,11 +120,11 @@ async def test_what_others_no_longer_need_widens_the_limits_and_is_never_taken_b
         assert shift.post.held is None
         slots, rate = Slots(2), RateLimit(2.0)
         await slots.acquire()
-        shift.post.hear(Order("run-1", more_slots=1))
-        with shift.post.signals(Control(Limits(slots, rate))):
+        shift.post.hear(Directive("run-1", more_slots=1))
+        with shift.post.signals(Control(RunLimits(slots, rate))):
             assert (slots.limit, shift.post.held) == (3, 1)
-            shift.post.hear(Order("run-1", more_slots=3, more_per_s=2.0))
-            shift.post.hear(Order("run-1", more_slots=2, more_per_s=1.0))
+            shift.post.hear(Directive("run-1", more_slots=3, more_per_s=2.0))
+            shift.post.hear(Directive("run-1", more_slots=2, more_per_s=1.0))
             assert slots.limit == 5
             assert [rate.reserve_s(0.0) for _ in range(3)] == [0.0, 0.25, 0.5]
 
@@ -142,7 +142,7 @@ async def test_who_waits_for_a_slot_goes_on_where_the_limit_is_widened():
 @in_virtual_time
 async def test_a_shard_without_a_slot_waits_for_one_or_for_the_end():
     slots = Slots(0)
-    control = Control(Limits(slots, RateLimit(None)))
+    control = Control(RunLimits(slots, RateLimit(None)))
     waiting = asyncio.create_task(slots.acquire())
     await asyncio.sleep(0)
     assert not waiting.done()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import batcher
 from batcher.clock import SystemClock
-from batcher.dataset.export.exporter import Order, export
+from batcher.dataset.export.exporter import ExportOrder, export
 from batcher.dataset.export.shards import Cut
 from batcher.disk import LocalDisk
 from batcher.errors import InputError, LedgerError, LockedError, RunDirError, UsageError
@@ -290,7 +290,7 @@ def media(store: Path) -> dict[str, str]:
 
 
 async def test_an_export_fetches_its_media_from_the_bucket(done, tmp_path):
-    order = Order(done, tmp_path / "shards", "webdataset", cut=Cut(count=1))
+    order = ExportOrder(done, tmp_path / "shards", "webdataset", cut=Cut(count=1))
     exported = await asyncio.to_thread(export, order, DISK)
     assert exported.rows == 3
     with tarfile.open(tmp_path / "shards" / exported.written[0]) as tar:
@@ -309,7 +309,7 @@ async def test_an_export_of_media_that_are_damaged_in_the_bucket_names_them(done
     path.write_bytes(path.read_bytes()[::-1])
     if damage == "gone":
         path.unlink()
-    order = Order(done, tmp_path / "shards", "webdataset")
+    order = ExportOrder(done, tmp_path / "shards", "webdataset")
     with pytest.raises(InputError, match=r"file:///.*/media/cat-1\.mp4: .*run the batch again"):
         await asyncio.to_thread(export, order, DISK)
     assert list((tmp_path / "shards").glob("*.tar*")) == []
@@ -317,7 +317,7 @@ async def test_an_export_of_media_that_are_damaged_in_the_bucket_names_them(done
 
 async def test_a_table_without_media_needs_no_bucket(done, tmp_path):
     (tmp_path / "store").rename(tmp_path / "away")
-    order = Order(done, tmp_path / "table", "csv")
+    order = ExportOrder(done, tmp_path / "table", "csv")
     assert (await asyncio.to_thread(export, order, DISK)).rows == 3
 
 

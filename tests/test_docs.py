@@ -11,7 +11,7 @@ import pytest
 
 from batcher.cli.entry import cli
 from batcher.manifest.load import Overrides, open_manifest
-from batcher.manifest.tally import Tally
+from batcher.manifest.tally import ManifestTally
 from batcher.schema.spec import BUILT_IN, KLING
 from tests.api_server import environment
 
@@ -35,7 +35,7 @@ def is_manifest(text):
 
 
 def jobs_of(path, model=None):
-    tally = Tally()
+    tally = ManifestTally()
     jobs = list(open_manifest(path, Overrides(model=model)).jobs(BUILT_IN, tally))
     tally.raise_if_invalid()
     return jobs

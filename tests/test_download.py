@@ -27,8 +27,8 @@ from batcher.errors import (
     DownloadInterrupted,
     DownloadRefused,
     DownloadStalled,
-    Kind,
     NotFound,
+    RetryKind,
     RunDirError,
 )
 
@@ -328,7 +328,7 @@ async def test_two_minutes_without_a_byte_are_enough(bench: Any) -> None:
         with pytest.raises(DownloadStalled, match=r"no progress for 120 s; last: .*HTTP 503") as stalled:
             await b.fetch()
     assert stalled.value.code == "stalled"
-    assert stalled.value.kind is Kind.TRANSIENT
+    assert stalled.value.kind is RetryKind.TRANSIENT
     assert 120.0 <= b.clock.elapsed_s < 121.0
     assert len(b.requests) < 60
 

@@ -12,7 +12,7 @@ from media_server import MP4, PNG
 
 from batcher.download.answer import ContentRange, content_range, read_answer, retry_after_s, validator
 from batcher.media.documents import safe_extension
-from batcher.media.file_types import HEAD_BYTES, MEDIA_TYPES, Format, identify, sniff
+from batcher.media.file_types import HEAD_BYTES, MEDIA_TYPES, FileType, identify, sniff
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 EBML = b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\x82\x84"
@@ -58,7 +58,7 @@ HEADS = [
 
 @pytest.mark.parametrize(("head", "extension"), HEADS)
 def test_first_bytes_name_the_format(head: bytes, extension: str) -> None:
-    assert identify(head, ["/x"], "") == Format(extension, MEDIA_TYPES[extension])
+    assert identify(head, ["/x"], "") == FileType(extension, MEDIA_TYPES[extension])
 
 
 @pytest.mark.parametrize(

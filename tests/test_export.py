@@ -7,7 +7,7 @@ import tarfile
 import pytest
 
 from batcher.dataset.export.choose import Choice
-from batcher.dataset.export.exporter import Order, export
+from batcher.dataset.export.exporter import ExportOrder, export
 from batcher.dataset.export.shards import Cut
 from batcher.dataset.export.tables import cell
 from batcher.dataset.export.tar import key_of
@@ -34,7 +34,7 @@ def target(tmp_path):
 
 
 def put(run_dir, target, kind="webdataset", **how):
-    return export(Order(run_dir, target, kind, **how), LocalDisk())
+    return export(ExportOrder(run_dir, target, kind, **how), LocalDisk())
 
 
 def files(target):

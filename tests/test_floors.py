@@ -1,6 +1,7 @@
 """The house: who may import whom, and which rooms the outside world comes in by. Read with ``ast``."""
 
 import ast
+from collections import Counter
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -112,6 +113,23 @@ def test_imports_point_to_the_same_room_or_to_a_lower_floor():
         if room != room_of(path) and floor_of(room) >= floor_of(room_of(path))
     ]
     assert wrong == []
+
+
+def test_no_class_name_means_two_things():
+    named = Counter(
+        node.name for _, tree in modules() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+    )
+    assert {name for name, count in named.items() if count > 1} == set()
+
+
+def test_a_package_says_what_it_is_for_and_holds_no_code():
+    code = {
+        path.parent.relative_to(ROOT).as_posix(): [type(node).__name__ for node in tree.body[1:]]
+        for path, tree in modules()
+        if path.name == "__init__.py" and path.parent != ROOT
+    }
+    console_script = ["ImportFrom", "Assign"]  # looks for ``main`` here
+    assert {name: nodes for name, nodes in code.items() if nodes} == {"cli": console_script}
 
 
 @pytest.mark.parametrize("library", DOORS)

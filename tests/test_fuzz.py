@@ -28,7 +28,7 @@ from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import listed_jobs, status_of
 from batcher.manifest.load import Overrides, open_manifest
-from batcher.manifest.tally import Tally
+from batcher.manifest.tally import ManifestTally
 from batcher.options import Host, Options, SandboxOptions
 from batcher.planning.plan import make_plan
 from batcher.providers.runcomfy.client import HttpService
@@ -130,7 +130,7 @@ def plan(folder, name, content):
     )
     manifest = open_manifest(options.manifest, options.overrides)
     manifest.models()
-    tally = Tally()
+    tally = ManifestTally()
     made = make_plan(
         manifest.jobs(BUILT_IN, tally), Snapshot(), options.selection, options.policy, lambda job: None
     )

@@ -8,7 +8,7 @@ import random
 
 from batcher.clock import SystemClock
 from batcher.errors import OutcomeUnknown
-from batcher.providers.runcomfy.client import HttpService, Limits
+from batcher.providers.runcomfy.client import ExchangeTimeouts, HttpService
 from batcher.providers.runcomfy.credentials import Endpoint, Token
 from tests.scripted import ScriptedServer, json_answer
 
@@ -38,7 +38,7 @@ class IdleCloser(ScriptedServer):
 
 
 def client(server, **limits):
-    return HttpService(Endpoint(server.url, Token("x" * 20)), SystemClock(), Limits(**limits))
+    return HttpService(Endpoint(server.url, Token("x" * 20)), SystemClock(), ExchangeTimeouts(**limits))
 
 
 async def lane(service, gaps_s, seen):
@@ -67,7 +67,7 @@ async def ambiguous_posts(keep_alive_s, reuse_s, seed):
 
 
 async def test_servers_that_close_idle_connections_after_seconds_make_no_post_ambiguous():
-    reuse_s = Limits().post_reuse_s
+    reuse_s = ExchangeTimeouts().post_reuse_s
     assert reuse_s <= 2.0
     seen = await asyncio.gather(
         *(ambiguous_posts(keep_alive_s, reuse_s, seed) for seed, keep_alive_s in enumerate(SERVERS_S))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from batcher.errors import PROBLEMS_SHOWN, ManifestError
 from batcher.manifest.load import Overrides, open_manifest
-from batcher.manifest.tally import Tally
+from batcher.manifest.tally import ManifestTally
 from batcher.schema.spec import BUILT_IN, KLING, ModelSpec
 from tests.manifest_files import PNG, URL, read_text, write
 
@@ -104,7 +104,7 @@ def test_the_first_problems_are_kept_and_all_are_counted(tmp_path):
 
 
 def test_a_tally_without_problems_raises_nothing():
-    Tally().raise_if_invalid()
+    ManifestTally().raise_if_invalid()
 
 
 def test_a_problem_is_one_line_whatever_the_file_holds(tmp_path):
@@ -263,7 +263,7 @@ def test_ids_survive_other_rows_columns_and_the_order_of_columns(tmp_path):
 def test_a_manifest_can_be_read_again_and_again(tmp_path):
     path = write(tmp_path, "m.csv", f"prompt,image_url\nx,{URL}\nx,{URL}\n,\n,{URL}\n")
     manifest = open_manifest(path, Overrides(model=KLING.model_id))
-    tallies = [Tally(), Tally()]
+    tallies = [ManifestTally(), ManifestTally()]
     first, second = (list(manifest.jobs(BUILT_IN, tally)) for tally in tallies)
     assert first == second
     assert tallies[0] == tallies[1]
@@ -280,47 +280,47 @@ def test_a_later_pass_has_the_same_jobs_without_looking_at_ids(rows):
     with tempfile.TemporaryDirectory() as folder:
         lines = "".join(f"{name},{prompt},{URL},{repeat}\n" for name, prompt, repeat in rows)
         path = write(Path(folder), "m.csv", f"id,prompt,image_url,repeat\n{lines}")
-        manifest, earlier = open_manifest(path, Overrides(model=KLING.model_id)), Tally()
+        manifest, earlier = open_manifest(path, Overrides(model=KLING.model_id)), ManifestTally()
         first = list(manifest.jobs(BUILT_IN, earlier))
-        assert list(manifest.jobs(BUILT_IN, Tally(), earlier)) == first
+        assert list(manifest.jobs(BUILT_IN, ManifestTally(), earlier)) == first
 
 
 def test_a_file_that_is_gone_by_the_later_pass_does_not_move_what_it_leaves_out(tmp_path):
     write(tmp_path, "cat.png", PNG)
     rows = f"x,cat.png\ny,{URL}\ny,{URL}\nz,{URL}\n"
     path = write(tmp_path, "m.csv", f"prompt,image_url\n{rows}")
-    manifest, earlier = open_manifest(path, Overrides(model=KLING.model_id)), Tally()
+    manifest, earlier = open_manifest(path, Overrides(model=KLING.model_id)), ManifestTally()
     assert len(list(manifest.jobs(BUILT_IN, earlier))) == 3
     (tmp_path / "cat.png").unlink()
-    again = [job.input["prompt"] for job in manifest.jobs(BUILT_IN, Tally(), earlier)]
+    again = [job.input["prompt"] for job in manifest.jobs(BUILT_IN, ManifestTally(), earlier)]
     assert again[-2:] == ["y", "z"]
 
 
 def test_a_medium_that_comes_only_after_the_first_pass_makes_no_second_job_of_an_id(tmp_path):
     write(tmp_path, "b.png", PNG)
     path = write(tmp_path, "m.csv", "id,prompt,image_url\nx,1,a.png\nx,2,b.png\ny,3,b.png\n")
-    manifest, earlier = open_manifest(path, Overrides(model=KLING.model_id)), Tally()
+    manifest, earlier = open_manifest(path, Overrides(model=KLING.model_id)), ManifestTally()
     first = list(manifest.jobs(BUILT_IN, earlier))
     assert [job.source.line for job in first] == [3, 4]
     write(tmp_path, "a.png", PNG)
-    assert list(manifest.jobs(BUILT_IN, Tally(), earlier)) == first
+    assert list(manifest.jobs(BUILT_IN, ManifestTally(), earlier)) == first
 
 
 def test_a_file_that_comes_only_after_the_first_pass_stays_out(tmp_path):
     jobs = f"- from: late.csv\n- {{prompt: x, image_url: '{URL}'}}\n- {{prompt: x, image_url: '{URL}'}}"
     manifest = open_manifest(write(tmp_path, "m.yaml", jobs), Overrides(model=KLING.model_id))
-    earlier = Tally()
+    earlier = ManifestTally()
     first = list(manifest.jobs(BUILT_IN, earlier))
     assert (len(first), earlier.invalid, earlier.duplicates) == (1, 1, 1)
     write(tmp_path, "late.csv", f"prompt,image_url\nnot in the plan,{URL}\n")
-    assert list(manifest.jobs(BUILT_IN, Tally(), earlier)) == first
+    assert list(manifest.jobs(BUILT_IN, ManifestTally(), earlier)) == first
 
 
 def test_the_inputs_of_a_held_row_are_not_changed_by_its_jobs(tmp_path):
     write(tmp_path, "cat.png", PNG)
     path = write(tmp_path, "m.yaml", "jobs: [{prompt: x, image_url: cat.png, duration: '5', repeat: 2}]")
     manifest = open_manifest(path, Overrides(model=KLING.model_id))
-    first = list(manifest.jobs(BUILT_IN, Tally()))
+    first = list(manifest.jobs(BUILT_IN, ManifestTally()))
     first[0].input["duration"] = 7
     assert first[1].input["duration"] == 5
-    assert [job.input["duration"] for job in manifest.jobs(BUILT_IN, Tally())] == [5, 5]
+    assert [job.input["duration"] for job in manifest.jobs(BUILT_IN, ManifestTally())] == [5, 5]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from batcher.errors import ManifestError
 from batcher.manifest.read import open_document
 from batcher.manifest.reading import Reading
-from batcher.manifest.rows import Columns
+from batcher.manifest.rows import ColumnRules
 from tests.manifest_files import write
 
 SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -19,7 +19,7 @@ SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 def rows(folder, name, content, **reading):
     path = write(folder, name, content)
-    return list(open_document(path, name, Columns(), Reading(**reading)).rows())
+    return list(open_document(path, name, ColumnRules(), Reading(**reading)).rows())
 
 
 def prompts(folder, name, content, **reading):
@@ -143,7 +143,7 @@ def test_the_limit_of_other_users_of_the_csv_module_is_left_alone(tmp_path):
     before = csv.field_size_limit(10_000_000)
     try:
         write(tmp_path, "a.csv", "prompt\na\nb\n")
-        found = open_document(tmp_path / "a.csv", "a.csv", Columns()).rows()
+        found = open_document(tmp_path / "a.csv", "a.csv", ColumnRules()).rows()
         next(found)
         assert csv.field_size_limit() == 10_000_000
         found.close()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from batcher.manifest.load import Overrides, open_manifest
-from batcher.manifest.tally import Tally
+from batcher.manifest.tally import ManifestTally
 from batcher.schema.spec import BUILT_IN, KLING
 from tests.manifest_files import read
 
@@ -23,7 +23,7 @@ def test_every_example_loads_without_a_problem(name):
 
 def test_the_quickstart_makes_24_jobs_of_the_kling_model():
     manifest = open_manifest(FOLDER / "quickstart.yaml")
-    jobs = list(manifest.jobs(BUILT_IN, Tally()))
+    jobs = list(manifest.jobs(BUILT_IN, ManifestTally()))
     assert (manifest.name, manifest.models(), len(jobs)) == ("quickstart", {KLING.model_id}, 24)
     assert len({job.input["prompt"] for job in jobs}) == 12
     assert {job.input["cfg_scale"] for job in jobs} == {0.3, 0.7}

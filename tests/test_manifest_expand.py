@@ -388,14 +388,14 @@ def test_a_glob_that_finds_nothing_or_has_a_rival_is_a_problem(tmp_path, text, p
 
 def test_each_pass_sees_the_same_files(tmp_path):
     write(tmp_path, "a.png", PNG)
-    from batcher.manifest.tally import Tally
+    from batcher.manifest.tally import ManifestTally
 
     manifest = open_manifest(
         write(tmp_path, "m.yaml", "jobs: [{image_url: {glob: '*.png'}}]"), Overrides(model="m")
     )
-    first = [job.id for job in manifest.jobs({}, Tally())]
+    first = [job.id for job in manifest.jobs({}, ManifestTally())]
     write(tmp_path, "b.png", MP4)
-    assert [job.id for job in manifest.jobs({}, Tally())] == first
+    assert [job.id for job in manifest.jobs({}, ManifestTally())] == first
 
 
 # From
@@ -585,14 +585,14 @@ def test_a_changed_manifest_is_noticed_when_models_are_read(tmp_path):
 
 def test_a_changed_file_inside_another_manifest_stops_the_pass(tmp_path):
     from batcher.manifest.rows import ManifestChanged
-    from batcher.manifest.tally import Tally
+    from batcher.manifest.tally import ManifestTally
 
     write(tmp_path, "p.csv", "p\nx\n")
     manifest = open_manifest(write(tmp_path, "m.yaml", "jobs: [{from: p.csv}]"), Overrides(model="m"))
-    assert len(list(manifest.jobs({}, Tally()))) == 1
+    assert len(list(manifest.jobs({}, ManifestTally()))) == 1
     write(tmp_path, "p.csv", "p\nx\ny\n")
     with pytest.raises(ManifestChanged):
-        list(manifest.jobs({}, Tally()))
+        list(manifest.jobs({}, ManifestTally()))
 
 
 # Ids don't depend on where a job stands or how it is written

@@ -7,7 +7,7 @@ import pytest
 from batcher.errors import ManifestError
 from batcher.manifest.read import open_document
 from batcher.manifest.reading import Reading
-from batcher.manifest.rows import Columns
+from batcher.manifest.rows import ColumnRules
 from tests.manifest_files import PNG, URL, read_text, write
 
 ANY = {"model": "some/model"}
@@ -15,7 +15,7 @@ ANY = {"model": "some/model"}
 
 def rows(folder, name, content, **reading):
     path = write(folder, name, content)
-    return list(open_document(path, name, Columns(), Reading(**reading)).rows())
+    return list(open_document(path, name, ColumnRules(), Reading(**reading)).rows())
 
 
 def prompts(folder, name, content, **reading):

@@ -13,8 +13,8 @@ from batcher.errors import ManifestError
 from batcher.manifest.files import LINES_BETWEEN_CHECKS, NUL
 from batcher.manifest.load import Overrides, open_manifest
 from batcher.manifest.read import open_document
-from batcher.manifest.rows import Columns, ManifestChanged
-from batcher.manifest.tally import Tally
+from batcher.manifest.rows import ColumnRules, ManifestChanged
+from batcher.manifest.tally import ManifestTally
 from batcher.schema.spec import BUILT_IN, KLING
 from tests.manifest_files import PNG, URL, read, read_text, write
 
@@ -23,7 +23,7 @@ ROW = f"a cat,{URL}"
 
 def rows(folder, name, content, **columns):
     path = write(folder, name, content)
-    return list(open_document(path, name, Columns(**columns)).rows())
+    return list(open_document(path, name, ColumnRules(**columns)).rows())
 
 
 def inputs(folder, name, content):
@@ -304,7 +304,7 @@ def test_json_is_a_list_of_jobs_or_a_mapping_like_the_yaml_one(tmp_path):
         "b.json",
         '{"name": "x", "defaults": {"n": 1},\n"jobs": [ {"prompt": "a"} ,\n{"prompt": "b"}]}',
     )
-    document = open_document(path, "b.json", Columns())
+    document = open_document(path, "b.json", ColumnRules())
     assert [row.line for row in document.rows()] == [2, 3]
     assert (document.head.name, document.head.layer.inputs) == ("x", {"n": 1})
 
@@ -607,11 +607,11 @@ def test_a_path_that_can_t_be_one_is_refused(tmp_path):
 def test_a_file_that_changed_between_two_passes_stops_the_second(tmp_path, name, content):
     path = write(tmp_path, name, content)
     manifest = open_manifest(path, Overrides(model=KLING.model_id))
-    assert len(list(manifest.jobs(BUILT_IN, Tally()))) == 1
-    assert len(list(manifest.jobs(BUILT_IN, Tally()))) == 1
+    assert len(list(manifest.jobs(BUILT_IN, ManifestTally()))) == 1
+    assert len(list(manifest.jobs(BUILT_IN, ManifestTally()))) == 1
     write(tmp_path, name, content + " ")
     with pytest.raises(ManifestChanged, match="changed while it was being read"):
-        list(manifest.jobs(BUILT_IN, Tally()))
+        list(manifest.jobs(BUILT_IN, ManifestTally()))
 
 
 @pytest.mark.parametrize("change", ["append", "touch", "truncate"])
@@ -619,7 +619,7 @@ def test_a_file_that_changes_during_a_pass_stops_it(tmp_path, change):
     path = write(
         tmp_path, "a.csv", "prompt,image_url\n" + "".join(f"cat {n},{URL}\n" for n in range(50))
     )
-    jobs = open_manifest(path, Overrides(model=KLING.model_id)).jobs(BUILT_IN, Tally())
+    jobs = open_manifest(path, Overrides(model=KLING.model_id)).jobs(BUILT_IN, ManifestTally())
     next(jobs)
     if change == "append":
         with path.open("a") as file:
@@ -636,21 +636,21 @@ def test_a_file_that_was_replaced_or_removed_stops_the_next_pass(tmp_path):
     content = f"prompt,image_url\n{ROW}\n"
     path = write(tmp_path, "a.csv", content)
     manifest = open_manifest(path, Overrides(model=KLING.model_id))
-    list(manifest.jobs(BUILT_IN, Tally()))
+    list(manifest.jobs(BUILT_IN, ManifestTally()))
     status = path.stat()
     other = write(tmp_path, "b.csv", content.replace("cat", "dog"))
     os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
     other.replace(path)
     with pytest.raises(ManifestChanged):
-        list(manifest.jobs(BUILT_IN, Tally()))
+        list(manifest.jobs(BUILT_IN, ManifestTally()))
     path.unlink()
     with pytest.raises(ManifestError, match="no such file"):
-        list(manifest.jobs(BUILT_IN, Tally()))
+        list(manifest.jobs(BUILT_IN, ManifestTally()))
 
 
 def test_a_table_that_breaks_off_tells_all_problems_so_far(tmp_path):
     path = write(tmp_path, "a.csv", f'prompt,image_url\n,{URL}\n{ROW}\n"lost,{URL}\n')
-    tally = Tally()
+    tally = ManifestTally()
     with pytest.raises(ManifestError) as caught:
         list(open_manifest(path, Overrides(model=KLING.model_id)).jobs(BUILT_IN, tally))
     assert [line.rpartition("a.csv")[2] for line in caught.value.problems] == [
@@ -745,6 +745,6 @@ def test_local_files_are_not_read_before_the_jobs_are(tmp_path):
         write(tmp_path, "a.csv", "prompt,image_url\na,a.png\n"), Overrides(model=KLING.model_id)
     )
     (tmp_path / "a.png").unlink()
-    tally = Tally()
+    tally = ManifestTally()
     assert list(manifest.jobs(BUILT_IN, tally)) == []
     assert tally.invalid == 1

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.clock import SystemClock
-from batcher.dataset.metadata import Columns, Metadata, gather
+from batcher.dataset.metadata import Metadata, gather
+from batcher.dataset.rows import ColumnTypes
 from batcher.disk import LocalAppendFile
 from batcher.jobs.job import LocalMedia, Probed, recorded
 from batcher.jobs.lifecycle import EventName
@@ -38,7 +39,7 @@ class Table:
         return self
 
     def resume(self, *jobs):
-        columns = Columns()
+        columns = ColumnTypes()
         assert list(columns.watch(jobs)) == list(jobs)
         self.metadata.open(columns)
 
@@ -192,7 +193,7 @@ INPUTS = st.dictionaries(st.sampled_from("abc"), VALUES)
 
 @given(jobs=st.lists(st.tuples(INPUTS, INPUTS), min_size=1, max_size=8))
 def test_whatever_the_inputs_a_key_has_one_type(jobs):
-    columns = Columns()
+    columns = ColumnTypes()
     for inputs, meta in jobs:
         columns.add(inputs, meta)
     rows = [columns.fill(recorded(inputs), recorded(meta)) for inputs, meta in jobs]

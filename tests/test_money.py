@@ -18,7 +18,7 @@ from aiohttp import web
 
 from batcher import api
 from batcher.app import run as app
-from batcher.engine.canary import Share
+from batcher.engine.canary import JobShare
 from batcher.engine.limits import Pace
 from batcher.errors import InputError, ManifestError
 from batcher.manifest.load import Overrides
@@ -172,7 +172,7 @@ class TestCanary:
         bench.server.on_result = lambda s, asked: (
             fail_request(s, asked) if asked["id"] == next(iter(s.created)) else None
         )
-        summary = bench.run(canary=2, canary_failures=Share(1))
+        summary = bench.run(canary=2, canary_failures=JobShare(1))
         assert (summary.exit_code, bench.posts, summary.done) == (1, 10, 9)
 
     def test_the_user_sees_cost_and_time_and_may_stop_it(self, bench):

@@ -15,7 +15,7 @@ from batcher.disk import LocalDisk
 from batcher.download.lookup import Looked, Lookup, LookupLimits
 from batcher.download.trust import TrustPolicy
 from batcher.download.way import Way
-from batcher.engine.canary import CanaryChoice, Share
+from batcher.engine.canary import CanaryChoice, JobShare
 from batcher.jobs.job import LocalMedia, Source
 from batcher.ledger.ledger import read_snapshot
 from batcher.manifest.media import is_public_url
@@ -397,6 +397,6 @@ class TestCanaryChoice:
         assert "other" in choice.ids()
 
     def test_a_share_is_passed_only_above_it(self):
-        assert [Share(20, percent=True).is_passed(n, 10) for n in (1, 2, 3)] == [False, False, True]
-        assert [Share(2).is_passed(n, 3) for n in (2, 3)] == [False, True]
-        assert (str(Share(20, percent=True)), str(Share(2))) == ("20%", "2")
+        assert [JobShare(20, percent=True).is_passed(n, 10) for n in (1, 2, 3)] == [False, False, True]
+        assert [JobShare(2).is_passed(n, 3) for n in (2, 3)] == [False, True]
+        assert (str(JobShare(20, percent=True)), str(JobShare(2))) == ("20%", "2")

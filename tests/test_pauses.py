@@ -147,11 +147,11 @@ CHILD = """
 import asyncio, sys
 from batcher.clock import SystemClock
 from batcher.cli.fast_loop import fast_loop
-from batcher.providers.runcomfy.client import HttpService, Limits
+from batcher.providers.runcomfy.client import HttpService, ExchangeTimeouts
 from batcher.providers.runcomfy.credentials import Endpoint, Token
 
 async def main():
-    limits = Limits(post_s=0.6, post_silence_s=0.6)
+    limits = ExchangeTimeouts(post_s=0.6, post_silence_s=0.6)
     clock = SystemClock(tick_s=0.02, pause_s=0.2)
     clock.monotonic()
     async with HttpService(Endpoint(sys.argv[1], Token("t" * 20)), clock, limits) as service:

@@ -12,9 +12,9 @@ from batcher.jobs.shard import Shard, shard_number
 from batcher.ledger.snapshot import Snapshot
 from batcher.planning.plan import (
     Action,
-    Bucket,
     Decision,
     Plan,
+    PlanGroup,
     Policy,
     Selection,
     decide,
@@ -80,13 +80,13 @@ def test_the_resume_table_holds(row, column):
 @pytest.mark.parametrize("policy", FLAGS.values(), ids=list(FLAGS))
 @pytest.mark.parametrize("known", [None, Record()], ids=["no line", "an empty record"])
 def test_a_job_that_the_ledger_does_not_know_is_submitted_whatever_the_flags(known, policy):
-    assert decide(CAT, known, policy) == Decision(Bucket.NEW, SUBMIT, "not submitted yet")
+    assert decide(CAT, known, policy) == Decision(PlanGroup.NEW, SUBMIT, "not submitted yet")
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row[0].state} {row[0].code}")
 def test_redo_buys_again_whatever_the_state(row):
     decision = decide(CAT, row[0], Policy(redo=True))
-    assert (decision.bucket, decision.action) == (Bucket.REDO, SUBMIT)
+    assert (decision.bucket, decision.action) == (PlanGroup.REDO, SUBMIT)
     assert str(row[0].state) in decision.reason
 
 
@@ -102,14 +102,14 @@ def test_a_paid_request_is_never_paid_again_without_the_users_word(row, flag):
 @pytest.mark.parametrize(
     ("known", "bucket"),
     [
-        (record(State.PENDING), Bucket.NEW),
-        (record(State.UNKNOWN), Bucket.UNKNOWN),
-        (record(State.SUBMITTED), Bucket.RESUME),
-        (record(State.COMPLETED), Bucket.COLLECT),
-        (record(State.DONE), Bucket.DONE),
-        (record(State.FAILED, DOWNLOAD, "stalled"), Bucket.COLLECT),
-        (record(State.FAILED, GENERATE), Bucket.FAILED),
-        (record(State.CANCELLED), Bucket.CANCELLED),
+        (record(State.PENDING), PlanGroup.NEW),
+        (record(State.UNKNOWN), PlanGroup.UNKNOWN),
+        (record(State.SUBMITTED), PlanGroup.RESUME),
+        (record(State.COMPLETED), PlanGroup.COLLECT),
+        (record(State.DONE), PlanGroup.DONE),
+        (record(State.FAILED, DOWNLOAD, "stalled"), PlanGroup.COLLECT),
+        (record(State.FAILED, GENERATE), PlanGroup.FAILED),
+        (record(State.CANCELLED), PlanGroup.CANCELLED),
     ],
 )
 def test_each_state_has_its_bucket(known, bucket):
@@ -145,18 +145,18 @@ def test_the_reason_says_what_happened_last(known, policy, reason):
 @pytest.mark.parametrize(
     ("known", "flag", "bucket", "action"),
     [
-        (record(State.FAILED, GENERATE, attempt=3), "--retry-failed", Bucket.EXHAUSTED, LEAVE),
-        (record(State.FAILED, Stage.SUBMIT, attempt=3), "--retry-failed", Bucket.EXHAUSTED, LEAVE),
-        (record(State.CANCELLED, attempt=4), "--retry-failed", Bucket.EXHAUSTED, LEAVE),
+        (record(State.FAILED, GENERATE, attempt=3), "--retry-failed", PlanGroup.EXHAUSTED, LEAVE),
+        (record(State.FAILED, Stage.SUBMIT, attempt=3), "--retry-failed", PlanGroup.EXHAUSTED, LEAVE),
+        (record(State.CANCELLED, attempt=4), "--retry-failed", PlanGroup.EXHAUSTED, LEAVE),
         # What a run does unasked, it does all the same.
         (
             record(State.FAILED, DOWNLOAD, "expired", attempt=3),
             "--retry-failed",
-            Bucket.COLLECT,
+            PlanGroup.COLLECT,
             COLLECT,
         ),
-        (record(State.UNKNOWN, attempt=3), "--retry-unknown", Bucket.UNKNOWN, LEAVE),
-        (record(State.DONE, attempt=3), "--redo", Bucket.DONE, CHECK),
+        (record(State.UNKNOWN, attempt=3), "--retry-unknown", PlanGroup.UNKNOWN, LEAVE),
+        (record(State.DONE, attempt=3), "--redo", PlanGroup.DONE, CHECK),
     ],
 )
 def test_after_the_last_attempt_nothing_is_bought(known, flag, bucket, action):
@@ -209,7 +209,7 @@ EDITED = job("cat", prompt="another cat")
 )
 def test_an_edited_row_is_the_next_attempt_where_the_last_one_came_to_nothing(known):
     decision = decide(EDITED, known, Policy())
-    assert (decision.bucket, decision.action, decision.problem) == (Bucket.EDITED, SUBMIT, False)
+    assert (decision.bucket, decision.action, decision.problem) == (PlanGroup.EDITED, SUBMIT, False)
 
 
 @pytest.mark.parametrize(
@@ -314,8 +314,8 @@ def test_only_takes_a_set_of_ids_which_are_not_patterns():
 def test_every_job_is_counted_and_only_the_selected_are_decided_on():
     plan = plan_of(some_jobs(5), selection=Selection(limit=2))
     assert (plan.total, plan.selected, plan.to_buy) == (5, 2, 2)
-    assert plan.count(Bucket.NEW) == 2
-    assert plan.count(Bucket.DONE) == 0
+    assert plan.count(PlanGroup.NEW) == 2
+    assert plan.count(PlanGroup.DONE) == 0
 
 
 @pytest.mark.parametrize("selection", [Selection(limit=9), Selection(only="*")])
@@ -334,7 +334,7 @@ def test_what_left_the_manifest_belongs_to_the_shard_that_its_id_says(job_id, co
 
 
 def test_a_plan_holds_examples_and_counts_but_never_all_the_jobs():
-    new = plan_of(some_jobs(10)).buckets[Bucket.NEW]
+    new = plan_of(some_jobs(10)).buckets[PlanGroup.NEW]
     assert (new.count, new.buys, new.price_usd) == (10, 10, 20.0)
     assert new.examples == [(f"job-00{n}", "not submitted yet") for n in range(3)]
 
@@ -354,7 +354,7 @@ def test_only_what_may_be_bought_has_a_price():
 def test_one_price_that_nobody_knows_makes_the_sum_unknown():
     plan = plan_of([CAT, job("dog")], price_of=lambda one: None if one.id == "cat" else 1.0)
     assert plan.estimated_cost_usd is None
-    assert plan.buckets[Bucket.NEW].unpriced == 1
+    assert plan.buckets[PlanGroup.NEW].unpriced == 1
 
 
 def test_nothing_to_buy_costs_nothing():

@@ -6,7 +6,7 @@ import json
 import pytest
 from engine import FakeClock
 
-from batcher.cli.progress import LINE_EVERY_S, Bar, JsonLines, Lines, Quiet, in_words
+from batcher.cli.progress import LINE_EVERY_S, Bar, JsonLines, LogLines, Quiet, in_words
 from batcher.engine.view import RunView, Silence
 
 
@@ -33,7 +33,7 @@ def test_only_what_there_is_any_of_is_put_in_words():
     )
 
 
-@pytest.mark.parametrize("watcher", [Lines, JsonLines])
+@pytest.mark.parametrize("watcher", [LogLines, JsonLines])
 def test_lines_come_at_the_start_once_a_minute_and_at_the_end(watcher, stream, clock):
     lines, view = watcher(stream, clock), RunView(selected=500)
     lines.started(view)
@@ -46,7 +46,7 @@ def test_lines_come_at_the_start_once_a_minute_and_at_the_end(watcher, stream, c
 
 
 def test_lines_say_how_far_the_run_is(stream, clock):
-    lines, view = Lines(stream, clock), RunView(selected=3)
+    lines, view = LogLines(stream, clock), RunView(selected=3)
     lines.started(view)
     clock.at_s = 60.0
     view.done, view.queued = 1, 2
@@ -60,7 +60,7 @@ def test_lines_say_how_far_the_run_is(stream, clock):
 
 def test_lines_hold_no_carriage_returns_and_no_colour(clock):
     terminal, view = Terminal(), RunView(selected=3, failed=1)
-    for watcher in (Lines(terminal, clock), JsonLines(terminal, clock), Quiet(terminal)):
+    for watcher in (LogLines(terminal, clock), JsonLines(terminal, clock), Quiet(terminal)):
         watcher.started(view)
         clock.at_s += 100
         watcher.changed(view)
@@ -71,7 +71,7 @@ def test_lines_hold_no_carriage_returns_and_no_colour(clock):
 
 
 def test_a_warning_is_a_line_at_once_and_puts_the_next_one_off(stream, clock):
-    lines = Lines(stream, clock)
+    lines = LogLines(stream, clock)
     clock.at_s = 59.0
     lines.warn("the disk is slow")
     clock.at_s = 61.0

@@ -9,7 +9,7 @@ import pytest_asyncio
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.jobs.lifecycle import EventName, State
-from batcher.report.history import History, Move
+from batcher.report.history import Move, TimedSnapshot
 from batcher.report.page import embedded
 from batcher.report.render import write_report
 from batcher.report.series import series_of
@@ -235,7 +235,7 @@ async def test_paths_are_relative_so_the_folder_can_move(tmp_path):
 
 
 def test_the_timeline_is_thinned_out_and_long_idle_time_is_named():
-    history = History()
+    history = TimedSnapshot()
     for n in range(5000):
         history.moves.append(Move(n * 1000, State.PENDING, State.DONE, n / 10))
     history.moves.append(Move(90_000_000, State.PENDING, State.DONE, 501.0))

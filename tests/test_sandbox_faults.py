@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from test_sandbox import CAT, KLING, LONG_S, TEXT_TO_IMAGE, Caller, serving
 
-from batcher.sandbox.faults import CREATION_SHARE, OF_STAGE, PART_OF_SHARE, Fault, Faults, Stage
+from batcher.sandbox.faults import CREATION_SHARE, OF_STAGE, PART_OF_SHARE, Fault, Faults, FaultStage
 
 HEADERS = {"Authorization": "Bearer x"}
 
@@ -53,7 +53,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("fault", [*OF_STAGE[Stage.SUBMIT], *OF_STAGE[Stage.CONNECT]])
+@pytest.mark.parametrize("fault", [*OF_STAGE[FaultStage.SUBMIT], *OF_STAGE[FaultStage.CONNECT]])
 async def test_a_post_goes_wrong_in_this_way(fault):
     async with serving(**always(fault)) as caller:
         status, headers, body = await post(caller)
@@ -65,7 +65,7 @@ async def test_a_post_goes_wrong_in_this_way(fault):
         assert caller.sandbox.stats.faults == {fault.value: 1}
 
 
-@pytest.mark.parametrize("fault", [*OF_STAGE[Stage.SUBMIT], *OF_STAGE[Stage.CONNECT]])
+@pytest.mark.parametrize("fault", [*OF_STAGE[FaultStage.SUBMIT], *OF_STAGE[FaultStage.CONNECT]])
 async def test_a_post_that_goes_wrong_creates_a_job_only_where_that_is_ambiguous(fault):
     async with serving(**always(fault)) as caller:
         for number in range(40):
@@ -77,7 +77,7 @@ async def test_a_post_that_goes_wrong_creates_a_job_only_where_that_is_ambiguous
 
 
 @pytest.mark.parametrize("call", ["status", "result", "cancel"])
-@pytest.mark.parametrize("fault", OF_STAGE[Stage.POLL])
+@pytest.mark.parametrize("fault", OF_STAGE[FaultStage.POLL])
 async def test_a_question_about_a_request_goes_wrong_in_this_way(fault, call):
     async with serving(**always(fault)) as caller:
         request_id = await caller.submit()

@@ -15,34 +15,34 @@ from batcher.errors import (
     AuthRefused,
     BalanceExhausted,
     CallError,
-    Kind,
     NotFound,
     OutcomeUnknown,
     Rejected,
+    RetryKind,
     TurnedAway,
     Unavailable,
 )
 from batcher.ports import CancelOutcome, Phase
 from batcher.providers.runcomfy import answers, bodies, words
-from batcher.providers.runcomfy.answers import Answer
+from batcher.providers.runcomfy.answers import ApiAnswer
 from batcher.providers.runcomfy.outputs import COUNT_MAX, DEPTH_MAX, output_urls
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 HTML = b"<html><body>Bad gateway</body></html>"
 
 
-def said(status: int, body: Any = b"", retry_after: str | None = None) -> Answer:
+def said(status: int, body: Any = b"", retry_after: str | None = None) -> ApiAnswer:
     encoded = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-    return Answer(status, encoded, retry_after)
+    return ApiAnswer(status, encoded, retry_after)
 
 
-def submission_error(answer: Answer) -> CallError:
+def submission_error(answer: ApiAnswer) -> CallError:
     with pytest.raises(CallError) as caught:
         answers.submission(answer, NOW)
     return caught.value
 
 
-def result_error(answer: Answer) -> CallError:
+def result_error(answer: ApiAnswer) -> CallError:
     with pytest.raises(CallError) as caught:
         answers.result(answer, NOW)
     return caught.value
@@ -125,7 +125,7 @@ SUBMISSIONS = {
 
 
 @pytest.mark.parametrize(("answer", "expected"), SUBMISSIONS.values(), ids=SUBMISSIONS)
-def test_a_submission(answer: Answer, expected: type[CallError]) -> None:
+def test_a_submission(answer: ApiAnswer, expected: type[CallError]) -> None:
     error = submission_error(answer)
     assert type(error) is expected
     assert error.http_status == answer.status
@@ -260,7 +260,7 @@ HEADERS = (
 )
 
 
-def outcome(read: Callable[[Answer, datetime], Any], answer: Answer) -> Any:
+def outcome(read: Callable[[ApiAnswer, datetime], Any], answer: ApiAnswer) -> Any:
     """What ``read`` makes of an answer: a value, or an error of the tree. Anything else is a bug."""
     try:
         return read(answer, NOW)
@@ -268,16 +268,16 @@ def outcome(read: Callable[[Answer, datetime], Any], answer: Answer) -> Any:
         return error
 
 
-@given(st.builds(Answer, STATUSES, BODIES, HEADERS))
+@given(st.builds(ApiAnswer, STATUSES, BODIES, HEADERS))
 def test_a_submission_is_an_id_or_an_error_that_is_transient_only_where_turned_away(
-    answer: Answer,
+    answer: ApiAnswer,
 ) -> None:
     found = outcome(answers.submission, answer)
     turned_away = answer.status == 429 or (
         answer.status == 503 and answers.retry_after_s(answer.retry_after, NOW) is not None
     )
     if isinstance(found, CallError):
-        assert (found.kind is Kind.TRANSIENT) == turned_away
+        assert (found.kind is RetryKind.TRANSIENT) == turned_away
         assert len(found.message) <= 2 * words.MESSAGE_MAX_CHARS
     else:
         assert answer.ok
@@ -288,16 +288,16 @@ def test_a_submission_is_an_id_or_an_error_that_is_transient_only_where_turned_a
 def test_a_submission_without_id_or_error_code_is_never_called_safe(
     status: int, body: bytes | None
 ) -> None:
-    found = outcome(answers.submission, Answer(status, body))
+    found = outcome(answers.submission, ApiAnswer(status, body))
     if isinstance(found, CallError) and b"error_code" not in (body or b""):
         assert type(found) is OutcomeUnknown
 
 
-@given(st.builds(Answer, STATUSES, BODIES, HEADERS))
-def test_no_other_call_is_ever_ambiguous_or_outside_the_tree(answer: Answer) -> None:
+@given(st.builds(ApiAnswer, STATUSES, BODIES, HEADERS))
+def test_no_other_call_is_ever_ambiguous_or_outside_the_tree(answer: ApiAnswer) -> None:
     for read in (answers.result, answers.cancellation, answers.catalogue_object):
         found = outcome(read, answer)
-        assert not isinstance(found, CallError) or found.kind is not Kind.AMBIGUOUS
+        assert not isinstance(found, CallError) or found.kind is not RetryKind.AMBIGUOUS
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -334,7 +334,7 @@ RESULT_ERRORS = {
 
 
 @pytest.mark.parametrize(("answer", "expected"), RESULT_ERRORS.values(), ids=RESULT_ERRORS)
-def test_asking_for_a_result(answer: Answer, expected: type[CallError]) -> None:
+def test_asking_for_a_result(answer: ApiAnswer, expected: type[CallError]) -> None:
     assert type(result_error(answer)) is expected
 
 
@@ -612,7 +612,7 @@ CANCELS = {
 
 
 @pytest.mark.parametrize(("answer", "outcome"), CANCELS.values(), ids=CANCELS)
-def test_a_cancel(answer: Answer, outcome: CancelOutcome) -> None:
+def test_a_cancel(answer: ApiAnswer, outcome: CancelOutcome) -> None:
     assert answers.cancellation(answer, NOW) is outcome
 
 
@@ -645,7 +645,7 @@ def test_a_cancel_of_another_request_says_nothing_about_this_one() -> None:
 
 
 @pytest.mark.parametrize(("answer", "expected"), CANCEL_ERRORS.values(), ids=CANCEL_ERRORS)
-def test_a_cancel_that_fails(answer: Answer, expected: type[CallError]) -> None:
+def test_a_cancel_that_fails(answer: ApiAnswer, expected: type[CallError]) -> None:
     with pytest.raises(CallError) as caught:
         answers.cancellation(answer, NOW)
     assert type(caught.value) is expected
@@ -670,7 +670,7 @@ def test_a_catalogue_object_is_given_as_it_is() -> None:
         (said(429), TurnedAway),
     ],
 )
-def test_a_catalogue_call_that_fails(answer: Answer, expected: type[CallError]) -> None:
+def test_a_catalogue_call_that_fails(answer: ApiAnswer, expected: type[CallError]) -> None:
     with pytest.raises(CallError) as caught:
         answers.catalogue_object(answer, NOW)
     assert type(caught.value) is expected
@@ -679,7 +679,7 @@ def test_a_catalogue_call_that_fails(answer: Answer, expected: type[CallError]) 
 def test_what_the_catalogue_echoes_of_the_token_is_masked_at_any_depth() -> None:
     body = json.dumps({"model_id": "m", "note": ["a secret", {"secret": {"x": "secret"}}], "n": 1})
     found = answers.catalogue_object(
-        Answer(200, body.encode(), None, lambda text: text.replace("secret", "***")), NOW
+        ApiAnswer(200, body.encode(), None, lambda text: text.replace("secret", "***")), NOW
     )
     assert found == {"model_id": "m", "note": ["a ***", {"***": {"x": "***"}}], "n": 1}
 
@@ -777,5 +777,5 @@ def test_text_is_redacted_even_where_it_is_broken_by_control_characters() -> Non
         {"message": "bad secret", "detail": "sec\x00ret secret", "status": "secret"}
     ).encode()
     with pytest.raises(Rejected, match=r"^HTTP 400: bad \*\*\*: sec ret \*\*\*$"):
-        answers.submission(Answer(400, body, None, hide), NOW)
-    assert answers.result(Answer(200, body, None, hide), NOW).word == "***"
+        answers.submission(ApiAnswer(400, body, None, hide), NOW)
+    assert answers.result(ApiAnswer(200, body, None, hide), NOW).word == "***"

@@ -38,7 +38,12 @@ from batcher.errors import (
     Unavailable,
 )
 from batcher.ports import CancelOutcome, Phase, Service
-from batcher.providers.runcomfy.client import BEFORE_SENDING, BODY_MAX_BYTES, HttpService, Limits
+from batcher.providers.runcomfy.client import (
+    BEFORE_SENDING,
+    BODY_MAX_BYTES,
+    ExchangeTimeouts,
+    HttpService,
+)
 from batcher.providers.runcomfy.credentials import Endpoint, Token
 
 SECRET = "s3cr3t-Token-0123456789abcdef"
@@ -49,11 +54,11 @@ ACCEPTED = json_answer({"request_id": "r1", "status_url": "..."})
 DONE = json_answer(
     {"status": "completed", "output": {"video": "https://a.runcomfy.net/v.mp4"}, "cost": 1.4}
 )
-HASTY = Limits(connect_s=0.2, get_s=0.05, post_silence_s=0.05, post_s=0.2)
+HASTY = ExchangeTimeouts(connect_s=0.2, get_s=0.05, post_silence_s=0.05, post_s=0.2)
 
 
 @asynccontextmanager
-async def service_at(url: str, limits: Limits | None = None) -> AsyncIterator[HttpService]:
+async def service_at(url: str, limits: ExchangeTimeouts | None = None) -> AsyncIterator[HttpService]:
     async with HttpService(Endpoint(url, TOKEN), SystemClock(), limits) as service:
         yield service
 
@@ -224,7 +229,7 @@ async def test_a_refused_connection_means_not_sent(name: str) -> None:
 
 @each_call
 async def test_a_name_that_does_not_resolve_means_not_sent(name: str) -> None:
-    async with service_at("https://no-such-host.invalid/v1", Limits(connect_s=5)) as service:
+    async with service_at("https://no-such-host.invalid/v1", ExchangeTimeouts(connect_s=5)) as service:
         assert type(await error_of(name, service)) is NotSent
 
 
@@ -262,7 +267,7 @@ async def test_a_handshake_that_never_ends_means_not_sent(name: str) -> None:
 
     async with (
         ScriptedServer(welcome=silent) as server,
-        service_at(f"https://127.0.0.1:{server.port}/v1", Limits(connect_s=0.05)) as service,
+        service_at(f"https://127.0.0.1:{server.port}/v1", ExchangeTimeouts(connect_s=0.05)) as service,
     ):
         assert type(await error_of(name, service)) is NotSent
 
@@ -348,7 +353,7 @@ async def test_a_server_that_drips_runs_into_the_total_time_out(name: str) -> No
             await peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
             await asyncio.sleep(0.01)
 
-    hasty = Limits(get_s=0.05, post_silence_s=5, post_s=0.05)
+    hasty = ExchangeTimeouts(get_s=0.05, post_silence_s=5, post_s=0.05)
     async with ScriptedServer(drips) as server, service_at(server.url, hasty) as service:
         assert type(await error_of(name, service)) is lost(name)
 
@@ -398,7 +403,7 @@ async def test_a_packed_body_is_read() -> None:
 
 
 def test_the_time_for_a_submission_grows_with_its_body() -> None:
-    limits = Limits()
+    limits = ExchangeTimeouts()
     assert limits.post_total_s(0) == limits.post_s
     assert limits.post_total_s(64 << 20) == limits.post_s + 1024
 
@@ -472,7 +477,7 @@ async def test_submissions_in_a_row_share_a_connection() -> None:
 async def test_a_submission_never_reuses_a_connection_that_has_been_idle() -> None:
     async with (
         ScriptedServer(ACCEPTED) as server,
-        service_at(server.url, Limits(post_reuse_s=0.02)) as service,
+        service_at(server.url, ExchangeTimeouts(post_reuse_s=0.02)) as service,
     ):
         await service.submit(MODEL, BODY)
         await asyncio.sleep(0.04)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from batcher.dataset.metadata import Columns
+from batcher.dataset.rows import ColumnTypes
 from batcher.engine.canary import CanaryChoice
 from batcher.errors import InputError, UsageError
 from batcher.jobs.job import Job
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.load import Manifest
-from batcher.manifest.tally import Tally
+from batcher.manifest.tally import ManifestTally
 from batcher.options import Host, Money, Options
 from batcher.planning.estimate import Estimate
 from batcher.planning.media_urls import MediaUrl, UrlWatch, media_urls
@@ -48,8 +48,8 @@ class Prepared:
     manifest: Manifest
     specs: Specs
     plan: Plan
-    tally: Tally
-    columns: Columns
+    tally: ManifestTally
+    columns: ColumnTypes
     survey: Survey
     spent_usd: float
 
@@ -87,7 +87,7 @@ class Prepared:
                 yield job
 
     def _selected(self) -> Iterator[Job]:
-        jobs = self.manifest.jobs(self.specs.by_model, Tally(), self.tally)
+        jobs = self.manifest.jobs(self.specs.by_model, ManifestTally(), self.tally)
         return (job for job, selected in self.options.selection.select(jobs) if selected)
 
 
@@ -98,7 +98,7 @@ def prepare(
     if specs.unknown:
         raise InputError("\n".join(_no_such_model(model, specs) for model in specs.unknown))
     manifest.keep_rule(snapshot.rule)
-    tally, columns = Tally(), Columns()
+    tally, columns = ManifestTally(), ColumnTypes()
     survey = _survey(specs, options.money)
     jobs = columns.watch(manifest.jobs(specs.by_model, tally))
     made = make_plan(jobs, snapshot, options.selection, options.policy, survey.price_usd)

@@ -15,8 +15,8 @@ from batcher.errors import (
     CallError,
     CredentialsError,
     InputError,
-    Kind,
     NotSent,
+    RetryKind,
     UnreachableError,
     UsageError,
 )
@@ -113,7 +113,7 @@ async def _ask(service: Service, request_id: str) -> Result:
     try:
         return await service.result(request_id)
     except CallError as error:
-        if isinstance(error, AuthRefused) or error.kind is Kind.TRANSIENT:
+        if isinstance(error, AuthRefused) or error.kind is RetryKind.TRANSIENT:
             raise _in_words(error) from error
         raise InputError(f"{request_id}: is no request that the API knows: {error.message}") from error
 

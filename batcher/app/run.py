@@ -32,7 +32,7 @@ from batcher.ledger.summary import Summary, status_of
 from batcher.manifest.load import Manifest, open_manifest
 from batcher.options import Host, Options
 from batcher.planning.durations import Forecast, forecast
-from batcher.planning.plan import Bucket, Plan
+from batcher.planning.plan import Plan, PlanGroup
 from batcher.providers.runcomfy.body import request_body
 from batcher.providers.runcomfy.catalog import Specs
 from batcher.providers.runcomfy.kept import keep_entries, kept_entries
@@ -310,5 +310,5 @@ def _exit_code(prepared: Prepared, view: RunView) -> int:
     made = prepared.plan
     excused = 0
     if prepared.options.ignore_old_failures:
-        excused = sum(map(made.count, (Bucket.FAILED, Bucket.CANCELLED, Bucket.EXHAUSTED)))
+        excused = sum(map(made.count, (PlanGroup.FAILED, PlanGroup.CANCELLED, PlanGroup.EXHAUSTED)))
     return int(view.done + excused < made.selected or made.invalid > 0)

@@ -113,11 +113,11 @@ def completion(shell: str) -> int:
 @click.option("--follow", is_flag=True, help="Go on until the run ends.")
 def status(run_dir: Path, as_json: bool, states: str | None, quality: str | None, follow: bool) -> int:
     """Say what the ledger says, live or at rest. Never writes; needs no network."""
-    from batcher.cli.read_commands import Listing, show_status
+    from batcher.cli.read_commands import JobFilter, show_status
 
     if quality is not None and states is None:
         raise click.UsageError("--quality goes with --list, as in --list done --quality bad")
-    listing = Listing(states, quality) if states is not None else None
+    listing = JobFilter(states, quality) if states is not None else None
     return show_status(run_dir, as_json=as_json, listing=listing, follow=follow)
 
 

@@ -17,9 +17,9 @@ def export_run(given: dict[str, Any]) -> int:
     """Export what the options say, and say what became of it."""
     from batcher.cli.console import size
     from batcher.cli.progress import byte_bar
-    from batcher.dataset.export.exporter import Order, export, selected
+    from batcher.dataset.export.exporter import ExportOrder, export, selected
 
-    order: Order = _order(given)
+    order: ExportOrder = _order(given)
     disk = LocalDisk()
     _, total_bytes = selected(order, disk)
     with byte_bar(total_bytes, sys.stderr, shown=sys.stderr.isatty()) as advance:
@@ -32,7 +32,7 @@ def export_run(given: dict[str, Any]) -> int:
 
 def _order(given: dict[str, Any]) -> Any:
     from batcher.dataset.export.choose import Choice
-    from batcher.dataset.export.exporter import Order
+    from batcher.dataset.export.exporter import ExportOrder
     from batcher.dataset.export.shards import DEFAULT_SHARD_BYTES, Cut
 
     if given["shard_size"] is not None and given["shard_count"] is not None:
@@ -41,7 +41,7 @@ def _order(given: dict[str, Any]) -> Any:
         raise UsageError("--embed goes with --format parquet")
     cut = Cut(given["shard_size"] or DEFAULT_SHARD_BYTES, given["shard_count"], given["split_by"])
     choice = Choice(given["where"], _ids(given["but"]))
-    return Order(given["run_dir"], given["target"], given["format"], choice, cut, given["embed"])
+    return ExportOrder(given["run_dir"], given["target"], given["format"], choice, cut, given["embed"])
 
 
 def _ids(text: str | None) -> frozenset[str]:

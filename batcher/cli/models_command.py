@@ -16,7 +16,7 @@ from batcher.cli.observers import observer_for
 from batcher.errors import InputError, UnreachableError
 from batcher.options import Host, SandboxOptions
 from batcher.providers.runcomfy.catalog import Found, SpecOrigin, SpecSource, spec_of
-from batcher.providers.runcomfy.listing import Listing
+from batcher.providers.runcomfy.listing import ModelList
 from batcher.schema.spec import ModelSpec
 from batcher.terminal import visible, visible_json
 
@@ -43,7 +43,7 @@ def list_models(query: str, asking: Asking) -> int:
     return int(not found)
 
 
-async def _listing(asking: Asking) -> Listing:
+async def _listing(asking: Asking) -> ModelList:
     async with connect(_sandbox(asking), _host(), None, spending=False) as site:
         return await site.listing(_host()).listing(site.catalog, refresh=asking.refresh)
 

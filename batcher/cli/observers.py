@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from batcher.cli.progress import Bar, JsonLines, Lines, Quiet
+from batcher.cli.progress import Bar, JsonLines, LogLines, Quiet
 from batcher.clock import SystemClock
 from batcher.engine.view import Observer
 
@@ -18,4 +18,4 @@ def observer_for(quiet: bool, log_format: str) -> Observer:
         return JsonLines(sys.stderr, SystemClock())
     if sys.stderr.isatty():
         return Bar(sys.stderr, colour="NO_COLOR" not in os.environ)
-    return Lines(sys.stderr, SystemClock())
+    return LogLines(sys.stderr, SystemClock())

@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from batcher.config.kinds import DURATION, SIZE, Kind
+from batcher.config.kinds import DURATION, SIZE, ValueKind
 
 
 class KindType(click.ParamType[Any]):
     """Reads a value by its kind; what is wrong with it is a usage error."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: ValueKind) -> None:
         self._kind = kind
         self.name = kind.metavar
 

@@ -12,25 +12,25 @@ from batcher.app.run import Planned
 from batcher.cli.console import duration, money
 from batcher.options import Options
 from batcher.planning.estimate import PriceLine
-from batcher.planning.plan import NOT_SUBMITTED, Bucket, BucketTotal, Plan
+from batcher.planning.plan import NOT_SUBMITTED, BucketTotal, Plan, PlanGroup
 from batcher.providers.runcomfy.catalog import SpecOrigin, SpecSource
 from batcher.schema.price import Quote
 
-WORDS: Mapping[Bucket, tuple[str, str]] = {
-    Bucket.NEW: ("+", "new: to be submitted"),
-    Bucket.EDITED: ("+", "edited: to be submitted as the next attempt"),
-    Bucket.RETRY: ("+", "to be tried again"),
-    Bucket.REDO: ("+", "to be bought again"),
-    Bucket.RESUME: (">", "running at the API: to be watched, never submitted again"),
-    Bucket.COLLECT: (">", "generated: to be downloaded, at no cost"),
-    Bucket.DONE: ("=", "done"),
-    Bucket.FAILED: ("!", "failed: left alone (--retry-failed tries them again)"),
-    Bucket.UNKNOWN: ("!", "unknown, perhaps paid for: left alone (resolve them, or --retry-unknown)"),
-    Bucket.CANCELLED: ("!", "cancelled: left alone (--retry-failed tries them again)"),
-    Bucket.EXHAUSTED: ("!", "out of attempts: left alone (--max-attempts)"),
+WORDS: Mapping[PlanGroup, tuple[str, str]] = {
+    PlanGroup.NEW: ("+", "new: to be submitted"),
+    PlanGroup.EDITED: ("+", "edited: to be submitted as the next attempt"),
+    PlanGroup.RETRY: ("+", "to be tried again"),
+    PlanGroup.REDO: ("+", "to be bought again"),
+    PlanGroup.RESUME: (">", "running at the API: to be watched, never submitted again"),
+    PlanGroup.COLLECT: (">", "generated: to be downloaded, at no cost"),
+    PlanGroup.DONE: ("=", "done"),
+    PlanGroup.FAILED: ("!", "failed: left alone (--retry-failed tries them again)"),
+    PlanGroup.UNKNOWN: ("!", "unknown, perhaps paid for: left alone (resolve them, or --retry-unknown)"),
+    PlanGroup.CANCELLED: ("!", "cancelled: left alone (--retry-failed tries them again)"),
+    PlanGroup.EXHAUSTED: ("!", "out of attempts: left alone (--max-attempts)"),
 }
 _PROBLEMS_SHOWN = 10
-_PLAIN_REASONS = frozenset({NOT_SUBMITTED, Bucket.DONE.value})
+_PLAIN_REASONS = frozenset({NOT_SUBMITTED, PlanGroup.DONE.value})
 """They say no more than the line above them."""
 
 
@@ -66,9 +66,9 @@ def summary_line(plan: Plan) -> str:
     """What there is to do, in one line: as ``terraform plan`` ends."""
     counts = {
         "to buy": plan.to_buy,
-        "to watch": plan.count(Bucket.RESUME),
-        "to download": plan.count(Bucket.COLLECT),
-        "done": plan.count(Bucket.DONE),
+        "to watch": plan.count(PlanGroup.RESUME),
+        "to download": plan.count(PlanGroup.COLLECT),
+        "done": plan.count(PlanGroup.DONE),
         "left alone": sum(plan.count(bucket) for bucket, (sign, _) in WORDS.items() if sign == "!"),
     }
     return f"Plan: {', '.join(f'{count} {what}' for what, count in counts.items())}."
@@ -199,7 +199,7 @@ def plan_json(planned: Planned) -> dict[str, Any]:
         "run_dir": str(prepared.run_dir),
         "total": made.total,
         "selected": made.selected,
-        **{bucket.value: made.count(bucket) for bucket in Bucket},
+        **{bucket.value: made.count(bucket) for bucket in PlanGroup},
         "duplicates": made.duplicates,
         "invalid": made.invalid,
         "orphaned": made.gone.count,

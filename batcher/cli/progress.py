@@ -101,7 +101,7 @@ class Bar:
         self._bar.close()
 
 
-class Lines:
+class LogLines:
     """A line at the start, at most one a minute, one at the end. For logs and cron."""
 
     def __init__(self, stream: TextIO, clock: Clock) -> None:
@@ -127,7 +127,7 @@ class Lines:
         _put(f"batcher: {text}", self._stream)
 
 
-class JsonLines(Lines):
+class JsonLines(LogLines):
     """The same lines as JSON objects: ``at``, ``message``."""
 
     def _say(self, text: str) -> None:

@@ -29,7 +29,7 @@ FOLLOW_SHARE = 0.1
 """Of a core: a ledger that takes long to read is read less often."""
 
 
-class Listing(NamedTuple):
+class JobFilter(NamedTuple):
     """Which jobs to list: states as written, and "good" or "bad" for only those."""
 
     states: str
@@ -41,7 +41,7 @@ class Listing(NamedTuple):
         return summaries.listed_jobs(snapshot, _states(self.states), bad=bad)
 
 
-def show_status(run_dir: Path, *, as_json: bool, listing: Listing | None, follow: bool) -> int:
+def show_status(run_dir: Path, *, as_json: bool, listing: JobFilter | None, follow: bool) -> int:
     """Print a status, or the jobs in ``listing``; with ``follow``, again until the run ends."""
     clock = SystemClock()
     while True:

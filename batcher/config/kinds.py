@@ -25,7 +25,7 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ValueKind:
     """A type of value. ``metavar`` stands for it in help; ``choices`` lists all values, if few.
 
     ``show`` writes a value so that ``parse`` reads the same one again. ``is_path``: relative to the
@@ -213,7 +213,7 @@ def _show_auto_or(show: Callable[[Any], str]) -> Callable[[Any], str]:
     return lambda value: value if value == "auto" else show(value)
 
 
-def choice(*words: str) -> Kind:
+def choice(*words: str) -> ValueKind:
     """One of ``words``."""
 
     def parse(text: str) -> str:
@@ -221,7 +221,7 @@ def choice(*words: str) -> Kind:
             raise ValueError(f"{text!r} is not one of {', '.join(words)}")
         return text
 
-    return Kind("|".join(words), parse, choices=words)
+    return ValueKind("|".join(words), parse, choices=words)
 
 
 def as_text(value: Any) -> str:
@@ -235,30 +235,30 @@ def as_text(value: Any) -> str:
     raise ValueError(f"{value!r:.80} is neither text nor a number")
 
 
-FLAG = Kind("", _flag, show=as_text)
-MODEL = Kind("ID", _filled)
-PLACE = Kind("RUN_DIR", _filled, is_path=True)
-FOLDER = Kind("DIR", _filled, is_path=True)
-IDS = Kind("GLOB|@FILE", _filled, show=_show_ids)
-COLUMNS = Kind("COLUMN", _filled, separator=",")
-HOSTS = Kind("HOST", _filled, separator=",")
-ASSIGNED = Kind("FIELD=VALUE", _text)
-NAME = Kind("NAME", _filled)
-CHARACTER = Kind("CHAR", _text)
-SCHEDULER = Kind("tcp://HOST:PORT|local:N", _filled)
-COUNT = Kind("N", whole_above_0)
-SEED = Kind("N", _whole)
-CONCURRENCY = Kind("N|auto", _auto_or(whole_above_0, "a number of requests (1 or more)"))
-SHARD = Kind("I/N|auto", _shard, show=_show_shard)
-RATE = Kind("N/s|N/m", rate_per_s, show=_show_rate)
-DURATION = Kind("DURATION", duration_s, show=_show_duration)
-POLL = Kind(
+FLAG = ValueKind("", _flag, show=as_text)
+MODEL = ValueKind("ID", _filled)
+PLACE = ValueKind("RUN_DIR", _filled, is_path=True)
+FOLDER = ValueKind("DIR", _filled, is_path=True)
+IDS = ValueKind("GLOB|@FILE", _filled, show=_show_ids)
+COLUMNS = ValueKind("COLUMN", _filled, separator=",")
+HOSTS = ValueKind("HOST", _filled, separator=",")
+ASSIGNED = ValueKind("FIELD=VALUE", _text)
+NAME = ValueKind("NAME", _filled)
+CHARACTER = ValueKind("CHAR", _text)
+SCHEDULER = ValueKind("tcp://HOST:PORT|local:N", _filled)
+COUNT = ValueKind("N", whole_above_0)
+SEED = ValueKind("N", _whole)
+CONCURRENCY = ValueKind("N|auto", _auto_or(whole_above_0, "a number of requests (1 or more)"))
+SHARD = ValueKind("I/N|auto", _shard, show=_show_shard)
+RATE = ValueKind("N/s|N/m", rate_per_s, show=_show_rate)
+DURATION = ValueKind("DURATION", duration_s, show=_show_duration)
+POLL = ValueKind(
     "auto|SECONDS",
     _auto_or(_above_0(duration_s, "the interval"), "an interval above 0 (seconds, or 2m)"),
     show=_show_auto_or(_show_duration),
 )
-SIZE = Kind("SIZE", size_bytes, show=_show_size)
-USD = Kind("USD", dollars, show=show_number)
-SHARE = Kind("N|N%", share, show=_show_share)
-SPEED = Kind("FACTOR", _above_0(_decimal, "the speed"), show=show_number)
-PART = Kind("0..1", _part, show=show_number)
+SIZE = ValueKind("SIZE", size_bytes, show=_show_size)
+USD = ValueKind("USD", dollars, show=show_number)
+SHARE = ValueKind("N|N%", share, show=_show_share)
+SPEED = ValueKind("FACTOR", _above_0(_decimal, "the speed"), show=show_number)
+PART = ValueKind("0..1", _part, show=show_number)

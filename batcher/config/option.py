@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from batcher.config import kinds
-from batcher.config.kinds import Kind, as_text
+from batcher.config.kinds import ValueKind, as_text
 
 
 class Group(Enum):
@@ -53,7 +53,7 @@ class Option:
     """One row of the table; ``table.py`` says what each column means."""
 
     name: str
-    kind: Kind
+    kind: ValueKind
     shapes: Shapes
     help: str
     _: KW_ONLY

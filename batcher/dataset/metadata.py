@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from batcher.dataset.card import card, is_ours
-from batcher.dataset.rows import Columns, Rows
+from batcher.dataset.rows import ColumnTypes, Rows
 from batcher.dataset.typed_head import HEAD_BYTES, TypedHead
 from batcher.disk import AppendFile, Disk, writing
 from batcher.jobs.lifecycle import State
@@ -61,7 +61,7 @@ class Written(Protocol):
 class Describes(Protocol):
     """Who is told what happens to outputs that ``metadata.jsonl`` describes."""
 
-    def open(self, columns: Columns) -> None: ...
+    def open(self, columns: ColumnTypes) -> None: ...
     def append(self, job_id: str) -> None: ...
     def mark_stale(self) -> None: ...
     def close(self) -> None: ...
@@ -70,7 +70,7 @@ class Describes(Protocol):
 class Later:
     """What a shard does about the metadata while it runs: nothing. See :func:`gather`."""
 
-    def open(self, columns: Columns) -> None: ...
+    def open(self, columns: ColumnTypes) -> None: ...
     def append(self, job_id: str) -> None: ...
     def mark_stale(self) -> None: ...
     def close(self) -> None: ...
@@ -88,7 +88,7 @@ class Metadata:
         self._head_bytes = head_bytes
         self._head = TypedHead(head_bytes)
         self._cache_path = run_dir.hidden / _CACHE_NAME
-        self._columns = Columns()
+        self._columns = ColumnTypes()
         self._file: AppendFile | None = None
         self._late: list[str] = []
         self._kinds: Counter[str] = Counter()
@@ -97,7 +97,7 @@ class Metadata:
         self._cached: _Cache | None = None
         self._changes = 0
 
-    def open(self, columns: Columns) -> None:
+    def open(self, columns: ColumnTypes) -> None:
         """Begin with ``columns`` (those of the manifest); makes the file anew where it is stale.
 
         A shard that ended may be at it just now: waits until it is not. Raises RunDirError, LockedError.
@@ -107,7 +107,7 @@ class Metadata:
             self._disk.lock(gathering, GATHER_PATIENCE_S)()
         self.begin(columns)
 
-    def begin(self, columns: Columns) -> None:
+    def begin(self, columns: ColumnTypes) -> None:
         """Begin as ``open`` does, as the only one who makes the file. Raises RunDirError."""
         with writing(self._run_dir.metadata):
             self._cached = self._read_cache()
@@ -220,15 +220,15 @@ class Metadata:
         head.take({}, size_bytes)
         return head
 
-    def _known_columns(self, columns: Columns) -> Columns:
+    def _known_columns(self, columns: ColumnTypes) -> ColumnTypes:
         if self._cached is None or self._cached.dataset_changes != self._ledger.snapshot.dataset_changes:
             return self._ledger_columns(columns)
-        known = Columns(self._cached.columns)
+        known = ColumnTypes(self._cached.columns)
         known.merge(columns)
         return known
 
-    def _ledger_columns(self, columns: Columns) -> Columns:
-        merged = Columns(columns.types)
+    def _ledger_columns(self, columns: ColumnTypes) -> ColumnTypes:
+        merged = ColumnTypes(columns.types)
         Rows(self._ledger.snapshot, merged).widen()
         return merged
 
@@ -286,10 +286,7 @@ def gather(root: Path, shard: Shard, disk: Disk) -> None:
                 return
         snapshot = read_snapshot(root, disk)
         metadata = Metadata(RunDir(root, disk, shard), _AtRest(snapshot), disk)
-        metadata.begin(Columns())
+        metadata.begin(ColumnTypes())
         metadata.close()
     finally:
         release()
-
-
-__all__ = ["Columns", "Describes", "Later", "Metadata", "gather"]

@@ -39,7 +39,7 @@ OWN_COLUMNS = {
 """Columns that every row has, with their types; those of inputs and metadata follow them."""
 
 
-class Columns:
+class ColumnTypes:
     """The columns that inputs and metadata need: name → type, merged over many jobs."""
 
     def __init__(self, types: dict[str, str] | None = None) -> None:
@@ -69,7 +69,7 @@ class Columns:
                 if kind is not list:  # the next list may hold something else
                     last[name] = kind
 
-    def merge(self, other: Columns) -> None:
+    def merge(self, other: ColumnTypes) -> None:
         """Take in what ``other`` knows."""
         for name, kind in other.types.items():
             self.types[name] = _merged(self.types.get(name, NOTHING), kind)
@@ -134,7 +134,7 @@ def _cast(value: Any, kind: str) -> Any:
 class Rows:
     """Makes rows of what a snapshot holds, and of the ledger's lines that it reads back."""
 
-    def __init__(self, snapshot: Snapshot, columns: Columns) -> None:
+    def __init__(self, snapshot: Snapshot, columns: ColumnTypes) -> None:
         self.columns = columns
         self._snapshot = snapshot
 

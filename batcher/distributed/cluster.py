@@ -27,7 +27,7 @@ _LOCAL_CONFIG = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ClusterAddress:
     """A scheduler's address or, without one, how many processes to start here."""
 
     address: str | None
@@ -37,12 +37,12 @@ class Place:
         return self.address or f"local:{self.processes}"
 
 
-def place_of(text: str) -> Place:
+def place_of(text: str) -> ClusterAddress:
     """What ``--dask`` says. Raises UsageError."""
     if (local := _LOCAL.fullmatch(text)) is not None:
-        return Place(None, int(local[1]))
+        return ClusterAddress(None, int(local[1]))
     if _ADDRESS.fullmatch(text):
-        return Place(text)
+        return ClusterAddress(text)
     raise UsageError(
         f"--dask {text!r}: write a scheduler's tcp://HOST:PORT, or local:N for processes here"
     )
@@ -59,7 +59,7 @@ def check_installed() -> None:
 
 
 @asynccontextmanager
-async def connected(place: Place) -> AsyncIterator[Any]:
+async def connected(place: ClusterAddress) -> AsyncIterator[Any]:
     """A ``distributed.Client`` with at least one worker. Raises UnreachableError, UsageError."""
     check_installed()
     with _hushed():
@@ -109,7 +109,7 @@ async def _theirs(address: str) -> AsyncIterator[Any]:
 
 
 @asynccontextmanager
-async def _own(place: Place) -> AsyncIterator[Any]:
+async def _own(place: ClusterAddress) -> AsyncIterator[Any]:
     """Processes of one thread each, on loopback only; gone with this process, however it ends."""
     import dask
     from distributed import Client, LocalCluster

@@ -13,7 +13,7 @@ from pathlib import Path
 from batcher.app.prepare import Prepared
 from batcher.errors import UsageError
 from batcher.jobs.shard import Shard, shard_number
-from batcher.manifest.tally import Tally
+from batcher.manifest.tally import ManifestTally
 from batcher.options import Options
 
 _GRACE_SHARE = 0.8
@@ -111,5 +111,5 @@ def _chosen(prepared: Prepared) -> frozenset[str] | None:
     selection = prepared.options.selection
     if selection.limit is None and selection.only is None:
         return None
-    jobs = prepared.manifest.jobs(prepared.specs.by_model, Tally(), prepared.tally)
+    jobs = prepared.manifest.jobs(prepared.specs.by_model, ManifestTally(), prepared.tally)
     return frozenset(job.id for job, chosen in selection.select(jobs) if chosen)

@@ -12,8 +12,8 @@ from batcher.distributed.messages import (
     BEAT_S,
     ORDERS,
     VIEWS,
+    Directive,
     Ended,
-    Order,
     Report,
     Task,
     counts_of,
@@ -47,7 +47,7 @@ class Fleet:
         self._observer = host.observer
         self._clock = host.clock
         self._run = run
-        self._order = Order(run)
+        self._order = Directive(run)
         self._news = asyncio.Event()
         self._views: dict[int, RunView] = {}
         self._heard: set[int] = set()

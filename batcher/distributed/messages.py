@@ -44,7 +44,7 @@ class Task:
         return self.options.selection.shard.number
 
 
-class Order(msgspec.Struct, frozen=True):
+class Directive(msgspec.Struct, frozen=True):
     """The caller's word, repeated so that nobody misses it: go on, unless something is set.
 
     ``drain`` is a reason to submit nothing more; ``halt`` the number of a signal; ``abort`` says that

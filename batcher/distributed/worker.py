@@ -21,8 +21,8 @@ from batcher.distributed.messages import (
     REPORT_S,
     SILENCE_S,
     VIEWS,
+    Directive,
     Ended,
-    Order,
     Report,
     Sight,
     Task,
@@ -101,7 +101,7 @@ class Post:
     _heard_s: float = 0.0
     _control: Control | None = None
     _running: asyncio.Task[Summary] | None = None
-    _order: Order | None = None
+    _order: Directive | None = None
     _warnings: list[str] = field(default_factory=list)
     _last: Report | None = None
 
@@ -143,7 +143,7 @@ class Post:
             self._last = report
             self.send(VIEWS, packed(report))
 
-    def hear(self, order: Order) -> None:
+    def hear(self, order: Directive) -> None:
         """Take in the caller's word."""
         if order.run == self.task.run:
             self._heard_s = self.now_s()
@@ -153,7 +153,7 @@ class Post:
 
     def wind_up(self) -> None:
         """Halt as on SIGTERM: nobody is there any more who could."""
-        self._order = Order(self.task.run, halt=signal.SIGTERM)
+        self._order = Directive(self.task.run, halt=signal.SIGTERM)
         self.began.set()
         self._obey()
 
@@ -210,7 +210,7 @@ async def _in_touch(post: Post, worker: Any) -> AsyncIterator[None]:
 
     def received(event: tuple[float, Any]) -> None:
         with suppress(msgspec.ValidationError):
-            post.hear(msgspec.convert(event[1], Order))
+            post.hear(msgspec.convert(event[1], Directive))
 
     address = worker.scheduler.address
     client = Client(

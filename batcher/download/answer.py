@@ -27,7 +27,7 @@ class ContentRange(msgspec.Struct, frozen=True):
     total: int
 
 
-class Answer(msgspec.Struct, frozen=True):
+class MediaAnswer(msgspec.Struct, frozen=True):
     """The head of an answer.
 
     ``length`` is the body's size in bytes where it was announced; ``validator`` is what ``If-Range``
@@ -44,9 +44,9 @@ class Answer(msgspec.Struct, frozen=True):
     location: str | None
 
 
-def read_answer(status: int, headers: Mapping[str, str], now: datetime) -> Answer:
+def read_answer(status: int, headers: Mapping[str, str], now: datetime) -> MediaAnswer:
     """The facts of an answer received at ``now`` (UTC). ``headers`` ignores the case of names."""
-    return Answer(
+    return MediaAnswer(
         status=status,
         media_type=headers.get("Content-Type", ""),
         encoding=headers.get("Content-Encoding", "").strip().lower() or "identity",

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from batcher.clock import Clock
-    from batcher.download.answer import Answer
+    from batcher.download.answer import MediaAnswer
     from batcher.download.patience import DownloadLimits, Patience
     from batcher.download.sink import PartialFile
     from batcher.download.trust import TrustedResolver, TrustPolicy
     from batcher.download.way import Way
-    from batcher.media.file_types import Format
+    from batcher.media.file_types import FileType
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _LATER: Final = frozenset({408, 425, 429})
@@ -70,7 +70,7 @@ class Transfer:
         self._resource = self._shown = ""
         self._validator: str | None = None
         self._total_bytes: int | None = None
-        self._format: Format | None = None
+        self._format: FileType | None = None
         self._packed = False
 
     async def attempt(self, url: str) -> Fetched:
@@ -107,7 +107,7 @@ class Transfer:
             await self._sink.restart()
 
     @asynccontextmanager
-    async def _open(self, url: str) -> AsyncIterator[tuple[aiohttp.ClientResponse, Answer]]:
+    async def _open(self, url: str) -> AsyncIterator[tuple[aiohttp.ClientResponse, MediaAnswer]]:
         """The answer at the end of the redirects, each of them checked like the first URL."""
         target = self._wire.policy.check(url)
         for _ in range(self._wire.limits.max_redirects + 1):
@@ -130,7 +130,7 @@ class Transfer:
             return {}
         return {"Range": f"bytes={self._sink.size_bytes}-", "If-Range": self._validator}
 
-    async def _accept(self, answer: Answer) -> None:
+    async def _accept(self, answer: MediaAnswer) -> None:
         """Make ready for the body, or raise what the answer means."""
         match answer.status:
             case HTTPStatus.OK:
@@ -143,7 +143,7 @@ class Transfer:
                 await self._decline(answer)
         self._check_size(self._total_bytes or 0)
 
-    async def _accept_rest(self, answer: Answer) -> None:
+    async def _accept_rest(self, answer: MediaAnswer) -> None:
         """A 206 must be asked for, and continue in the file we have (RFC 9110 section 15.3.7)."""
         rest = answer.range
         if (
@@ -158,7 +158,7 @@ class Transfer:
             raise DownloadInterrupted(f"{self._shown}: answered with a range that does not fit")
         self._total_bytes = rest.total
 
-    async def _decline(self, answer: Answer) -> None:
+    async def _decline(self, answer: MediaAnswer) -> None:
         status = answer.status
         message = f"{self._shown}: answered HTTP {status}"
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -168,7 +168,7 @@ class Transfer:
             raise ServerBusy(message, answer.retry_after_s)
         raise UrlExpired(message)
 
-    async def _receive(self, response: aiohttp.ClientResponse, answer: Answer) -> None:
+    async def _receive(self, response: aiohttp.ClientResponse, answer: MediaAnswer) -> None:
         async for chunk in response.content.iter_any():
             size_bytes = self._sink.size_bytes + len(chunk)
             self._check_size(size_bytes)
@@ -186,7 +186,7 @@ class Transfer:
     def _known(self) -> bool:
         return self._packed or self._format is not None
 
-    async def _look(self, final_url: URL, answer: Answer) -> None:
+    async def _look(self, final_url: URL, answer: MediaAnswer) -> None:
         """Decide by the first bytes what this is: packed, or a format, or no output at all."""
         head = self._sink.head
         extension = PurePosixPath(unquote(self._resource)).suffix.lower()
@@ -222,7 +222,7 @@ class Transfer:
             what = f"a page or a message ({kind})" if head else "an empty body"
             raise NotMedia(f"{self._shown}: answered with {what} instead of media")
 
-    async def _finish(self, final_url: URL, answer: Answer, *, tells_its_end: bool) -> Fetched:
+    async def _finish(self, final_url: URL, answer: MediaAnswer, *, tells_its_end: bool) -> Fetched:
         sha256 = await self._sink.finish()
         size_bytes = self._sink.size_bytes
         if self._packed:
@@ -237,7 +237,7 @@ class Transfer:
             )
         return Fetched(size_bytes, sha256, extension, self._format.media_type)
 
-    async def _unpacked(self, final_url: URL, answer: Answer) -> Fetched:
+    async def _unpacked(self, final_url: URL, answer: MediaAnswer) -> Fetched:
         """What was in a gzip body; its checksum says that it is whole."""
         limit = self._wire.limits.max_file_bytes
         try:

@@ -20,7 +20,7 @@ FREE_TEXT_CHARS = 24
 _FREE_FIELDS = frozenset({"prompt", "negative_prompt", "seed", "text"})
 
 
-class Share(NamedTuple):
+class JobShare(NamedTuple):
     """A number of jobs or, with ``percent``, a share of them."""
 
     value: float
@@ -34,7 +34,7 @@ class Share(NamedTuple):
         return f"{self.value:g}{'%' if self.percent else ''}"
 
 
-DEFAULT_CANARY_FAILURES = Share(20.0, percent=True)
+DEFAULT_CANARY_FAILURES = JobShare(20.0, percent=True)
 
 
 @dataclass(slots=True)
@@ -113,7 +113,7 @@ class Canary:
     """
 
     ids: frozenset[str]
-    limit: Share
+    limit: JobShare
     snapshot: Snapshot
     clock: Clock
     go_on: GoOn = just_go_on

@@ -25,9 +25,9 @@ from batcher.engine.gateway import ApiLine
 from batcher.engine.limits import Pace
 from batcher.engine.poll import Gone, Watcher, is_final_no
 from batcher.engine.slots import AutoSlots, Polling, Starts, Unlimited
-from batcher.engine.stop import Breaker, Control, Limits, Slots
+from batcher.engine.stop import Breaker, Control, RunLimits, Slots
 from batcher.engine.submit import BodyOf, Outcome, Submitter, Terms
-from batcher.engine.view import Observer, RunView, Silence
+from batcher.engine.view import Observer, RunView
 from batcher.errors import (
     BatcherError,
     IncompleteError,
@@ -43,7 +43,7 @@ from batcher.ledger.ledger import Ledger
 from batcher.pacing.gate import Gate
 from batcher.pacing.polling import LearnedPolls
 from batcher.pacing.rate import RateLimit
-from batcher.planning.plan import Action, Bucket, Decision, Plan
+from batcher.planning.plan import Action, Decision, Plan, PlanGroup
 from batcher.ports import CancelOutcome, Phase, Result, Service
 from batcher.store.local import RunDir
 
@@ -87,7 +87,7 @@ class Runner:
         auto = AutoSlots(deps.clock) if pace.adapts else None
         traffic = auto or Unlimited()
         self._slots = auto or Slots(pace.concurrency)
-        limits = Limits(self._slots, RateLimit(pace.rate_per_s))
+        limits = RunLimits(self._slots, RateLimit(pace.rate_per_s))
         self.control = Control(limits)
         self._line = ApiLine(Gate(deps.rng), deps.clock, self.control, pace.outage_timeout_s, traffic)
         terms = Terms(budget, limits.rate, deps.body_of, deps.clock)
@@ -196,8 +196,8 @@ class Runner:
             case Action.CHECK:
                 self._check(job.id)
             case Action.LEAVE:
-                self.view.failed += decision.bucket is not Bucket.UNKNOWN
-                self.view.unknown += decision.bucket is Bucket.UNKNOWN
+                self.view.failed += decision.bucket is not PlanGroup.UNKNOWN
+                self.view.unknown += decision.bucket is PlanGroup.UNKNOWN
             case _:
                 pass
 
@@ -413,6 +413,3 @@ class Runner:
             return
         await self._ledger.record(EventName.DEFERRED, job_id, reason=CANCELLED_ON_INTERRUPT)
         self.view.cancelled_now += 1
-
-
-__all__ = ["Budget", "Deps", "Observer", "Pace", "Runner", "Silence"]

@@ -69,7 +69,7 @@ class Slots:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RunLimits:
     """What a run may do at a time. A part of a larger run is told when it may do more."""
 
     slots: Slots
@@ -90,7 +90,7 @@ class Control:
     ``limits`` are None where nothing is submitted from here.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: RunLimits | None = None) -> None:
         self.limits = limits
         self.error: BatcherError | None = None
         self.draining = False

@@ -14,7 +14,7 @@ from batcher.engine.budget import Budget
 from batcher.engine.gateway import ApiLine
 from batcher.engine.stop import Control
 from batcher.engine.systemic import SameAnswer, whole_run
-from batcher.errors import CallError, Kind, OutcomeUnknown, RunDirError
+from batcher.errors import CallError, OutcomeUnknown, RetryKind, RunDirError
 from batcher.jobs.job import Job, recorded
 from batcher.jobs.lifecycle import EventName, Stage
 from batcher.ledger.finished import JobRecord
@@ -49,7 +49,7 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class UnreadableMedia:
     """Stands for the body of a job whose local media can't be sent."""
 
     reason: str
@@ -97,14 +97,14 @@ class Submitter:
             if outcome is not Outcome.PUT_OFF:
                 return outcome
 
-    async def _body(self, job: Job) -> bytes | Unreadable:
+    async def _body(self, job: Job) -> bytes | UnreadableMedia:
         """The body of the POST, ready before the intent: between the two nothing may take time."""
         try:
             if is_quick(job):
                 return self._terms.body_of(job)
             return await asyncio.to_thread(self._terms.body_of, job)
         except (OSError, ValueError) as error:
-            return Unreadable(str(error))
+            return UnreadableMedia(str(error))
 
     @contextmanager
     def _critical(self) -> Iterator[None]:
@@ -117,10 +117,10 @@ class Submitter:
         finally:
             self.posting.discard(task)
 
-    async def _attempt(self, job: Job, body: bytes | Unreadable) -> Outcome:
+    async def _attempt(self, job: Job, body: bytes | UnreadableMedia) -> Outcome:
         """Intent, POST, answer. Once the intent is durable, the POST leaves at once or not at all."""
         intended = self._intend(job)
-        if isinstance(body, Unreadable):
+        if isinstance(body, UnreadableMedia):
             return await self._failed(job, LOCAL_MEDIA, body.reason)
         await self._ledger.durable(intended)
         await self._line.turn()
@@ -168,7 +168,7 @@ class Submitter:
             ) from error
 
     async def _answer(self, job: Job, error: CallError) -> Outcome:
-        if error.kind is Kind.TRANSIENT:
+        if error.kind is RetryKind.TRANSIENT:
             return await self._put_off(job, error.message)
         if isinstance(error, OutcomeUnknown):
             await self._ledger.record(

@@ -160,7 +160,7 @@ JobRecord = Record | Finished
 """What is known of one job."""
 
 
-class Tally(NamedTuple):
+class DoneCount(NamedTuple):
     """Done jobs of the manifest, and those of them whose outputs have a note on their quality."""
 
     listed: int
@@ -220,11 +220,11 @@ class FinishedJobs:
             if not flags & _GONE and flags & (_LISTED | _ORPHANED) != _LISTED:
                 yield Finished(self, row)
 
-    def tally(self) -> Tally:
+    def tally(self) -> DoneCount:
         """How many are in the manifest, and how many of these are poor."""
         counts = Counter(self.flags)
         listed = {flags: n for flags, n in counts.items() if not flags & (_GONE | _ORPHANED)}
-        return Tally(sum(listed.values()), sum(n for flags, n in listed.items() if flags & _POOR))
+        return DoneCount(sum(listed.values()), sum(n for flags, n in listed.items() if flags & _POOR))
 
     def take(self, job_id: str, record: Record) -> bool:
         """Pack a done job; False where its record is not like others."""

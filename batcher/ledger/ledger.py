@@ -22,8 +22,8 @@ from batcher.jobs.lifecycle import Event, EventName, RunEvent
 from batcher.jobs.shard import Shard
 from batcher.ledger.checkpoint_file import CHECKPOINT_STEP_BYTES, keep_checkpoint
 from batcher.ledger.commit import GroupCommit
-from batcher.ledger.lines import Follows, Lines, encode_line, lines_of
-from batcher.ledger.lock import is_held, take_hold
+from batcher.ledger.lines import Follows, LineReader, encode_line
+from batcher.ledger.lock import take_hold
 from batcher.ledger.merge_segments import read_into
 from batcher.ledger.packed import PackedMap
 from batcher.ledger.replay import Tail, check_version
@@ -31,10 +31,8 @@ from batcher.ledger.segments import (
     HIDDEN_NAME,
     LEDGER_NAME,
     begun_mark,
-    is_segment,
     others,
     segment_name,
-    segments_in,
 )
 from batcher.ledger.snapshot import SEGMENT_SHIFT, Snapshot
 
@@ -47,11 +45,11 @@ def read_snapshot(run_dir: Path, disk: Disk) -> Snapshot:
 
     Raises LedgerError where there is no ledger or it is damaged.
     """
-    lines = Lines(run_dir, disk)
+    lines = LineReader(run_dir, disk)
     return read_ledger(Snapshot(lines.at), run_dir, lines, disk)
 
 
-def read_ledger(snapshot: AnySnapshot, run_dir: Path, lines: Lines, disk: Disk) -> AnySnapshot:
+def read_ledger(snapshot: AnySnapshot, run_dir: Path, lines: LineReader, disk: Disk) -> AnySnapshot:
     """``snapshot`` with the ledger in ``run_dir`` folded into it, as ``read_snapshot`` does."""
     if not read_into(snapshot, run_dir, lines, disk):
         raise LedgerError(f"{run_dir}: no {LEDGER_NAME} here: not a run directory")
@@ -84,7 +82,7 @@ class Ledger:
         self._opening: RunEvent | None = None
         self._after: dict[str, int] = {}
         self._ready: GroupCommit | None = None
-        lines = self._lines = Lines(run_dir, disk)
+        lines = self._lines = LineReader(run_dir, disk)
         self._base = lines.number(self.path.name) << SEGMENT_SHIFT
         self.snapshot = Snapshot(lines.at, shards=shard.count if shard is not None else 0)
         self.snapshot.owners = PackedMap()
@@ -266,18 +264,3 @@ class Ledger:
     def release(self) -> None:
         """Let go of file and lock without waiting: for a ledger that nothing was appended to."""
         self._undo.close()
-
-
-__all__ = [
-    "HIDDEN_NAME",
-    "LEDGER_NAME",
-    "Ledger",
-    "Lines",
-    "is_held",
-    "is_segment",
-    "lines_of",
-    "read_ledger",
-    "read_snapshot",
-    "segment_name",
-    "segments_in",
-]

@@ -137,7 +137,7 @@ def events_naming(path: Path, request_id: str, disk: Disk) -> Iterator[Event]:
                         yield event
 
 
-class Lines:
+class LineReader:
     """Reads lines of a ledger back from their places. Segments are opened as they are needed."""
 
     def __init__(self, run_dir: Path, disk: Disk) -> None:

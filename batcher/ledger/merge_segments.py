@@ -12,7 +12,7 @@ from batcher.disk import Disk
 from batcher.errors import LedgerError
 from batcher.jobs.lifecycle import Event, EventName, IllegalTransition
 from batcher.ledger.checkpoint_file import restored_bytes
-from batcher.ledger.lines import FOLLOWS, UNREADABLE, Lines, blocks_of, decode_follows
+from batcher.ledger.lines import FOLLOWS, UNREADABLE, LineReader, blocks_of, decode_follows
 from batcher.ledger.replay import Stretch, Tail, fold
 from batcher.ledger.segments import LEDGER_NAME, begun_mark, division, others, segments_in
 from batcher.ledger.snapshot import SEGMENT_SHIFT, Snapshot
@@ -63,7 +63,7 @@ class Course:
         self.reached = self.tail.good_bytes
 
 
-def read_into(snapshot: Snapshot, run_dir: Path, lines: Lines, disk: Disk) -> dict[str, Tail]:
+def read_into(snapshot: Snapshot, run_dir: Path, lines: LineReader, disk: Disk) -> dict[str, Tail]:
     """Fold all segments of the ledger in ``run_dir``; returns how each ends.
 
     Raises LedgerError where it is damaged.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from batcher.jobs.lifecycle import Record, State
-from batcher.ledger.finished import Finished, FinishedJobs, JobRecord, LineAt, Tally
+from batcher.ledger.finished import DoneCount, Finished, FinishedJobs, JobRecord, LineAt
 
 
 class Records(Mapping[str, JobRecord]):
@@ -53,9 +53,9 @@ class Records(Mapping[str, JobRecord]):
         if self.finished.take(job_id, record):
             del self.open[job_id]
 
-    def packed_tally(self) -> Tally:
+    def packed_tally(self) -> DoneCount:
         """How many of the packed jobs are in the manifest, and how many of these are poor."""
-        return self.finished.tally() if self.finished is not None else Tally(0, 0)
+        return self.finished.tally() if self.finished is not None else DoneCount(0, 0)
 
     def packed(self) -> Iterator[Finished]:
         """Those done jobs that are packed."""

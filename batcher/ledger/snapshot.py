@@ -359,5 +359,3 @@ _APPLY = {
     EventName.CANCELLED: Snapshot._cancelled,
     EventName.CANCELLING: Snapshot._cancelling,
 }
-
-__all__ = ["SEGMENT_SHIFT", "JobRecord", "LastRun", "LineAt", "Saved", "Snapshot", "is_poor"]

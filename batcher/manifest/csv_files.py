@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batcher.errors import ManifestError
-from batcher.manifest.rows import RESERVED, Columns, Row, set_reserved
+from batcher.manifest.rows import RESERVED, ColumnRules, Row, set_reserved
 from batcher.schema.dialect import boolean_in, integer_in, json_value, number_in
 from batcher.schema.wording import shown
 
@@ -133,7 +133,7 @@ class Table:
             row.blame("", what)
 
 
-def open_table(shown_as: str, records: Records, columns: Columns) -> Table:
+def open_table(shown_as: str, records: Records, columns: ColumnRules) -> Table:
     """Read the header of the table ``shown_as``. Raises ManifestError if it has none or a bad one."""
     line = 1
     for line, cells in records():
@@ -142,7 +142,9 @@ def open_table(shown_as: str, records: Records, columns: Columns) -> Table:
     raise ManifestError([f"{shown_as}:{line}: no header: the file is empty"])
 
 
-def _compiled(shown_as: str, records: Records, header: tuple[int, list[str]], columns: Columns) -> Table:
+def _compiled(
+    shown_as: str, records: Records, header: tuple[int, list[str]], columns: ColumnRules
+) -> Table:
     line, cells = header
     if len(cells) > COLUMNS_MAX:
         raise ManifestError([f"{shown_as}:{line}: more than {COLUMNS_MAX} columns"])
@@ -166,7 +168,7 @@ def _compiled(shown_as: str, records: Records, header: tuple[int, list[str]], co
     return Table(records, line, names, meta, tuple(others[len(meta) :]))
 
 
-def _column(index: int, cell: str, columns: Columns) -> _Column:
+def _column(index: int, cell: str, columns: ColumnRules) -> _Column:
     """What the column under header ``cell`` is for. Raises ValueError for a type that isn't one."""
     name, _, type_ = cell.strip().lower().partition(":")
     name, type_ = "_".join(name.split()), type_.strip()

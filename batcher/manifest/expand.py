@@ -56,7 +56,7 @@ class Draft(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class RowLayer:
     """A manifest's head, or a ``from`` entry, in the file whose directory is ``directory``."""
 
     row: Row
@@ -102,7 +102,7 @@ class Scope:
     """What stands around the rows of one file, merged once: ``layers`` from the inside out."""
 
     def __init__(
-        self, layers: tuple[Layer, ...], directory: Path, setting: Setting, globs: Globs
+        self, layers: tuple[RowLayer, ...], directory: Path, setting: Setting, globs: Globs
     ) -> None:
         self.layers = layers
         self.directory = directory

@@ -11,7 +11,7 @@ import msgspec
 
 from batcher.errors import ManifestError
 from batcher.manifest.files import ManifestFile
-from batcher.manifest.rows import Columns, Lined, LinedList, Row, row_of
+from batcher.manifest.rows import ColumnRules, Lined, LinedList, Row, row_of
 from batcher.schema.dialect import INT_MIN, check_json, json_value
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -25,7 +25,7 @@ class _NotJson(ValueError):
         self.position = position
 
 
-def jsonl_rows(file: ManifestFile, columns: Columns) -> Iterator[Row]:
+def jsonl_rows(file: ManifestFile, columns: ColumnRules) -> Iterator[Row]:
     """One row a line; a line that is not JSON is a row with a problem. Raises ManifestError."""
     for number, line in enumerate(file.lines(errors="surrogateescape"), 1):
         if line.isspace():

@@ -15,8 +15,8 @@ from batcher.manifest.expand import ExpandError, FieldProblem, Setting, expanded
 from batcher.manifest.media import LocalFiles
 from batcher.manifest.read import open_document
 from batcher.manifest.reading import AS_IT_TELLS, Reading
-from batcher.manifest.rows import Columns, ManifestChanged, Row
-from batcher.manifest.tally import Tally, problem_line
+from batcher.manifest.rows import ColumnRules, ManifestChanged, Row
+from batcher.manifest.tally import ManifestTally, problem_line
 from batcher.manifest.walk import Found, Tree
 from batcher.schema.spec import ModelSpec
 from batcher.terminal import legible
@@ -48,7 +48,9 @@ NO_OVERRIDES = Overrides()
 def open_manifest(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
     """Open a manifest and check all but its rows. Raises ManifestError where it can't be read."""
     path = Path(path)
-    columns = Columns(_both_spellings(overrides.meta_columns), _both_spellings(overrides.ignore_columns))
+    columns = ColumnRules(
+        _both_spellings(overrides.meta_columns), _both_spellings(overrides.ignore_columns)
+    )
     document = open_document(path, legible(path), columns, overrides.reading)
     name = document.head.name if document.head.name is not None else _stem(path)
     if not _SAFE_NAME.fullmatch(name) or len(name.encode()) > NAME_MAX_BYTES:
@@ -104,7 +106,7 @@ class Manifest:
             return scope.models_of(Row(1, {}))
         models: set[str] = set()
         try:
-            for scope, row, _ in self._tree.rows(Tally()):
+            for scope, row, _ in self._tree.rows(ManifestTally()):
                 models |= scope.models_of(row)
         except ManifestChanged:
             raise
@@ -113,7 +115,7 @@ class Manifest:
         return models
 
     def jobs(
-        self, specs: Mapping[str, ModelSpec], tally: Tally, earlier: Tally | None = None
+        self, specs: Mapping[str, ModelSpec], tally: ManifestTally, earlier: ManifestTally | None = None
     ) -> Iterator[Job]:
         """Each valid job in manifest order, once; ``tally`` collects the rest as the pass goes on.
 
@@ -135,7 +137,7 @@ class Manifest:
             raise ManifestError(tally.problems, tally.problem_count) from None
 
 
-def _jobs_of(found: Found, checker: Checker, tally: Tally) -> Iterable[Job]:
+def _jobs_of(found: Found, checker: Checker, tally: ManifestTally) -> Iterable[Job]:
     """The valid jobs of one row: of most rows there is one, and no generator has to be made for it."""
     scope, row, document = found
     source = Source(document.file.shown, row.line)
@@ -153,7 +155,9 @@ def _jobs_of(found: Found, checker: Checker, tally: Tally) -> Iterable[Job]:
     return (job,)
 
 
-def _expanded_jobs(found: Found, source: Source, checker: Checker, tally: Tally) -> Iterator[Job]:
+def _expanded_jobs(
+    found: Found, source: Source, checker: Checker, tally: ManifestTally
+) -> Iterator[Job]:
     """The jobs of a row that may make many. What a matrix says of each of them is said once."""
     scope, row, _ = found
     problems: dict[FieldProblem, None] = {}
@@ -174,5 +178,5 @@ def _expanded_jobs(found: Found, source: Source, checker: Checker, tally: Tally)
         _reject(row, source, problems, tally)
 
 
-def _reject(row: Row, source: Source, problems: Iterable[FieldProblem], tally: Tally) -> None:
+def _reject(row: Row, source: Source, problems: Iterable[FieldProblem], tally: ManifestTally) -> None:
     tally.reject(source.file, ((row.line_of(name), name, what) for name, what in problems))

@@ -226,6 +226,3 @@ def _limit() -> str:
 
 def _without_user(url: str) -> str:
     return shown(re.sub(r"//[^/?#]*@", "//***@", url))
-
-
-__all__ = ["LocalFiles", "MediaError", "check_body_size", "is_public_url", "media_type_of"]

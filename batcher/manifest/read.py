@@ -17,7 +17,7 @@ from batcher.manifest.identify import looks_like, mistaken
 from batcher.manifest.json_files import json_document, jsonl_rows
 from batcher.manifest.reading import AS_IT_TELLS, Reading
 from batcher.manifest.remarks import Remarks
-from batcher.manifest.rows import Columns, Head, LinedList, Row, head_of, row_of
+from batcher.manifest.rows import ColumnRules, Head, LinedList, Row, head_of, row_of
 from batcher.manifest.tally import problem_line
 from batcher.manifest.text_files import text_rows
 from batcher.manifest.yaml_files import yaml_document
@@ -54,7 +54,7 @@ class Document:
 
 
 def open_document(
-    path: Path, shown_as: str, columns: Columns, reading: Reading = AS_IT_TELLS
+    path: Path, shown_as: str, columns: ColumnRules, reading: Reading = AS_IT_TELLS
 ) -> Document:
     """Open a manifest file of any format and check all but its rows. Raises ManifestError."""
     name, _, inside = (reading.format or "").partition(":")
@@ -70,7 +70,7 @@ def open_document(
         format_ = _guessed(file, head)
     elif format_ == "txt" and not name:
         _check_plain(file, head)
-    return FORMATS[format_].read(Source(file, columns, reading.delimiter, inside))
+    return FORMATS[format_].read(ManifestSource(file, columns, reading.delimiter, inside))
 
 
 def _format_named(name: str) -> str | None:
@@ -101,43 +101,43 @@ def _format_of(path: Path) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ManifestSource:
     """A file with what its reader may need to know. ``inside`` is the part of it that is meant."""
 
     file: ManifestFile
-    columns: Columns
+    columns: ColumnRules
     delimiter: str | None = None
     inside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class ManifestFormat:
     """A kind of manifest: how its files are called, and how one is read."""
 
     suffixes: tuple[str, ...]
-    read: Callable[[Source], Document]
+    read: Callable[[ManifestSource], Document]
     is_text: bool = True
 
 
-def _read_table(source: Source, delimiter: str | None = None) -> Document:
+def _read_table(source: ManifestSource, delimiter: str | None = None) -> Document:
     file = source.file
     delimiter = source.delimiter or delimiter or delimiter_of(file)
     table = open_table(file.shown, partial(records, file, delimiter), source.columns)
     return Document(file, Head(), table.rows, table.row_keys, is_table=True)
 
 
-def _read_text(source: Source) -> Document:
+def _read_text(source: ManifestSource) -> Document:
     remarks = Remarks()
     rows = partial(text_rows, source.file, remarks)
     return Document(source.file, Head(), rows, frozenset(), remarks=remarks)
 
 
-def _read_jsonl(source: Source) -> Document:
+def _read_jsonl(source: ManifestSource) -> Document:
     rows = partial(jsonl_rows, source.file, source.columns)
     return Document(source.file, Head(), rows, frozenset({"model", "matrix", "from"}))
 
 
-def _read_held(load: Callable[[ManifestFile], Any], source: Source) -> Document:
+def _read_held(load: Callable[[ManifestFile], Any], source: ManifestSource) -> Document:
     file, columns = source.file, source.columns
     top = load(file)
     if isinstance(top, list):
@@ -174,11 +174,11 @@ def _what_is(top: Any) -> str:
     return "the file is empty" if top is None else f"{shown(top)} is no manifest"
 
 
-FORMATS: Mapping[str, Format] = {
-    "csv": Format((".csv",), _read_table),
-    "tsv": Format((".tsv", ".tab"), partial(_read_table, delimiter="\t")),
-    "yaml": Format((".yaml", ".yml"), partial(_read_held, yaml_document)),
-    "jsonl": Format((".jsonl", ".ndjson"), _read_jsonl),
-    "json": Format((".json",), partial(_read_held, json_document)),
-    "txt": Format((".txt", ".text"), _read_text),
+FORMATS: Mapping[str, ManifestFormat] = {
+    "csv": ManifestFormat((".csv",), _read_table),
+    "tsv": ManifestFormat((".tsv", ".tab"), partial(_read_table, delimiter="\t")),
+    "yaml": ManifestFormat((".yaml", ".yml"), partial(_read_held, yaml_document)),
+    "jsonl": ManifestFormat((".jsonl", ".ndjson"), _read_jsonl),
+    "json": ManifestFormat((".json",), partial(_read_held, json_document)),
+    "txt": ManifestFormat((".txt", ".text"), _read_text),
 }

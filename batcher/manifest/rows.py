@@ -66,7 +66,7 @@ class Row(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class ColumnRules:
     """Names that the command line takes out of the inputs: to ``meta``, or away."""
 
     meta: frozenset[str] = field(default_factory=frozenset)
@@ -108,7 +108,7 @@ def is_glob(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == {GLOB} and isinstance(value[GLOB], str)
 
 
-def row_of(entry: Any, line: int, columns: Columns) -> Row:
+def row_of(entry: Any, line: int, columns: ColumnRules) -> Row:
     """The row that a job entry of a YAML, JSON or JSONL manifest stands for."""
     if isinstance(entry, str):
         return Row(line, {"prompt": entry})
@@ -202,7 +202,7 @@ class Head:
     layer: Row = field(default_factory=lambda: Row(1, {}))
 
 
-def head_of(top: Mapping[str, Any], columns: Columns, known: Collection[str] = _HEAD_KEYS) -> Head:
+def head_of(top: Mapping[str, Any], columns: ColumnRules, known: Collection[str] = _HEAD_KEYS) -> Head:
     """The head in the top mapping of a YAML or JSON manifest; its problems are in ``layer``."""
     layer = _defaults_of(top, columns)
     layer.lines = {**(layer.lines or {}), **(top.lines if isinstance(top, Lined) else {})}
@@ -221,7 +221,7 @@ def head_of(top: Mapping[str, Any], columns: Columns, known: Collection[str] = _
     return Head(name, layer)
 
 
-def _defaults_of(top: Mapping[str, Any], columns: Columns) -> Row:
+def _defaults_of(top: Mapping[str, Any], columns: ColumnRules) -> Row:
     """``defaults`` hold inputs, and nothing that has its own place beside them."""
     line = top.lines.get("defaults", top.line) if isinstance(top, Lined) else 1
     defaults = top.get("defaults")

@@ -14,7 +14,7 @@ REPEATED_SHOWN = 3
 
 
 @dataclass(slots=True)
-class Tally:
+class ManifestTally:
     """Counts of one pass over a manifest; pass a fresh one to each.
 
     ``problems`` are the first lines ``file:line: field: what is wrong``, ``problem_count`` counts all.

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from batcher.errors import ManifestError
-from batcher.manifest.expand import Globs, Layer, Scope, Setting
+from batcher.manifest.expand import Globs, RowLayer, Scope, Setting
 from batcher.manifest.read import HELD_ROWS_HINT, Document, open_document
 from batcher.manifest.reading import Include
 from batcher.manifest.remarks import judge
-from batcher.manifest.rows import Columns, ManifestChanged, Row
-from batcher.manifest.tally import Tally
+from batcher.manifest.rows import ColumnRules, ManifestChanged, Row
+from batcher.manifest.tally import ManifestTally
 
 INCLUDE_DEPTH_MAX = 20
 
@@ -26,7 +26,7 @@ class Tree:
     What could not be opened in one pass stays out of the later ones: they have the same rows.
     """
 
-    def __init__(self, top: Document, columns: Columns, setting: Setting) -> None:
+    def __init__(self, top: Document, columns: ColumnRules, setting: Setting) -> None:
         self.top = top
         self._columns = columns
         self._setting = setting
@@ -37,20 +37,20 @@ class Tree:
         """Make ids by ``rule``."""
         self._setting = replace(self._setting, rule=rule)
 
-    def rows(self, tally: Tally) -> Iterator[Found]:
+    def rows(self, tally: ManifestTally) -> Iterator[Found]:
         """Each row without a problem of its own. Counts rows, and the others' problems, in ``tally``.
 
         Raises ManifestError where a file can't be read on, ManifestChanged where it was changed.
         """
         return self._rows((self.top,), (), tally)
 
-    def scope(self, document: Document, around: tuple[Layer, ...] = ()) -> Scope:
+    def scope(self, document: Document, around: tuple[RowLayer, ...] = ()) -> Scope:
         """What stands around the rows of ``document``, ``around`` being what includes it."""
-        layers = (Layer(document.head.layer, document.directory), *around)
+        layers = (RowLayer(document.head.layer, document.directory), *around)
         return Scope(layers, document.directory, self._setting, self._globs)
 
     def _rows(
-        self, trail: tuple[Document, ...], around: tuple[Layer, ...], tally: Tally
+        self, trail: tuple[Document, ...], around: tuple[RowLayer, ...], tally: ManifestTally
     ) -> Iterator[Found]:
         document = trail[-1]
         scope = self.scope(document, around)
@@ -73,7 +73,7 @@ class Tree:
         tally.warnings += document.remarks.lines(document.file.shown)
 
     def _included_rows(
-        self, entry: Row, trail: tuple[Document, ...], around: tuple[Layer, ...], tally: Tally
+        self, entry: Row, trail: tuple[Document, ...], around: tuple[RowLayer, ...], tally: ManifestTally
     ) -> Iterator[Found]:
         document = trail[-1]
         try:
@@ -84,7 +84,7 @@ class Tree:
             tally.invalid += 1
             tally.extend(error.problems)
             return
-        layer = Layer(entry, document.directory, is_entry=True)
+        layer = RowLayer(entry, document.directory, is_entry=True)
         yield from self._rows((*trail, inner), (layer, *around), tally)
 
     def _open(self, entry: Row, trail: tuple[Document, ...]) -> Document:

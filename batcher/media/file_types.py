@@ -153,7 +153,7 @@ _DOCUMENT = re.compile(rb'<(?:!|\?|[a-z])|\{\s*["}]|\[\s*[\[\]{"\d-]', re.IGNORE
 _DOCUMENT_TYPE = re.compile(r"text/.*|application/(?:.*\+)?(?:json|xml)|application/xhtml.*")
 
 
-class Format(msgspec.Struct, frozen=True):
+class FileType(msgspec.Struct, frozen=True):
     """A file's ``extension`` (".mp4": lower case, with its dot) and ``media_type``."""
 
     extension: str
@@ -171,7 +171,7 @@ class Signature(msgspec.Struct, frozen=True):
         return cls(extension, family or frozenset({extension}))
 
 
-def identify(head: bytes, paths: Sequence[str], content_type: str) -> Format | None:
+def identify(head: bytes, paths: Sequence[str], content_type: str) -> FileType | None:
     """The format of a file; None for a page or a message (HTML, JSON, XML, text) instead of an output.
 
     ``head`` holds its first :data:`HEAD_BYTES` bytes (all of a shorter file, not empty), ``paths`` are
@@ -183,13 +183,13 @@ def identify(head: bytes, paths: Sequence[str], content_type: str) -> Format | N
     claimed = [*map(_path_extension, paths), _EXTENSIONS.get(media_type, "")]
     if signature is not None:
         extension = next((ext for ext in claimed if ext in signature.family), signature.extension)
-        return Format(extension, MEDIA_TYPES[extension])
+        return FileType(extension, MEDIA_TYPES[extension])
     if document := declared_document(claimed[0], media_type, head):
-        return Format(document, MEDIA_TYPES[document])
+        return FileType(document, MEDIA_TYPES[document])
     if is_message(head, media_type, claimed):
         return None
     extension = next((ext for ext in claimed if ext in MEDIA_TYPES), "") or _named(paths)
-    return Format(extension, MEDIA_TYPES.get(extension, UNKNOWN_TYPE))
+    return FileType(extension, MEDIA_TYPES.get(extension, UNKNOWN_TYPE))
 
 
 def is_message(head: bytes, media_type: str, claimed: Sequence[str]) -> bool:

@@ -19,5 +19,5 @@ class Finding(msgspec.Struct, frozen=True):
     problems: tuple[str, ...] = ()
 
 
-class Unreadable(Exception):
+class BrokenFile(Exception):
     """The file breaks the rules of its format; the message says how."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from batcher.media.file_types import HEAD_BYTES, MEDIA_TYPES, sniff
-from batcher.media.finding import Finding, Unreadable
+from batcher.media.finding import BrokenFile, Finding
 from batcher.media.mp4 import read_movie
 
 SMALL_BYTES = 1 << 16
@@ -34,8 +34,8 @@ def read_headers(path: Path) -> Finding:
         file.seek(0)
         try:
             return read(file, media_type or "")
-        except (Unreadable, struct.error, IndexError) as error:
-            what = str(error) if isinstance(error, Unreadable) else "broken headers"
+        except (BrokenFile, struct.error, IndexError) as error:
+            what = str(error) if isinstance(error, BrokenFile) else "broken headers"
             return Finding(media_type, problems=(what,))
 
 
@@ -59,7 +59,7 @@ def _jpeg(file: BinaryIO, media_type: str) -> Finding:
     while True:
         start, marker = file.read(2)
         if start != 0xFF:
-            raise Unreadable("broken headers")
+            raise BrokenFile("broken headers")
         if marker in _JPEG_BARE:
             continue
         (length,) = struct.unpack(">H", file.read(2))
@@ -79,7 +79,7 @@ def _webp(file: BinaryIO, media_type: str) -> Finding:
     head = file.read(30)
     (size_bytes,) = struct.unpack("<I", head[4:8])
     if size_bytes + 8 > file.seek(0, os.SEEK_END):
-        raise Unreadable("truncated")
+        raise BrokenFile("truncated")
     match head[12:16]:
         case b"VP8X":
             width = int.from_bytes(head[24:27], "little") + 1
@@ -96,7 +96,7 @@ def _check_end(file: BinaryIO, end: bytes) -> None:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _TAIL_BYTES))
     if end not in file.read():
-        raise Unreadable("truncated")
+        raise BrokenFile("truncated")
 
 
 _READERS: dict[str, Callable[[BinaryIO, str], Finding]] = {

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from batcher.media.finding import Finding, Unreadable
+from batcher.media.finding import BrokenFile, Finding
 
 _CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl"})
 _MAX_HEADER_BYTES = 64 << 20
@@ -48,15 +48,15 @@ def read_movie(file: BinaryIO, media_type: str) -> Finding:
     movie = None
     for box in _boxes(file, 0, size):
         if box.end > size:
-            raise Unreadable("truncated")
+            raise BrokenFile("truncated")
         if box.kind == b"moov":
             movie = box
     if movie is None or movie.end - movie.start > _MAX_HEADER_BYTES:
-        raise Unreadable("no movie header")
+        raise BrokenFile("no movie header")
     duration_s, tracks = _movie(file, movie)
     video = next((track for track in tracks if track.is_video), None)
     if video is None:
-        raise Unreadable("no video track")
+        raise BrokenFile("no video track")
     fps = round(video.frames / video.duration_s, 3) if video.duration_s and video.frames else None
     return Finding(
         media_type, video.width or None, video.height or None, round(duration_s, 3) or None, fps
@@ -80,7 +80,7 @@ def _walk(file: BinaryIO, parent: _Box) -> Iterator[tuple[bytes, bytes]]:
     """The boxes under ``parent``, in order: a container without its body, others with it."""
     for box in _boxes(file, parent.start, parent.end):
         if box.end > parent.end:
-            raise Unreadable("broken headers")
+            raise BrokenFile("broken headers")
         if box.kind in _CONTAINERS:
             yield box.kind, b""
             yield from _walk(file, box)
@@ -100,7 +100,7 @@ def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[_Box]:
         elif size == _TO_THE_END:
             size = end - start
         if size < header:
-            raise Unreadable("broken headers")
+            raise BrokenFile("broken headers")
         yield _Box(kind, start + header, start + size)
         start += size
 

@@ -68,7 +68,7 @@ class Polls(Protocol):
     def next_s(self, age_s: float, queue_position: int | None = None) -> float: ...
 
 
-class History(Protocol):
+class DurationHistory(Protocol):
     """Who remembers how long requests took: grows by itself as they finish."""
 
     def count(self, key: TimingKey) -> int: ...
@@ -103,7 +103,7 @@ class LearnedPolls:
 
     calls_for = staticmethod(calls_for)
 
-    def __init__(self, history: History, rng: Random, interval_s: float | None = None) -> None:
+    def __init__(self, history: DurationHistory, rng: Random, interval_s: float | None = None) -> None:
         self.on_queued: Callable[[str | None], None] = lambda model: None
         """Is told the model of a request that has others before it."""
         self._history = history

@@ -32,7 +32,7 @@ class Action(StrEnum):
     LEAVE = "leave"
 
 
-class Bucket(StrEnum):
+class PlanGroup(StrEnum):
     """Where a job stands in the plan."""
 
     __hash__ = str.__hash__  # in C: asked for every job
@@ -54,7 +54,7 @@ class Bucket(StrEnum):
 class Decision:
     """What happens to one job, and why. ``problem`` stops the plan: the row can't be told apart."""
 
-    bucket: Bucket
+    bucket: PlanGroup
     action: Action
     reason: str
     problem: bool = False
@@ -65,7 +65,7 @@ class Decision:
         return self.action is Action.SUBMIT or self.action is Action.ASK
 
 
-_NEW = Decision(Bucket.NEW, Action.SUBMIT, NOT_SUBMITTED)
+_NEW = Decision(PlanGroup.NEW, Action.SUBMIT, NOT_SUBMITTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +123,11 @@ def _exhausted(record: JobRecord) -> Decision:
     unasked = _by_state(record, Policy())
     over = unasked.action is Action.LEAVE and record.state is not State.UNKNOWN
     reason = f"{record.state} after {record.attempt} attempts (--max-attempts)"
-    return Decision(Bucket.EXHAUSTED if over else unasked.bucket, unasked.action, reason)
+    return Decision(PlanGroup.EXHAUSTED if over else unasked.bucket, unasked.action, reason)
 
 
 def _redo(record: JobRecord) -> Decision:
-    return Decision(Bucket.REDO, Action.SUBMIT, f"{record.state}, bought again (--redo)")
+    return Decision(PlanGroup.REDO, Action.SUBMIT, f"{record.state}, bought again (--redo)")
 
 
 def _edited(job: Job, record: JobRecord) -> Decision | None:
@@ -138,9 +138,9 @@ def _edited(job: Job, record: JobRecord) -> Decision | None:
         record.state is State.FAILED and record.stage is not Stage.DOWNLOAD
     )
     if over:
-        return Decision(Bucket.EDITED, Action.SUBMIT, "its inputs were edited")
+        return Decision(PlanGroup.EDITED, Action.SUBMIT, "its inputs were edited")
     return Decision(
-        Bucket.EDITED,
+        PlanGroup.EDITED,
         Action.LEAVE,
         f"the inputs of {job.id!r} changed, but the ledger holds an attempt with the old ones that "
         f"is {record.state}; give the edited row another id, or buy it again with "
@@ -153,23 +153,23 @@ def _by_state(record: JobRecord, policy: Policy) -> Decision:
     """The resume table of the README."""
     match record.state:
         case State.PENDING:
-            return Decision(Bucket.NEW, Action.SUBMIT, record.message or "put off earlier")
+            return Decision(PlanGroup.NEW, Action.SUBMIT, record.message or "put off earlier")
         case State.UNKNOWN if policy.retry_unknown:
-            return Decision(Bucket.RETRY, Action.SUBMIT, "unknown, tried again (--retry-unknown)")
+            return Decision(PlanGroup.RETRY, Action.SUBMIT, "unknown, tried again (--retry-unknown)")
         case State.UNKNOWN:
             return Decision(
-                Bucket.UNKNOWN, Action.LEAVE, record.message or "its POST was never answered"
+                PlanGroup.UNKNOWN, Action.LEAVE, record.message or "its POST was never answered"
             )
         case State.SUBMITTED:
-            return Decision(Bucket.RESUME, Action.WATCH, "running at the API")
+            return Decision(PlanGroup.RESUME, Action.WATCH, "running at the API")
         case State.COMPLETED:
-            return Decision(Bucket.COLLECT, Action.COLLECT, "generated, not yet downloaded")
+            return Decision(PlanGroup.COLLECT, Action.COLLECT, "generated, not yet downloaded")
         case State.DONE:
-            return Decision(Bucket.DONE, Action.CHECK, "done")
+            return Decision(PlanGroup.DONE, Action.CHECK, "done")
         case State.CANCELLED if policy.retry_failed:
             return _again_after_cancel(record)
         case State.CANCELLED:
-            return Decision(Bucket.CANCELLED, Action.LEAVE, "cancelled")
+            return Decision(PlanGroup.CANCELLED, Action.LEAVE, "cancelled")
         case State.FAILED:
             return _failed(record, policy)
 
@@ -177,21 +177,21 @@ def _by_state(record: JobRecord, policy: Policy) -> Decision:
 def _again_after_cancel(record: JobRecord) -> Decision:
     """A cancel that came too late leaves a result that was paid for."""
     if record.request_id is None:
-        return Decision(Bucket.RETRY, Action.SUBMIT, "cancelled, tried again (--retry-failed)")
-    return Decision(Bucket.RETRY, Action.ASK, "cancelled, asked once more, then bought again")
+        return Decision(PlanGroup.RETRY, Action.SUBMIT, "cancelled, tried again (--retry-failed)")
+    return Decision(PlanGroup.RETRY, Action.ASK, "cancelled, asked once more, then bought again")
 
 
 def _failed(record: JobRecord, policy: Policy) -> Decision:
     why = record.message or str(record.code or "failed")
     if record.stage is Stage.DOWNLOAD:
         if policy.retry_failed and record.code in (EXPIRED, NO_OUTPUT):
-            return Decision(Bucket.RETRY, Action.ASK, f"{record.code}, asked once more, then bought")
-        return Decision(Bucket.COLLECT, Action.COLLECT, f"download failed: {why}")
+            return Decision(PlanGroup.RETRY, Action.ASK, f"{record.code}, asked once more, then bought")
+        return Decision(PlanGroup.COLLECT, Action.COLLECT, f"download failed: {why}")
     if not policy.retry_failed:
-        return Decision(Bucket.FAILED, Action.LEAVE, f"failed at {record.stage}: {why}")
+        return Decision(PlanGroup.FAILED, Action.LEAVE, f"failed at {record.stage}: {why}")
     if record.stage is Stage.GENERATE:
-        return Decision(Bucket.RETRY, Action.ASK, f"asked once more, then bought again: {why}")
-    return Decision(Bucket.RETRY, Action.SUBMIT, f"tried again (--retry-failed): {why}")
+        return Decision(PlanGroup.RETRY, Action.ASK, f"asked once more, then bought again: {why}")
+    return Decision(PlanGroup.RETRY, Action.SUBMIT, f"tried again (--retry-failed): {why}")
 
 
 def next_attempt(record: JobRecord | None) -> int:
@@ -241,7 +241,7 @@ class Plan:
     selected: int = 0
     duplicates: int = 0
     invalid: int = 0
-    buckets: dict[Bucket, BucketTotal] = field(default_factory=dict)
+    buckets: dict[PlanGroup, BucketTotal] = field(default_factory=dict)
     resumed: list[str] = field(default_factory=list)
     owed: list[str] = field(default_factory=list)
     """Jobs that left the manifest with a paid result that was never fetched."""
@@ -260,7 +260,7 @@ class Plan:
     @property
     def fetches(self) -> bool:
         """Whether outputs are sure to be written, but for those that went missing."""
-        return bool(self.to_buy or self.resumed or self.owed or self.count(Bucket.COLLECT))
+        return bool(self.to_buy or self.resumed or self.owed or self.count(PlanGroup.COLLECT))
 
     @property
     def estimated_cost_usd(self) -> float | None:
@@ -269,7 +269,7 @@ class Plan:
             return None
         return sum(b.price_usd for b in self.buckets.values())
 
-    def count(self, bucket: Bucket) -> int:
+    def count(self, bucket: PlanGroup) -> int:
         """How many jobs ``bucket`` holds."""
         total = self.buckets.get(bucket)
         return total.count if total is not None else 0

@@ -37,7 +37,7 @@ class Incident(NamedTuple):
     kind: str
 
 
-class History(Snapshot):
+class TimedSnapshot(Snapshot):
     """Folds like a Snapshot and keeps the course of events beside the state."""
 
     may_restore = False

@@ -11,12 +11,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from batcher.dataset.rows import Columns, Rows
+from batcher.dataset.rows import ColumnTypes, Rows
 from batcher.jobs.job import Probed
 from batcher.jobs.lifecycle import State
 from batcher.ledger.finished import JobRecord
 from batcher.media.file_types import MEDIA_TYPES
-from batcher.report.history import History, Life
+from batcher.report.history import Life, TimedSnapshot
 from batcher.store.bucket import bucket_url_of
 
 _LOOK_ABOVE = 4
@@ -26,9 +26,9 @@ _WEB = ("http://", "https://")
 class Jobs:
     """Each job that a history tells of, with what stands only in the ledger's lines."""
 
-    def __init__(self, run_dir: Path, history: History) -> None:
+    def __init__(self, run_dir: Path, history: TimedSnapshot) -> None:
         self._root = run_dir
-        self._rows = Rows(history, Columns())
+        self._rows = Rows(history, ColumnTypes())
         self._history = history
         self._manifest_dir = self._find_manifest_dir()
         self._bucket_url = bucket_url_of(run_dir)

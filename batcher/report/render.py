@@ -13,10 +13,10 @@ from pathlib import Path
 from batcher.clock import Clock, iso
 from batcher.disk import Disk, cannot_write
 from batcher.ledger.ledger import read_ledger, read_snapshot
-from batcher.ledger.lines import Lines
+from batcher.ledger.lines import LineReader
 from batcher.ledger.segments import segments_in
 from batcher.ledger.summary import Status, status_of
-from batcher.report.history import History
+from batcher.report.history import TimedSnapshot
 from batcher.report.jobs import Jobs
 from batcher.report.page import render
 from batcher.report.series import series_of
@@ -70,9 +70,6 @@ def _status(run_dir: Path, disk: Disk) -> Status:
     return status_of(run_dir, read_snapshot(run_dir, disk), beside=disk)
 
 
-def _history(run_dir: Path, disk: Disk) -> History:
-    lines = Lines(run_dir, disk)
-    return read_ledger(History(lines.at), run_dir, lines, disk)
-
-
-__all__ = ["REPORT_NAME", "keep_writing", "write_report"]
+def _history(run_dir: Path, disk: Disk) -> TimedSnapshot:
+    lines = LineReader(run_dir, disk)
+    return read_ledger(TimedSnapshot(lines.at), run_dir, lines, disk)

@@ -8,7 +8,7 @@ from statistics import quantiles
 from typing import Any
 
 from batcher.jobs.lifecycle import State
-from batcher.report.history import History
+from batcher.report.history import TimedSnapshot
 
 POINTS = 240
 BINS = 48
@@ -18,7 +18,7 @@ HISTOGRAM_BINS = 24
 _KINDS = ("turned away", "no answer", "another attempt")
 
 
-def series_of(history: History, total: int) -> dict[str, Any]:
+def series_of(history: TimedSnapshot, total: int) -> dict[str, Any]:
     """Everything that the plots need. Times are milliseconds since 1970, money is USD."""
     moves = sorted(history.moves)
     if not moves:
@@ -44,7 +44,7 @@ def _gaps(times_ms: list[int]) -> list[tuple[int, int]]:
     return sorted(gaps)
 
 
-def _states(history: History, total: int) -> dict[str, list[Any]]:
+def _states(history: TimedSnapshot, total: int) -> dict[str, list[Any]]:
     """How many jobs stood in each state, and what they had cost, at up to POINTS moments."""
     moves = history.moves
     counts = Counter({State.PENDING: total})
@@ -62,7 +62,7 @@ def _states(history: History, total: int) -> dict[str, list[Any]]:
     return columns
 
 
-def _incidents(history: History, start_ms: int, end_ms: int) -> dict[str, Any]:
+def _incidents(history: TimedSnapshot, start_ms: int, end_ms: int) -> dict[str, Any]:
     """Incidents per bin of time, by kind."""
     width_ms = max(1000, -(-(end_ms - start_ms + 1) // BINS))
     bins = (end_ms - start_ms) // width_ms + 1

@@ -22,10 +22,10 @@ from batcher.sandbox.answers import (
     not_found,
 )
 from batcher.sandbox.catalogue import MODEL_KIND, Model, catalogue, find
-from batcher.sandbox.faults import Fault, Faults, Stage, dice
-from batcher.sandbox.journal import Order
+from batcher.sandbox.faults import Fault, Faults, FaultStage, dice
+from batcher.sandbox.journal import JobCreated
 from batcher.sandbox.outputs import names, output
-from batcher.sandbox.store import Phase, Request, Store
+from batcher.sandbox.store import Request, RequestPhase, Store
 
 if TYPE_CHECKING:
     from batcher.sandbox.outputs import Signer
@@ -38,17 +38,17 @@ DIGITS_MAX = 18
 ACCEPTED = 202
 
 WORDS = {
-    Phase.IN_QUEUE: "in_queue",
-    Phase.IN_PROGRESS: "in_progress",
-    Phase.FINISHED: "completed",
-    Phase.CANCELLED: "cancelled",
+    RequestPhase.IN_QUEUE: "in_queue",
+    RequestPhase.IN_PROGRESS: "in_progress",
+    RequestPhase.FINISHED: "completed",
+    RequestPhase.CANCELLED: "cancelled",
 }
 """``/status`` says ``completed`` of whatever ran to its end; ``/result`` says how it ended."""
 SYNONYMS = {
-    Phase.IN_QUEUE: "pending",
-    Phase.IN_PROGRESS: "processing",
-    Phase.FINISHED: "completed",
-    Phase.CANCELLED: "canceled",
+    RequestPhase.IN_QUEUE: "pending",
+    RequestPhase.IN_PROGRESS: "processing",
+    RequestPhase.FINISHED: "completed",
+    RequestPhase.CANCELLED: "canceled",
 }
 STRANGE_WORD = "post_processing"
 
@@ -113,7 +113,7 @@ class ModelApi:
         key = input_digest(model.model_id, inputs)
         nth = self._store.posts_for(key)
         order = self._order(model, inputs, key, nth)
-        fault = self._met(self._faults.draw(Stage.SUBMIT, key, nth))
+        fault = self._met(self._faults.draw(FaultStage.SUBMIT, key, nth))
         if self._faults.creates(fault, key, nth):
             self._store.create(order)
             self._met(Fault(order.fate) if order.fate else None)
@@ -147,7 +147,7 @@ class ModelApi:
         fault = self._poll_fault(asked)
         if fault is not None:
             return gone_wrong(request, fault, self._settings.clock.now())
-        queued = asked.phase(self._store.now_s()) is Phase.IN_QUEUE
+        queued = asked.phase(self._store.now_s()) is RequestPhase.IN_QUEUE
         if queued:
             self._store.cancel(asked)
         # The documented answer to a good cancel; ``/status`` and ``/result`` then say cancelled.
@@ -155,11 +155,11 @@ class ModelApi:
         told = {"request_id": asked.order.id, "status": word, "outcome": outcome}
         return web.json_response(told, status=ACCEPTED)
 
-    def _order(self, model: Model, inputs: dict[str, Any], key: str, nth: int) -> Order:
+    def _order(self, model: Model, inputs: dict[str, Any], key: str, nth: int) -> JobCreated:
         """The ``nth`` order for these inputs. Its whole future is drawn here."""
         rng = dice(self._settings.seed, "order", key, nth)
         simulation, speed = model.simulation, self._settings.speed
-        return Order(
+        return JobCreated(
             id=str(uuid.UUID(int=rng.getrandbits(128), version=4)),
             at=self._store.now_s(),
             model=model.model_id,
@@ -168,21 +168,21 @@ class ModelApi:
             price_usd=model.price_usd(inputs),
             queue_s=rng.uniform(*simulation.queue_s) / speed,
             run_s=rng.uniform(*simulation.run_s) / speed,
-            fate=self._faults.draw(Stage.GENERATE, key, nth) or "",
+            fate=self._faults.draw(FaultStage.GENERATE, key, nth) or "",
         )
 
     def _drops_unread(self, request: web.Request) -> bool:
         # Drawn by all that is known of the job before its body is read.
         key = f"{request.path}:{request.content_length}"
         self._unread[key] += 1
-        drawn = self._faults.draw(Stage.CONNECT, key, self._unread[key])
+        drawn = self._faults.draw(FaultStage.CONNECT, key, self._unread[key])
         return self._met(drawn) is not None
 
     def _poll_fault(self, asked: Request) -> Fault | None:
         request_id = asked.order.id
         if self._faults.share:
             self._asked[request_id] += 1
-        fault = self._faults.draw(Stage.POLL, request_id, self._asked[request_id])
+        fault = self._faults.draw(FaultStage.POLL, request_id, self._asked[request_id])
         if fault is Fault.POLL_LOST:
             if request_id in self._lost:
                 return None
@@ -205,9 +205,11 @@ class ModelApi:
         phase, fate = asked.phase(self._store.now_s()), asked.order.fate
         if fate == Fault.GENERATE_SYNONYMS:
             return SYNONYMS[phase]
-        if fate == Fault.GENERATE_STRANGE_WORD and phase is Phase.IN_PROGRESS:
+        if fate == Fault.GENERATE_STRANGE_WORD and phase is RequestPhase.IN_PROGRESS:
             return STRANGE_WORD
-        return _FAILED if fate == Fault.GENERATE_FAILED and phase is Phase.FINISHED else WORDS[phase]
+        return (
+            _FAILED if fate == Fault.GENERATE_FAILED and phase is RequestPhase.FINISHED else WORDS[phase]
+        )
 
     def _last_word(self, asked: Request) -> str:
         """The word of ``/result`` once the request is terminal."""
@@ -219,7 +221,7 @@ class ModelApi:
         """The answer of ``/status``, and of ``/result`` before the end."""
         request_id = asked.order.id
         body: dict[str, Any] = {"request_id": request_id, "status": self._word(asked)}
-        if asked.phase(self._store.now_s()) is Phase.IN_QUEUE:
+        if asked.phase(self._store.now_s()) is RequestPhase.IN_QUEUE:
             body["queue_position"] = self._store.queue_position(request_id)
         return body | _links(request, request_id)
 
@@ -241,7 +243,7 @@ class ModelApi:
             body["cost"] = 0.0 if asked.cancelled_s is not None else order.price_usd
         return body | _links(request, order.id)
 
-    def _output(self, request: web.Request, order: Order) -> dict[str, Any]:
+    def _output(self, request: web.Request, order: JobCreated) -> dict[str, Any]:
         if order.fate == Fault.GENERATE_NO_OUTPUT:
             return {}
         origin, now_s = _origin(request), self._store.now_s()

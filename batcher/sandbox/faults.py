@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from batcher.sandbox.settings import SandboxSettings
 
 
-class Stage(StrEnum):
+class FaultStage(StrEnum):
     """Where a fault strikes."""
 
     CONNECT = "connect"
@@ -84,8 +84,8 @@ class Fault(StrEnum):
     """Not an error: a Range request is answered 200 with the whole file."""
 
     @property
-    def stage(self) -> Stage:
-        return Stage(self.partition(":")[0])
+    def stage(self) -> FaultStage:
+        return FaultStage(self.partition(":")[0])
 
     @property
     def kind(self) -> str:
@@ -93,7 +93,7 @@ class Fault(StrEnum):
         return self.partition(":")[2]
 
 
-OF_STAGE = {stage: tuple(f for f in Fault if f.stage is stage) for stage in Stage}
+OF_STAGE = {stage: tuple(f for f in Fault if f.stage is stage) for stage in FaultStage}
 
 CREATION_SHARE = {
     Fault.SUBMIT_DROPPED: 1.0,
@@ -107,9 +107,10 @@ CREATION_SHARE = {
 
 # Closing before the body is read is one way of many in which a POST fails, though it is drawn on
 # its own, when nothing is known of the job yet: together the two stages make up one share.
-_WAYS_TO_FAIL_A_POST = len(OF_STAGE[Stage.SUBMIT]) + len(OF_STAGE[Stage.CONNECT])
+_WAYS_TO_FAIL_A_POST = len(OF_STAGE[FaultStage.SUBMIT]) + len(OF_STAGE[FaultStage.CONNECT])
 PART_OF_SHARE = {
-    stage: len(OF_STAGE[stage]) / _WAYS_TO_FAIL_A_POST for stage in (Stage.CONNECT, Stage.SUBMIT)
+    stage: len(OF_STAGE[stage]) / _WAYS_TO_FAIL_A_POST
+    for stage in (FaultStage.CONNECT, FaultStage.SUBMIT)
 }
 
 
@@ -130,7 +131,7 @@ class Faults:
     def of(cls, settings: SandboxSettings) -> Faults:
         return cls(settings.seed, settings.faults, settings.only_faults)
 
-    def draw(self, stage: Stage, key: str, nth: int) -> Fault | None:
+    def draw(self, stage: FaultStage, key: str, nth: int) -> Fault | None:
         """What goes wrong when ``key`` is asked for the ``nth`` time; None for nothing."""
         pool = [f for f in OF_STAGE[stage] if not self.only or f in self.only]
         if not pool or not self.share:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from batcher.sandbox.settings import SandboxSettings
 
 
-class Gate:
+class AccessCheck:
     """Checks the token of each call, then lets ``rate_per_s`` of them pass (a token bucket)."""
 
     def __init__(self, settings: SandboxSettings) -> None:

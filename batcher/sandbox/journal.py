@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _READ_SIZE_BYTES = 1 << 20
 
 
-class Order(msgspec.Struct, frozen=True, tag_field="event", tag="created"):
+class JobCreated(msgspec.Struct, frozen=True, tag_field="event", tag="created"):
     """A job was created and charged for. All that its future depends on.
 
     ``key`` is the digest of model and inputs; ``input`` is fit for the file (``data:`` URIs are
@@ -52,7 +52,7 @@ class Spurned(msgspec.Struct, frozen=True, tag_field="event", tag="spurned"):
     key: str
 
 
-Entry = Order | Cancellation | Spurned
+Entry = JobCreated | Cancellation | Spurned
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)

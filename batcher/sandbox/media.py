@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from batcher.sandbox.answers import RETRY_AFTER_S, Refusal, error_page, hang_up, not_found
-from batcher.sandbox.faults import Fault, Faults, Stage
+from batcher.sandbox.faults import Fault, Faults, FaultStage
 from batcher.sandbox.outputs import MEDIA_TYPES, content, names
-from batcher.sandbox.store import Phase
+from batcher.sandbox.store import RequestPhase
 
 if TYPE_CHECKING:
     from batcher.sandbox.outputs import Signer
@@ -59,7 +59,7 @@ class MediaHost:
         made = self._store.get(request.match_info["request_id"])
         if (
             made is None
-            or made.phase(self._store.now_s()) is not Phase.FINISHED
+            or made.phase(self._store.now_s()) is not RequestPhase.FINISHED
             or request.match_info["name"] not in names(made.order)
         ):
             raise not_found("output")
@@ -68,7 +68,7 @@ class MediaHost:
     def _fault(self, request: web.Request) -> Fault | None:
         if self._faults.share:
             self._asked[request.path] += 1
-        fault = self._faults.draw(Stage.DOWNLOAD, request.path, self._asked[request.path])
+        fault = self._faults.draw(FaultStage.DOWNLOAD, request.path, self._asked[request.path])
         if fault is not None:
             self._stats.faults[fault.value] += 1
         return fault

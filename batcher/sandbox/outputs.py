@@ -21,7 +21,7 @@ from batcher.sandbox.catalogue import catalogue
 from batcher.sandbox.pictures import draw_png
 
 if TYPE_CHECKING:
-    from batcher.sandbox.journal import Order
+    from batcher.sandbox.journal import JobCreated
 
 MEDIA_TYPES = {"mp4": "video/mp4", "png": "image/png", "wav": "audio/wav"}
 EXTENSIONS = {"video": "mp4", "videos": "mp4", "image": "png", "images": "png", "audio": "wav"}
@@ -35,7 +35,7 @@ _NOTES = 5
 _SIGNATURE_CHARS = 32
 
 
-def names(order: Order) -> list[str]:
+def names(order: JobCreated) -> list[str]:
     """File names of a request's outputs: ``0.png``, ``1.png``, ..."""
     model = catalogue()[order.model]
     kind = model.simulation.output
@@ -44,7 +44,7 @@ def names(order: Order) -> list[str]:
     return [f"{index}.{EXTENSIONS[kind]}" for index in range(count)]
 
 
-def output(order: Order, urls: list[str]) -> dict[str, Any]:
+def output(order: JobCreated, urls: list[str]) -> dict[str, Any]:
     """The ``output`` object: its shape is the model's habit (one URL, a list, a nested object)."""
     kind = catalogue()[order.model].simulation.output
     if kind == "audio":
@@ -52,7 +52,7 @@ def output(order: Order, urls: list[str]) -> dict[str, Any]:
     return {kind: urls if kind in ("images", "videos") else urls[0]}
 
 
-def content(order: Order, name: str) -> bytes:
+def content(order: JobCreated, name: str) -> bytes:
     """The bytes of one output. ``name`` is one of :func:`names`."""
     inputs = msgspec.json.decode(order.input)
     rng = random.Random(f"{_subject(order, inputs)}:{name}")  # noqa: S311 - a painter's dice
@@ -68,7 +68,7 @@ def content(order: Order, name: str) -> bytes:
             return _wav(rng, f"request={order.id}&output={name}")
 
 
-def _subject(order: Order, inputs: dict[str, Any]) -> str:
+def _subject(order: JobCreated, inputs: dict[str, Any]) -> str:
     """What the picture depends on: with an input ``seed`` on the inputs alone, as models do."""
     return f"{order.model}:{inputs.get('prompt')}:{inputs.get('seed', order.id)}"
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from batcher.errors import UsageError
 from batcher.sandbox.answers import ELSEWHERE, Refusal, not_found
 from batcher.sandbox.api import MAX_BODY_BYTES, ModelApi
-from batcher.sandbox.gate import Gate
+from batcher.sandbox.gate import AccessCheck
 from batcher.sandbox.media import MediaHost
 from batcher.sandbox.outputs import Signer
 from batcher.sandbox.settings import SandboxSettings, SandboxStats
@@ -87,7 +87,7 @@ class Sandbox:
         signer = Signer(self.settings.seed, self.settings.url_ttl_s)
         api = ModelApi(self.settings, store, self.stats, signer)
         media = MediaHost(self.settings, store, self.stats, signer)
-        gate, count = Gate(self.settings), self._counted
+        gate, count = AccessCheck(self.settings), self._counted
         # aiohttp refuses bodies that reach its limit, not only those above it.
         app = web.Application(client_max_size=MAX_BODY_BYTES + 1)
         app.add_routes(
@@ -130,7 +130,7 @@ def _of_request(call: str) -> str:
     return "/v1/requests/{request_id}/" + call
 
 
-def _guarded(gate: Gate, handler: Handler) -> Handler:
+def _guarded(gate: AccessCheck, handler: Handler) -> Handler:
     """``handler`` behind the token and the rate limit."""
 
     async def serve(request: web.Request) -> web.StreamResponse:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from batcher.errors import InputError
-from batcher.sandbox.journal import Cancellation, Journal, Order, Spurned
+from batcher.sandbox.journal import Cancellation, JobCreated, Journal, Spurned
 
 if TYPE_CHECKING:
     from batcher.sandbox.journal import Entry
     from batcher.sandbox.settings import SandboxSettings, SandboxStats
 
 
-class Phase(Enum):
+class RequestPhase(Enum):
     """Where a request stands."""
 
     IN_QUEUE = auto()
@@ -32,13 +32,13 @@ class Phase(Enum):
 
     @property
     def terminal(self) -> bool:
-        return self in (Phase.FINISHED, Phase.CANCELLED)
+        return self in (RequestPhase.FINISHED, RequestPhase.CANCELLED)
 
 
 class Request(msgspec.Struct):
     """An order and what became of it so far. Times are seconds since the epoch."""
 
-    order: Order
+    order: JobCreated
     started_s: float | None = None
     cancelled_s: float | None = None
 
@@ -49,12 +49,16 @@ class Request(msgspec.Struct):
             return self.cancelled_s
         return None if self.started_s is None else self.started_s + self.order.run_s
 
-    def phase(self, now_s: float) -> Phase:
+    def phase(self, now_s: float) -> RequestPhase:
         if self.cancelled_s is not None:
-            return Phase.CANCELLED
+            return RequestPhase.CANCELLED
         if self.started_s is None:
-            return Phase.IN_QUEUE
-        return Phase.FINISHED if self.started_s + self.order.run_s <= now_s else Phase.IN_PROGRESS
+            return RequestPhase.IN_QUEUE
+        return (
+            RequestPhase.FINISHED
+            if self.started_s + self.order.run_s <= now_s
+            else RequestPhase.IN_PROGRESS
+        )
 
 
 class Store:
@@ -110,7 +114,7 @@ class Store:
         balance_usd = self._settings.balance_usd
         return balance_usd is None or self._stats.spent_usd + price_usd <= balance_usd + 1e-9
 
-    def create(self, order: Order) -> None:
+    def create(self, order: JobCreated) -> None:
         """Record, charge and enqueue. Raises RunDirError, and then nothing was created."""
         self._record(order)
 
@@ -128,7 +132,7 @@ class Store:
 
     def _apply(self, entry: Entry) -> None:
         match entry:
-            case Order():
+            case JobCreated():
                 self._advance(entry.at)
                 self._enqueue(entry)
             case Cancellation():
@@ -137,7 +141,7 @@ class Store:
             case Spurned():
                 self._posts_by_key[entry.key] += 1
 
-    def _enqueue(self, order: Order) -> None:
+    def _enqueue(self, order: JobCreated) -> None:
         request = Request(order)
         self._requests[order.id] = self._queue[order.id] = request
         self._posts_by_key[order.key] += 1

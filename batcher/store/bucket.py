@@ -165,15 +165,3 @@ def bucket_url_of(root: Path) -> str | None:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return found.get("url")
-
-
-__all__ = [
-    "BUCKET_NAME",
-    "HOLDER_KEY",
-    "BucketRunDir",
-    "bucket_url_of",
-    "claimed",
-    "ledger_to_read",
-    "open_run_dir",
-    "outputs_place",
-]

@@ -14,7 +14,7 @@ from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import IllegalTransition, Record, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import read_ledger, read_snapshot
-from batcher.ledger.lines import Lines
+from batcher.ledger.lines import LineReader
 from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.store.local import MEDIA_NAME, METADATA_NAME, SUPERSEDED_NAME
@@ -209,7 +209,7 @@ class Checks:
         if not segments_in(ROOT, self._disk):
             return Snapshot()
         try:
-            lines = Lines(ROOT, self._disk)
+            lines = LineReader(ROOT, self._disk)
             return read_ledger(Refolded(lines.at), ROOT, lines, self._disk)
         except InputError as error:
             self._world.violate(f"the ledger can't be read: {error}")

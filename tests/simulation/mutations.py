@@ -58,8 +58,8 @@ MUTATIONS = (
     Mutation(
         "an ambiguous POST is tried again",
         "errors.py",
-        "    kind = Kind.AMBIGUOUS\n",
-        "    kind = Kind.TRANSIENT\n",
+        "    kind = RetryKind.AMBIGUOUS\n",
+        "    kind = RetryKind.TRANSIENT\n",
     ),
     Mutation(
         "polled before the request id is on disk",
@@ -113,7 +113,7 @@ MUTATIONS = (
         "bought again without asking for the old result",
         "planning.py",
         '        return Decision(Bucket.RETRY, Action.ASK, f"asked once more, then bought again: {why}")\n',
-        "        return Decision(Bucket.RETRY, Action.SUBMIT, why)\n",
+        "        return Decision(PlanGroup.RETRY, Action.SUBMIT, why)\n",
     ),
     Mutation(
         "unknown attempts do not count towards --max-cost",

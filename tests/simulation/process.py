@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batcher.clock import iso
-from batcher.dataset.metadata import Columns, Describes, Later, Metadata, gather
+from batcher.dataset.metadata import Describes, Later, Metadata, gather
+from batcher.dataset.rows import ColumnTypes
 from batcher.engine.budget import Budget
 from batcher.engine.runner import Deps, Runner
 from batcher.engine.stop import Breaker
@@ -69,7 +70,7 @@ class Process:
                 raise
 
     async def _planned(self, ledger: Ledger) -> None:
-        spec, columns = self.spec, Columns()
+        spec, columns = self.spec, ColumnTypes()
         jobs = columns.watch(iter(spec.jobs))
         try:
             self.plan = make_plan(jobs, ledger.snapshot, spec.selection, spec.policy, _price)
@@ -78,7 +79,7 @@ class Process:
             return
         await self._execute(ledger, self.plan, columns)
 
-    async def _execute(self, ledger: Ledger, plan: Plan, columns: Columns) -> None:
+    async def _execute(self, ledger: Ledger, plan: Plan, columns: ColumnTypes) -> None:
         shard = self.spec.selection.shard
         run_dir = RunDir(ROOT, self.disk, shard)
         metadata = Metadata(run_dir, ledger, self.disk) if shard is None else Later()

@@ -13,7 +13,7 @@ import batcher.ledger.snapshot
 from batcher.jobs.lifecycle import Event, EventName, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import read_ledger
-from batcher.ledger.lines import Lines
+from batcher.ledger.lines import LineReader
 from batcher.ledger.snapshot import Snapshot
 from batcher.store.local import MEDIA_NAME
 
@@ -101,7 +101,7 @@ class Story:
 
     def moves(self) -> Counter[Move]:
         """The transitions on record, torn-off lines aside."""
-        lines = Lines(ROOT, self.disk)
+        lines = LineReader(ROOT, self.disk)
         return read_ledger(Moves(), ROOT, lines, self.disk).moves if ledger_of(self.disk) else Counter()
 
     def _calm(self, *, retry: bool) -> None:

@@ -17,12 +17,12 @@ from typing import Any
 from batcher.dataset.export.choose import Choice
 from batcher.dataset.export.folder import Folder, fill
 from batcher.dataset.export.media import Source, media_of, unread
-from batcher.dataset.export.shards import Cut, RowSource, Shard, Shelf, cut
+from batcher.dataset.export.shards import Cut, ExportShard, RowSource, Shelf, cut
 from batcher.dataset.export.tables import CsvWriter, ParquetWriter
 from batcher.dataset.export.tar import TarWriter
 from batcher.dataset.export.typed import typed
 from batcher.dataset.export.writer import Writer
-from batcher.dataset.rows import OWN_COLUMNS, Columns, Rows
+from batcher.dataset.rows import OWN_COLUMNS, ColumnTypes, Rows
 from batcher.disk import Disk, cannot_write
 from batcher.ledger.ledger import read_snapshot
 
@@ -34,7 +34,7 @@ Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ExportOrder:
     """What to export, where to, and how. ``embed``: media bytes go into Parquet too."""
 
     run_dir: Path
@@ -55,7 +55,7 @@ class Exported:
     kept: list[str] = field(default_factory=list)
 
 
-def export(order: Order, disk: Disk, progress: Progress = lambda rows, size: None) -> Exported:
+def export(order: ExportOrder, disk: Disk, progress: Progress = lambda rows, size: None) -> Exported:
     """Write what ``order`` says; again after an interruption, it writes only what is missing.
 
     Raises UsageError (filter, ids), InputError (a media file is missing or damaged, the library of a
@@ -79,7 +79,7 @@ def export(order: Order, disk: Disk, progress: Progress = lambda rows, size: Non
     return result
 
 
-def _fill(order: Order, disk: Disk, progress: Progress) -> Exported:
+def _fill(order: ExportOrder, disk: Disk, progress: Progress) -> Exported:
     rows, folder = _rows(order, disk), Folder(order.target, disk)
     result = Exported(written=folder.written, kept=folder.kept)
     captions = order.format == "captions"
@@ -99,7 +99,7 @@ def _columns(rows: Rows) -> dict[str, str]:
     return OWN_COLUMNS | dict(sorted(rows.columns.types.items()))
 
 
-def _chosen(order: Order, rows: Rows) -> RowSource:
+def _chosen(order: ExportOrder, rows: Rows) -> RowSource:
     """The rows to export, as often as they are asked for."""
 
     def chosen() -> Iterator[dict[str, Any]]:
@@ -111,21 +111,21 @@ def _chosen(order: Order, rows: Rows) -> RowSource:
     return chosen
 
 
-def selected(order: Order, disk: Disk) -> tuple[int, int]:
+def selected(order: ExportOrder, disk: Disk) -> tuple[int, int]:
     """Rows that ``order`` selects, and bytes of their media: for a progress bar."""
     sizes = [row["bytes"] for row in order.choice.of(_rows(order, disk).all())]
     return len(sizes), sum(sizes)
 
 
-def _rows(order: Order, disk: Disk) -> Rows:
+def _rows(order: ExportOrder, disk: Disk) -> Rows:
     """The rows of the run directory. Raises UsageError where the choice is not one among them."""
-    rows = Rows(read_snapshot(order.run_dir, disk), Columns())
+    rows = Rows(read_snapshot(order.run_dir, disk), ColumnTypes())
     rows.widen()
     order.choice.check(OWN_COLUMNS | rows.columns.types)
     return rows
 
 
-def _put(shard: Shard, shelf: Shelf, writer: Writer, source: Source, result: Exported) -> None:
+def _put(shard: ExportShard, shelf: Shelf, writer: Writer, source: Source, result: Exported) -> None:
     result.rows += len(shard.rows)
     result.bytes += shard.bytes
     if shelf.has(shard):
@@ -137,13 +137,13 @@ def _put(shard: Shard, shelf: Shelf, writer: Writer, source: Source, result: Exp
     result.written.append(shard.name)
 
 
-def _source(order: Order, writer: Writer, disk: Disk) -> AbstractContextManager[Source]:
+def _source(order: ExportOrder, writer: Writer, disk: Disk) -> AbstractContextManager[Source]:
     if writer.reads_media:
         return media_of(order.run_dir, disk)
     return nullcontext(partial(unread, order.run_dir))
 
 
-def _writer(order: Order, columns: dict[str, str]) -> Writer:
+def _writer(order: ExportOrder, columns: dict[str, str]) -> Writer:
     match order.format:
         case "webdataset":
             return TarWriter()
@@ -151,6 +151,3 @@ def _writer(order: Order, columns: dict[str, str]) -> Writer:
             return ParquetWriter(columns, embed=order.embed)
         case _:
             return CsvWriter(columns)
-
-
-__all__ = ["FORMATS", "Choice", "Cut", "Exported", "Order", "export", "selected"]

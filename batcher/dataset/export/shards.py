@@ -38,7 +38,7 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class ExportShard:
     """Some rows, and the name of the file that is to hold them."""
 
     name: str
@@ -57,12 +57,12 @@ class Shard:
         return digest.hexdigest()
 
 
-def cut(source: RowSource, how: Cut, extension: str) -> Iterator[Shard]:
+def cut(source: RowSource, how: Cut, extension: str) -> Iterator[ExportShard]:
     """The shards of all rows that ``source`` gives anew at each call."""
     for label, rows in splits(source, how.split_by):
         groups = _by_count(rows, how.count) if how.count else _by_size(rows(), how.size_bytes)
         for number, group in enumerate(groups):
-            yield Shard(f"{label}-{number:06d}{extension}", group)
+            yield ExportShard(f"{label}-{number:06d}{extension}", group)
 
 
 def splits(source: RowSource, column: str | None) -> Iterator[tuple[str, RowSource]]:
@@ -132,7 +132,7 @@ class Shelf:
         self._record = self._read()
         self._wanted: set[str] = set()
 
-    def has(self, shard: Shard) -> bool:
+    def has(self, shard: ExportShard) -> bool:
         """Whether this very shard is there, of the length that it was written with."""
         self._wanted.add(shard.name)
         entry = self._record.shards.get(shard.name)
@@ -148,7 +148,7 @@ class Shelf:
             )
 
     @contextmanager
-    def place(self, shard: Shard) -> Iterator[Path]:
+    def place(self, shard: ExportShard) -> Iterator[Path]:
         """A path to write the shard to; it gets its name and its entry when it is whole and durable."""
         path, temporary = self._target / shard.name, self._target / f".{shard.name}.tmp"
         try:

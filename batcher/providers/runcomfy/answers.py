@@ -104,7 +104,7 @@ _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ApiAnswer:
     """One HTTP answer. ``body`` is None where it could not be read whole, or was too large.
 
     ``retry_after`` is that header as it came. ``redact`` hides the token in the server's text: a
@@ -122,7 +122,7 @@ class Answer:
         return 200 <= self.status < 300
 
 
-def submission(answer: Answer, now: datetime) -> str:
+def submission(answer: ApiAnswer, now: datetime) -> str:
     """The request id that a POST of a job was answered with. Raises by the table's first column."""
     document = _turned_away_or_document(answer, now)
     request_id = own_id(document, answer.redact) if answer.ok else None
@@ -131,7 +131,7 @@ def submission(answer: Answer, now: datetime) -> str:
     raise _error(_verdict(answer, document) or OutcomeUnknown, answer, document)
 
 
-def result(answer: Answer, now: datetime, request_id: str | None = None) -> Result:
+def result(answer: ApiAnswer, now: datetime, request_id: str | None = None) -> Result:
     """What ``/result`` or ``/status`` says of ``request_id``. Raises by the table's second column.
 
     The status word is final: ``completed`` with an ``error`` and no output is a success without
@@ -155,7 +155,7 @@ def result(answer: Answer, now: datetime, request_id: str | None = None) -> Resu
     )
 
 
-def cancellation(answer: Answer, now: datetime, request_id: str | None = None) -> CancelOutcome:
+def cancellation(answer: ApiAnswer, now: datetime, request_id: str | None = None) -> CancelOutcome:
     """What became of a cancel of ``request_id``. Raises by the table's second column.
 
     A 2xx, 400 or 409 that says what the request's state is answers the question; a 202 is accepted.
@@ -176,7 +176,7 @@ def cancellation(answer: Answer, now: datetime, request_id: str | None = None) -
     raise _error(_verdict(answer, document) or conflict or Unavailable, answer, document)
 
 
-def catalogue_object(answer: Answer, now: datetime) -> dict[str, Any]:
+def catalogue_object(answer: ApiAnswer, now: datetime) -> dict[str, Any]:
     """The JSON object of a catalogue call, masked. Raises by the table's second column."""
     document = _turned_away_or_document(answer, now)
     verdict = _verdict(answer, document)
@@ -186,7 +186,7 @@ def catalogue_object(answer: Answer, now: datetime) -> dict[str, Any]:
     return document if answer.redact(whole) == whole else _masked(document, answer)
 
 
-def _masked(value: Any, answer: Answer) -> Any:
+def _masked(value: Any, answer: ApiAnswer) -> Any:
     if isinstance(value, str):
         return answer.redact(value)
     if isinstance(value, list):
@@ -223,7 +223,7 @@ def phase_of(word: str) -> Phase:
     return PHASES.get(word.strip().lower(), Phase.UNRECOGNISED)
 
 
-def _turned_away_or_document(answer: Answer, now: datetime) -> dict[str, Any]:
+def _turned_away_or_document(answer: ApiAnswer, now: datetime) -> dict[str, Any]:
     """The answer's JSON object, empty where it has none. Raises TurnedAway."""
     document = document_of(answer.body)
     wait_s = retry_after_s(answer.retry_after, now)
@@ -233,13 +233,13 @@ def _turned_away_or_document(answer: Answer, now: datetime) -> dict[str, Any]:
     return document
 
 
-def _status(answer: Answer, document: dict[str, Any]) -> int:
+def _status(answer: ApiAnswer, document: dict[str, Any]) -> int:
     """The HTTP status; that which a gateway tells of inside of a 2xx counts in its place."""
     inner = document.get("http_code")
     return inner if answer.ok and is_plain_int(inner) and inner >= 300 else answer.status
 
 
-def _verdict(answer: Answer, document: dict[str, Any]) -> type[CallError] | None:
+def _verdict(answer: ApiAnswer, document: dict[str, Any]) -> type[CallError] | None:
     """The final answer that status and code give together; None where they give none."""
     code = error_code_of(document)
     by_code = BY_CODE.get(code) if isinstance(code, int) else None
@@ -251,13 +251,13 @@ def _verdict(answer: Answer, document: dict[str, Any]) -> type[CallError] | None
     return by_status or (Rejected if answer.ok and code is not None else None)
 
 
-def _error(kind: type[CallError], answer: Answer, document: dict[str, Any]) -> CallError:
+def _error(kind: type[CallError], answer: ApiAnswer, document: dict[str, Any]) -> CallError:
     code = error_code_of(document)
     number = code if isinstance(code, int) else None
     return kind(explain(answer, document), http_status=answer.status, error_code=number)
 
 
-def _result(answer: Answer, document: dict[str, Any], word: str) -> Result:
+def _result(answer: ApiAnswer, document: dict[str, Any], word: str) -> Result:
     code, phase, position = error_code_of(document), phase_of(word), document.get("queue_position")
     cost_usd = _cost_usd(document.get("cost"))
     told = said(document) if phase is Phase.FAILED else words(document.get("error"))
@@ -274,7 +274,7 @@ def _result(answer: Answer, document: dict[str, Any], word: str) -> Result:
     )
 
 
-def _model(document: dict[str, Any], answer: Answer) -> str | None:
+def _model(document: dict[str, Any], answer: ApiAnswer) -> str | None:
     """The model that an answer names: not documented, so taken only where it is plainly there."""
     named = document.get("model_id", document.get("model"))
     return _shown(named, answer) if isinstance(named, str) else None
@@ -301,13 +301,13 @@ def _cancel_outcome(document: dict[str, Any]) -> CancelOutcome | None:
     return CancelOutcome.NOT_CANCELLABLE if ended else None
 
 
-def explain(answer: Answer, document: dict[str, Any]) -> str:
+def explain(answer: ApiAnswer, document: dict[str, Any]) -> str:
     """The server's own words in one line of bounded length, after the status if it is no 2xx."""
     told = _shown(said(document), answer) or _unworded(answer, document)
     return told if answer.ok else f"HTTP {answer.status}: {told}"
 
 
-def _unworded(answer: Answer, document: dict[str, Any]) -> str:
+def _unworded(answer: ApiAnswer, document: dict[str, Any]) -> str:
     """What to say of an answer that has no words for it."""
     if 300 <= answer.status < 400:
         return "a redirect, which is never followed"
@@ -319,6 +319,6 @@ def _unworded(answer: Answer, document: dict[str, Any]) -> str:
     return f"unusable answer: {beginning}" if beginning else "no body"
 
 
-def _shown(text: str, answer: Answer) -> str:
+def _shown(text: str, answer: ApiAnswer) -> str:
     # Cleaned first, or a control character within an echoed token would keep it from being seen.
     return clean(answer.redact(clean(text)))

@@ -38,7 +38,7 @@ from batcher.http.network import Network
 from batcher.http.packing import unpack
 from batcher.ports import CancelOutcome, Result
 from batcher.providers.runcomfy import answers
-from batcher.providers.runcomfy.answers import Answer
+from batcher.providers.runcomfy.answers import ApiAnswer
 from batcher.providers.runcomfy.bodies import id_in, is_whole_object, usable_id
 from batcher.providers.runcomfy.words import clean
 
@@ -65,7 +65,7 @@ BEFORE_SENDING: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ExchangeTimeouts:
     """How long each part of an exchange may take, in seconds.
 
     A submission that is given up on costs an unknown job, so it is given up on late: its time-out
@@ -120,13 +120,13 @@ class HttpService:
         self,
         endpoint: Endpoint,
         clock: Clock,
-        limits: Limits | None = None,
+        limits: ExchangeTimeouts | None = None,
         network: Network | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._network = network or Network()
         self._clock = clock
-        self._limits = limits or Limits()
+        self._limits = limits or ExchangeTimeouts()
         self._submitting: aiohttp.ClientSession | None = None
         self._asking: aiohttp.ClientSession | None = None
 
@@ -202,7 +202,7 @@ class HttpService:
         call = Call("GET", "/models", {key: value for key, value in named.items() if value})
         return answers.catalogue_object(await self._ask(call), self._clock.now())
 
-    async def _ask(self, call: Call) -> Answer:
+    async def _ask(self, call: Call) -> ApiAnswer:
         """An exchange that may be repeated. Raises NotSent or Unavailable."""
         try:
             return await self._exchange(self._asking, call, self._limits.for_get())
@@ -219,7 +219,7 @@ class HttpService:
         call: Call,
         timeout: aiohttp.ClientTimeout,
         sent: Callable[[], None] = lambda: None,
-    ) -> Answer:
+    ) -> ApiAnswer:
         """Send ``call`` once and read its answer. Raises what aiohttp raises, and NotSent.
 
         ``sent`` is called when all of the body has gone out.
@@ -236,7 +236,7 @@ class HttpService:
             **self._way,
         ) as response:
             body = await _bounded_body(response)
-            return Answer(
+            return ApiAnswer(
                 status=response.status,
                 body=body,
                 retry_after=response.headers.get("Retry-After"),

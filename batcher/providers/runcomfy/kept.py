@@ -19,7 +19,7 @@ from batcher.providers.runcomfy.catalog import CachedEntry
 SPECS_NAME = "specs.json"
 
 
-class _File(msgspec.Struct):
+class _KeptFile(msgspec.Struct):
     models: dict[str, CachedEntry] = msgspec.field(default_factory=dict)
 
 
@@ -27,7 +27,7 @@ def kept_entries(run_dir: Path, disk: Disk) -> dict[str, CachedEntry]:
     """What the runs in ``run_dir`` went by, by model id; blocks while it reads."""
     try:
         with disk.open_read(run_dir / HIDDEN_NAME / SPECS_NAME) as file:
-            return msgspec.json.decode(file.read(), type=_File).models
+            return msgspec.json.decode(file.read(), type=_KeptFile).models
     except (OSError, msgspec.DecodeError, ValueError, RecursionError):
         return {}
 
@@ -39,6 +39,6 @@ def keep_entries(run_dir: Path, entries: Mapping[str, CachedEntry], disk: Disk) 
     if now == before:
         return
     try:
-        disk.write_whole(run_dir / HIDDEN_NAME / SPECS_NAME, [msgspec.json.encode(_File(now))])
+        disk.write_whole(run_dir / HIDDEN_NAME / SPECS_NAME, [msgspec.json.encode(_KeptFile(now))])
     except OSError:
         return  # a full disk shows in the ledger, which matters more

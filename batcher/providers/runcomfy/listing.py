@@ -18,14 +18,14 @@ from batcher.providers.runcomfy.catalog import TTL_S, Catalog, SpecOrigin, SpecS
 from batcher.schema.spec import BUILT_IN, ModelSpec
 
 
-class _File(msgspec.Struct):
+class _ListingFile(msgspec.Struct):
     api: str
     at: Annotated[datetime, msgspec.Meta(tz=True)]
     models: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class ModelList:
     """Catalogue entries, each with its ``model_id``, and where they came from."""
 
     models: list[dict[str, Any]]
@@ -53,31 +53,31 @@ class ListingCache:
     disk: Disk
     clock: Clock
 
-    async def listing(self, catalog: Catalog, *, refresh: bool = False) -> Listing:
+    async def listing(self, catalog: Catalog, *, refresh: bool = False) -> ModelList:
         """The list, by the same order of sources as ``catalog``. Raises nothing."""
         held = await self.disk.run(self._read)
         age_s = None if held is None else (self.clock.now() - held.at).total_seconds()
         if held is not None and age_s is not None and 0 <= age_s < TTL_S and not refresh:
-            return Listing(held.models, SpecSource(SpecOrigin.CACHE, age_s))
+            return ModelList(held.models, SpecSource(SpecOrigin.CACHE, age_s))
         try:
             models = await catalog.search()
         except CallError as error:
             if held is not None:
-                return Listing(held.models, SpecSource(SpecOrigin.STALE, age_s, error.message))
+                return ModelList(held.models, SpecSource(SpecOrigin.STALE, age_s, error.message))
             return await _without_list(catalog, error.message)
         await self.disk.run(lambda: self._write(models))
-        return Listing(models, SpecSource(SpecOrigin.CATALOGUE, 0.0))
+        return ModelList(models, SpecSource(SpecOrigin.CATALOGUE, 0.0))
 
     @property
     def _name(self) -> str:
         return f"models-{hashlib.sha256(self.origin.encode()).hexdigest()[:16]}.json"
 
-    def _read(self) -> _File | None:
+    def _read(self) -> _ListingFile | None:
         if self.folder is None:
             return None
         try:
             with self.disk.open_read(self.folder / self._name) as file:
-                held = msgspec.json.decode(file.read(), type=_File)
+                held = msgspec.json.decode(file.read(), type=_ListingFile)
         except (OSError, msgspec.DecodeError, ValueError, RecursionError):
             return None
         return held if held.api == self.origin else None
@@ -85,7 +85,7 @@ class ListingCache:
     def _write(self, models: list[dict[str, Any]]) -> None:
         if self.folder is None:
             return
-        content = _File(self.origin, self.clock.now().astimezone(UTC), models)
+        content = _ListingFile(self.origin, self.clock.now().astimezone(UTC), models)
         try:
             self.disk.make_dirs(self.folder)
             self.disk.write_whole(self.folder / self._name, [msgspec.json.encode(content)])
@@ -93,12 +93,12 @@ class ListingCache:
             return  # read-only or full: the next command asks again
 
 
-async def _without_list(catalog: Catalog, problem: str) -> Listing:
+async def _without_list(catalog: Catalog, problem: str) -> ModelList:
     """The models that single look-ups left in the cache, and those that are built in."""
     offline = Catalog(None, catalog.cache, catalog.clock)
     known = {model["model_id"]: model for model in _built_in(BUILT_IN.values())}
     known |= {model["model_id"]: model for model in await offline.search()}
-    return Listing(list(known.values()), SpecSource(SpecOrigin.BUILT_IN, None, problem))
+    return ModelList(list(known.values()), SpecSource(SpecOrigin.BUILT_IN, None, problem))
 
 
 def _built_in(specs: Iterable[ModelSpec]) -> Iterable[dict[str, Any]]:

@@ -11,13 +11,13 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from batcher.errors import CredentialsError, Kind, RunDirError, UsageError
+from batcher.errors import CredentialsError, RetryKind, RunDirError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from batcher.errors import BatcherError
-    from batcher.store.objects.place import Place
+    from batcher.store.objects.place import BucketLocation
 
 CODE: Final = re.compile(r"<Code>([A-Za-z0-9]{3,60})</Code>|\"reason\":\s*\"([A-Za-z]{3,60})\"")
 STATUS: Final = re.compile(r"status code: (\d{3})")
@@ -54,7 +54,7 @@ HOW_TO_SIGN_IN: Final = {
 class StoreUnavailable(RunDirError):
     """The store did not do it, for as long as we were patient; the same call may succeed later."""
 
-    kind: ClassVar[Kind] = Kind.TRANSIENT
+    kind: ClassVar[RetryKind] = RetryKind.TRANSIENT
 
 
 class NoSuchObject(RunDirError):
@@ -62,7 +62,7 @@ class NoSuchObject(RunDirError):
 
 
 @contextmanager
-def talking(place: Place, key: str, verb: str) -> Iterator[None]:
+def talking(place: BucketLocation, key: str, verb: str) -> Iterator[None]:
     """Errors of the library, in a stretch that does ``verb`` to ``key``, become ours."""
     try:
         yield
@@ -73,7 +73,7 @@ def talking(place: Place, key: str, verb: str) -> Iterator[None]:
         raise translated(place, key, verb, error) from None
 
 
-def translated(place: Place, key: str, verb: str, error: Exception) -> BatcherError:
+def translated(place: BucketLocation, key: str, verb: str, error: Exception) -> BatcherError:
     """``error`` of the library in the words that a user needs."""
     text = str(error)
     what = f"{place.named(key)}: can't {verb}"
@@ -95,7 +95,7 @@ def translated(place: Place, key: str, verb: str, error: Exception) -> BatcherEr
     return _about_the_store(place, what, error)
 
 
-def _about_the_store(place: Place, what: str, error: Exception) -> RunDirError:
+def _about_the_store(place: BucketLocation, what: str, error: Exception) -> RunDirError:
     text = str(error)
     code, status = _code(text), _status(text)
     told = code or f"HTTP {status}"
@@ -121,7 +121,7 @@ def _about_the_store(place: Place, what: str, error: Exception) -> RunDirError:
     )
 
 
-def misconfigured(place: Place) -> UsageError:
+def misconfigured(place: BucketLocation) -> UsageError:
     """The library would not even begin with what the environment says."""
     return UsageError(
         f"{place.url}: the settings in the environment don't fit together; check the endpoint, the "

@@ -15,7 +15,7 @@ from batcher.store.objects.local_files import TEMPORARY, Parts, Staged
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from batcher.store.objects.place import Place
+    from batcher.store.objects.place import BucketLocation
 
 PIECE_BYTES: Final = 1 << 20
 
@@ -23,7 +23,7 @@ PIECE_BYTES: Final = 1 << 20
 class FolderBucket:
     """See ``interface.Bucket``. Files get their names by rename, after an fsync."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: BucketLocation) -> None:
         self._place = place
         self._root = Path(place.prefix)
         self._disk = LocalDisk()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class StoreRetries:
     """How long a store that fails is asked again, in one call of a bucket.
 
     ``retries`` and ``retry_s`` bound one request (a part, a piece) with its repetitions, which are
@@ -50,10 +50,10 @@ class Patience:
 class Bucket(Protocol):
     """One place in a store.
 
-    Every call raises RunDirError where the store can't do it (StoreUnavailable of
-    :mod:`batcher.store.objects.failures` where a later call may fare better: it was tried for as long as
-    :class:`Patience` allows), CredentialsError where it refuses us, and UsageError for a key that isn't
-    one. Messages never hold what a store said in its own words, which may quote credentials.
+    Every call raises RunDirError if the store can't do it (StoreUnavailable of ``failures`` if a
+    later call may fare better: it was tried for as long as :class:`StoreRetries` allows),
+    CredentialsError if it refuses us, and UsageError for a key that isn't one. Messages never hold
+    what a store said in its own words, which may quote credentials.
     """
 
     @property

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from batcher.errors import CredentialsError, InputError, UsageError
 from batcher.store.objects.failures import HOW_TO_SIGN_IN, misconfigured
 from batcher.store.objects.folder import FolderBucket
-from batcher.store.objects.interface import Patience
-from batcher.store.objects.place import Place, parse_place
+from batcher.store.objects.interface import StoreRetries
+from batcher.store.objects.place import BucketLocation, parse_place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,7 @@ PROFILE_REFRESH_S: Final = 300.0
 """How long a credential from a profile is used before it is asked for again, in seconds."""
 
 
-def open_bucket(url: str, patience: Patience | None = None) -> Bucket:
+def open_bucket(url: str, patience: StoreRetries | None = None) -> Bucket:
     """The bucket at ``url``. Asks no store anything yet.
 
     Raises UsageError for a URL or settings that make no sense, InputError where the library is not
@@ -56,10 +56,10 @@ def open_bucket(url: str, patience: Patience | None = None) -> Bucket:
         raise InputError(f"{place.url}: object storage needs pip install 'batcher[s3]'") from None
     from batcher.store.objects.remote import RemoteBucket
 
-    return RemoteBucket(place, _store(place, patience or Patience()), patience or Patience())
+    return RemoteBucket(place, _store(place, patience or StoreRetries()), patience or StoreRetries())
 
 
-def _store(place: Place, patience: Patience) -> ObjectStore:
+def _store(place: BucketLocation, patience: StoreRetries) -> ObjectStore:
     from obstore.exceptions import BaseError
 
     settings: dict[str, Any] = {
@@ -73,7 +73,7 @@ def _store(place: Place, patience: Patience) -> ObjectStore:
         raise misconfigured(place) from None
 
 
-def _make(place: Place, settings: dict[str, Any]) -> ObjectStore:
+def _make(place: BucketLocation, settings: dict[str, Any]) -> ObjectStore:
     from obstore.store import AzureStore, GCSStore, S3Store
 
     if place.scheme == "s3":
@@ -83,7 +83,9 @@ def _make(place: Place, settings: dict[str, Any]) -> ObjectStore:
     return AzureStore(place.bucket, **settings)
 
 
-def _client_options(scheme: str, environment: Mapping[str, str], patience: Patience) -> dict[str, Any]:
+def _client_options(
+    scheme: str, environment: Mapping[str, str], patience: StoreRetries
+) -> dict[str, Any]:
     """An endpoint that the user wrote with http:// is meant that way; nothing else goes unencrypted.
 
     Raises UsageError for one that is no URL: the library would panic.
@@ -108,7 +110,7 @@ def _is_web_url(text: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
-def _s3_settings(place: Place, environment: Mapping[str, str]) -> dict[str, Any]:
+def _s3_settings(place: BucketLocation, environment: Mapping[str, str]) -> dict[str, Any]:
     # One object at a time is all we delete, and not every S3 knows the call for many.
     settings: dict[str, Any] = {"disable_bulk_delete": True}
     if "AWS_CHECKSUM_ALGORITHM" not in environment:
@@ -131,7 +133,7 @@ def _has_profiles(environment: Mapping[str, str]) -> bool:
     return any(Path(environment.get(name) or path).is_file() for name, path in files.items())
 
 
-def _profile(place: Place) -> Any:
+def _profile(place: BucketLocation) -> Any:
     """What AWS's own library finds: files, SSO, assumed roles, a process."""
     from datetime import timedelta
 

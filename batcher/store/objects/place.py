@@ -16,7 +16,7 @@ KEY_MAX_BYTES: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BucketLocation:
     """A place in a store: for ``file`` the ``bucket`` is empty and the ``prefix`` an absolute path."""
 
     scheme: str
@@ -49,7 +49,7 @@ def is_bucket_url(text: str) -> bool:
     return "://" in text
 
 
-def parse_place(url: str) -> Place:
+def parse_place(url: str) -> BucketLocation:
     """The place that ``url`` names. Raises UsageError, which never quotes what may be a credential."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
@@ -58,16 +58,16 @@ def parse_place(url: str) -> Place:
     return _parse_folder(rest) if scheme == "file" else _parse_bucket(scheme, rest)
 
 
-def _parse_folder(rest: str) -> Place:
+def _parse_folder(rest: str) -> BucketLocation:
     folder = unquote(rest.removeprefix("localhost"))
     if not folder.startswith("/") or "\0" in folder:
         raise UsageError(
             "--output: a file:// URL has three slashes and an absolute path, file:///folder"
         )
-    return Place("file", "", Path(folder).as_posix())
+    return BucketLocation("file", "", Path(folder).as_posix())
 
 
-def _parse_bucket(scheme: str, rest: str) -> Place:
+def _parse_bucket(scheme: str, rest: str) -> BucketLocation:
     bucket, _, prefix = rest.partition("/")
     if "@" in bucket or ":" in bucket:
         raise UsageError(
@@ -78,7 +78,7 @@ def _parse_bucket(scheme: str, rest: str) -> Place:
     prefix = prefix.strip("/")
     if prefix and (complaint := _complaint(prefix)):
         raise UsageError(f"--output: the prefix after {scheme}://{bucket}/ {complaint}")
-    return Place(scheme, bucket, prefix)
+    return BucketLocation(scheme, bucket, prefix)
 
 
 def _complaint(key: str) -> str:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from obstore.store import ObjectStore
 
-    from batcher.store.objects.interface import Patience
-    from batcher.store.objects.place import Place
+    from batcher.store.objects.interface import StoreRetries
+    from batcher.store.objects.place import BucketLocation
 
 PART_BYTES: Final = 8 << 20
 """Bytes of one part up and of one piece down: what a failure costs again. S3 wants at least 5 MiB."""
@@ -50,7 +50,7 @@ class RemoteBucket:
     afterwards.
     """
 
-    def __init__(self, place: Place, store: ObjectStore, patience: Patience) -> None:
+    def __init__(self, place: BucketLocation, store: ObjectStore, patience: StoreRetries) -> None:
         self._place = place
         self._store = store
         self._patience = patience
