@@ -1,10 +1,11 @@
 """Acceptance: what is in a file, with and without the libraries, and what is said of it."""
 
 import builtins
+import io
 import struct
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from batcher.dataset.expectations import differences
 from batcher.dataset.inspector import look_into
@@ -105,7 +106,7 @@ def test_without_the_extra_the_headers_do(tmp_path, bare):
 
 
 def test_rubbish_has_an_unknown_format_and_a_missing_file_says_so(tmp_path):
-    assert look_into(written(tmp_path / "x.bin", b"\x00rubbish" * 9)).problems == ("unknown format",)
+    assert look_into(written(tmp_path / "x.mp4", b"\x00rubbish" * 9)).problems == ("unknown format",)
     assert look_into(tmp_path / "gone.mp4").problems == ("can't be read: No such file or directory",)
 
 
@@ -150,3 +151,87 @@ async def test_notes_on_several_outputs_say_which(tmp_path):
         job("a", aspect_ratio="16:9"), picture("p"), picture("q", "16:9"), extension=".png"
     ) == ("output 0: 256×256 instead of 16:9")
     await made.end()
+
+
+NOISE = Image.effect_noise((64, 48), 90).convert("RGB")
+
+
+def png(**how):
+    file = io.BytesIO()
+    NOISE.save(file, "PNG", **how)
+    return file.getvalue()
+
+
+def with_workflow():
+    chunk = PngImagePlugin.PngInfo()
+    chunk.add_text("workflow", "{" + "x" * (2 << 20) + "}", zip=True)
+    return png(pnginfo=chunk)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "judged"),
+    [
+        ("a.svg", b"<svg xmlns='x' width='9' height='9'/>", False),
+        ("a.png", png() + b"trailer" * 50, True),
+        ("workflow.png", with_workflow(), False),
+        ("a.mp4", clip("x") + b"some words that no box is", True),
+        ("a.mp3", b"ID3\x04\x00" + bytes(90), False),
+        ("a.json", b'{"a": 1}', False),
+        ("a.zip", b"PK\x03\x04" + bytes(90), False),
+        ("a.heic", b"\x00\x00\x00\x18ftypheic" + bytes(90), False),
+        ("a.bin", b"\x07\x07", False),
+    ],
+)
+def test_what_can_not_be_judged_is_unjudged_and_never_bad(tmp_path, name, content, judged):
+    found = look_into(written(tmp_path / name, content))
+    assert (found.problems, found.judged) == ((), judged)
+
+
+def test_a_picture_beyond_the_decoders_limit_keeps_its_size_and_no_blame(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert look_into(written(tmp_path / "a.png", png())) == Finding("image/png", 64, 48, judged=False)
+
+
+def test_jpeg_with_bytes_behind_its_end_is_good_and_without_its_end_is_not(tmp_path):
+    path = saved(tmp_path / "a.jpg", NOISE)
+    whole = path.read_bytes()
+    assert look_into(written(path, whole + bytes(500) + b"trailer")).problems == ()
+    assert look_into(written(path, whole[:-2])).problems == ("truncated",)
+
+
+def test_quicktime_with_its_second_handler_is_a_video(tmp_path):
+    import av
+
+    path = tmp_path / "a.mov"
+    with av.open(str(path), "w", format="mov") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(5):
+            container.mux(stream.encode(av.VideoFrame.from_image(NOISE)))
+        container.mux(stream.encode())
+    assert read_headers(path).problems == ()
+    assert look_into(path) == Finding("video/quicktime", 64, 48, 0.5, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("a.png", "I;16"), ("a.jpg", "CMYK"), ("a.tif", "LAB"), ("a.tif", "F")]
+)
+@pytest.mark.parametrize("flat", [True, False])
+def test_pictures_of_any_depth_and_colours_are_judged_by_what_they_show(tmp_path, name, mode, flat):
+    grey = Image.new("L", (64, 48), 120) if flat else NOISE.convert("L")
+    if mode == "I;16":
+        words = b"".join(struct.pack("<H", level * 257) for level in grey.tobytes())
+        image = Image.frombytes("I;16", grey.size, words)
+    elif mode == "LAB":
+        image = Image.merge("LAB", (grey, Image.new("L", grey.size), Image.new("L", grey.size)))
+    else:
+        image = grey.convert("RGB").convert(mode) if mode == "CMYK" else grey.convert(mode)
+    path = saved(tmp_path / name, image)
+    assert look_into(path).problems == (("blank",) if flat else ())
+
+
+@pytest.mark.parametrize("extension", [".webp", ".gif", ".png", ".avif"])
+def test_an_animation_that_begins_with_black_is_not_blank(tmp_path, extension):
+    black = Image.new("RGB", (64, 48))
+    path = saved(tmp_path / f"a{extension}", black, save_all=True, append_images=[NOISE, NOISE])
+    assert look_into(path).problems == ()

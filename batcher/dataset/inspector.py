@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from batcher.dataset.acceptance import Verdict
 from batcher.dataset.expectations import differences
 from batcher.jobs.job import Artifact, Probed
@@ -60,12 +62,14 @@ def look_into(path: Path) -> Finding:
         headers = read_headers(path)
     except OSError as error:
         return Finding(problems=(f"can't be read: {error.strerror}",))
-    if headers.media_type is None or headers.problems:
+    if headers.media_type is None or headers.problems or not headers.judged:
         return headers
     try:
         return decode(path, headers.media_type)
-    except (ImportError, ValueError):
+    except ImportError:
         return headers
+    except Exception:  # noqa: BLE001 - a decoder's own limits and bugs are no damage of the file
+        return replace(headers, judged=False)
 
 
 def _probed(artifact: Artifact, found: Finding) -> Probed:
@@ -78,4 +82,5 @@ def _probed(artifact: Artifact, found: Finding) -> Probed:
         found.height,
         found.duration_s,
         found.fps,
+        not found.judged,
     )

@@ -54,7 +54,8 @@ class Artifact(msgspec.Struct, frozen=True, gc=False):
 class Probed(Artifact, frozen=True, gc=False, omit_defaults=True):
     """An output file with what was found in it; None where that is unknown.
 
-    ``width`` and ``height`` are in pixels, as shown (a rotated video: after rotating).
+    ``width`` and ``height`` are in pixels, as shown (a rotated video: after rotating). ``unjudged`` says
+    that nothing here could look into it: it is not known to be good, nor to be bad.
     """
 
     media_type: str | None = None
@@ -62,6 +63,7 @@ class Probed(Artifact, frozen=True, gc=False, omit_defaults=True):
     height: int | None = None
     duration_s: float | None = None
     fps: float | None = None
+    unjudged: bool = False
 
 
 class Job(msgspec.Struct, frozen=True):

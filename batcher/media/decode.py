@@ -18,12 +18,19 @@ BLANK = "blank"
 _PROBES = 3
 _FLAT_LEVELS = 3
 """A picture whose brightest and darkest pixel are no further apart (of 255) shows nothing."""
+_SURE = frozenset({"image/png", "image/jpeg", "image/gif", "image/bmp"})
+"""What Pillow always knows: one that it can't make out is damaged."""
+_TO_RGBA = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa"})
 _THUMBNAIL = (64, 64)
 _QUARTER_TURN = 90
 
 
 def decode(path: Path, media_type: str) -> Finding:
-    """Facts from decoding ``path``. Raises ImportError without the extra, ValueError for other types."""
+    """Facts from decoding ``path``, and what is damaged in it.
+
+    Raises ImportError without the extra, and whatever a decoder raises for what it does not know, or
+    finds too large: that is no damage.
+    """
     if media_type.startswith("image/"):
         return _image(path, media_type)
     if media_type.startswith("video/"):
@@ -32,26 +39,43 @@ def decode(path: Path, media_type: str) -> Finding:
 
 
 def _image(path: Path, media_type: str) -> Finding:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")
             width, height = image.size
-            image.load()
-            problems = (BLANK,) if _is_flat(image) else ()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            flat = all(_is_flat(frame) for frame in _some_pictures(image))
+    except (UnidentifiedImageError, SyntaxError, OSError) as error:
+        if isinstance(error, UnidentifiedImageError) and media_type not in _SURE:
+            raise
+        if "decoder" in str(error):  # "decoder jpeg2k not available"
+            raise
         return Finding(media_type, problems=(f"does not decode: {error}",))
-    return Finding(media_type, width, height, problems=problems)
+    return Finding(media_type, width, height, problems=(BLANK,) if flat else ())
+
+
+def _some_pictures(image: Any) -> Iterator[Any]:
+    """The picture or, of an animation, its beginning, middle and end."""
+    count = getattr(image, "n_frames", 1)
+    for number in sorted({0, count // 2, count - 1}):
+        if number:
+            image.seek(number)
+        image.load()
+        yield image
 
 
 def _is_flat(image: Any) -> bool:
     """Whether a Pillow image shows nothing: one colour throughout, or all of it transparent."""
-    small = image.convert("RGBA")
+    if image.mode.startswith(("I", "F")):  # 16 bits and more, which no conversion scales
+        low, high = image.getextrema()
+        return bool(high - low <= _FLAT_LEVELS * (high or 1) / 255)
+    small = image if image.mode in _TO_RGBA else image.convert("RGB")
+    small = small.convert("RGBA")
     small.thumbnail(_THUMBNAIL)
     *colours, alpha = small.getextrema()
     flat = all(high - low <= _FLAT_LEVELS for low, high in colours)
-    return alpha[1] == 0 or (flat and alpha[1] - alpha[0] <= _FLAT_LEVELS)
+    return bool(alpha[1] == 0 or (flat and alpha[1] - alpha[0] <= _FLAT_LEVELS))
 
 
 def _video(path: Path, media_type: str) -> Finding:
@@ -67,7 +91,7 @@ def _video(path: Path, media_type: str) -> Finding:
             if not frames:
                 return Finding(media_type, problems=("does not decode: no frames",))
             return _of_frames(container, stream, frames, media_type)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except (av.error.InvalidDataError, av.error.EOFError) as error:
         return Finding(media_type, problems=(f"does not decode: {error.__class__.__name__}",))
 
 

@@ -8,7 +8,8 @@ import msgspec
 class Finding(msgspec.Struct, frozen=True):
     """Facts about one file, None where unknown, and what is wrong with it.
 
-    ``width`` and ``height`` are pixels as shown; ``problems`` are words for people.
+    ``width`` and ``height`` are pixels as shown; ``problems`` are words for people. ``judged`` is False
+    for what nothing here can look into: an SVG, a sound, a picture beyond the decoder's limits.
     """
 
     media_type: str | None = None
@@ -17,6 +18,7 @@ class Finding(msgspec.Struct, frozen=True):
     duration_s: float | None = None
     fps: float | None = None
     problems: tuple[str, ...] = ()
+    judged: bool = True
 
 
 class BrokenFile(Exception):

@@ -9,14 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from batcher.media.documents import DOCUMENT_TYPES
 from batcher.media.file_types import HEAD_BYTES, MEDIA_TYPES, sniff
 from batcher.media.finding import BrokenFile, Finding
 from batcher.media.mp4 import read_movie
+from batcher.media.wholeness import jpeg_is_whole, png_is_whole
 
 SMALL_BYTES = 1 << 16
-_PNG_END = b"IEND\xaeB`\x82"
-_JPEG_END = b"\xff\xd9"
-_TAIL_BYTES = 64
+_DECODED = ("image/", "video/")
+_SVG = "image/svg+xml"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 
@@ -30,13 +31,23 @@ def read_headers(path: Path) -> Finding:
         media_type = type_of(begin[:HEAD_BYTES], path.suffix)
         read = _READERS.get(media_type or "")
         if read is None:
-            return Finding(media_type, problems=() if media_type else ("unknown format",))
+            return _unread(media_type, path.suffix)
         file.seek(0)
         try:
             return read(file, media_type or "")
         except (BrokenFile, struct.error, IndexError) as error:
             what = str(error) if isinstance(error, BrokenFile) else "broken headers"
             return Finding(media_type, problems=(what,))
+
+
+def _unread(media_type: str | None, suffix: str) -> Finding:
+    """What can't be looked into here; a picture, clip or sound without its signature is none."""
+    if media_type is not None:
+        return Finding(media_type, judged=media_type.startswith(_DECODED) and media_type != _SVG)
+    named = MEDIA_TYPES.get(suffix)
+    if named and named.startswith((*_DECODED, "audio/")) and suffix not in DOCUMENT_TYPES:
+        return Finding(named, problems=("unknown format",))
+    return Finding(named, judged=False)
 
 
 def type_of(head: bytes, suffix: str) -> str | None:
@@ -49,7 +60,7 @@ def type_of(head: bytes, suffix: str) -> str | None:
 
 def _png(file: BinaryIO, media_type: str) -> Finding:
     width, height = struct.unpack(">II", file.read(24)[16:24])
-    _check_end(file, _PNG_END)
+    _check_end(file, png_is_whole)
     return Finding(media_type, width, height)
 
 
@@ -65,7 +76,7 @@ def _jpeg(file: BinaryIO, media_type: str) -> Finding:
         (length,) = struct.unpack(">H", file.read(2))
         if marker in _JPEG_FRAMES:
             _, height, width = struct.unpack(">BHH", file.read(5))
-            _check_end(file, _JPEG_END)
+            _check_end(file, jpeg_is_whole)
             return Finding(media_type, width, height)
         file.seek(length - 2, os.SEEK_CUR)
 
@@ -92,10 +103,9 @@ def _webp(file: BinaryIO, media_type: str) -> Finding:
     return Finding(media_type, width, height)
 
 
-def _check_end(file: BinaryIO, end: bytes) -> None:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _TAIL_BYTES))
-    if end not in file.read():
+def _check_end(file: BinaryIO, is_whole: Callable[[BinaryIO, int], bool]) -> None:
+    """Whether the end is there; what may follow it is none of the picture's."""
+    if not is_whole(file, file.seek(0, os.SEEK_END)):
         raise BrokenFile("truncated")
 
 

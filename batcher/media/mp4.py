@@ -10,6 +10,9 @@ from typing import BinaryIO, NamedTuple
 from batcher.media.finding import BrokenFile, Finding
 
 _CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl"})
+_TOP_LEVEL = frozenset(
+    b"ftyp moov mdat free skip wide moof mfra sidx ssix styp uuid pdin meta udta emsg pnot prft".split()
+)
 _MAX_HEADER_BYTES = 64 << 20
 _FIXED_POINT = 1 << 16
 _LONG_SIZE, _TO_THE_END = 1, 0
@@ -34,7 +37,8 @@ class _Track:
             case b"tkhd":
                 self.width, self.height = _shown_size(body)
             case b"hdlr":
-                self.is_video = body[8:12] == b"vide"
+                # QuickTime has a second one, in minf, that names the data handler.
+                self.is_video = self.is_video or body[8:12] == b"vide"
             case b"mdhd":
                 self.duration_s = _duration_s(body)
             case b"stts":
@@ -43,10 +47,12 @@ class _Track:
 
 
 def read_movie(file: BinaryIO, media_type: str) -> Finding:
-    """Facts about the first video track. Raises Unreadable for a file that is cut off or has none."""
+    """Facts about the first video track. Raises BrokenFile for a file that is cut off or has none."""
     size = file.seek(0, os.SEEK_END)
     movie = None
     for box in _boxes(file, 0, size):
+        if box.end > size and movie is not None and box.kind not in _TOP_LEVEL:
+            break  # bytes behind the end, which no player reads
         if box.end > size:
             raise BrokenFile("truncated")
         if box.kind == b"moov":

@@ -38,7 +38,8 @@ def is_whole(path: Path, extension: str) -> bool:
             return False
 
 
-def _png(file: BinaryIO, size: int) -> bool:
+def png_is_whole(file: BinaryIO, size: int) -> bool:
+    """Whether all chunks to the last one are there; bytes after it don't matter."""
     at = 8
     while at + 12 <= size:
         file.seek(at)
@@ -49,7 +50,7 @@ def _png(file: BinaryIO, size: int) -> bool:
     return False
 
 
-def _jpeg(file: BinaryIO, size: int) -> bool:
+def jpeg_is_whole(file: BinaryIO, size: int) -> bool:
     """Walk the segments (ITU-T T.81, B.1): an end marker inside a thumbnail doesn't count."""
     at = 2
     while at + 2 <= size:
@@ -254,8 +255,8 @@ def _safetensors(file: BinaryIO, size: int) -> bool:
 
 
 _CHECKS: Final[dict[str, Callable[[BinaryIO, int], bool]]] = {
-    ".png": _png,
-    **dict.fromkeys((".jpg", ".jpeg"), _jpeg),
+    ".png": png_is_whole,
+    **dict.fromkeys((".jpg", ".jpeg"), jpeg_is_whole),
     ".gif": _gif,
     **dict.fromkeys((".webp", ".wav", ".avi", ".aiff"), _riff),
     **dict.fromkeys((".mp4", ".m4v", ".mov", ".m4a", ".3gp", ".heic", ".heif", ".avif", ".jxl"), _boxes),
