@@ -6,7 +6,7 @@ import asyncio
 import time
 import weakref
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -141,6 +141,13 @@ class Deadline(AbstractAsyncContextManager["Deadline"]):
             self._begin()
         else:
             self._scope.reschedule(asyncio.get_running_loop().time())
+
+
+def time_of_day(clock: Clock, in_s: float) -> str:
+    """The local time in ``in_s`` seconds: ``14:05:10``, with its date if that is not today."""
+    now = clock.now().astimezone()
+    then = now + timedelta(seconds=in_s)
+    return then.strftime("%H:%M:%S" if then.date() == now.date() else "%Y-%m-%d %H:%M:%S")
 
 
 def iso(moment: datetime) -> str:

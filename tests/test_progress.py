@@ -1,10 +1,11 @@
 """Watchers: a bar on a terminal, plain lines in logs, and silence when all is well."""
 
+import asyncio
 import io
 import json
 
 import pytest
-from engine import FakeClock
+from engine import FakeClock, in_virtual_time
 
 from batcher.cli.progress import LINE_EVERY_S, Bar, JsonLines, LogLines, Quiet, in_words
 from batcher.engine.view import RunView, Silence
@@ -149,3 +150,32 @@ def test_a_bar_may_go_back_where_a_file_that_was_there_is_fetched_again():
     view.done = 3
     bar.finished(view)
     assert "3/4" in terminal.getvalue().split("\r")[-1]
+
+
+class LoopTime(FakeClock):
+    """The time of a virtual loop, which ``call_later`` goes by."""
+
+    def monotonic(self):
+        return asyncio.get_running_loop().time()
+
+
+@in_virtual_time
+async def test_a_long_wait_is_told_once_a_minute_with_what_is_awaited_and_until_when():
+    stream = io.StringIO()
+    lines, view = LogLines(stream, LoopTime()), RunView(selected=2, queued=1)
+    view.waits = lambda: ["the API asked for a pause, 3540 s more, until 14:05:10"]
+    lines.started(view)
+    await asyncio.sleep(30)
+    lines.warn("odd")
+    await asyncio.sleep(155)
+    lines.finished(view)
+    await asyncio.sleep(300)
+    told = "batcher: 0/2 done, 1 at the API; the API asked for a pause, 3540 s more, until 14:05:10"
+    said = stream.getvalue().splitlines()
+    assert said == [
+        "batcher: started: 2 jobs",
+        "batcher: odd",
+        told,
+        told,
+        "batcher: ended: 0/2 done, 1 at the API",
+    ]

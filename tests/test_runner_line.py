@@ -6,6 +6,7 @@ import random
 import pytest
 from engine import FakeClock
 
+from batcher.clock import time_of_day
 from batcher.engine.gateway import ApiLine
 from batcher.engine.stop import Control
 from batcher.errors import (
@@ -134,3 +135,26 @@ async def test_an_api_that_can_not_be_reached_is_not_hammered(bench):
         with pytest.raises(NotSent):
             await bench.call(MISSES[0])
     assert bench.clock.at_s > 0
+
+
+async def test_what_all_calls_wait_for_is_told_with_its_end():
+    clock = FakeClock()
+    line = ApiLine(Gate(random.Random(1)), clock, Control(), 600.0)
+
+    async def turned_away():
+        raise TurnedAway("later", retry_after_s=3600.0)
+
+    async def lost():
+        raise Unavailable("connection lost")
+
+    assert list(line.waits()) == []
+    with pytest.raises(TurnedAway):
+        await line.exchange(turned_away)
+    assert list(line.waits()) == [
+        f"the API asked for a pause, 3600 s more, until {time_of_day(clock, 3600)}"
+    ]
+    with pytest.raises(Unavailable):
+        await line.exchange(lost)
+    clock.at_s += 45.0
+    [told] = line.waits()
+    assert told.startswith("the API has not answered for 45 s; if that lasts, the run stops at ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from batcher.engine.view import RunView
 
 LINE_EVERY_S = 60.0
+BEAT_MIN_S = 0.05
 UNKNOWN_COLUMNS, UNKNOWN_ROWS = 80, 24
 BAR_FORMAT = (
     "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]{postfix}"
@@ -102,29 +104,46 @@ class Bar:
 
 
 class LogLines:
-    """A line at the start, at most one a minute, one at the end. For logs and cron."""
+    """A line at the start, one a minute (what is awaited, too), one at the end. For logs and cron."""
 
     def __init__(self, stream: TextIO, clock: Clock) -> None:
         self._stream = stream
         self._clock = clock
         self._last_s = clock.monotonic()
+        self._beat: asyncio.TimerHandle | None = None
 
     def started(self, view: RunView) -> None:
         self._say(f"started: {view.selected} jobs")
+        self._look_again(view)
 
     def changed(self, view: RunView) -> None:
         if self._clock.monotonic() - self._last_s >= LINE_EVERY_S:
-            self._say(f"{view.done}/{view.selected} done, {in_words(view)}".rstrip(", "))
+            self._say("; ".join([_so_far(view), *view.waits()]))
 
     def warn(self, message: str) -> None:
         self._say(message)
 
     def finished(self, view: RunView) -> None:
-        self._say(f"ended: {view.done}/{view.selected} done, {in_words(view)}".rstrip(", "))
+        if self._beat is not None:
+            self._beat.cancel()
+        self._say(f"ended: {_so_far(view)}")
 
     def _say(self, text: str) -> None:
         self._last_s = self._clock.monotonic()
         _put(f"batcher: {text}", self._stream)
+
+    def _look_again(self, view: RunView) -> None:
+        """Say what is awaited if nothing changes for a minute."""
+        self.changed(view)
+        with suppress(RuntimeError):  # no event loop, so nothing to wait in
+            left_s = LINE_EVERY_S - (self._clock.monotonic() - self._last_s)
+            self._beat = asyncio.get_running_loop().call_later(
+                max(left_s, BEAT_MIN_S), self._look_again, view
+            )
+
+
+def _so_far(view: RunView) -> str:
+    return f"{view.done}/{view.selected} done, {in_words(view)}".rstrip(", ")
 
 
 class JsonLines(LogLines):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
-from batcher.clock import Clock
+from batcher.clock import Clock, time_of_day
 from batcher.engine.slots import Traffic, Unlimited
 from batcher.engine.stop import Control
 from batcher.engine.turns import Turns
@@ -43,6 +43,28 @@ class ApiLine:
     def is_open(self) -> bool:
         """Whether a call may go out now."""
         return self._gate.delay_s(self._clock.monotonic()) == 0.0
+
+    def waits(self) -> Iterator[str]:
+        """What all calls wait for now, and until when, in words; nothing while they go out."""
+        now_s = self._clock.monotonic()
+        closed_s = self._gate.closed_s(now_s)
+        if self._failing_since_s is not None:
+            since_s = now_s - self._failing_since_s
+            left_s = max(self._limit_s - since_s, 0.0)
+            yield (
+                f"the API has not answered for {since_s:.0f} s; if that lasts, the run stops at "
+                f"{time_of_day(self._clock, left_s)}"
+            )
+        elif closed_s >= 1:
+            yield (
+                f"the API asked for a pause, {closed_s:.0f} s more, until "
+                f"{time_of_day(self._clock, closed_s)}"
+            )
+
+    @property
+    def _limit_s(self) -> float:
+        """How long the API may fail to answer."""
+        return self._outage_s if self._ever_answered else min(FIRST_ANSWER_S, self._outage_s)
 
     async def turn(self) -> None:
         """Wait, for less than a moment, until this turn of the event loop has room for one more call."""
@@ -102,8 +124,7 @@ class ApiLine:
         if self._failing_since_s is None:
             self._failing_since_s = began_s
         failing_s = now_s - self._failing_since_s
-        limit_s = self._outage_s if self._ever_answered else min(FIRST_ANSWER_S, self._outage_s)
-        if failing_s >= limit_s:
+        if failing_s >= self._limit_s:
             self._control.halt(
                 UnreachableError(f"the API has not answered for {failing_s:.0f} s ({error.message})")
             )

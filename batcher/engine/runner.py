@@ -8,12 +8,12 @@ download.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from batcher.clock import Clock
+from batcher.clock import Clock, time_of_day
 from batcher.dataset.acceptance import Inspector, Unchecked
 from batcher.dataset.metadata import Describes
 from batcher.download.downloader import Fetcher
@@ -92,6 +92,8 @@ class Runner:
         self._line = ApiLine(Gate(deps.rng), deps.clock, self.control, pace.outage_timeout_s, traffic)
         terms = Terms(budget, limits.rate, deps.body_of, deps.clock)
         self._submitter = Submitter(deps.service, self._line, deps.ledger, self.control, terms)
+        self.view.waits = self._waits
+        self._watched_since_s: dict[str, float] = {}
         self._watcher = Watcher(deps.service, self._line, self.control, deps.clock, deps.rng)
         self._collector = Collector(
             deps.fetcher, self._watcher, deps.ledger, (deps.run_dir, deps.metadata), deps.inspector
@@ -127,6 +129,19 @@ class Runner:
             self._deps.observer.finished(self.view)
         await self._cancel_queued()
         await self._ledger.settled()
+
+    def _waits(self) -> Iterator[str]:
+        """What is awaited, for the lines that a long wait is told in."""
+        yield from self._line.waits()
+        clock = self._deps.clock
+        if (since_s := next(iter(self._watched_since_s.values()), None)) is not None:
+            watched_s, limit_s = clock.monotonic() - since_s, self._pace.job_timeout_s
+            ends = (
+                f", until {time_of_day(clock, limit_s - watched_s)} (--job-timeout)" if limit_s else ""
+            )
+            yield f"the oldest request is watched for {watched_s:.0f} s{ends}"
+        if self.view.downloading:
+            yield "a download is given up 2 minutes after its last byte"
 
     def shortfall(self) -> BatcherError | None:
         """The reason to stop that shows only at the end: jobs that the budget had no room for."""
@@ -292,6 +307,7 @@ class Runner:
         if record.state is not State.SUBMITTED or record.request_id is None:
             return None
         self.view.queued += 1
+        self._watched_since_s[job_id] = self._deps.clock.monotonic()
         self._deps.observer.changed(self.view)
         try:
             with self._polling.watching(job_id, taken_over=taken_over) as schedule:
@@ -303,6 +319,7 @@ class Runner:
             return None
         finally:
             self.view.queued -= 1
+            del self._watched_since_s[job_id]
         if result is not None and result.phase.terminal:
             self._watched.pop(job_id, None)
         else:

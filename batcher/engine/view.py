@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,6 +23,8 @@ class RunView:
     not_cancellable: int = 0
     """Requests that ``--on-interrupt cancel`` asked to cancel, and that run already."""
     timed_out: list[str] = field(default_factory=list)
+    waits: Callable[[], Iterable[str]] = field(default=tuple, repr=False, compare=False)
+    """What is awaited at the moment, and until when, in words."""
 
 
 class Observer(Protocol):

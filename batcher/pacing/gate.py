@@ -42,9 +42,12 @@ class Gate:
 
         A closed gate adds a little of its own for each caller, so that they don't leave as one.
         """
-        if now_s >= self._open_at_s:
-            return 0.0
-        return self._open_at_s - now_s + self._rng.uniform(0.0, self._spread_s)
+        closed_s = self.closed_s(now_s)
+        return closed_s + self._rng.uniform(0.0, self._spread_s) if closed_s else 0.0
+
+    def closed_s(self, now_s: float) -> float:
+        """Seconds until the gate opens, for all; 0 if it is open."""
+        return max(self._open_at_s - now_s, 0.0)
 
     def turned_away(self, now_s: float, retry_after_s: float | None) -> float:
         """The API turned a call away: close, and return for how many seconds.
