@@ -50,7 +50,7 @@ class Result:
 
 
 @pytest.fixture
-def batcher(tmp_path, monkeypatch, capsys):
+def batcher(tmp_path, monkeypatch, capfd):
     """The command line within this process: the same ``main``, without the start of an interpreter."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -59,7 +59,7 @@ def batcher(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["batcher", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             main()
-        return Result(stop.value.code, *capsys.readouterr())
+        return Result(stop.value.code, *capfd.readouterr())
 
     return call
 

@@ -1,9 +1,11 @@
 """A printed command, typed as it stands, asks for what it says."""
 
 import json
+import re
 import shutil
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -15,6 +17,7 @@ from batcher.config import kinds
 from batcher.config.command import as_path, command, quoted
 from batcher.config.given import Given
 from batcher.config.option import Many, Shapes
+from batcher.config.record import given_of, record_of
 from batcher.config.table import BY_KEY, TABLE, options_of
 from batcher.schema.spec import KLING
 from batcher.terminal import visible
@@ -195,3 +198,64 @@ def test_a_plan_prints_the_command_that_carries_it_out(clips, capsys):
     [[_, verb, *words]] = words_of([line.removeprefix("Run it: ")])
     assert verb == "run"
     assert said(capsys, "plan", *words) == said(capsys, "plan", *clips)
+
+
+def test_what_a_ledger_keeps_of_a_command_makes_the_same_command_from_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "project/lists").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project")
+    values = {
+        "model": "-m", "set": {"prompt": "a=b\nc"}, "only": "@lists/a.txt", "max_cost": 5.0, "sandbox": True,
+        "skip_invalid": False, "retry_failed": True, "yes": True, "quiet": True, "output": "elsewhere",
+    }  # fmt: skip
+    asked = Given(("my clips.csv",), values)
+    run_dir = Path("output/x")
+    kept = record_of(asked, run_dir)
+    assert kept.manifests == ["../../my clips.csv"]
+    assert "retry_failed" not in kept.options
+    again = given_of(kept, run_dir)
+    assert (
+        again.resume_command()
+        == Given(asked.manifests, values | {"output": "output/x"}).resume_command()
+    )
+    shutil.move(tmp_path / "project", tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    there = given_of(kept, Path("moved/output/x"))
+    assert there.manifests == ("moved/my clips.csv",)
+    assert (there.values["output"], there.values["only"]) == ("moved/output/x", "@moved/lists/a.txt")
+    assert given_of(kept, Path("st"), "s3://b/x").values["output"] == "s3://b/x"
+    assert given_of(None, run_dir) is None
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Given(
+            ("m.csv",),
+            {"set": {"image_url": "https://x.com/a.png?X-Amz-Signature=aa&X-Amz-Credential=b"}},
+        ),
+        Given(("m.csv",), {"only": frozenset({"a"})}),
+        Given(("caf\udce9.csv",)),
+        Given(("-",)),
+        Given(()),
+    ],
+)
+def test_nothing_is_kept_of_a_command_that_could_not_be_typed_again(asked, tmp_path):
+    assert record_of(asked, tmp_path) is None
+
+
+def test_the_report_and_the_status_offer_the_command_of_the_run(clips, capsys):
+    said(capsys, "run", *clips)
+    run_dir = "output/my clips-sandbox"
+    _, out = said(capsys, "status", run_dir)
+    [line] = [line for line in out.splitlines() if line.startswith("  resume with: ")]
+    said(capsys, "report", run_dir)
+    page = Path(run_dir, "report.html").read_text()
+    offered = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["commands"]
+    assert offered["resume"] == line.removeprefix("  resume with: ")
+    for name in ("resume", "retry_failed", "retry_unknown"):
+        [[_, verb, *words]] = words_of([offered[name]])
+        assert verb == "run"
+        plan = json.loads(said(capsys, "run", *words, "--dry-run", "--json")[1])
+        assert (plan["done"], plan["to_buy"], plan["max_cost_usd"]) == (2, 1, 6.0)
+    [words] = words_of([f"{offered['resolve']} JOB --not-created"])
+    assert words == ["batcher", "resolve", run_dir, "JOB", "--not-created"]

@@ -123,7 +123,8 @@ def _survey(specs: Specs, money: Money) -> Survey:
 
 def _check_limits(options: Options, made: Plan) -> None:
     if options.selection.only is not None and not made.selected:
-        raise UsageError("--only matches no job of this manifest; `batcher plan` shows some ids")
+        shown_by = options.given.command("plan", only=None, redo=None)
+        raise UsageError(f"--only matches no job of this manifest; some ids are shown by: {shown_by}")
     if options.money.max_cost_usd is not None and made.estimated_cost_usd is None:
         raise InputError(
             "--max-cost can't be kept: the price of some jobs is not known; name one with "

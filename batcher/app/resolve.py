@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batcher.app.connect import SANDBOX_API, Site, check_same_api, connect
+from batcher.config.command import as_path, command
 from batcher.disk import Disk
 from batcher.engine.cancel import cancel_request
 from batcher.errors import (
@@ -81,14 +82,14 @@ async def resolve(run_dir: Path, job_id: str, request_id: str | None, host: Host
     UnreachableError where it could not be asked about.
     """
     snapshot = read_snapshot(run_dir, host.disk)
-    _unknown(snapshot, job_id)
+    _unknown(snapshot, run_dir, job_id)
     if request_id is None:
         async with _ledger(run_dir, host) as ledger:
-            _unknown(ledger.snapshot, job_id)
+            _unknown(ledger.snapshot, run_dir, job_id)
             await ledger.record(EventName.DEFERRED, job_id, reason="settled by hand: not created")
         return f"{job_id}: not created; the next run submits it"
     async with _held(run_dir, host) as (site, ledger):
-        record = _unknown(ledger.snapshot, job_id)
+        record = _unknown(ledger.snapshot, run_dir, job_id)
         result = await _ask(site.service, request_id)
         _check_fits(record, request_id, result)
         _check_new(run_dir, request_id, host.disk)
@@ -100,10 +101,11 @@ async def resolve(run_dir: Path, job_id: str, request_id: str | None, host: Host
         )
 
 
-def _unknown(snapshot: Snapshot, job_id: str) -> JobRecord:
+def _unknown(snapshot: Snapshot, run_dir: Path, job_id: str) -> JobRecord:
     record = snapshot.get(job_id)
     if record is None:
-        raise UsageError(f"{job_id}: no such job in the ledger (batcher status RUN_DIR --list unknown)")
+        listing = command("status", as_path(run_dir), "--list", "unknown")
+        raise UsageError(f"{job_id}: no such job in the ledger; these are unknown: {listing}")
     if record.state is not State.UNKNOWN:
         raise UsageError(f"{job_id}: is {record.state}, there is nothing to settle")
     return record

@@ -14,6 +14,7 @@ from batcher.app.check_urls import UrlReport, check_urls
 from batcher.app.connect import Site, check_same_api, connect
 from batcher.app.prepare import Prepared, confirm, prepare
 from batcher.clock import iso
+from batcher.config.record import record_of
 from batcher.dataset.inspector import MediaInspector
 from batcher.dataset.metadata import Describes, Later, Metadata, gather
 from batcher.disk import cannot_write
@@ -267,6 +268,7 @@ def _opening(prepared: Prepared, site: Site, host: Host) -> RunEvent:
         run=uuid.uuid4().hex[:12],
         at=iso(host.clock.now()),
         manifest=legible(prepared.manifest.path),
+        asked=record_of(prepared.options.given, prepared.run_dir),
         api=site.api,
         version=FORMAT_VERSION,
         identity=prepared.manifest.rule,

@@ -43,8 +43,8 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def status_lines(status: Status) -> Iterator[str]:
-    """A status, and what it cost."""
+def status_lines(status: Status, given: Given | None = None) -> Iterator[str]:
+    """A status, what it cost and, if it is known what was ``given``, how to go on."""
     live = ", a run is under way" if status.live else ""
     yield f"{status.batch}: {status.done} of {status.total} jobs done{live}"
     for state in State:
@@ -62,6 +62,9 @@ def status_lines(status: Status) -> Iterator[str]:
     if status.orphaned:
         yield f"  {status.orphaned:>7}  no longer in the manifest"
     yield f"  {size(status.bytes)} in {outputs_place(Path(status.run_dir))}, cost {_cost(status)}"
+    unfinished = status.pending + status.submitted + status.completed
+    if unfinished and given is not None and not status.live:
+        yield f"  resume with: {given.resume_command()}"
 
 
 def _cost(status: Status) -> str:

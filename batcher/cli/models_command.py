@@ -13,6 +13,7 @@ from batcher.app.connect import connect
 from batcher.cli.console import duration
 from batcher.cli.fields import field_notes
 from batcher.cli.observers import observer_for
+from batcher.config.command import command
 from batcher.errors import InputError, UnreachableError
 from batcher.options import Host, SandboxOptions
 from batcher.providers.runcomfy.catalog import Found, SpecOrigin, SpecSource, spec_of
@@ -120,7 +121,7 @@ def _model_lines(spec: ModelSpec, source: SpecSource, flag: str) -> Iterator[str
         about = f"  # {note.about}" if note.about else ""
         yield f"  {note.name:<{width}}  {required}{note.takes}{about}"
     yield f"from {told_source(source)}"
-    yield f"a manifest to begin with: batcher init --model {spec.model_id}{flag}"
+    yield f"a manifest to begin with: {command('init', '--model', spec.model_id)}{flag}"
 
 
 def _price(spec: ModelSpec) -> str:

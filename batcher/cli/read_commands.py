@@ -13,6 +13,8 @@ import msgspec
 
 from batcher.cli.console import status_lines
 from batcher.clock import SystemClock
+from batcher.config.given import Given
+from batcher.config.record import given_of
 from batcher.disk import LocalDisk
 from batcher.errors import UsageError
 from batcher.jobs.job import Artifact
@@ -20,7 +22,7 @@ from batcher.jobs.lifecycle import State
 from batcher.ledger import summary as summaries
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.snapshot import Snapshot
-from batcher.store.bucket import open_run_dir
+from batcher.store.bucket import bucket_url_of, open_run_dir
 from batcher.store.local import RunDir
 from batcher.terminal import visible, visible_json
 
@@ -53,10 +55,15 @@ def show_status(run_dir: Path, *, as_json: bool, listing: JobFilter | None, foll
         elif as_json:
             _print_lines([status])
         else:
-            click.echo("\n".join(map(visible, status_lines(status))))
+            click.echo("\n".join(map(visible, status_lines(status, _given(run_dir, snapshot)))))
         if not (follow and status.live):
             return 0
         time.sleep(max(FOLLOW_EVERY_S, (clock.monotonic() - began_s) / FOLLOW_SHARE))
+
+
+def _given(run_dir: Path, snapshot: Snapshot) -> Given | None:
+    run = snapshot.last_run
+    return given_of(run.asked if run is not None else None, run_dir, bucket_url_of(run_dir))
 
 
 def verify_outputs(run_dir: Path, *, as_json: bool) -> int:

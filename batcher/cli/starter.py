@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from batcher.cli.fields import FieldNote, field_notes, literal
+from batcher.config.command import as_path, command, quoted
 from batcher.disk import cannot_write
 from batcher.errors import UsageError
 from batcher.schema.spec import ModelSpec
@@ -59,7 +60,11 @@ def write_starter(file: Path, model: str | None, *, sandbox: bool) -> int:
     Raises UsageError where the file exists already, InputError for an unknown model,
     UnreachableError where nothing is known of it.
     """
-    text = STARTER.format(name=file) if model is None else _for_model(model, file, sandbox=sandbox)
+    text = (
+        STARTER.format(name=quoted(as_path(file)))
+        if model is None
+        else _for_model(model, file, sandbox=sandbox)
+    )
     try:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(text)
@@ -68,7 +73,7 @@ def write_starter(file: Path, model: str | None, *, sandbox: bool) -> int:
     except OSError as error:
         raise cannot_write(file, error) from error
     flag = " --sandbox" if sandbox or model is None else ""
-    click.echo(f"wrote {file}; next: batcher plan {file}{flag}")
+    click.echo(f"wrote {file}; next: {command('plan', as_path(file))}{flag}")
     return 0
 
 
@@ -90,7 +95,7 @@ def _spec(model: str, *, sandbox: bool) -> ModelSpec:
 def _for_model(model: str, file: Path, *, sandbox: bool) -> str:
     spec = _spec(model, sandbox=sandbox)
     flag = " --sandbox" if sandbox else ""
-    head = _HEAD.format(name=file, model=model, flag=flag)
+    head = _HEAD.format(name=quoted(as_path(file)), model=model, flag=flag)
     return "\n".join([head, *_optional(spec), "", *_job(spec)]) + "\n"
 
 

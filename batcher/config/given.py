@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,8 @@ class Given:
     manifests: tuple[str, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
+    folder: str = field(default_factory=os.getcwd)
+    """What relative names are relative to."""
 
     def complete(self) -> dict[str, Any]:
         """A value for each option."""
@@ -31,9 +34,10 @@ class Given:
     def command(self, verb: str = "run", **more: Any) -> str:
         """The command that does the same with the same ledger (``plan``: says what that would do).
 
-        ``more`` are options by key that this command has besides.
+        ``more`` are options by key that this command has besides, None: that it doesn't have.
         """
-        return with_options(verb, self.manifests, {**self.values, **more}, leave_out=(Shapes.TALK,))
+        values = {key: value for key, value in {**self.values, **more}.items() if value is not None}
+        return with_options(verb, self.manifests, values, leave_out=(Shapes.TALK,))
 
     def resume_command(self, **more: Any) -> str:
         """The command that goes on with the batch: without permissions that were for one run."""

@@ -10,6 +10,7 @@ from enum import Enum, auto
 from typing import Any, Protocol
 
 from batcher.clock import Clock
+from batcher.config.command import as_path, command
 from batcher.engine.budget import Budget
 from batcher.engine.gateway import ApiLine
 from batcher.engine.stop import Control
@@ -163,9 +164,12 @@ class Submitter:
         except RunDirError as error:
             raise RunDirError(
                 f"{error}\njob {job.id} was accepted as request {request_id}, which could not be "
-                f"recorded; settle it later: batcher resolve {self._ledger.path.parent} {job.id} "
-                f"--request-id {request_id}"
+                f"recorded; settle it later: {self._resolve_command(job, request_id)}"
             ) from error
+
+    def _resolve_command(self, job: Job, request_id: str) -> str:
+        run_dir = as_path(self._ledger.path.parent)
+        return command("resolve", run_dir, job.id, "--request-id", request_id)
 
     async def _answer(self, job: Job, error: CallError) -> Outcome:
         if error.kind is RetryKind.TRANSIENT:

@@ -136,12 +136,21 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
     message: str | None = None
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """The command of a run: its manifests, relative to the run directory, and those of its options that
+    shape jobs or money, each with its values as they would be typed."""
+
+    manifests: list[str]
+    options: dict[str, list[str]]
+
+
 class RunEvent(msgspec.Struct, omit_defaults=True, tag_field="event", tag="run"):
     """The ledger line that opens a run or, with ``ended``, closes it."""
 
     run: str
     at: str
     manifest: str | None = None
+    asked: Asked | None = None
     api: str | None = None
     version: int | str | None = None
     identity: int = 1

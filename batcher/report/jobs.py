@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,6 +10,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from batcher.config.command import as_path, command
+from batcher.config.record import given_of
 from batcher.dataset.rows import ColumnTypes, Rows
 from batcher.jobs.job import Probed
 from batcher.jobs.lifecycle import State
@@ -50,12 +51,26 @@ class Jobs:
             "ended_ms": runs[-1][0] if runs and runs[-1][1].ended else None,
         }
 
-    def command(self) -> str:
-        """What takes the batch up again, as far as the ledger tells."""
-        last = self._history.last_run
-        manifest = last.manifest if last is not None and last.manifest else "MANIFEST"
-        sandbox = " --sandbox" if last is not None and "sandbox" in (last.api or "") else ""
-        return f"batcher run {shlex.quote(manifest)}{sandbox} -o {shlex.quote(str(self._root))}"
+    def commands(self) -> dict[str, str]:
+        """The commands that the page offers, by what they are for.
+
+        Without those that repeat the run's, if its ledger doesn't say what that was.
+        """
+        last, root = self._history.last_run, as_path(self._root)
+        given = given_of(last.asked if last is not None else None, self._root, self._bucket_url)
+        commands = {
+            "resolve": command("resolve", root),
+            "export": command("export", root, "--format", "webdataset", "-o"),
+        }
+        if given is not None:
+            commands |= {
+                "resume": given.resume_command(),
+                "retry_failed": given.resume_command(retry_failed=True),
+                "retry_unknown": given.resume_command(retry_unknown=True),
+                "redo_poor": given.resume_command(only="@poor.txt", redo=True),
+                "redo_rejects": given.resume_command(only="@rejects.txt", redo=True),
+            }
+        return commands
 
     def _job(self, job_id: str, record: JobRecord) -> dict[str, Any]:
         inputs, meta = self._rows.inputs(record)

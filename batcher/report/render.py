@@ -39,7 +39,7 @@ def write_report(run_dir: Path, disk: Disk, clock: Clock, refresh_s: float | Non
         "refresh_s": refresh_s if status.live else None,
         "status": status,
         "run": jobs.run(),
-        "command": jobs.command(),
+        "commands": jobs.commands(),
         "jobs": list(jobs.all()),
         "series": series_of(history, status.total),
     }

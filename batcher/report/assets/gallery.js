@@ -85,7 +85,7 @@ function tallyLine(refresh) {
   if (rejects.size) {
     line.push(
       choice("Rejected", view.rejected, [["", "shown"], ["without", "hidden"], ["only", "only"]], (v) => { view.rejected = v; refresh(); }),
-      h("button", { class: "button strong", type: "button", id: "save", title: "for batcher export --except @rejects.txt, or batcher run --only @rejects.txt --redo", onclick: () => saveList([...rejects], "rejects.txt") }, `Save ${plural(rejects.size, "rejected id")}`));
+      h("button", { class: "button strong", type: "button", id: "save", title: ["for", data.commands.export, "DEST --except @rejects.txt", data.commands.redo_rejects && `or ${data.commands.redo_rejects}`].filter(Boolean).join(" "), onclick: () => saveList([...rejects], "rejects.txt") }, `Save ${plural(rejects.size, "rejected id")}`));
   }
   return line;
 }

@@ -1,28 +1,29 @@
 // What went wrong, by kind: why, what it means for money, and the command that deals with it.
 const LISTED_AT_ONCE = 50;
-const again = data.command;
-const runDir = data.status.run_dir;
+const offered = data.commands;
+// A ledger of version 0.1, or of a run from Python, does not say what was typed: then only what to add to it.
+const again = (name, added = "") => offered[name] || { added };
 
 const KINDS = [
   { state: "unknown", of: (job) => job.state === "unknown", title: "Unknown: the POST left and no answer came",
     why: "Each may have been created and charged. Look it up on the Generations page of your account, then settle it; or buy it once more, whatever became of the first.",
-    commands: (found) => [`batcher resolve ${runDir} ${found[0].job} --request-id ID`, `batcher resolve ${runDir} ${found[0].job} --not-created`, `${again} --retry-unknown`] },
+    commands: (found) => [`${offered.resolve} ${found[0].job} --request-id ID`, `${offered.resolve} ${found[0].job} --not-created`, again("retry_unknown", "--retry-unknown")] },
   { state: "failed", of: (job) => job.state === "failed" && job.stage === "generate", title: "Failed while generating",
     why: "The API took the request and gave no output. Trying again asks for the old result once more, and buys a new one only after a final no.",
-    commands: () => [`${again} --retry-failed`] },
+    commands: () => [again("retry_failed", "--retry-failed")] },
   { state: "failed", of: (job) => job.state === "failed" && job.stage === "submit", title: "Refused when submitted",
     why: "Nothing was created and nothing charged. Mend the inputs in the manifest first: the same ones would be refused again.",
-    commands: () => [`${again} --retry-failed`] },
+    commands: () => [again("retry_failed", "--retry-failed")] },
   { state: "failed", of: (job) => job.state === "failed" && job.stage === "download", title: "Generated, but not downloaded",
     why: "These are paid for. The same command asks for the result again and downloads it, at no further cost.",
-    commands: () => [again] },
+    commands: () => [again("resume")] },
   { state: "cancelled", of: (job) => job.state === "cancelled", title: "Cancelled at the API", why: "Left alone until you say otherwise.",
-    commands: () => [`${again} --retry-failed`] },
+    commands: () => [again("retry_failed", "--retry-failed")] },
   { state: "unknown", of: (job) => job.state === "done" && job.quality, title: "Done, but not what was asked for",
     why: "The files came whole, and a look into them found something. They stay in the dataset with a note in the column quality. Leave them out of an export, or buy them again within the budget and the attempts.",
-    commands: () => [`batcher export ${runDir} --format webdataset -o DEST --filter 'quality == None'`, `${again} --only @poor.txt --redo`], list: "poor.txt" },
+    commands: () => [`${offered.export} DEST --filter 'quality == None'`, again("redo_poor", "--only @poor.txt --redo")], list: "poor.txt" },
   { state: "pending", of: (job) => job.state === "pending" && job.message, title: "Turned away, to be submitted again",
-    why: "The API surely did not accept these: nothing was charged. The same command goes on with them.", commands: () => [again] },
+    why: "The API surely did not accept these: nothing was charged. The same command goes on with them.", commands: () => [again("resume")] },
 ];
 
 const problemCount = () => KINDS.slice(0, 6).reduce((sum, kind) => sum + jobs.filter(kind.of).length, 0);
@@ -35,13 +36,18 @@ function drawProblems(panel) {
 
 function issueOf(kind, found) {
   if (!found.length) return null;
-  const commands = kind.commands(found).map((text) => h("div", { class: "command" }, h("code", {}, text), copier(text)));
+  const commands = kind.commands(found).map(commandOf);
   return h("section", { class: `issue s-${kind.state}` },
     h("h3", {}, kind.title, h("span", { class: "count" }, number(found.length))),
     h("p", {}, kind.why),
     commands,
     kind.list && h("div", { class: "bar" }, h("button", { class: "button", type: "button", onclick: () => saveList(found.map((job) => job.job), kind.list) }, `Save ${plural(found.length, "id")} as ${kind.list}`)),
     reasonsOf(found));
+}
+
+function commandOf(text) {
+  if (text.added !== undefined) return h("p", {}, "Repeat the command of the run", text.added && " with ", text.added && h("code", {}, text.added), ".");
+  return h("div", { class: "command" }, h("code", {}, text), copier(text));
 }
 
 function reasonsOf(found) {

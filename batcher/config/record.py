@@ -1,0 +1,90 @@
+"""What was asked for, as the ledger keeps it: so that a command can be printed long after a run.
+
+Only what shapes jobs or money is kept. Paths are kept relative to the run directory, so that they stay
+true when both are moved; nothing is kept of a command that could not be typed again from it (a signed
+URL, whose signature no ledger holds; a set of ids that Python gave).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from batcher.config.given import Given
+from batcher.config.kinds import IDS
+from batcher.config.option import Many, Option, Shapes
+from batcher.config.table import BY_KEY
+from batcher.jobs.lifecycle import Asked
+from batcher.jobs.signatures import mask_url
+
+_TEXT_MAX_CHARS = 64 * 1024
+_PLACES = ("output", "state_dir")
+"""A reader knows where the run directory is."""
+
+
+def record_of(given: Given, run_dir: Path) -> Asked | None:
+    """What a ledger in ``run_dir`` keeps; None if the command could not be typed again from it."""
+    options = {}
+    for key, value in given.values.items():
+        option = BY_KEY[key]
+        if option.shapes in (Shapes.JOBS, Shapes.MONEY) and key not in _PLACES:
+            if option.kind is IDS and not isinstance(value, str):
+                return None
+            options[key] = [_moved(option, text, given, run_dir) for text in option.shown(value)]
+    manifests = [_from(run_dir, given.folder, manifest) for manifest in given.manifests]
+    texts = [*manifests, *(text for shown in options.values() for text in shown)]
+    return Asked(manifests, options) if manifests and all(map(_can_be_kept, texts)) else None
+
+
+def _can_be_kept(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    if text == "-" or len(text) > _TEXT_MAX_CHARS:
+        return False
+    return all(part == mask_url(part) for part in (text, text.partition("=")[2]))
+
+
+def _moved(option: Option, text: str, given: Given, run_dir: Path) -> str:
+    if option.kind is IDS and text.startswith("@"):
+        return f"@{_from(run_dir, given.folder, text[1:])}"
+    return text
+
+
+def _from(run_dir: Path, folder: str, path: str) -> str:
+    """``path``, which was named in ``folder``, from the run directory; as it is if it is absolute."""
+    if path == "-" or Path(path).is_absolute():
+        return path
+    named = Path(folder, path)
+    return os.path.join(os.path.relpath(named.parent.resolve(), run_dir.resolve()), named.name)
+
+
+def given_of(record: Asked | None, run_dir: Path, bucket_url: str | None = None) -> Given | None:
+    """What was asked for, named from the working directory; None if the ledger doesn't say.
+
+    ``bucket_url`` is where the outputs go, if ``run_dir`` only keeps the ledger.
+    """
+    if record is None or not record.options.keys() <= BY_KEY.keys():
+        return None
+    values = {}
+    for key, texts in record.options.items():
+        option = BY_KEY[key]
+        try:
+            values[key] = option.value(texts if option.many is not Many.ONE else texts[0])
+        except (ValueError, IndexError):
+            return None
+        if option.kind is IDS and values[key].startswith("@"):
+            values[key] = f"@{_near(run_dir, values[key][1:])}"
+    places: Mapping[str, str] = {"output": str(run_dir)}
+    if bucket_url is not None:
+        places = {"output": bucket_url, "state_dir": str(run_dir)}
+    return Given(tuple(_near(run_dir, path) for path in record.manifests), {**places, **values})
+
+
+def _near(run_dir: Path, path: str) -> str:
+    """``path`` as one would name it here: relative if it lies below the working directory."""
+    absolute = os.path.normpath(run_dir.resolve() / path)
+    below = os.path.relpath(absolute)
+    return absolute if below.startswith("..") else below
