@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, Unpack
 
 from batcher.app import run as app
-from batcher.config.sources import nearest
-from batcher.config.table import BY_KEY
+from batcher.app.asked import asked_of, options_from
+from batcher.app.host import Host
 from batcher.disk import LocalDisk
 from batcher.engine.view import Observer, Silence
 from batcher.errors import IncompleteError, UsageError
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.summary import Status, Summary, status_of
-from batcher.options import Host, Options, asked_of, options_from
+from batcher.options.facts import Options
+from batcher.options.sources import nearest
+from batcher.options.table import BY_KEY
 from batcher.planning.plan import Plan
 
 COMMAND_LINE_ONLY: Final = frozenset({"dry_run", "json", "quiet", "verbose", "log_format"})

@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 from batcher.app.prepare import prepare
 from batcher.ledger.snapshot import Snapshot
-from batcher.manifest.load import Overrides, open_manifest
+from batcher.manifest.load import open_manifest
 from batcher.manifest.tally import ManifestTally
-from batcher.options import Money, Options
+from batcher.options.facts import Money, Options, Overrides
 from batcher.providers.runcomfy.catalog import Specs
 from batcher.sandbox.catalogue import catalogue
 from batcher.schema.spec import ModelSpec

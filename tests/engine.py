@@ -35,7 +35,6 @@ from batcher.dataset.rows import ColumnTypes
 from batcher.disk import LocalAppendFile, LocalDisk
 from batcher.download.transfer import Fetched
 from batcher.engine.budget import Budget
-from batcher.engine.limits import Pace
 from batcher.engine.runner import Deps, Runner
 from batcher.engine.stop import Breaker
 from batcher.engine.view import Silence
@@ -45,7 +44,8 @@ from batcher.jobs.job import Job, Source
 from batcher.jobs.lifecycle import EventName, Record, RunEvent, State
 from batcher.ledger.ledger import Ledger
 from batcher.ledger.segments import LEDGER_NAME
-from batcher.planning.plan import Plan, Policy, Selection, decide, make_plan
+from batcher.options.facts import Pace, Policy, Selection
+from batcher.planning.plan import Plan, decide, make_plan
 from batcher.ports import CancelOutcome, Phase, Result
 from batcher.providers.runcomfy.body import request_body
 from batcher.store.local import RunDir

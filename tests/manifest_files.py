@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from batcher.manifest.load import Overrides, open_manifest
+from batcher.manifest.load import open_manifest
 from batcher.manifest.tally import ManifestTally
+from batcher.options.facts import Overrides
 from batcher.schema.spec import BUILT_IN, KLING
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)

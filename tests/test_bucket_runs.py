@@ -17,10 +17,10 @@ import pytest
 from aiohttp import web
 
 import batcher
+from batcher.app.host import Host
 from batcher.app.resolve import cancel, resolve
 from batcher.cli.read_commands import verify_outputs
 from batcher.errors import CredentialsError, LedgerError, LockedError, RunDirError, UsageError
-from batcher.options import Host
 from batcher.sandbox.catalogue import catalogue
 from tests.api_server import TOKEN, ApiServer, environment
 from tests.object_store import QUICK, SECRET, Fault, FaultyProxy

@@ -13,7 +13,7 @@ from batcher.errors import OutcomeUnknown, Rejected, TurnedAway
 from batcher.jobs.lifecycle import EventName
 from batcher.jobs.shard import Shard, shard_number
 from batcher.ledger.segments import LEDGER_NAME
-from batcher.planning.plan import Policy
+from batcher.options.facts import Policy
 from batcher.ports import Phase
 from tests.engine import Api, Batch, answer, job, virtual_loop
 from tests.histories import open_ledger

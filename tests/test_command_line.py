@@ -13,8 +13,8 @@ import pytest
 
 from batcher.cli.commands import HINTS
 from batcher.cli.entry import cli
-from batcher.config.option import Group
-from batcher.config.table import TABLE, options_of
+from batcher.options.option import Group
+from batcher.options.table import TABLE, options_of
 
 BATCHER = Path(sys.executable).with_name("batcher")
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher import errors
+from batcher.app.host import Host, interrupted
 from batcher.disk import LocalDisk
 from batcher.distributed import cluster
 from batcher.distributed.cluster import ClusterAddress, check_installed, place_of
@@ -19,12 +20,10 @@ from batcher.distributed.fleet import Fleet
 from batcher.distributed.messages import Ended, Sight, Task, counts_of, packed, trouble_of, view_of
 from batcher.distributed.outcome import accepted_since, sizes_of
 from batcher.distributed.worker import look, manifest_sha256
-from batcher.engine.limits import Pace
 from batcher.engine.view import RunView
 from batcher.errors import BatcherError, InputError, ManifestError, UnreachableError, UsageError
 from batcher.jobs.shard import Shard
-from batcher.options import Host, Money, Options, SandboxOptions, interrupted
-from batcher.planning.plan import Selection
+from batcher.options.facts import Money, Options, Pace, SandboxOptions, Selection
 from tests.api_server import run_command
 from tests.faults import line, write_ledger, write_pairs
 

@@ -14,9 +14,8 @@ from batcher.engine.stop import Control, RunLimits, Slots
 from batcher.engine.view import RunView
 from batcher.errors import InterruptedRunError, StoppedError
 from batcher.jobs.shard import Shard
-from batcher.options import Options
+from batcher.options.facts import Options, Selection
 from batcher.pacing.rate import RateLimit
-from batcher.planning.plan import Selection
 from tests.engine import LoopClock, in_virtual_time
 
 GO_ON = Directive("run-1")

@@ -10,8 +10,9 @@ import click
 import pytest
 
 from batcher.cli.entry import cli
-from batcher.manifest.load import Overrides, open_manifest
+from batcher.manifest.load import open_manifest
 from batcher.manifest.tally import ManifestTally
+from batcher.options.facts import Overrides
 from batcher.schema.spec import BUILT_IN, KLING
 from tests.api_server import environment
 

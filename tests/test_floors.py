@@ -14,11 +14,10 @@ ROOT = Path(batcher.__file__).parent
 FLOORS = [
     {"errors", "clock", "terminal", "thread_batches", "ports", "media"},
     {"disk", "jobs", "pacing", "http"},
-    {"schema", "ledger", "download", "sandbox", "config"},
+    {"options", "schema", "ledger", "download", "sandbox"},
     {"manifest", "planning", "store", "providers"},
     {"dataset"},
     {"engine", "report"},
-    {"options"},
     {"app"},
     {"distributed"},
     {"api", "cli"},

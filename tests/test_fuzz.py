@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from batcher.app import run as app
+from batcher.app.host import Host
 from batcher.download.downloader import Downloader
 from batcher.download.patience import DownloadLimits
 from batcher.download.trust import TrustPolicy
@@ -27,9 +28,9 @@ from batcher.jobs.lifecycle import State
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import listed_jobs, status_of
-from batcher.manifest.load import Overrides, open_manifest
+from batcher.manifest.load import open_manifest
 from batcher.manifest.tally import ManifestTally
-from batcher.options import Host, Options, SandboxOptions
+from batcher.options.facts import Options, Overrides, SandboxOptions
 from batcher.planning.plan import make_plan
 from batcher.providers.runcomfy.client import HttpService
 from batcher.providers.runcomfy.credentials import Endpoint, Token

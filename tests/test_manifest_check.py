@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.errors import PROBLEMS_SHOWN, ManifestError
-from batcher.manifest.load import Overrides, open_manifest
+from batcher.manifest.load import open_manifest
 from batcher.manifest.tally import ManifestTally
+from batcher.options.facts import Overrides
 from batcher.schema.spec import BUILT_IN, KLING, ModelSpec
 from tests.manifest_files import PNG, URL, read_text, write
 

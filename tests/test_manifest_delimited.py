@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from batcher.errors import ManifestError
 from batcher.manifest.read import open_document
-from batcher.manifest.reading import Reading
 from batcher.manifest.rows import ColumnRules
+from batcher.options.facts import Reading
 from tests.manifest_files import write
 
 SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

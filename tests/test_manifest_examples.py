@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from batcher.manifest.load import Overrides, open_manifest
+from batcher.manifest.load import open_manifest
 from batcher.manifest.tally import ManifestTally
+from batcher.options.facts import Overrides
 from batcher.schema.spec import BUILT_IN, KLING
 from tests.manifest_files import read
 

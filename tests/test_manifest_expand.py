@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batcher.jobs.identity import matrix_digest
-from batcher.manifest.load import Overrides, open_manifest
+from batcher.manifest.load import open_manifest
 from batcher.manifest.templates import TemplateError, filled, names_in
+from batcher.options.facts import Overrides
 from batcher.schema.spec import KLING
 from tests.manifest_files import MP4, PNG, URL, read, read_text, write
 

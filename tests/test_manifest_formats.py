@@ -6,8 +6,8 @@ import pytest
 
 from batcher.errors import ManifestError
 from batcher.manifest.read import open_document
-from batcher.manifest.reading import Reading
 from batcher.manifest.rows import ColumnRules
+from batcher.options.facts import Reading
 from tests.manifest_files import PNG, URL, read_text, write
 
 ANY = {"model": "some/model"}

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from batcher.errors import ManifestError
 from batcher.manifest.files import LINES_BETWEEN_CHECKS, NUL
-from batcher.manifest.load import Overrides, open_manifest
+from batcher.manifest.load import open_manifest
 from batcher.manifest.read import open_document
 from batcher.manifest.rows import ColumnRules, ManifestChanged
 from batcher.manifest.tally import ManifestTally
+from batcher.options.facts import Overrides
 from batcher.schema.spec import BUILT_IN, KLING
 from tests.manifest_files import PNG, URL, read, read_text, write
 

@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 from batcher.app.connect import connect
+from batcher.app.host import Host
 from batcher.cli.entry import main
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.manifest.editor_schema import manifest_schema
-from batcher.options import Host, SandboxOptions
+from batcher.options.facts import SandboxOptions
 from batcher.providers.runcomfy.catalog import CachedEntry, Catalog, CatalogCache
 from batcher.providers.runcomfy.kept import keep_entries, kept_entries
 from batcher.providers.runcomfy.listing import ListingCache

@@ -18,12 +18,9 @@ from aiohttp import web
 
 from batcher import api
 from batcher.app import run as app
-from batcher.engine.canary import JobShare
-from batcher.engine.limits import Pace
+from batcher.app.host import Host
 from batcher.errors import InputError, ManifestError
-from batcher.manifest.load import Overrides
-from batcher.options import Host, Money, Options
-from batcher.planning.plan import Policy, Selection
+from batcher.options.facts import JobShare, Money, Options, Overrides, Pace, Policy, Selection
 from batcher.sandbox.catalogue import catalogue
 from tests.api_server import TOKEN, ApiServer, command, environment, run_command
 

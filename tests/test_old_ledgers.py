@@ -3,14 +3,14 @@
 import msgspec
 import pytest
 
+from batcher.app.host import Host
 from batcher.app.run import plan, run
 from batcher.disk import LocalDisk
 from batcher.errors import LedgerError, ManifestError
 from batcher.jobs.identity import FIRST_RULE, RULE
 from batcher.ledger.ledger import Ledger, read_snapshot
 from batcher.ledger.snapshot import Snapshot
-from batcher.manifest.load import Overrides
-from batcher.options import Host, Options, SandboxOptions
+from batcher.options.facts import Options, Overrides, SandboxOptions
 from batcher.schema.spec import KLING
 from tests.engine import FakeClock
 from tests.manifest_files import write

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import batcher
-from batcher.config.given import COMMAND_LINE
+from batcher.app.asked import asked_of, options_from
 from batcher.errors import UsageError
-from batcher.options import asked_of, options_from
+from batcher.options.given import COMMAND_LINE
 from batcher.schema.spec import KLING
 
 ROW = "- {{id: j{}, model: {}, prompt: a, image_url: https://example.com/a.png}}\n"

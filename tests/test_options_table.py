@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 import batcher
 from batcher import api
+from batcher.app.asked import RULES, options_from
 from batcher.cli.entry import cli
-from batcher.config import kinds
-from batcher.config.given import Given
-from batcher.config.option import Many
-from batcher.config.table import BY_KEY, TABLE, options_of
 from batcher.errors import UsageError
-from batcher.options import RULES, Options, options_from
+from batcher.options import kinds
+from batcher.options.facts import Options
+from batcher.options.given import Given
+from batcher.options.option import Many
+from batcher.options.table import BY_KEY, TABLE, options_of
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).filter(str.strip)
 VALUES = {

@@ -15,10 +15,11 @@ from batcher.disk import LocalDisk
 from batcher.download.lookup import Looked, Lookup, LookupLimits
 from batcher.download.trust import TrustPolicy
 from batcher.download.way import Way
-from batcher.engine.canary import CanaryChoice, JobShare
+from batcher.engine.canary import CanaryChoice
 from batcher.jobs.job import LocalMedia, Source
 from batcher.ledger.ledger import read_snapshot
 from batcher.manifest.media import is_public_url
+from batcher.options.facts import JobShare
 from batcher.planning.durations import Forecast, forecast
 from batcher.planning.estimate import Estimate
 from batcher.planning.media_urls import MediaUrl, UrlWatch, expires_at, looks_private, media_urls

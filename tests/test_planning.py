@@ -10,17 +10,8 @@ from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import Event, EventName, Record, Stage, State
 from batcher.jobs.shard import Shard, shard_number
 from batcher.ledger.snapshot import Snapshot
-from batcher.planning.plan import (
-    Action,
-    Decision,
-    Plan,
-    PlanGroup,
-    Policy,
-    Selection,
-    decide,
-    make_plan,
-    next_attempt,
-)
+from batcher.options.facts import Policy, Selection
+from batcher.planning.plan import Action, Decision, Plan, PlanGroup, decide, make_plan, next_attempt
 
 CAT = job("cat")
 FLAGS = {

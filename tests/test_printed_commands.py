@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from batcher.cli.entry import cli
 from batcher.cli.run_options import typed
-from batcher.config import kinds
-from batcher.config.command import as_path, command, quoted
-from batcher.config.given import Given
-from batcher.config.option import Many, Shapes
-from batcher.config.record import given_of, record_of
-from batcher.config.table import BY_KEY, TABLE, options_of
+from batcher.options import kinds
+from batcher.options.command import as_path, command, quoted
+from batcher.options.given import Given
+from batcher.options.option import Many, Shapes
+from batcher.options.record import given_of, record_of
+from batcher.options.table import BY_KEY, TABLE, options_of
 from batcher.schema.spec import KLING
 from batcher.terminal import visible
 

@@ -5,7 +5,7 @@ from engine import Batch, after, answer, bought, for_ever, in_virtual_time, job
 
 from batcher.errors import AuthRefused, DownloadRefused, DownloadStalled, NotFound, Unavailable
 from batcher.jobs.lifecycle import EventName, Stage, State
-from batcher.planning.plan import Policy
+from batcher.options.facts import Policy
 from batcher.ports import Phase
 
 CAT = job("cat")

@@ -22,7 +22,7 @@ from batcher.errors import (
     UnreachableError,
 )
 from batcher.jobs.lifecycle import EventName, Stage, State
-from batcher.planning.plan import Policy, Selection
+from batcher.options.facts import Policy, Selection
 from batcher.ports import CancelOutcome, Phase
 
 SIGNAL = InterruptedRunError("signal 2")

@@ -21,7 +21,7 @@ from batcher.errors import (
     TurnedAway,
 )
 from batcher.jobs.lifecycle import Stage, State
-from batcher.planning.plan import Policy
+from batcher.options.facts import Policy
 from batcher.providers.runcomfy.body import request_body
 
 

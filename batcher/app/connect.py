@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from batcher.app.host import Host
 from batcher.download.downloader import Downloader
 from batcher.download.lookup import Lookup
 from batcher.download.patience import DownloadLimits
@@ -19,7 +20,7 @@ from batcher.http.network import Network
 from batcher.ledger.segments import HIDDEN_NAME
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.media import is_public_url
-from batcher.options import Host, SandboxOptions, Trust
+from batcher.options.facts import SandboxOptions, Trust
 from batcher.providers.runcomfy.catalog import Catalog, CatalogCache, cache_dir
 from batcher.providers.runcomfy.client import HttpService
 from batcher.providers.runcomfy.credentials import (

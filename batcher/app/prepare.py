@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from batcher.app.host import Host
 from batcher.dataset.rows import ColumnTypes
 from batcher.engine.canary import CanaryChoice
 from batcher.errors import InputError, UsageError
@@ -14,7 +15,7 @@ from batcher.jobs.job import Job
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.load import Manifest
 from batcher.manifest.tally import ManifestTally
-from batcher.options import Host, Money, Options
+from batcher.options.facts import Money, Options
 from batcher.planning.estimate import Estimate
 from batcher.planning.media_urls import MediaUrl, UrlWatch, media_urls
 from batcher.planning.plan import Decision, Plan, decide, make_plan

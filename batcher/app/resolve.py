@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batcher.app.connect import SANDBOX_API, Site, check_same_api, connect
-from batcher.config.command import as_path, command
+from batcher.app.host import Host
 from batcher.disk import Disk
 from batcher.engine.cancel import cancel_request
 from batcher.errors import (
@@ -27,7 +27,8 @@ from batcher.ledger.ledger import Ledger, read_snapshot
 from batcher.ledger.lines import events_naming
 from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
-from batcher.options import Host, SandboxOptions
+from batcher.options.command import as_path, command
+from batcher.options.facts import SandboxOptions
 from batcher.ports import CancelOutcome, Result, Service
 from batcher.store.bucket import claimed, open_run_dir
 

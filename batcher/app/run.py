@@ -12,9 +12,9 @@ from pathlib import Path
 
 from batcher.app.check_urls import UrlReport, check_urls
 from batcher.app.connect import Site, check_same_api, connect
+from batcher.app.host import Host
 from batcher.app.prepare import Prepared, confirm, prepare
 from batcher.clock import iso
-from batcher.config.record import record_of
 from batcher.dataset.inspector import MediaInspector
 from batcher.dataset.metadata import Describes, Later, Metadata, gather
 from batcher.disk import cannot_write
@@ -31,7 +31,8 @@ from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import Summary, status_of
 from batcher.manifest.load import Manifest, open_manifest
-from batcher.options import Host, Options
+from batcher.options.facts import Options
+from batcher.options.record import record_of
 from batcher.planning.durations import Forecast, forecast
 from batcher.planning.plan import Plan, PlanGroup
 from batcher.providers.runcomfy.body import request_body

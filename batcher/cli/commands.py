@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from batcher.config.command import as_path, command
+from batcher.options.command import as_path, command
 from batcher.terminal import visible
 
 HINTS: Final = {

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from batcher.cli.run_options import typed
-from batcher.config.given import Given
-from batcher.config.option import Group
-from batcher.config.table import TABLE
+from batcher.options.given import Given
+from batcher.options.option import Group
+from batcher.options.table import TABLE
 from batcher.terminal import visible, visible_json
 
 DEFAULT = "default"
@@ -20,7 +20,7 @@ _WIDTHS = (22, 26)
 
 def show_config(typed_in: dict[str, Any]) -> int:
     """Print the options of a run of the manifest, or of the working directory. Raises UsageError."""
-    from batcher.options import asked_of
+    from batcher.app.asked import asked_of
 
     said = typed(typed_in)
     given = asked_of(typed_in["manifest"], said, os.environ)

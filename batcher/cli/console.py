@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from batcher.config.command import as_path, command
-from batcher.config.given import Given
 from batcher.jobs.lifecycle import Record, Stage, State
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import Status, Summary
+from batcher.options.command import as_path, command
+from batcher.options.given import Given
 from batcher.store.bucket import outputs_place
 
 PROBLEMS_SHOWN = 10

@@ -14,8 +14,8 @@ from batcher.cli import ending
 from batcher.cli.commands import Commands, completion_script, show_version
 from batcher.cli.params import DURATION_TYPE, SIZE_TYPE
 from batcher.cli.run_options import TableCommand, table_options
-from batcher.config.table import TABLE, options_of
 from batcher.errors import BatcherError
+from batcher.options.table import TABLE, options_of
 from batcher.terminal import visible, visible_lines
 
 EX_USAGE = 64

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from batcher.config.ids import ids_in
 from batcher.disk import LocalDisk
 from batcher.errors import UsageError
+from batcher.options.ids import ids_in
 
 
 def export_run(given: dict[str, Any]) -> int:

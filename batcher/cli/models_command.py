@@ -10,12 +10,13 @@ from typing import Any
 import click
 
 from batcher.app.connect import connect
+from batcher.app.host import Host
 from batcher.cli.console import duration
 from batcher.cli.fields import field_notes
 from batcher.cli.observers import observer_for
-from batcher.config.command import command
 from batcher.errors import InputError, UnreachableError
-from batcher.options import Host, SandboxOptions
+from batcher.options.command import command
+from batcher.options.facts import SandboxOptions
 from batcher.providers.runcomfy.catalog import Found, SpecOrigin, SpecSource, spec_of
 from batcher.providers.runcomfy.listing import ModelList
 from batcher.schema.spec import ModelSpec

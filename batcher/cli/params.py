@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from batcher.config.kinds import DURATION, SIZE, ValueKind
+from batcher.options.kinds import DURATION, SIZE, ValueKind
 
 
 class KindType(click.ParamType[Any]):

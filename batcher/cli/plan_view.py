@@ -10,7 +10,7 @@ from batcher.app.check_urls import UrlReport
 from batcher.app.prepare import Prepared
 from batcher.app.run import Planned
 from batcher.cli.console import duration, money
-from batcher.options import Options
+from batcher.options.facts import Options
 from batcher.planning.estimate import PriceLine
 from batcher.planning.plan import NOT_SUBMITTED, BucketTotal, Plan, PlanGroup
 from batcher.providers.runcomfy.catalog import SpecOrigin, SpecSource

@@ -13,8 +13,6 @@ import msgspec
 
 from batcher.cli.console import status_lines
 from batcher.clock import SystemClock
-from batcher.config.given import Given
-from batcher.config.record import given_of
 from batcher.disk import LocalDisk
 from batcher.errors import UsageError
 from batcher.jobs.job import Artifact
@@ -22,6 +20,8 @@ from batcher.jobs.lifecycle import State
 from batcher.ledger import summary as summaries
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.snapshot import Snapshot
+from batcher.options.given import Given
+from batcher.options.record import given_of
 from batcher.store.bucket import bucket_url_of, open_run_dir
 from batcher.store.local import RunDir
 from batcher.terminal import visible, visible_json

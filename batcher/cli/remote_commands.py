@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from batcher.app import resolve
+from batcher.app.host import Host
 from batcher.cli.observers import observer_for
-from batcher.options import Host
 from batcher.terminal import visible, visible_json
 
 

@@ -17,6 +17,8 @@ import click
 import msgspec
 
 from batcher.app import run as app
+from batcher.app.asked import asked_of, options_from
+from batcher.app.host import Host, interrupted
 from batcher.cli import ending
 from batcher.cli.console import money, summary_lines
 from batcher.cli.fast_loop import fast_loop
@@ -30,7 +32,7 @@ from batcher.engine.view import Observer, Silence
 from batcher.errors import BatcherError
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.summary import Summary
-from batcher.options import Host, Options, asked_of, interrupted, options_from
+from batcher.options.facts import Options
 from batcher.planning.plan import Plan
 from batcher.terminal import visible, visible_json, visible_lines
 

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from batcher.config.option import Group, Many, Option
-from batcher.config.table import BY_KEY
+from batcher.options.option import Group, Many, Option
+from batcher.options.table import BY_KEY
 
 HELP_COLUMN = 34
 F = TypeVar("F", bound=Callable[..., Any])

@@ -10,9 +10,9 @@ import click
 import msgspec
 
 from batcher.cli.fields import FieldNote, field_notes, literal
-from batcher.config.command import as_path, command, quoted
 from batcher.disk import cannot_write
 from batcher.errors import UsageError
+from batcher.options.command import as_path, command, quoted
 from batcher.schema.spec import ModelSpec
 
 STARTER = """\

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batcher.app import run as app
+from batcher.app.host import Host
 from batcher.app.prepare import Prepared, confirm
 from batcher.dataset.metadata import gather
 from batcher.disk import writing
@@ -27,7 +28,7 @@ from batcher.ledger.lock import is_held
 from batcher.ledger.segments import HIDDEN_NAME, is_segment, segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import Summary
-from batcher.options import Host, Options
+from batcher.options.facts import Options
 from batcher.store.bucket import open_run_dir
 from batcher.store.bucket_outputs import BucketRunDir
 

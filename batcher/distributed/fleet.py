@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from batcher.app.host import Host
 from batcher.distributed.messages import (
     BEAT_S,
     ORDERS,
@@ -25,7 +26,6 @@ from batcher.distributed.worker import carry_out
 from batcher.engine.stop import Control
 from batcher.engine.view import RunView
 from batcher.errors import BatcherError, InterruptedRunError, UnreachableError
-from batcher.options import Host
 
 STARTS_ALLOWED = 10
 """How often a shard is given out. Dask itself tries other workers several times for each of these."""

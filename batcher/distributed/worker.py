@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from batcher.app import run as app
+from batcher.app.host import Host, interrupted
 from batcher.clock import Clock, SystemClock
 from batcher.distributed.messages import (
     ORDERS,
@@ -40,7 +41,7 @@ from batcher.errors import (
     UsageError,
 )
 from batcher.ledger.summary import Summary
-from batcher.options import Host, Options, interrupted
+from batcher.options.facts import Options
 
 LOCK_AGAIN_S = 1.0
 LOCK_PATIENCE_S = SILENCE_S + 30.0

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from batcher.clock import Clock
 from batcher.errors import StoppedError
@@ -14,27 +14,11 @@ from batcher.jobs.job import Job
 from batcher.jobs.lifecycle import Stage, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
+from batcher.options.facts import DEFAULT_CANARY_FAILURES, JobShare
 
 GROUPS_MAX = 10_000
 FREE_TEXT_CHARS = 24
 _FREE_FIELDS = frozenset({"prompt", "negative_prompt", "seed", "text"})
-
-
-class JobShare(NamedTuple):
-    """A number of jobs or, with ``percent``, a share of them."""
-
-    value: float
-    percent: bool = False
-
-    def is_passed(self, part: int, whole: int) -> bool:
-        """Whether ``part`` of ``whole`` is more than this."""
-        return (100.0 * part / whole if self.percent else part) > self.value
-
-    def __str__(self) -> str:
-        return f"{self.value:g}{'%' if self.percent else ''}"
-
-
-DEFAULT_CANARY_FAILURES = JobShare(20.0, percent=True)
 
 
 @dataclass(slots=True)

@@ -10,10 +10,10 @@ from batcher.engine.slots import Traffic, Unlimited
 from batcher.engine.stop import Control
 from batcher.engine.turns import Turns
 from batcher.errors import CallError, NotSent, OutcomeUnknown, TurnedAway, Unavailable, UnreachableError
+from batcher.options.facts import DEFAULT_OUTAGE_S
 from batcher.pacing.gate import Gate
 
 FIRST_ANSWER_S = 60.0
-DEFAULT_OUTAGE_S = 600.0
 T = TypeVar("T")
 
 

@@ -22,7 +22,6 @@ from batcher.engine.canary import Canary, no_canary
 from batcher.engine.cancel import cancel_request
 from batcher.engine.fetch import Collector
 from batcher.engine.gateway import ApiLine
-from batcher.engine.limits import Pace
 from batcher.engine.poll import Gone, Watcher, is_final_no
 from batcher.engine.slots import AutoSlots, Polling, Starts, Unlimited
 from batcher.engine.stop import Breaker, Control, RunLimits, Slots
@@ -40,6 +39,7 @@ from batcher.jobs.job import Job
 from batcher.jobs.lifecycle import NOT_FOUND, EventName, Stage, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import Ledger
+from batcher.options.facts import Pace
 from batcher.pacing.gate import Gate
 from batcher.pacing.polling import LearnedPolls
 from batcher.pacing.rate import RateLimit

@@ -10,7 +10,6 @@ from enum import Enum, auto
 from typing import Any, Protocol
 
 from batcher.clock import Clock
-from batcher.config.command import as_path, command
 from batcher.engine.budget import Budget
 from batcher.engine.gateway import ApiLine
 from batcher.engine.stop import Control
@@ -20,6 +19,7 @@ from batcher.jobs.job import Job, recorded
 from batcher.jobs.lifecycle import EventName, Stage
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import Ledger
+from batcher.options.command import as_path, command
 from batcher.pacing.rate import RateLimit
 from batcher.planning.plan import next_attempt
 from batcher.ports import Service

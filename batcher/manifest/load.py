@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from batcher.errors import ManifestError
@@ -14,32 +13,16 @@ from batcher.manifest.check import Checker, Rejects
 from batcher.manifest.expand import ExpandError, FieldProblem, Setting, expanded
 from batcher.manifest.media import LocalFiles
 from batcher.manifest.read import open_document
-from batcher.manifest.reading import AS_IT_TELLS, Reading
 from batcher.manifest.rows import ColumnRules, ManifestChanged, Row
 from batcher.manifest.tally import ManifestTally, problem_line
 from batcher.manifest.walk import Found, Tree
+from batcher.options.facts import Overrides
 from batcher.schema.spec import ModelSpec
 from batcher.terminal import legible
 
 NAME_MAX_BYTES = 200
 
 _SAFE_NAME = re.compile(r'(?![.~ -])[^/\\<>:"|?*\x00-\x1f\x7f\ud800-\udfff]{1,100}(?<![. ])')
-
-
-@dataclass(frozen=True, slots=True)
-class Overrides:
-    """What the command line says of a manifest.
-
-    ``model`` is for every job, ``set`` maps inputs to texts for every job (an empty one takes the
-    input away), ``meta_columns`` and ``ignore_columns`` name what is not an input, ``reading`` is how
-    the file itself is to be read.
-    """
-
-    model: str | None = None
-    set: Mapping[str, str] = field(default_factory=dict)
-    meta_columns: Collection[str] = ()
-    ignore_columns: Collection[str] = ()
-    reading: Reading = AS_IT_TELLS
 
 
 NO_OVERRIDES = Overrides()

@@ -15,12 +15,12 @@ from batcher.manifest.delimited import delimiter_of, records
 from batcher.manifest.files import ManifestFile
 from batcher.manifest.identify import looks_like, mistaken
 from batcher.manifest.json_files import json_document, jsonl_rows
-from batcher.manifest.reading import AS_IT_TELLS, Reading
 from batcher.manifest.remarks import Remarks
 from batcher.manifest.rows import ColumnRules, Head, LinedList, Row, head_of, row_of
 from batcher.manifest.tally import problem_line
 from batcher.manifest.text_files import text_rows
 from batcher.manifest.yaml_files import yaml_document
+from batcher.options.facts import AS_IT_TELLS, Reading
 from batcher.schema.wording import shown
 
 HELD_ROWS_HINT = 50_000

@@ -8,24 +8,12 @@ from typing import Any
 
 import msgspec
 
+from batcher.options.facts import AS_IT_TELLS, Reading
 from batcher.schema.wording import shown, unknown_field
 
 DELIMITER_NAMES: Mapping[str, str] = {
     "comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|", "space": " ",
 }  # fmt: skip
-
-
-class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``format`` (a name, or one with what is meant inside: ``xlsx:Sheet2``), ``encoding`` and
-    ``delimiter`` of a file; None: as the file itself tells.
-    """
-
-    format: str | None = None
-    encoding: str | None = None
-    delimiter: str | None = None
-
-
-AS_IT_TELLS = Reading()
 
 
 class Include(msgspec.Struct, frozen=True):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from batcher.errors import ManifestError
 from batcher.jobs.job import Job
 from batcher.jobs.lifecycle import EXPIRED, NO_OUTPUT, Stage, State
-from batcher.jobs.shard import Shard
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
+from batcher.options.facts import Policy, Selection
 
-DEFAULT_MAX_ATTEMPTS = 3
 EXAMPLES_SHOWN = 3
 NOT_SUBMITTED = "not submitted yet"
 PriceOf = Callable[[Job], float | None]
@@ -66,47 +64,6 @@ class Decision:
 
 
 _NEW = Decision(PlanGroup.NEW, Action.SUBMIT, NOT_SUBMITTED)
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The user's word on what may be bought again."""
-
-    retry_failed: bool = False
-    retry_unknown: bool = False
-    redo: bool = False
-    max_attempts: int = DEFAULT_MAX_ATTEMPTS
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which jobs a run takes: ``only`` a glob or a set of ids, a shard, then the first ``limit``."""
-
-    limit: int | None = None
-    only: str | frozenset[str] | None = None
-    shard: Shard | None = None
-
-    def covers(self, job_id: str) -> bool:
-        """Whether a job is this run's even where it has left the manifest."""
-        return self.limit is None and self.only is None and self.matches(job_id)
-
-    def matches(self, job_id: str) -> bool:
-        """Whether the job belongs to the selection, ``limit`` aside."""
-        if isinstance(self.only, frozenset):
-            if job_id not in self.only:
-                return False
-        elif self.only is not None and not fnmatch.fnmatchcase(job_id, self.only):
-            return False
-        return self.shard is None or self.shard.has(job_id)
-
-    def select(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, bool]]:
-        """Every job, and whether it is selected."""
-        left = self.limit
-        for job in jobs:
-            chosen = (left is None or left > 0) and self.matches(job.id)
-            if chosen and left is not None:
-                left -= 1
-            yield job, chosen
 
 
 def decide(job: Job, record: JobRecord | None, policy: Policy) -> Decision:

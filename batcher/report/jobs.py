@@ -10,13 +10,13 @@ from urllib.parse import quote
 
 import msgspec
 
-from batcher.config.command import as_path, command
-from batcher.config.record import given_of
 from batcher.dataset.rows import ColumnTypes, Rows
 from batcher.jobs.job import Probed
 from batcher.jobs.lifecycle import State
 from batcher.ledger.finished import JobRecord
 from batcher.media.file_types import MEDIA_TYPES
+from batcher.options.command import as_path, command
+from batcher.options.record import given_of
 from batcher.report.history import Life, TimedSnapshot
 from batcher.store.bucket import bucket_url_of
 

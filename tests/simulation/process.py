@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from batcher.app.host import interrupted
 from batcher.clock import iso
 from batcher.dataset.metadata import Describes, Later, Metadata, gather
 from batcher.dataset.rows import ColumnTypes
@@ -17,7 +18,6 @@ from batcher.errors import BatcherError, ManifestError, StoppedError
 from batcher.jobs.job import Job
 from batcher.jobs.lifecycle import EventName, RunEvent, State
 from batcher.ledger.ledger import Ledger
-from batcher.options import interrupted
 from batcher.planning.plan import Decision, Plan, decide, make_plan
 from batcher.store.local import RunDir
 

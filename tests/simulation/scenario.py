@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from batcher.engine.limits import Pace
 from batcher.jobs.identity import input_digest
 from batcher.jobs.job import Job, Source
 from batcher.jobs.shard import Shard
-from batcher.planning.plan import Policy, Selection
+from batcher.options.facts import Pace, Policy, Selection
 
 from .server import PRICE_USD, Climate
 

@@ -7,8 +7,8 @@ from dataclasses import KW_ONLY, dataclass, replace
 from enum import Enum
 from typing import Any
 
-from batcher.config import kinds
-from batcher.config.kinds import ValueKind, as_text
+from batcher.options import kinds
+from batcher.options.kinds import ValueKind, as_text
 
 
 class Group(Enum):

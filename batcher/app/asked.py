@@ -1,133 +1,35 @@
-"""What a user may ask of a run: plain facts, filled from the table of options."""
+"""From what was asked for to the options of a run, by the table of options."""
 
 from __future__ import annotations
 
-import os
-import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batcher.clock import Clock, SystemClock
-from batcher.config.given import Given
-from batcher.config.ids import ids_in
-from batcher.config.sources import environment_layer, file_layers, gathered, named
-from batcher.config.table import TABLE
-from batcher.disk import Disk, LocalDisk
-from batcher.engine.canary import DEFAULT_CANARY_FAILURES, GoOn, JobShare, just_go_on
-from batcher.engine.limits import Pace
-from batcher.engine.stop import Control
-from batcher.engine.view import Observer, Silence
-from batcher.errors import InterruptedRunError, UsageError
-from batcher.manifest.load import Overrides
+from batcher.errors import UsageError
 from batcher.manifest.reading import reading_of
 from batcher.manifest.rows import Lined
 from batcher.manifest.run_map import run_map
+from batcher.options.facts import (
+    JobShare,
+    Money,
+    Options,
+    Overrides,
+    Pace,
+    Policy,
+    SandboxOptions,
+    Selection,
+    Trust,
+)
+from batcher.options.given import Given
+from batcher.options.ids import ids_in
+from batcher.options.sources import environment_layer, file_layers, gathered, named
+from batcher.options.table import TABLE
 from batcher.pacing.adaptive import AUTO_START
-from batcher.planning.plan import Plan, Policy, Selection
 from batcher.store.objects.place import is_bucket_url
 from batcher.terminal import legible
-
-DEFAULT_MAX_FILE_BYTES = 2 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class Money:
-    """Limits on what a run may buy. ``assume_price_usd`` prices jobs that nobody else prices."""
-
-    max_cost_usd: float | None = None
-    assume_price_usd: float | None = None
-    max_failures: float | None = None
-    max_failures_percent: bool = False
-    canary: int | None = None
-    """So many jobs first; the rest only where no more than ``canary_failures`` of them failed."""
-    canary_failures: JobShare = DEFAULT_CANARY_FAILURES
-    assume_yes: bool = False
-    """Buy without asking, also while jobs already paid for have left the manifest."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """Where outputs may come from, and how large one may be."""
-
-    allow_hosts: tuple[str, ...] = ()
-    max_file_bytes: int = DEFAULT_MAX_FILE_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class SandboxOptions:
-    """The embedded stand-in for the API: how fast it works, and which share of calls it spoils."""
-
-    speed: float = 1.0
-    faults: float = 0.0
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """Everything about one run."""
-
-    manifest: Path
-    given: Given = field(default_factory=Given, compare=False)
-    """What was asked for, as it was named: the commands that we print are made from it."""
-    output: Path | None = None
-    """The run directory. With ``bucket_url``, which takes the outputs, it keeps the ledger."""
-    bucket_url: str | None = None
-    overrides: Overrides = field(default_factory=Overrides)
-    skip_invalid: bool = False
-    selection: Selection = field(default_factory=Selection)
-    policy: Policy = field(default_factory=Policy)
-    pace: Pace = field(default_factory=Pace)
-    money: Money = field(default_factory=Money)
-    trust: Trust = field(default_factory=Trust)
-    sandbox: SandboxOptions | None = None
-    ignore_old_failures: bool = False
-    dask: str | None = None
-    check_urls: bool = False
-    """A plan asks about each media URL. Needs the network."""
-
-
-def no_signals(control: Control) -> AbstractContextManager[None]:
-    """For callers that handle signals themselves."""
-    del control
-    return nullcontext()
-
-
-def home_folder() -> Path:
-    """The user's home; for a user that has none, a folder that nothing can be in."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return Path(os.devnull)
-
-
-@dataclass(slots=True)
-class Host:
-    """The machine that a run runs on: injected, so that tests can bring their own."""
-
-    disk: Disk = field(default_factory=LocalDisk)
-    clock: Clock = field(default_factory=SystemClock)
-    rng: random.Random = field(default_factory=random.Random)
-    observer: Observer = field(default_factory=Silence)
-    env: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    home: Path = field(default_factory=home_folder)
-    confirm: Callable[[Plan, Path, str | None], bool] | None = None
-    """Shows a plan with its run directory, and a warning, and asks; None: nobody to ask."""
-    go_on: GoOn = just_go_on
-    """Shows how the canary fared, and asks where there is somebody to ask."""
-    signals: Callable[[Control], AbstractContextManager[None]] = no_signals
-    """Makes signals reach a run's control while it runs."""
-
-
-def interrupted(signal_number: int) -> InterruptedRunError:
-    """The reason to stop that a signal is; its exit code is 128 + the signal's number."""
-    error = InterruptedRunError(f"interrupted by signal {signal_number}")
-    error.exit_code = 128 + signal_number  # type: ignore[misc]
-    return error
 
 
 def asked_of(manifest: str | None, typed: Mapping[str, Any], env: Mapping[str, str]) -> Given:

@@ -3,8 +3,8 @@
 The command line, its help, the Python API, ``BATCHER_*`` variables, ``batcher.toml``, a manifest's
 ``run:`` map, ``batcher config`` and the commands that we print are made from these rows.
 
-To add an option: one row in :data:`TABLE`, and one field in ``batcher/options.py`` that it fills. A row
-is ``Option(name, kind, shapes, help, ...)`` under its heading (``Group``), where
+To add an option: one row in :data:`TABLE`, and one field in ``facts`` that it fills. A row is
+``Option(name, kind, shapes, help, ...)`` under its heading (``Group``), where
 
 - ``name`` is what stands after ``--``. In Python and in files ``-`` is ``_``; in the environment
   ``max-cost`` is ``BATCHER_MAX_COST``. No units in names: the kind says how values are spelled.
@@ -14,7 +14,7 @@ is ``Option(name, kind, shapes, help, ...)`` under its heading (``Group``), wher
   ``TALK`` (none of these). Printed commands repeat all but ``TALK``.
 - ``help`` is one line that says what the option does.
 - ``to`` is the field in ``Options`` that gets the value: ``"money.max_cost_usd"``, ``"skip_invalid"``.
-  None: ``options.py`` has a rule for it (``RULES``), or only the command line uses it.
+  None: ``app/asked.py`` has a rule for it (``RULES``), or only the command line uses it.
 - ``default`` is as it would be typed; without one it is None, false, or empty.
 - ``on`` is ``RUN`` or ``PLAN`` if only that command has it. What changes the count or the price of a
   plan belongs to both, which is the default.
@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from batcher.config.kinds import (
+from batcher.options.kinds import (
     ASSIGNED,
     CHARACTER,
     COLUMNS,
@@ -55,7 +55,7 @@ from batcher.config.kinds import (
     USD,
     choice,
 )
-from batcher.config.option import Group, Many, On, Option, Shapes, under
+from batcher.options.option import Group, Many, On, Option, Shapes, under
 
 JOBS, MONEY, ONCE, TALK = Shapes
 RUN, PLAN, LIST, MAP = On.RUN, On.PLAN, Many.LIST, Many.MAP

@@ -15,11 +15,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from batcher.config.given import COMMAND_LINE, Given
-from batcher.config.kinds import IDS
-from batcher.config.option import Many, Option
-from batcher.config.table import BY_KEY
 from batcher.errors import UsageError
+from batcher.options.given import COMMAND_LINE, Given
+from batcher.options.kinds import IDS
+from batcher.options.option import Many, Option
+from batcher.options.table import BY_KEY
 
 CONFIG_NAME: Final = "batcher.toml"
 PROJECT_NAME: Final = "pyproject.toml"

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from batcher.config.command import with_options
-from batcher.config.option import Shapes
-from batcher.config.table import BY_KEY, defaults
+from batcher.options.command import with_options
+from batcher.options.option import Shapes
+from batcher.options.table import BY_KEY, defaults
 
 COMMAND_LINE = "the command line"
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from batcher.config.option import Option, Shapes
-from batcher.config.table import TABLE
+from batcher.options.option import Option, Shapes
+from batcher.options.table import TABLE
 
 PROGRAM = "batcher"
 _PLAIN = re.compile(r"[\x20-\x7e]*")

@@ -11,12 +11,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from batcher.config.given import Given
-from batcher.config.kinds import IDS
-from batcher.config.option import Many, Option, Shapes
-from batcher.config.table import BY_KEY
 from batcher.jobs.lifecycle import Asked
 from batcher.jobs.signatures import mask_url
+from batcher.options.given import Given
+from batcher.options.kinds import IDS
+from batcher.options.option import Many, Option, Shapes
+from batcher.options.table import BY_KEY
 
 _TEXT_MAX_CHARS = 64 * 1024
 _PLACES = ("output", "state_dir")

@@ -1,0 +1,57 @@
+"""The machine that a run runs on."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from batcher.clock import Clock, SystemClock
+from batcher.disk import Disk, LocalDisk
+from batcher.engine.canary import GoOn, just_go_on
+from batcher.engine.stop import Control
+from batcher.engine.view import Observer, Silence
+from batcher.errors import InterruptedRunError
+from batcher.planning.plan import Plan
+
+
+def no_signals(control: Control) -> AbstractContextManager[None]:
+    """For callers that handle signals themselves."""
+    del control
+    return nullcontext()
+
+
+def home_folder() -> Path:
+    """The user's home; for a user that has none, a folder that nothing can be in."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.devnull)
+
+
+@dataclass(slots=True)
+class Host:
+    """The machine that a run runs on: injected, so that tests can bring their own."""
+
+    disk: Disk = field(default_factory=LocalDisk)
+    clock: Clock = field(default_factory=SystemClock)
+    rng: random.Random = field(default_factory=random.Random)
+    observer: Observer = field(default_factory=Silence)
+    env: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    home: Path = field(default_factory=home_folder)
+    confirm: Callable[[Plan, Path, str | None], bool] | None = None
+    """Shows a plan with its run directory, and a warning, and asks; None: nobody to ask."""
+    go_on: GoOn = just_go_on
+    """Shows how the canary fared, and asks where there is somebody to ask."""
+    signals: Callable[[Control], AbstractContextManager[None]] = no_signals
+    """Makes signals reach a run's control while it runs."""
+
+
+def interrupted(signal_number: int) -> InterruptedRunError:
+    """The reason to stop that a signal is; its exit code is 128 + the signal's number."""
+    error = InterruptedRunError(f"interrupted by signal {signal_number}")
+    error.exit_code = 128 + signal_number  # type: ignore[misc]
+    return error

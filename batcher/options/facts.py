@@ -1,0 +1,184 @@
+"""The options of a run as plain facts: what the other rooms read. They import nothing above them."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from batcher.jobs.job import Job
+from batcher.jobs.shard import Shard
+from batcher.options.given import Given
+
+DEFAULT_CONCURRENCY = 8
+DEFAULT_DOWNLOADS = 8
+DEFAULT_GRACE_S = 5.0
+DEFAULT_JOB_TIMEOUT_S = 2 * 3600.0
+DEFAULT_OUTAGE_S = 600.0
+DEFAULT_MAX_ATTEMPTS = 3
+DEFAULT_MAX_FILE_BYTES = 2 << 30
+
+
+class JobShare(NamedTuple):
+    """A number of jobs or, with ``percent``, a share of them."""
+
+    value: float
+    percent: bool = False
+
+    def is_passed(self, part: int, whole: int) -> bool:
+        """Whether ``part`` of ``whole`` is more than this."""
+        return (100.0 * part / whole if self.percent else part) > self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:g}{'%' if self.percent else ''}"
+
+
+DEFAULT_CANARY_FAILURES = JobShare(20.0, percent=True)
+
+
+class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``format`` (a name, or one with what is meant inside: ``xlsx:Sheet2``), ``encoding`` and
+    ``delimiter`` of a file; None: as the file itself tells.
+    """
+
+    format: str | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+
+
+AS_IT_TELLS = Reading()
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the command line says of a manifest.
+
+    ``model`` is for every job, ``set`` maps inputs to texts for every job (an empty one takes the
+    input away), ``meta_columns`` and ``ignore_columns`` name what is not an input, ``reading`` is how
+    the file itself is to be read.
+    """
+
+    model: str | None = None
+    set: Mapping[str, str] = field(default_factory=dict)
+    meta_columns: Collection[str] = ()
+    ignore_columns: Collection[str] = ()
+    reading: Reading = AS_IT_TELLS
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which jobs a run takes: ``only`` a glob or a set of ids, a shard, then the first ``limit``."""
+
+    limit: int | None = None
+    only: str | frozenset[str] | None = None
+    shard: Shard | None = None
+
+    def covers(self, job_id: str) -> bool:
+        """Whether a job is this run's even where it has left the manifest."""
+        return self.limit is None and self.only is None and self.matches(job_id)
+
+    def matches(self, job_id: str) -> bool:
+        """Whether the job belongs to the selection, ``limit`` aside."""
+        if isinstance(self.only, frozenset):
+            if job_id not in self.only:
+                return False
+        elif self.only is not None and not fnmatch.fnmatchcase(job_id, self.only):
+            return False
+        return self.shard is None or self.shard.has(job_id)
+
+    def select(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, bool]]:
+        """Every job, and whether it is selected."""
+        left = self.limit
+        for job in jobs:
+            chosen = (left is None or left > 0) and self.matches(job.id)
+            if chosen and left is not None:
+                left -= 1
+            yield job, chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The user's word on what may be bought again."""
+
+    retry_failed: bool = False
+    retry_unknown: bool = False
+    redo: bool = False
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast and how patiently. ``poll_interval_s`` None: a schedule that learns.
+
+    With ``adapts``, ``concurrency`` is no limit: limits are found out.
+    """
+
+    concurrency: int = DEFAULT_CONCURRENCY
+    adapts: bool = False
+    downloads: int = DEFAULT_DOWNLOADS
+    rate_per_s: float | None = None
+    poll_interval_s: float | None = None
+    job_timeout_s: float | None = DEFAULT_JOB_TIMEOUT_S
+    outage_timeout_s: float = DEFAULT_OUTAGE_S
+    grace_s: float = DEFAULT_GRACE_S
+    cancel_on_interrupt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """Limits on what a run may buy. ``assume_price_usd`` prices jobs that nobody else prices."""
+
+    max_cost_usd: float | None = None
+    assume_price_usd: float | None = None
+    max_failures: float | None = None
+    max_failures_percent: bool = False
+    canary: int | None = None
+    """So many jobs first; the rest only where no more than ``canary_failures`` of them failed."""
+    canary_failures: JobShare = DEFAULT_CANARY_FAILURES
+    assume_yes: bool = False
+    """Buy without asking, also while jobs already paid for have left the manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Where outputs may come from, and how large one may be."""
+
+    allow_hosts: tuple[str, ...] = ()
+    max_file_bytes: int = DEFAULT_MAX_FILE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxOptions:
+    """The embedded stand-in for the API: how fast it works, and which share of calls it spoils."""
+
+    speed: float = 1.0
+    faults: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Everything about one run."""
+
+    manifest: Path
+    given: Given = field(default_factory=Given, compare=False)
+    """What was asked for, as it was named: the commands that we print are made from it."""
+    output: Path | None = None
+    """The run directory. With ``bucket_url``, which takes the outputs, it keeps the ledger."""
+    bucket_url: str | None = None
+    overrides: Overrides = field(default_factory=Overrides)
+    skip_invalid: bool = False
+    selection: Selection = field(default_factory=Selection)
+    policy: Policy = field(default_factory=Policy)
+    pace: Pace = field(default_factory=Pace)
+    money: Money = field(default_factory=Money)
+    trust: Trust = field(default_factory=Trust)
+    sandbox: SandboxOptions | None = None
+    ignore_old_failures: bool = False
+    dask: str | None = None
+    check_urls: bool = False
+    """A plan asks about each media URL. Needs the network."""
