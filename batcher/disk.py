@@ -80,6 +80,10 @@ class Disk(Protocol):
         """Size in bytes, or None where there is no such file."""
         ...
 
+    def device_and_inode(self, path: Path) -> tuple[int, int] | None:
+        """What tells a directory from its copies; None if there is no such directory."""
+        ...
+
     def write_whole(self, path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         """Write a file that is whole or absent: temporary file, fsync, rename, directory fsync."""
         ...
@@ -197,6 +201,13 @@ class LocalDisk:
             return path.stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def device_and_inode(self, path: Path) -> tuple[int, int] | None:
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def write_whole(self, path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

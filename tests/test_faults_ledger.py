@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 
 import pytest
@@ -250,3 +251,42 @@ def test_a_refused_row_is_told_from_a_refused_run(server, tmp_path):
     assert ran.returncode == 1
     assert "prompt: too rude" in ran.stdout
     assert states(tmp_path / "output/pairs") == {"done": 3, "failed": 1}
+
+
+def test_an_older_ledger_is_noticed_by_the_outputs_alone(server, tmp_path, finished):
+    older = (finished / "ledger.jsonl").read_bytes()
+    write_pairs(tmp_path / "pairs.csv", 6)
+    assert run(server, tmp_path, "pairs.csv").returncode == 0
+    (finished / "ledger.jsonl").write_bytes(older)
+    (finished / "metadata.jsonl").unlink()
+    before = {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()}
+    said = refusal(server, tmp_path)
+    assert "2 outputs" in said
+    assert {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()} == before
+
+
+def test_another_api_is_never_asked_about_the_requests_of_the_first(server, tmp_path, finished):
+    write_pairs(tmp_path / "pairs.csv", 6)
+    other = SlowServer(generate_s=0.0).start()
+    try:
+        said = refusal(other, tmp_path, "--retry-failed")
+        resolved = run_command(other, tmp_path, "cancel", finished)
+    finally:
+        other.stop()
+    assert "can't know them" in said
+    assert resolved.returncode == 65
+    assert not other.posts
+    assert run(server, tmp_path, "pairs.csv").returncode == 0
+
+
+def test_a_copy_of_a_run_directory_buys_nothing_unasked_and_goes_on_with_yes(server, tmp_path, finished):
+    shutil.copytree(finished, tmp_path / "copy")
+    assert run(server, tmp_path, "pairs.csv", "-o", "copy").returncode == 0, "there is nothing to buy"
+    write_pairs(tmp_path / "pairs.csv", 5)
+    ran = run(server, tmp_path, "pairs.csv", "-o", "copy")
+    assert ran.returncode == 65
+    assert "a copy of it" in ran.stderr
+    assert len(server.posts) == 4
+    assert run(server, tmp_path, "pairs.csv", "-o", "copy", "--yes").returncode == 0
+    write_pairs(tmp_path / "pairs.csv", 6)
+    assert run(server, tmp_path, "pairs.csv", "-o", "copy").returncode == 0, "it is known here now"

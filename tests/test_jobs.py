@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batcher.jobs.identity import slug
-from batcher.jobs.job import LocalMedia, Source, explicit_id_problem, output_name, recorded
+from batcher.jobs.job import (
+    LocalMedia,
+    Source,
+    explicit_id_problem,
+    next_name,
+    output_name,
+    owners_of,
+    recorded,
+)
 from batcher.jobs.signatures import mask_url
 
 CAT = LocalMedia("/home/me/cat.png", "cat.png", "ab" * 32, 12, "image/png")
@@ -39,6 +47,28 @@ def test_a_refused_id_comes_with_a_suggestion_that_is_accepted(text):
 def test_one_output_has_the_jobs_name_and_several_are_numbered():
     assert output_name("cat", 0, 1, ".mp4") == "cat.mp4"
     assert [output_name("cat", i, 2, ".png") for i in range(2)] == ["cat.0.png", "cat.1.png"]
+
+
+IDS = st.from_regex(r"[ab1](\.?[ab01]){0,3}", fullmatch=True)
+OUTPUTS = st.tuples(IDS, st.integers(0, 2), st.integers(0, 2)).map(
+    lambda drawn: (drawn[0], min(drawn[1:]), max(drawn[1:]) + 1)
+)
+
+
+@given(OUTPUTS, OUTPUTS)
+@settings(max_examples=300)
+def test_no_two_jobs_can_have_an_output_of_one_name(one, other):
+    names = [output_name(*output, ".mp4") for output in (one, other)]
+    assert one[0] == other[0] or names[0] != names[1]
+    assert one[0] in owners_of(names[0])
+    assert one[0] in owners_of(next_name(next_name(names[0])))
+
+
+def test_the_jobs_1_and_1_0_do_not_share_names():
+    names = [output_name("1", i, 2, ".mp4") for i in range(2)]
+    names += [output_name(job_id, 0, 1, ".mp4") for job_id in ("1", "1.0", "1.1")]
+    assert names == ["1.0.mp4", "1.1.mp4", "1.mp4", "1.0.0.mp4", "1.1.0.mp4"]
+    assert (next_name("1.0.mp4"), next_name("1.0~2.mp4")) == ("1.0~2.mp4", "1.0~3.mp4")
 
 
 def test_only_the_values_that_sign_a_url_are_masked():

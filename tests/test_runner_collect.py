@@ -1,9 +1,12 @@
 """Collecting: what was paid for is fetched, and no failure of a download ever leads to a POST."""
 
+import hashlib
+
 import pytest
-from engine import Batch, after, answer, bought, for_ever, in_virtual_time, job
+from engine import Batch, QuickDisk, after, answer, bought, for_ever, in_virtual_time, job
 
 from batcher.errors import AuthRefused, DownloadRefused, DownloadStalled, NotFound, Unavailable
+from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import EventName, Stage, State
 from batcher.options.facts import Policy
 from batcher.ports import Phase
@@ -247,3 +250,63 @@ async def test_a_slow_answer_is_waited_for(batch):
     await completed(batch)
     batch.api.results["r1"] = [after(60, answer())]
     assert (await run(batch)).state is State.DONE
+
+
+def files_of(*names):
+    return tuple(
+        Artifact(f"media/{name}", len(name), hashlib.sha256(name.encode()).hexdigest()) for name in names
+    )
+
+
+async def done_before(batch, one, *names):
+    """A job that version 0.1 finished, whose files have these names."""
+    made = [(EventName.COMPLETED, one.id, {}), (EventName.DONE, one.id, {"files": files_of(*names)})]
+    await batch.hold(*bought(one, f"old-{one.id}"), *made)
+    (batch.path / "media").mkdir(exist_ok=True)
+    for name in names:
+        (batch.path / "media" / name).write_bytes(name.encode())
+
+
+@in_virtual_time
+async def test_a_file_of_another_job_is_never_replaced_whatever_it_is_called(batch):
+    await done_before(batch, job("1.0"), "1.0.mp4")
+    batch.api.results["r1-1"] = for_ever(answer(urls=("https://cdn/a.mp4", "https://cdn/b.mp4")))
+    ended = await batch.run([job("1.0"), job("1")])
+    assert ended.states == {"done": 2}
+    assert [file.path for file in ended.records["1"].files] == ["media/1.0~2.mp4", "media/1.1.mp4"]
+    assert batch.media == ["1.0.mp4", "1.0~2.mp4", "1.1.mp4"]
+    assert (batch.path / "media/1.0.mp4").read_bytes() == b"1.0.mp4"
+
+
+@in_virtual_time
+async def test_a_file_that_is_fetched_again_keeps_its_old_name(batch):
+    await done_before(batch, job("1.0"), "1.0.mp4")
+    (batch.path / "media/1.0.mp4").unlink()
+    batch.api.results["old-1.0"] = for_ever(answer(urls=("https://cdn/a.mp4",)))
+    await batch.run([job("1.0")])
+    assert batch.media == ["1.0.mp4"]
+
+
+class IgnoresCase(QuickDisk):
+    """A disk on which ``Cat.mp4`` and ``cat.mp4`` are one file."""
+
+    def size(self, path):
+        there = [name for name in self.list_dir(path.parent) if name.casefold() == path.name.casefold()]
+        return super().size(path.parent / there[0]) if there else None
+
+
+@in_virtual_time
+async def test_a_file_of_another_job_is_not_replaced_where_case_is_ignored(batch):
+    batch.disk = IgnoresCase()
+    await done_before(batch, job("Cat"), "Cat.mp4")
+    ended = await batch.run([job("cat")])
+    assert [file.path for file in ended.records["cat"].files] == ["media/cat~2.mp4"]
+
+
+@in_virtual_time
+async def test_what_a_crash_left_of_this_jobs_own_output_is_replaced(batch):
+    await completed(batch)
+    (batch.path / "media").mkdir()
+    (batch.path / "media/cat.mp4").write_bytes(b"from a run that died before it could say so")
+    await run(batch)
+    assert batch.media == ["cat.mp4"]

@@ -133,10 +133,11 @@ def _check_limits(options: Options, made: Plan) -> None:
         )
 
 
-def confirm(prepared: Prepared, host: Host) -> None:
+def confirm(prepared: Prepared, host: Host, moved: str | None = None) -> None:
     """Ask on a terminal before buying much, or anything while paid jobs have left the manifest.
 
-    Raises InputError where there is nobody to ask, UsageError where the answer is no.
+    Also if the run directory may be a copy: ``moved`` says why. Raises InputError where there is
+    nobody to ask, UsageError where the answer is no.
     """
     options, made = prepared.options, prepared.plan
     if options.money.assume_yes or options.sandbox is not None or not made.to_buy:
@@ -145,10 +146,11 @@ def confirm(prepared: Prepared, host: Host) -> None:
         f"{made.left_paid} jobs already paid for are no longer in the manifest, and {made.to_buy} "
         "would be bought (an edit of `defaults` looks like that: every job becomes a new one)"
     )
+    warning = ". ".join(filter(None, (leavers if made.left_paid else None, moved))) or None
     if host.confirm is None:
-        if made.left_paid:
-            raise InputError(f"{leavers}. Nothing was submitted; if that is meant, add --yes")
+        if warning is not None:
+            raise InputError(f"{warning}. Nothing was submitted; if that is meant, add --yes")
         return
-    asks = made.left_paid or made.to_buy > ASK_FROM_JOBS
-    if asks and not host.confirm(made, prepared.run_dir, leavers if made.left_paid else None):
+    asks = warning is not None or made.to_buy > ASK_FROM_JOBS
+    if asks and not host.confirm(made, prepared.run_dir, warning):
         raise UsageError("not confirmed: nothing was submitted")

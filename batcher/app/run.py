@@ -12,6 +12,7 @@ from pathlib import Path
 
 from batcher.app.check_urls import UrlReport, check_urls
 from batcher.app.connect import Site, check_same_api, connect
+from batcher.app.guard import check_outputs, moved_since
 from batcher.app.host import Host
 from batcher.app.prepare import Prepared, confirm, prepare
 from batcher.clock import iso
@@ -69,7 +70,8 @@ async def run(options: Options, host: Host) -> Summary:
         specs = await _specs(site, manifest, run_dir, host)
         async with _ledger_if_any(run_dir, shard, site, host) as held:
             prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
-            confirm(prepared, host)
+            await check_outputs(prepared, tree, held.snapshot)
+            confirm(prepared, host, moved_since(held.snapshot, tree, host.disk))
             with _disk_refusals(run_dir):
                 summary = await _execute(prepared, site, (held.take(), tree), host)
         if shard is not None:
@@ -85,6 +87,9 @@ async def plan(options: Options, host: Host) -> Planned:
         specs = await _specs(site, manifest, run_dir, host)
         snapshot = await _read(options, run_dir, site, host)
         prepared = prepare(options, manifest, specs, snapshot, run_dir)
+        tree = open_run_dir(run_dir, host.disk, options.selection.shard, options.bucket_url)
+        if not status_of(run_dir, snapshot, beside=host.disk).live:  # which brings outputs right now
+            await check_outputs(prepared, tree, snapshot)
         urls = None
         if options.check_urls:
             async with site.lookup() as lookup:
@@ -265,6 +270,7 @@ def _note_leavers(ledger: Ledger, made: Plan) -> None:
 
 
 def _opening(prepared: Prepared, site: Site, host: Host) -> RunEvent:
+    device, inode = host.disk.device_and_inode(prepared.run_dir) or (None, None)
     return RunEvent(
         run=uuid.uuid4().hex[:12],
         at=iso(host.clock.now()),
@@ -274,6 +280,8 @@ def _opening(prepared: Prepared, site: Site, host: Host) -> RunEvent:
         version=FORMAT_VERSION,
         identity=prepared.manifest.rule,
         host=socket.gethostname(),
+        device=device,
+        inode=inode,
         pid=os.getpid(),
         total=prepared.plan.total,
         selected=prepared.plan.selected,

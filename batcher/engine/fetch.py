@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 from batcher.dataset.acceptance import Inspector
 from batcher.dataset.metadata import Describes
 from batcher.download.downloader import Fetcher
 from batcher.download.transfer import Fetched
 from batcher.engine.poll import Gone, Watcher
 from batcher.errors import DownloadError, DownloadRefused, DownloadStalled
-from batcher.jobs.job import Artifact, output_name
+from batcher.jobs.job import Artifact, next_name, output_name, owners_of
 from batcher.jobs.lifecycle import EXPIRED, NO_OUTPUT, EventName, Stage, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import Ledger
 from batcher.ports import Phase, Result
-from batcher.store.local import RunDir
+from batcher.store.local import MEDIA_NAME, RunDir
 
 ASK_AGAIN_S = 120.0
 STALLED = "stalled"
@@ -91,11 +93,22 @@ class Collector:
         self, job_id: str, files: list[Artifact | None], fetched: dict[int, Fetched]
     ) -> tuple[Artifact, ...]:
         for index, file in fetched.items():
-            name = output_name(job_id, index, len(files), file.extension)
+            name = self._free_name(job_id, _name(job_id, index, files, file.extension))
             path = self._run_dir.publish(self._run_dir.partial(job_id, index), name)
             files[index] = Artifact(path, file.bytes, file.sha256)
         await self._run_dir.settle()
         return tuple(file for file in files if file is not None)
+
+    def _free_name(self, job_id: str, name: str) -> str:
+        """``name``, or another one if a file of another job has it: no such file is ever replaced."""
+        while any(self._is_anothers(there, job_id) for there in self._run_dir.namesakes(name)):
+            name = next_name(name)
+        return name
+
+    def _is_anothers(self, name: str, job_id: str) -> bool:
+        owners = [self._ledger.snapshot.get(one) for one in owners_of(name) if one != job_id]
+        path = f"{MEDIA_NAME}/{name}"
+        return any(file.path == path for owner in owners if owner for file in owner.files)
 
     async def _done(
         self, job_id: str, record: JobRecord, result: Result, files: tuple[Artifact, ...]
@@ -122,3 +135,11 @@ class Collector:
         await self._ledger.record(
             EventName.FAILED, job_id, stage=Stage.DOWNLOAD, code=code, message=message
         )
+
+
+def _name(job_id: str, index: int, files: list[Artifact | None], extension: str) -> str:
+    """What an output is called: as before if it is fetched again, else by its job's id."""
+    before = files[index]
+    if before is not None and before.path.endswith(extension):
+        return PurePosixPath(before.path).name
+    return output_name(job_id, index, len(files), extension)

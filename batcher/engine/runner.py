@@ -19,9 +19,9 @@ from batcher.dataset.metadata import Describes
 from batcher.download.downloader import Fetcher
 from batcher.engine.budget import Budget
 from batcher.engine.canary import Canary, no_canary
-from batcher.engine.cancel import cancel_request
 from batcher.engine.fetch import Collector
 from batcher.engine.gateway import ApiLine
+from batcher.engine.interrupt import Cancels
 from batcher.engine.poll import Gone, Watcher, is_final_no
 from batcher.engine.slots import AutoSlots, Polling, Starts, Unlimited
 from batcher.engine.stop import Breaker, Control, RunLimits, Slots
@@ -31,7 +31,6 @@ from batcher.errors import (
     BatcherError,
     IncompleteError,
     InputError,
-    InterruptedRunError,
     RunDirError,
     StoppedError,
 )
@@ -44,14 +43,13 @@ from batcher.pacing.gate import Gate
 from batcher.pacing.polling import LearnedPolls
 from batcher.pacing.rate import RateLimit
 from batcher.planning.plan import Action, Decision, Plan, PlanGroup
-from batcher.ports import CancelOutcome, Phase, Result, Service
+from batcher.ports import Phase, Result, Service
 from batcher.store.local import RunDir
 
 UNANSWERED_HOLD_S = 60.0
 BACKLOG_PER_DOWNLOAD = 64
 CHECKS_PER_BREATH = 256
 GRACE_FOR_POSTS = 0.7
-CANCELLED_ON_INTERRUPT = "cancelled at the API on interrupt"
 GRACE_FOR_CANCELS = 0.2
 
 
@@ -105,8 +103,8 @@ class Runner:
         # In the order in which they began, so that a halt takes the same course each time.
         self._live: dict[asyncio.Task[None], None] = {}
         self._holders: set[asyncio.Task[None]] = set()
-        self._watched: dict[str, None] = {}
-        """The selected jobs whose requests are this run's to watch."""
+        self._cancels = Cancels(deps.service, self._line, deps.ledger, self.view)
+        self._watched = self._cancels.watched
 
     async def run(self, plan: Plan, work: Iterable[tuple[Job, Decision]]) -> None:
         """Carry out ``plan``: first what was taken over, then ``work`` in its order.
@@ -127,7 +125,8 @@ class Runner:
                 task.cancel()
             await asyncio.gather(halting, *self._holders, return_exceptions=True)
             self._deps.observer.finished(self.view)
-        await self._cancel_queued()
+        if self._pace.cancel_on_interrupt and self.control.interrupted:
+            await self._cancels.cancel_queued(self._pace.grace_s * GRACE_FOR_CANCELS)
         await self._ledger.settled()
 
     def _waits(self) -> Iterator[str]:
@@ -336,19 +335,11 @@ class Runner:
             self._count(failed=False)
             return result
         if result.phase is Phase.CANCELLED:
-            await self._note_cancelled(job_id)
+            self.view.failed += await self._cancels.note_cancelled(job_id)
             return None
         message = result.message or "the API gave no reason"
         await self._failed(job_id, result.error_code or result.word, message, result.cost_usd)
         return None
-
-    async def _note_cancelled(self, job_id: str) -> None:
-        """A cancel that an interrupted run asked for makes its job pending again; any other stands."""
-        if self._ledger.snapshot.records[job_id].cancelling:
-            await self._ledger.record(EventName.DEFERRED, job_id, reason=CANCELLED_ON_INTERRUPT)
-            return
-        await self._ledger.record(EventName.CANCELLED, job_id)
-        self.view.failed += 1
 
     async def _failed(self, job_id: str, code: int | str, message: str, cost_usd: float | None) -> None:
         await self._ledger.record(
@@ -397,36 +388,3 @@ class Runner:
             abort.cancel()
         for task in list(self._live):
             task.cancel()
-
-    async def _cancel_queued(self) -> None:
-        """``--on-interrupt cancel``: what is still queued of this run's jobs becomes pending again."""
-        interrupted = isinstance(self.control.error, InterruptedRunError)
-        if not interrupted or self.control.aborting.is_set() or not self._pace.cancel_on_interrupt:
-            return
-        # Durable first: if this process dies now, the next run knows that the cancel was asked for.
-        queued = [job_id for job_id in self._watched if self._is_submitted(job_id)]
-        try:
-            for intended in [self._ledger.append(EventName.CANCELLING, job_id) for job_id in queued]:
-                await self._ledger.durable(intended)
-        except BatcherError:
-            return
-        pending = [asyncio.create_task(self._cancel(job_id)) for job_id in queued]
-        if pending:
-            _, late = await asyncio.wait(pending, timeout=self._pace.grace_s * GRACE_FOR_CANCELS)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
-
-    def _is_submitted(self, job_id: str) -> bool:
-        record = self._ledger.snapshot.get(job_id)
-        return record is not None and record.state is State.SUBMITTED
-
-    async def _cancel(self, job_id: str) -> None:
-        request_id = self._ledger.snapshot.records[job_id].request_id
-        assert request_id is not None
-        outcome = await cancel_request(self._deps.service, request_id, self._line.call)
-        if outcome is not CancelOutcome.CANCELLED:
-            self.view.not_cancellable += 1
-            return
-        await self._ledger.record(EventName.DEFERRED, job_id, reason=CANCELLED_ON_INTERRUPT)
-        self.view.cancelled_now += 1

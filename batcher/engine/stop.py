@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from batcher.errors import BatcherError, StoppedError
+from batcher.errors import BatcherError, InterruptedRunError, StoppedError
 from batcher.pacing.rate import RateLimit
 
 PERCENT_FROM_JOBS = 50
@@ -101,6 +101,11 @@ class Control:
     def halted(self) -> bool:
         """Whether polls and downloads are to be let go."""
         return self.halting.is_set()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a first signal ended the run, and no second one came."""
+        return isinstance(self.error, InterruptedRunError) and not self.aborting.is_set()
 
     def drain(self, error: BatcherError) -> None:
         """Submit nothing more. The first reason stays."""

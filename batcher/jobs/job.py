@@ -12,6 +12,7 @@ from batcher.jobs.signatures import mask_url
 
 EXPLICIT_ID_MAX_CHARS = 100
 
+_NUMBERED = re.compile(r"(.+)\.[0-9]+")
 _EXPLICIT_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{EXPLICIT_ID_MAX_CHARS - 1}}}")
 _DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[^,;\s]+)*,", re.ASCII)
 
@@ -95,8 +96,27 @@ def explicit_id_problem(text: str) -> str | None:
 
 
 def output_name(job_id: str, index: int, count: int, extension: str) -> str:
-    """File name of output ``index`` of ``count``: ``cat.mp4``, or ``cat.0.png``, ``cat.1.png``."""
-    return f"{job_id}{extension}" if count == 1 else f"{job_id}.{index}{extension}"
+    """File name of output ``index`` of ``count``: ``cat.mp4``, or ``cat.0.png``, ``cat.1.png``.
+
+    An id that ends like a number of an output is always numbered, ``1.0`` as ``1.0.0.mp4``: so a name is
+    of one job only, whatever ids there are.
+    """
+    is_plain = count == 1 and not _NUMBERED.fullmatch(job_id)
+    return f"{job_id}{extension}" if is_plain else f"{job_id}.{index}{extension}"
+
+
+def next_name(name: str) -> str:
+    """Another name for an output, which no job's id can lead to: ``cat~2.mp4``, then ``cat~3.mp4``."""
+    stem, dot, extension = name.rpartition(".")
+    stem, _, number = stem.partition("~")
+    return f"{stem}~{int(number or 1) + 1}{dot}{extension}"
+
+
+def owners_of(name: str) -> tuple[str, ...]:
+    """The ids of the jobs that may have an output of this name, those named by version 0.1 included."""
+    stem = name.rpartition(".")[0].partition("~")[0]
+    numbered = _NUMBERED.fullmatch(stem)
+    return (stem, numbered[1]) if numbered else (stem,)
 
 
 def recorded(value: Any) -> Any:

@@ -156,6 +156,9 @@ class RunEvent(msgspec.Struct, omit_defaults=True, tag_field="event", tag="run")
     identity: int = 1
     """The rule by which ids are made; version 0.1 named none. That of a ledger's first line stands."""
     host: str | None = None
+    device: int | None = None
+    inode: int | None = None
+    """Of the run directory: a copy has another one."""
     pid: int | None = None
     total: int | None = None
     selected: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -14,7 +14,7 @@ from batcher.jobs.lifecycle import Replaced
 from batcher.jobs.shard import Shard
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.packed import PackedMap
-from batcher.store.local import MEDIA_NAME, RunDir, superseded_name
+from batcher.store.local import MEDIA_NAME, SUPERSEDED_NAME, RunDir, superseded_name
 from batcher.store.objects.interface import Bucket
 
 UPLOADS_AT_ONCE = 8
@@ -22,7 +22,9 @@ UPLOADS_AT_ONCE = 8
 
 
 class BucketRunDir(RunDir):
-    """A state directory and the bucket that its outputs go to."""
+    """A state directory and the bucket that its outputs go to: it knows which directory is its own."""
+
+    may_be_a_copy = False
 
     def __init__(self, root: Path, disk: Disk, shard: Shard | None, bucket: Bucket) -> None:
         super().__init__(root, disk, shard)
@@ -43,6 +45,14 @@ class BucketRunDir(RunDir):
         with self._noticing():
             async for key, size_bytes in self.bucket.list(MEDIA_NAME):
                 self._sizes.setdefault(key, size_bytes)
+
+    def namesakes(self, name: str) -> list[str]:
+        return [name] if self._sizes.get(f"{MEDIA_NAME}/{name}") is not None else []
+
+    async def outputs(self) -> AsyncIterator[str]:
+        for folder in (MEDIA_NAME, SUPERSEDED_NAME):
+            async for key, _ in self.bucket.list(folder):
+                yield key
 
     async def keep(self, files: tuple[Artifact, ...]) -> None:
         for file in files:

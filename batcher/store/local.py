@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -44,6 +45,9 @@ def superseded_name(name: str, attempt: int) -> str:
 
 class RunDir:
     """Paths of one run directory, and the moves between them."""
+
+    may_be_a_copy = True
+    """Whether another directory may hold the same batch, and nothing tells the two of it."""
 
     def __init__(self, root: Path, disk: Disk, shard: Shard | None = None) -> None:
         self.root = root
@@ -111,6 +115,19 @@ class RunDir:
         self.check_writable()
         self._moves.append((source, self.root / MEDIA_NAME / name))
         return f"{MEDIA_NAME}/{name}"
+
+    def namesakes(self, name: str) -> list[str]:
+        """The files under ``media/`` that have this name; in any case if its file system ignores it."""
+        if self._disk.size(self.root / MEDIA_NAME / name) is None:
+            return []
+        names = self._disk.list_dir(self.root / MEDIA_NAME)
+        return [name] if name in names else [n for n in names if n.casefold() == name.casefold()]
+
+    async def outputs(self) -> AsyncIterator[str]:
+        """Paths of the files under ``media/`` and ``superseded/``, whatever the ledger says of them."""
+        for folder in (MEDIA_NAME, SUPERSEDED_NAME):
+            for name in self._disk.list_dir(self.root / folder):
+                yield f"{folder}/{name}"
 
     async def keep(self, files: tuple[Artifact, ...]) -> None:
         """Bring outputs, which lie whole in ``media/``, to where they stay: here, they are there.

@@ -6,17 +6,26 @@ job look new, and a run would buy it all again. But results lie beside it, and t
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from batcher.disk import Disk
 from batcher.errors import LedgerError
+from batcher.jobs.job import owners_of
+from batcher.jobs.lifecycle import Stage, State
 from batcher.jobs.shard import Shard
+from batcher.ledger.finished import JobRecord
 from batcher.ledger.lines import lines_of
 from batcher.ledger.segments import LEDGER_NAME, segments_in
 from batcher.ledger.snapshot import Snapshot
-from batcher.store.local import MEDIA_NAME, METADATA_NAME
+from batcher.store.local import MEDIA_NAME, METADATA_NAME, SUPERSEDED_NAME, RunDir
+from batcher.terminal import visible
+
+NAMES_SHOWN = 5
+_SUPERSEDED = re.compile(r"(.+)\.attempt-([0-9]+)(\.[^.]*)?")
 
 
 class _Row(msgspec.Struct):
@@ -41,6 +50,51 @@ def check_nothing_lost(run_dir: Path, snapshot: Snapshot, disk: Disk, shard: Sha
             "or replaced, and a run would buy again what was paid for. Put the ledger back from a "
             f"backup. If buying again is meant, choose another directory with -o, or move "
             f"{MEDIA_NAME}/ and {METADATA_NAME} out of this one"
+        )
+
+
+async def unexplained(store: RunDir, snapshot: Snapshot) -> dict[str, str]:
+    """Outputs that the ledger can't explain: their paths, by the ids of the jobs they may be of.
+
+    A file that has another name than an output of ours is by no such job, and its owner's business.
+    """
+    found: dict[str, str] = {}
+    async for path in store.outputs():
+        folder, _, name = path.partition("/")
+        attempt = 0
+        if folder == SUPERSEDED_NAME:
+            match = _SUPERSEDED.fullmatch(name)
+            if match is None:
+                continue
+            name, attempt = f"{match[1]}{match[3]}", int(match[2])
+        owners = owners_of(name)
+        records = [snapshot.get(owner) for owner in owners]
+        if not any(record is not None and _explains(record, attempt) for record in records):
+            found.update(dict.fromkeys(owners, path))
+    return found
+
+
+def _explains(record: JobRecord, superseded: int) -> bool:
+    """Whether a job of this record can have an output, or (if not 0) that of an earlier attempt."""
+    if superseded:
+        return record.attempt > superseded
+    if record.attempt > 1 or record.replaced is not None:
+        return True  # what an earlier attempt left
+    if record.state is State.FAILED:
+        return record.stage is Stage.DOWNLOAD
+    return record.state in (State.SUBMITTED, State.COMPLETED, State.DONE)
+
+
+def check_buys_nothing_twice(run_dir: Path, bought: Iterable[str], outputs: dict[str, str]) -> None:
+    """Raises LedgerError if outputs are there of jobs that would be bought; see ``unexplained``."""
+    paths = sorted({outputs[job_id] for job_id in bought if job_id in outputs})
+    if paths:
+        shown = ", ".join(paths[:NAMES_SHOWN]) + (" ..." if len(paths) > NAMES_SHOWN else "")
+        raise LedgerError(
+            f"{run_dir}: holds {len(paths)} outputs of jobs that, by {LEDGER_NAME}, were never bought "
+            f"({visible(shown)}): an older ledger was put back, or lines were lost, and a run would buy "
+            "them again. Put the newest ledger back from a backup. If buying again is meant, move these "
+            "files out of the directory, or choose another one with -o"
         )
 
 

@@ -1,0 +1,70 @@
+"""``--on-interrupt cancel``: what an interrupted run leaves queued at the API is cancelled there."""
+
+from __future__ import annotations
+
+import asyncio
+
+from batcher.engine.cancel import cancel_request
+from batcher.engine.gateway import ApiLine
+from batcher.engine.view import RunView
+from batcher.errors import BatcherError
+from batcher.jobs.lifecycle import EventName, State
+from batcher.ledger.ledger import Ledger
+from batcher.ports import CancelOutcome, Service
+
+CANCELLED_ON_INTERRUPT = "cancelled at the API on interrupt"
+
+
+class Cancels:
+    """Cancels requests of the jobs in ``watched``: the selected ones, whose requests this run polls."""
+
+    def __init__(self, service: Service, line: ApiLine, ledger: Ledger, view: RunView) -> None:
+        self.watched: dict[str, None] = {}
+        self._service = service
+        self._line = line
+        self._ledger = ledger
+        self._view = view
+
+    async def cancel_queued(self, timeout_s: float) -> None:
+        """Ask for the cancel of each, for ``timeout_s`` seconds: what is cancelled is pending again.
+
+        That it is asked for is on disk before: if this process dies meanwhile, the next run knows.
+        """
+        queued = [job_id for job_id in self.watched if self._is_submitted(job_id)]
+        try:
+            for intended in [self._ledger.append(EventName.CANCELLING, job_id) for job_id in queued]:
+                await self._ledger.durable(intended)
+        except BatcherError:
+            return
+        pending = [asyncio.create_task(self._cancel(job_id)) for job_id in queued]
+        if pending:
+            _, late = await asyncio.wait(pending, timeout=timeout_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+    async def note_cancelled(self, job_id: str) -> bool:
+        """Record that a request was found cancelled; whether its job stays so.
+
+        A cancel that an interrupted run asked for makes its job pending again.
+        """
+        stays = not self._ledger.snapshot.records[job_id].cancelling
+        if stays:
+            await self._ledger.record(EventName.CANCELLED, job_id)
+        else:
+            await self._ledger.record(EventName.DEFERRED, job_id, reason=CANCELLED_ON_INTERRUPT)
+        return stays
+
+    def _is_submitted(self, job_id: str) -> bool:
+        record = self._ledger.snapshot.get(job_id)
+        return record is not None and record.state is State.SUBMITTED
+
+    async def _cancel(self, job_id: str) -> None:
+        request_id = self._ledger.snapshot.records[job_id].request_id
+        assert request_id is not None
+        outcome = await cancel_request(self._service, request_id, self._line.call)
+        if outcome is not CancelOutcome.CANCELLED:
+            self._view.not_cancellable += 1
+            return
+        await self._ledger.record(EventName.DEFERRED, job_id, reason=CANCELLED_ON_INTERRUPT)
+        self._view.cancelled_now += 1
