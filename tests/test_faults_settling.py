@@ -110,6 +110,21 @@ def test_a_request_of_another_job_or_of_another_model_is_refused(tmp_path, serve
     assert "does not say" not in fitting.stdout
 
 
+def test_an_id_of_any_earlier_attempt_is_refused(tmp_path, server, unknown):
+    path = tmp_path / "output/pairs/ledger.jsonl"
+    first = (
+        line("submitting", "gone", attempt=1, price_usd=None),
+        line("submitted", "gone", request_id="old-1"),
+    )
+    again = (
+        line("failed", "gone", stage="generate"),
+        line("submitting", "gone", attempt=2, price_usd=None),
+    )
+    path.write_text(path.read_text() + "".join(json.dumps(one) + "\n" for one in (*first, *again)))
+    taken = resolve(server, tmp_path, unknown, "--request-id", "old-1")
+    assert (taken.returncode, "job gone already (attempt 1)" in taken.stderr) == (65, True), taken.stderr
+
+
 def test_where_the_api_can_not_be_asked_nothing_is_settled(tmp_path, server, unknown):
     before = unchanged(tmp_path)
     there = request_of(server, "1")
@@ -119,7 +134,8 @@ def test_where_the_api_can_not_be_asked_nothing_is_settled(tmp_path, server, unk
     assert resolve(server, tmp_path, unknown, "--request-id", there).returncode == 69
     dead = ApiServer().start()
     dead.stop()
-    assert resolve(dead, tmp_path, unknown, "--request-id", there).returncode == 69
+    elsewhere = resolve(dead, tmp_path, unknown, "--request-id", there)
+    assert (elsewhere.returncode, "can't know them" in elsewhere.stderr) == (65, True)
     assert resolve(server, tmp_path, unknown, "--request-id", there, RUNCOMFY_TOKEN="").returncode == 77
     assert unchanged(tmp_path) == before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import uuid
@@ -212,6 +213,9 @@ async def _execute(prepared: Prepared, site: Site, held: tuple[Ledger, RunDir], 
         _note_leavers(ledger, prepared.plan)
         metadata.open(prepared.columns)
         runner = await _drive(prepared, site, ledger, (run_dir, metadata), host)
+    except asyncio.CancelledError:  # a notebook's cell was interrupted, or a caller gave up
+        ledger.close_run(RunEvent(run=opening.run, at=iso(host.clock.now()), ended=True))
+        raise
     finally:
         metadata.close()
     stopped_by = runner.control.error or runner.shortfall()

@@ -21,7 +21,7 @@ BLOCK_BYTES = 1 << 20
 RECENT_MAX = 4096
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 FOLLOWS = "follows"
-_OFFSET_MASK = (1 << SEGMENT_SHIFT) - 1
+OFFSET_MASK = (1 << SEGMENT_SHIFT) - 1
 _CONTROLS = bytes(code for code in range(0x20) if code not in b"\t\n\r")
 _EVENTS = frozenset(EventName)
 
@@ -168,7 +168,7 @@ class LineReader:
         file = self._files.get(number)
         if file is None:
             file = self._files[number] = self._disk.open_read(self._run_dir / self._names[number])
-        file.seek(place & _OFFSET_MASK)
+        file.seek(place & OFFSET_MASK)
         return _decode_event(file.readline())
 
 

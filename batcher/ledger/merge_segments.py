@@ -12,9 +12,10 @@ from batcher.disk import Disk
 from batcher.errors import LedgerError
 from batcher.jobs.lifecycle import Event, EventName, IllegalTransition
 from batcher.ledger.checkpoint_file import restored_bytes
-from batcher.ledger.lines import FOLLOWS, UNREADABLE, LineReader, blocks_of, decode_follows
+from batcher.ledger.damage import blanking
+from batcher.ledger.lines import FOLLOWS, OFFSET_MASK, UNREADABLE, LineReader, blocks_of, decode_follows
 from batcher.ledger.replay import Stretch, Tail, fold
-from batcher.ledger.segments import LEDGER_NAME, begun_mark, division, others, segments_in
+from batcher.ledger.segments import LEDGER_NAME, begun_mark, division, is_strangers, others, segments_in
 from batcher.ledger.snapshot import SEGMENT_SHIFT, Snapshot
 
 _MARK = b'{"event":"%s"' % FOLLOWS.encode()
@@ -182,9 +183,30 @@ def _fold_by_rank(waiting: list[Course], snapshot: Snapshot, disk: Disk) -> None
         start = course.marks[0].offset
         course.marks.clear()
         course.tail = fold(Stretch(course.path, course.number, start), chains, disk)
+    by_number = {course.number: course for course in waiting}
+    told: dict[str, int] = {}
     for event, place in chains.in_order():
+        course = by_number[place >> SEGMENT_SHIFT]
         try:
             snapshot.apply(event, place)
         except IllegalTransition as error:
-            names = ", ".join(course.path.name for course in waiting)
-            raise LedgerError(f"{names} contradict each other: job {event.job}: {error}") from error
+            if not is_strangers(course.path.name, event.job):
+                places = [place, told.get(event.job, place)]
+                raise _contradiction(event.job, error, places, (by_number, disk)) from error
+        else:
+            told[event.job] = place
+
+
+def _contradiction(
+    job_id: str, error: Exception, places: list[int], courses: tuple[dict[int, Course], Disk]
+) -> LedgerError:
+    """Which lines of which segments contradict each other, and how to go on without one of them."""
+    by_number, disk = courses
+    names, remedies = [], []
+    for place in dict.fromkeys(places):
+        course = by_number[place >> SEGMENT_SHIFT]
+        number = Stretch(course.path, course.number).line_number(place & OFFSET_MASK, disk)
+        names.append(f"{course.path.name}:{number}")
+        remedies.append(blanking(course.path, number))
+    said = f"{' and '.join(names)} contradict each other: job {job_id}: {error}"
+    return LedgerError(f"{said}. {' Or: '.join(remedies)}")

@@ -22,6 +22,7 @@ from batcher.ledger.lines import (
     lines_of,
     read_line,
 )
+from batcher.ledger.segments import is_strangers
 from batcher.ledger.snapshot import SEGMENT_SHIFT, Snapshot
 
 _RUN = EventName.RUN  # by itself: a member of an enum is looked up slowly
@@ -67,7 +68,7 @@ def fold(stretch: Stretch, sink: Sink, disk: Disk) -> Tail:
 
     Raises LedgerError with ``ledger.jsonl:LINE`` for anything unreadable that a crash can't have left.
     """
-    folding = _Folding(sink, stretch.number << SEGMENT_SHIFT)
+    folding = _Folding(sink, stretch)
     tail = Tail(stretch.start, stretch.start)
     try:
         with disk.open_read(stretch.path) as file:
@@ -113,11 +114,12 @@ class _Spoilt(NamedTuple):
 class _Folding:
     """Takes in the lines of one stretch. ``group`` is that of the last line that told it."""
 
-    __slots__ = ("_base", "_sink", "group")
+    __slots__ = ("_base", "_name", "_sink", "group")
 
-    def __init__(self, sink: Sink, base: int) -> None:
+    def __init__(self, sink: Sink, stretch: Stretch) -> None:
         self._sink = sink
-        self._base = base
+        self._base = stretch.number << SEGMENT_SHIFT
+        self._name = stretch.path.name
         self.group = -1
 
     def take_in(self, data: bytes, offset: int) -> _Spoilt | None:
@@ -154,7 +156,8 @@ class _Folding:
             else:
                 raise IllegalTransition(f"{line.event} of no job")
         except (IllegalTransition, *UNREADABLE) as error:
-            raise _Illegal(offset, error) from error
+            if not is_strangers(self._name, line.job):
+                raise _Illegal(offset, error) from error
 
 
 def _moved(group: int, offset: int) -> str:

@@ -30,6 +30,16 @@ def shard_of_segment(name: str) -> Shard | None:
     return Shard(int(match[2]), int(match[1])) if match else None
 
 
+def is_strangers(name: str, job_id: str) -> bool:
+    """Whether segment ``name`` is of a shard that a job is not in.
+
+    Version 0.1 cancelled requests of all shards on an interrupt: what a segment says of other shards'
+    jobs, against their own segments, is passed over.
+    """
+    shard = shard_of_segment(name)
+    return bool(job_id) and shard is not None and not shard.has(job_id)
+
+
 def is_segment(name: str) -> bool:
     """Whether a file of this name is part of a ledger."""
     return name == LEDGER_NAME or shard_of_segment(name) is not None
