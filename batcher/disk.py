@@ -10,7 +10,6 @@ import asyncio
 import errno
 import fcntl
 import os
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 from filelock import FileLock, Timeout
 
 from batcher.errors import LockedError, RunDirError
+from batcher.thread_batches import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -152,7 +152,7 @@ class LocalDisk:
     """The real thing."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batcher-disk")
+        self._thread = Threads(max_workers=1, thread_name_prefix="batcher-disk")
 
     async def run(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)

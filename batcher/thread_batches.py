@@ -7,14 +7,34 @@ company: where a thread is free, what came in one turn of the event loop leaves 
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from concurrent.futures import Executor
+    from concurrent.futures import Executor, Future
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Threads(ThreadPoolExecutor):
+    """Threads as far as they can be had: containers and ``ulimit -u`` limit how many start.
+
+    Fewer threads do all the work; without any it is done at once, by the caller.
+    """
+
+    def submit(self, fn: Callable[..., R], /, *args: object, **kwargs: object) -> Future[R]:
+        future = super().submit(fn, *args, **kwargs)
+        while not self._threads and not self._work_queue.empty():
+            self._work_queue.get_nowait().run()
+        return future
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            return  # "can't start new thread"
 
 
 class Groups(Generic[T, R]):

@@ -62,8 +62,7 @@ def _run_for_real(options: Options, given: dict[str, Any]) -> int:
     )
     try:
         _collect_less_often()
-        with asyncio.Runner(loop_factory=fast_loop()) as runner:
-            summary = runner.run(_run(options, host))
+        summary = ending.run_loop(_run(options, host), fast_loop())
     except BatcherError as error:
         return _nothing_ran(error, as_json=given["json"])
     except ending.EndedBySignal as end:
@@ -80,7 +79,6 @@ def _collect_less_often() -> None:
 
 
 async def _run(options: Options, host: Host) -> Summary:
-    asyncio.get_running_loop().set_default_executor(ending.HastyThreads())
     if options.dask is None:
         return await app.run(options, host)
     from batcher.distributed.coordinator import run as run_distributed
@@ -106,7 +104,7 @@ def _understood(typed_in: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
 def _plan(options: Options, given: dict[str, Any]) -> int:
     host = Host(observer=observer_for(given["quiet"], given["log_format"]))
     try:
-        planned = asyncio.run(app.plan(options, host))
+        planned = ending.run_loop(app.plan(options, host))
     except BatcherError as error:
         return _nothing_ran(error, as_json=given["json"])
     for problem in planned.prepared.tally.problems:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
@@ -16,6 +15,7 @@ from batcher.download.way import Way
 from batcher.download.writers import Writers
 from batcher.errors import DownloadError, DownloadRefused, UrlExpired
 from batcher.http.connections import HEADER_LIMITS
+from batcher.thread_batches import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -76,7 +76,7 @@ class Downloader:
 
     async def __aenter__(self) -> Self:
         threads = min(self._limits.downloads + 1, THREADS_MAX)
-        self._writers = Writers(ThreadPoolExecutor(threads, thread_name_prefix="batcher-download"))
+        self._writers = Writers(Threads(threads, thread_name_prefix="batcher-download"))
         self._held.callback(self._writers.threads.shutdown)
         guard = self._way.guard(self._policy)
         self._held.push_async_callback(guard.close)
