@@ -1,13 +1,15 @@
 """Work that gathers while threads are busy."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
+from unittest import mock
 
 import pytest
 
-from batcher.thread_batches import Groups
+from batcher.thread_batches import Groups, Threads
 
 AT_ONCE, MOST = 2, 8
 Work = Callable[[Sequence[int]], Sequence[int | Exception]]
@@ -120,3 +122,31 @@ async def test_one_that_was_given_up_holds_up_no_other(groups: Groups[int, int])
     assert [future.result() for future in futures if not future.cancelled()] == [
         2 * n for n in range(3 * MOST) if n not in (1, 3 * MOST - 1)
     ]
+
+
+class Startless(Threads):
+    """Where only ``count`` threads can be started."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(4)
+        self.count = count
+
+    def _adjust_thread_count(self) -> None:
+        started = threading.Thread.start
+
+        def start(thread: threading.Thread) -> None:
+            if self.count <= 0:
+                raise RuntimeError("can't start new thread")
+            self.count -= 1
+            started(thread)
+
+        with mock.patch.object(threading.Thread, "start", start):
+            super()._adjust_thread_count()
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_work_is_done_by_as_many_threads_as_can_be_had(count):
+    threads = Startless(count)
+    done = [threads.submit(lambda number=number: number * 2) for number in range(20)]
+    assert [future.result(timeout=5) for future in done] == [number * 2 for number in range(20)]
+    threads.shutdown()

@@ -690,3 +690,42 @@ async def test_a_million_checks_let_others_breathe(batch):
     )
     ended = await batch.run(jobs)
     assert ended.runner.view.done == 600
+
+
+@pytest.mark.parametrize(
+    "early", [answer(urls=()), answer(cost_is_odd=True), answer(Phase.UNRECOGNISED)]
+)
+@in_virtual_time
+async def test_an_end_that_is_hard_to_believe_is_asked_about_again(batch, early):
+    batch.api.results["cat"] = [early, early]
+    ended = await batch.run([job("cat")])
+    assert ended.states == {"done": 1}
+    assert len(batch.api.polls) >= 3
+
+
+@in_virtual_time
+async def test_an_end_without_outputs_is_believed_after_a_while(batch):
+    batch.api.results["cat"] = for_ever(answer(urls=()))
+    ended = await batch.run([job("cat")])
+    assert (ended.states, ended.records["cat"].code) == ({"failed": 1}, "no_output")
+    times_s = [at_s for at_s, _ in batch.api.polls]
+    assert len(times_s) >= 5
+    assert times_s[-1] - times_s[0] >= 20
+
+
+@in_virtual_time
+async def test_an_odd_cost_holds_up_a_result_for_seconds_only(batch):
+    batch.api.results["cat"] = for_ever(answer(cost_is_odd=True))
+    ended = await batch.run([job("cat")])
+    assert ended.states == {"done": 1}
+    assert len(batch.api.polls) == 3
+
+
+@in_virtual_time
+async def test_a_cancelled_request_is_asked_about_before_it_is_bought_again(batch):
+    batch.api.results["cat"] = [answer(Phase.CANCELLED)]
+    await batch.run([job("cat")])
+    batch.api.results["r1-cat"] = [answer()]
+    batch.policy = RETRY
+    ended = await batch.run([job("cat")])
+    assert (ended.states, len(batch.api.posts)) == ({"done": 1}, 1)

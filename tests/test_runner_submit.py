@@ -289,3 +289,20 @@ async def test_answers_that_are_on_their_way_when_the_disk_fills_up_are_recorded
     ended = await batch.run(some_jobs(5), concurrency=2, grace_s=5.0)
     assert [ended.records[name].request_id for name in ("job-000", "job-001")] == ["r1-job-000", "r2"]
     assert not (batch.path / ".batcher" / "reserve").exists()
+
+
+@in_virtual_time
+async def test_a_request_id_that_an_earlier_post_was_given_leaves_the_second_job_unknown(batch):
+    batch.api.posting = {"cat": ["r1"], "dog": ["r1"]}
+    ended = await batch.run([job("cat"), job("dog")])
+    assert ended.states == {"done": 1, "unknown": 1}
+    assert "r1, which an earlier POST was given" in ended.records["dog"].message
+    assert len(batch.api.posts) == 2
+
+
+@in_virtual_time
+async def test_also_an_id_of_an_earlier_run_and_of_a_finished_job_is_known(batch):
+    batch.api.posting = {"cat": ["r1"], "dog": ["r1"]}
+    await batch.run([job("cat")])
+    ended = await batch.run([job("cat"), job("dog")])
+    assert ended.states == {"done": 1, "unknown": 1}

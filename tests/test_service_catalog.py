@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from scripted import ScriptedServer, answer, json_answer
 
+from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.errors import CallError, NotFound, NotSent, TurnedAway, Unavailable
 from batcher.providers.runcomfy.catalog import (
@@ -478,3 +479,51 @@ async def test_the_catalogue_over_http(cache: CatalogCache, clock: VirtualClock)
     assert [request.path for request in server.requests] == [f"/v1/models/{MODEL}"] * 2 + [
         "/v1/models/acme/typo"
     ]
+
+
+IMPOSSIBLE = [
+    "../x",
+    "a//b",
+    "",
+    " ",
+    "a b",
+    "/a",
+    "a/",
+    "a?b=1",
+    "a#b",
+    "a%2fb",
+    "a/./b",
+    "a\\b",
+    "a\nb",
+]
+
+
+@pytest.mark.parametrize("model", IMPOSSIBLE)
+async def test_a_name_that_no_model_can_have_is_unknown_without_asking(model: str) -> None:
+    offline = Catalog(None, CatalogCache(None, API, LocalDisk()), SystemClock())
+    assert (await offline.specs([model])).unknown == (model,)
+
+
+@pytest.mark.parametrize("model", [BUILT_IN_MODEL, "a/b.c/d_e-1", "org/\u00fc", "a:b@c"])
+async def test_a_name_that_a_model_may_have_is_looked_up(model: str) -> None:
+    offline = Catalog(None, CatalogCache(None, API, LocalDisk()), SystemClock())
+    assert (await offline.specs([model])).unknown == ()
+
+
+@pytest.mark.parametrize("status", [200, 400, 404, 422])
+async def test_a_wrong_model_by_its_code_is_unknown_at_any_status(status: int) -> None:
+    refusal = json_answer({"error_code": "400001", "message": "InvalidResourceIdentifier"}, status)
+    async with (
+        ScriptedServer(refusal) as server,
+        HttpService(Endpoint(server.url), SystemClock()) as service,
+    ):
+        catalog = Catalog(service, CatalogCache(None, API, LocalDisk()), SystemClock())
+        found = await catalog.specs([MODEL])
+    assert found.unknown == (MODEL,)
+    assert "InvalidResourceIdentifier" in str(found.sources[MODEL])
+
+
+async def test_without_a_folder_nothing_is_kept() -> None:
+    cache = CatalogCache(None, API, LocalDisk())
+    await cache.add({MODEL: CachedEntry(datetime.now(UTC), {})})
+    assert await cache.read() == {}

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 USER_AGENT: Final = "batcher/0.1"
 BODY_MAX_BYTES: Final = 4 * 1024 * 1024
 ONE_PIECE_BYTES: Final = 64 * 1024
+ACCEPT: Final = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": USER_AGENT}
 JSON_BODY: Final = CIMultiDict({"Content-Type": "application/json"})
 MODEL_ID_MAX_CHARS: Final = 300
 MODELS_KEPT: Final = 256
@@ -134,9 +135,8 @@ class HttpService:
         base = URL(self._endpoint.base_url)
         self._way = self._network.arguments(base)
         trusted = self._network.trusted() if base.scheme == "https" else True
-        headers = _headers(self._endpoint.token)
-        self._submitting = _session(headers, self._limits.post_reuse_s, trusted)
-        self._asking = _session(headers, self._limits.poll_reuse_s, trusted)
+        self._submitting = _session(self._limits.post_reuse_s, trusted)
+        self._asking = _session(self._limits.poll_reuse_s, trusted)
         return self
 
     async def __aexit__(
@@ -230,7 +230,7 @@ class HttpService:
             call.method,
             call.url(self._endpoint.base_url),
             data=_data(call.body, sent),
-            headers=JSON_BODY if call.body is not None else None,
+            headers=_headers(self._endpoint.token, call),
             timeout=timeout,
             allow_redirects=False,
             **self._way,
@@ -257,15 +257,13 @@ class HttpService:
         return f"{told} ({advice})" if advice else told
 
 
-def _session(
-    headers: dict[str, str], reuse_s: float, trusted: ssl.SSLContext | bool
-) -> aiohttp.ClientSession:
+def _session(reuse_s: float, trusted: ssl.SSLContext | bool) -> aiohttp.ClientSession:
     """A session without cookies and redirects. The engine bounds the calls.
 
-    ``headers`` hold the token: such a session is for the API's origin and nothing else.
+    Its own headers reach a proxy as well, so that the token is none of them.
     """
     return aiohttp.ClientSession(
-        headers=headers,
+        headers=ACCEPT,
         skip_auto_headers=("Content-Type",),
         connector=OneExchange(limit=0, keepalive_timeout=reuse_s, ssl=trusted),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -276,8 +274,8 @@ def _session(
     )
 
 
-def _headers(token: Token | None) -> dict[str, str]:
-    headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": USER_AGENT}
+def _headers(token: Token | None, call: Call) -> CIMultiDict[str]:
+    headers = CIMultiDict(JSON_BODY if call.body is not None else {})
     if token is not None:
         headers["Authorization"] = token.authorization()
     return headers

@@ -10,10 +10,12 @@ import ipaddress
 import os
 import re
 import stat
+from base64 import b64encode
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import msgspec
 
@@ -56,8 +58,9 @@ class Token:
                 "non-ASCII letters); copy it again from the RunComfy profile page"
             )
         self._text = text
-        starts = range(len(text) - PART_MIN_CHARS + 1)
-        self._parts = frozenset(text[start : start + PART_MIN_CHARS] for start in starts)
+        self._parts = frozenset(
+            part for spelling in (text, *self.spellings()) for part in _parts(spelling)
+        )
 
     def __repr__(self) -> str:
         return f"Token({_HIDDEN})"
@@ -79,9 +82,22 @@ class Token:
         """The value of the ``Authorization`` header."""
         return f"Bearer {self._text}"
 
+    def spellings(self) -> tuple[str, ...]:
+        """Other texts that stand for it: percent-encoded, and in base64 at each of its three offsets."""
+        encoded = self._text.encode()
+        spelled = [b64encode(b"\0" * shift + encoded).decode()[2 * shift :] for shift in range(3)]
+        # The last letters depend on what follows in the text that was encoded.
+        unpadded = [text.rstrip("=")[:-1] for text in spelled]
+        return (quote(self._text, safe=""), *unpadded, *(_url_safe(text) for text in unpadded))
+
     def redact(self, text: str) -> str:
-        """``text`` with the token, and any part of it of 8 characters or more, replaced by ``***``."""
+        """``text`` with the token, and any part of it of 8 characters or more, replaced by ``***``.
+
+        In any of its spellings.
+        """
         text = text.replace(self._text, _HIDDEN)
+        if not any(part in text for part in self._parts):
+            return text
         starts = range(len(text) - PART_MIN_CHARS + 1)
         hits = [start for start in starts if text[start : start + PART_MIN_CHARS] in self._parts]
         kept: list[str] = []
@@ -91,6 +107,14 @@ class Token:
                 kept += [text[end:start], _HIDDEN]
             end = start + PART_MIN_CHARS
         return "".join([*kept, text[end:]])
+
+
+def _parts(text: str) -> Iterator[str]:
+    return (text[at : at + PART_MIN_CHARS] for at in range(len(text) - PART_MIN_CHARS + 1))
+
+
+def _url_safe(text: str) -> str:
+    return text.replace("+", "-").replace("/", "_")
 
 
 @dataclass(frozen=True, slots=True)
