@@ -38,8 +38,13 @@ class RunOptions(TypedDict, total=False):
     format: str | None
     encoding: str | None
     delimiter: str | None
+    rename: Mapping[str, str]
+    vars: str | Iterable[str]
     meta: str | Iterable[str]
     ignore: str | Iterable[str]
+    var: Mapping[str, object]
+    extra: str | Iterable[str]
+    per_row: bool
     skip_invalid: bool
     check_urls: bool
     limit: int | None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher.jobs.identity import TextFields, canonical, generated_id, input_digest, matrix_digest, slug
+from batcher.jobs.identity import Spellings, canonical, generated_id, input_digest, matrix_digest, slug
 from batcher.jobs.job import LocalMedia, recorded
 from batcher.jobs.signatures import mask_url, without_signature
 from batcher.schema.spec import ModelSpec
@@ -52,7 +52,7 @@ SPEC = ModelSpec.from_catalogue(
 
 
 def digest(**inputs):
-    return input_digest("m", inputs, SPEC.texts)
+    return input_digest("m", inputs, SPEC.spellings)
 
 
 @pytest.mark.parametrize(
@@ -264,4 +264,4 @@ def test_order_and_json_spelling_make_no_other_job(inputs, rng):
     shuffled = [*inputs.items()]
     rng.shuffle(shuffled)
     again = json.loads(json.dumps(dict(shuffled)))
-    assert input_digest("m", again, TextFields()) == input_digest("m", inputs, TextFields())
+    assert input_digest("m", again, Spellings()) == input_digest("m", inputs, Spellings())

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.errors import PROBLEMS_SHOWN, ManifestError
+from batcher.jobs.columns import Mapped
 from batcher.manifest.load import open_manifest
 from batcher.manifest.tally import ManifestTally
 from batcher.options.facts import Overrides
@@ -87,7 +88,7 @@ def test_every_problem_has_file_line_and_field_all_of_them_at_once(tmp_path):
         "m.csv:3: duration: 'five' is not an integer",
         "m.csv:3: image_url: required, but missing",
         "m.csv:3: prompt: required, but missing",
-        "m.csv:4: notes: unknown field (--meta notes keeps it with the results, --ignore notes drops it)",
+        "m.csv:4: notes: unknown field (--meta notes keeps it with the results, --ignore notes drops it, --extra notes sends it all the same)",
         "m.csv:4: promt: unknown field, did you mean prompt?",
     ]
     assert (found.tally.problem_count, found.tally.invalid, found.tally.rows) == (6, 3, 4)
@@ -95,7 +96,8 @@ def test_every_problem_has_file_line_and_field_all_of_them_at_once(tmp_path):
 
 
 def test_the_first_problems_are_kept_and_all_are_counted(tmp_path):
-    found = table(tmp_path, HEAD + "duration", *[f"x{n},{URL},7" for n in range(PROBLEMS_SHOWN + 30)])
+    columns = [f"c{n}" for n in range(PROBLEMS_SHOWN + 30)]
+    found = table(tmp_path, HEAD + ",".join(columns), f"x,{URL}," + ",".join(columns))
     assert len(found.tally.problems) == PROBLEMS_SHOWN
     assert found.tally.problem_count == PROBLEMS_SHOWN + 30
     with pytest.raises(ManifestError) as caught:
@@ -256,7 +258,13 @@ def test_a_number_may_be_an_id_and_other_things_may_not(tmp_path):
 def test_ids_survive_other_rows_columns_and_the_order_of_columns(tmp_path):
     few = table(tmp_path, "prompt,n", "x,1", "y,2", **ANY).ids
     more = table(
-        tmp_path, "note,n,prompt,empty", "a,3,z,", "b,2,y,", "c,1,x,", meta_columns={"Note"}, **ANY
+        tmp_path,
+        "note,n,prompt,empty",
+        "a,3,z,",
+        "b,2,y,",
+        "c,1,x,",
+        columns=Mapped(meta=("Note",)),
+        **ANY,
     ).ids
     assert more[1:] == few[::-1]
 

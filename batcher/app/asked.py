@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from batcher.errors import UsageError
+from batcher.jobs.columns import Mapped
 from batcher.manifest.reading import reading_of
 from batcher.manifest.rows import Lined
 from batcher.manifest.run_map import run_map
@@ -81,6 +82,11 @@ def _places(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"output": Path(output) if output is not None else None}
 
 
+def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
+    named = (values[key] for key in ("vars", "meta", "ignore"))
+    return {"overrides.columns": Mapped(tuple(values["rename"].items()), *named)}
+
+
 def _reading(values: Mapping[str, Any]) -> dict[str, Any]:
     """``--format``, ``--encoding`` and ``--delimiter`` are one fact."""
     try:
@@ -130,6 +136,7 @@ _GROUPS: Mapping[str, Callable[..., Any]] = {
 }
 RULES: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "output": _places,
+    **dict.fromkeys(("rename", "vars", "meta", "ignore"), _columns),
     "format": _reading,
     "encoding": _reading,
     "delimiter": _reading,

@@ -116,7 +116,7 @@ def _foresee(prepared: Prepared, snapshot: Snapshot, host: Host, urls: UrlReport
     seen_s = snapshot.timings.by_model()
     expected = forecast(survey.estimate.jobs_by_model(), seen_s, prepared.options.pace.concurrency)
     trouble = survey.urls.warnings(host.clock.now(), expected.duration_s)
-    return Planned(prepared, expected, (*prepared.tally.warnings, *trouble), urls)
+    return Planned(prepared, expected, (*prepared.tally.told(), *_odd(prepared), *trouble), urls)
 
 
 async def _specs(site: Site, manifest: Manifest, run_dir: Path, host: Host) -> Specs:
@@ -197,7 +197,7 @@ async def _ledger_if_any(
 async def _execute(prepared: Prepared, site: Site, held: tuple[Ledger, RunDir], host: Host) -> Summary:
     began_s = host.clock.monotonic()
     ledger, run_dir = held
-    for warning in (*ledger.warnings, *prepared.tally.warnings, *_unchecked(prepared)):
+    for warning in (*ledger.warnings, *prepared.tally.told(), *_odd(prepared), *_unchecked(prepared)):
         host.observer.warn(warning)
     opening = _opening(prepared, site, host)
     sharded = prepared.options.selection.shard is not None
@@ -223,6 +223,16 @@ async def _execute(prepared: Prepared, site: Site, held: tuple[Ledger, RunDir], 
     summary = summarise(prepared, ledger.snapshot, runner.view, stopped_by, elapsed_s)
     ledger.close_run(_closing(opening, summary, iso(host.clock.now())))
     return summary
+
+
+def _odd(prepared: Prepared) -> Iterator[str]:
+    """Schemas that contradict themselves."""
+    for model, spec in prepared.specs.by_model.items():
+        if spec.undescribed:
+            yield (
+                f"{model}: its schema requires {', '.join(spec.undescribed)} without describing it: "
+                "sent as it is"
+            )
 
 
 def _unchecked(prepared: Prepared) -> Iterator[str]:

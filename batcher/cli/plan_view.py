@@ -92,7 +92,7 @@ def _buckets(prepared: Prepared) -> Iterator[str]:
         yield from _bucket_lines("-", "no longer in the manifest", made.gone, priced=True)
     if made.duplicates:
         yield _line(".", made.duplicates, "duplicates of other rows: run once")
-        yield from (f"         {source}" for source in prepared.tally.repeated)
+        yield from (f"         {repeated}" for repeated in prepared.tally.repeated)
     if made.invalid:
         yield _line("!", made.invalid, "invalid rows: left out")
 

@@ -31,6 +31,8 @@ SLUG_MAX_BYTES = 80
 Texts = bool | Mapping[str, "Texts"]
 """Where an input holds text that is compared as text: all of it (True), nowhere for certain (False: a
 value of unknown type is compared as a number if it reads as one), or in these keys of a mapping."""
+Spelling = Callable[[Any], Any]
+"""Makes one value of all spellings of an input."""
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,39})(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,4})?")
 _EXACT = Context(prec=100, Emax=MAX_EMAX, Emin=MIN_EMIN)
@@ -44,33 +46,43 @@ _unicode = unicodedata.ucd_3_2_0  # frozen: the same text has the same slug unde
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
-class TextFields(dict[str, Texts]):
-    """The :data:`Texts` of each input. One that no schema lists is text if it is called a prompt."""
+class Spellings(dict[str, tuple[str, Spelling]]):
+    """For each input its name in lower case, and how its spellings are made one: by its ``texts``.
 
-    def __missing__(self, name: str) -> Texts:
-        texts = name.lower().endswith(_TEXT_NAMES)
-        self[name] = texts
-        return texts
+    An input that is not among them is text if it is called a prompt, else of unknown type.
+    """
+
+    def __init__(self, texts: Mapping[str, Texts] | None = None) -> None:
+        super().__init__()
+        for name, where in (texts or {}).items():
+            self[name] = (name.lower(), _text_or_other if where is True else _spelling(where))
+
+    def __missing__(self, name: str) -> tuple[str, Spelling]:
+        is_text = name.lower().endswith(_TEXT_NAMES)
+        self[name] = entry = (name.lower(), _text_or_other if is_text else canonical)
+        return entry
 
 
-UNKNOWN_FIELDS = TextFields()
+def _spelling(texts: Texts) -> Spelling:
+    return lambda value: canonical(value, texts)
 
 
-def input_digest(model: str, inputs: dict[str, Any], fields: TextFields = UNKNOWN_FIELDS) -> str:
+def input_digest(model: str, inputs: dict[str, Any], spellings: Spellings | None = None) -> str:
     """16 hex digits of the SHA-256 over model and canonical inputs: what makes two rows one job.
 
     ``inputs`` have the types of the schema, if there is one. The case of their names doesn't count,
     except between two of them.
     """
-    named = {
-        name.lower(): canonical(value, fields[name])
-        for name, value in inputs.items()
-        if value is not None
-    }
-    if len(named) < len(inputs):
-        given = {name: value for name, value in inputs.items() if value is not None}
-        if len(named) < len(given):
-            named = {name: canonical(value, fields[name]) for name, value in given.items()}
+    known = _UNKNOWN if spellings is None else spellings
+    named = {}
+    count = 0
+    for name, value in inputs.items():
+        if value is not None:
+            count += 1
+            key, spelled = known[name]
+            named[key] = spelled(value)
+    if len(named) < count:
+        named = {name: known[name][1](value) for name, value in inputs.items() if value is not None}
     return _digest({"model": model, "input": named}, HASH_CHARS)
 
 
@@ -111,6 +123,13 @@ def _canonical_mapping(value: dict[str, Any], texts: Texts) -> Any:
         return f"sha256:{value['sha256']}"
     inner: Mapping[str, Texts] = texts if isinstance(texts, Mapping) else {}
     return {key: canonical(v, inner.get(key, False)) for key, v in value.items() if v is not None}
+
+
+def _text_or_other(value: Any) -> Any:
+    """Of a field that is text: most values by far are text that has one spelling only."""
+    if type(value) is str:
+        return value if value[:1] not in "hd" and "\r" not in value else _text(value)
+    return canonical(value, True)
 
 
 def _text(text: str) -> str:
@@ -172,6 +191,9 @@ _SPELLINGS: Mapping[str, Callable[[str], str | list[Any]]] = {
     "[": _array,
 }
 """What makes one of all spellings of a text of unknown type, by its first character."""
+
+
+_UNKNOWN = Spellings()
 
 
 def generated_id(inputs: dict[str, Any], digest: str, rule: int = RULE) -> str:

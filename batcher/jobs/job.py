@@ -39,6 +39,9 @@ class LocalMedia(msgspec.Struct, frozen=True):
     bytes: int
     media_type: str
 
+    def __hash__(self) -> int:
+        return hash(self.sha256)  # the same content under another name is the same input
+
     def record(self) -> dict[str, str]:
         """What ledger and metadata hold of it."""
         return {"path": self.shown, "sha256": self.sha256}

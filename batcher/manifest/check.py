@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from batcher.jobs import identity_v1
-from batcher.jobs.identity import FIRST_RULE, RULE, UNKNOWN_FIELDS, generated_id, input_digest
-from batcher.jobs.job import Job, LocalMedia, Source, explicit_id_problem
+from batcher.jobs.columns import normal
+from batcher.jobs.identity import FIRST_RULE, generated_id, input_digest
+from batcher.jobs.job import Job, Source, explicit_id_problem
 from batcher.manifest.csv_files import json_list_in
-from batcher.manifest.expand import Draft, FieldProblem
+from batcher.manifest.expand import Draft, FieldProblem, Scope
+from batcher.manifest.fit import fit_names, give_types, hinted, without_extra
 from batcher.manifest.id_table import Claim, IdTable
 from batcher.manifest.media import LocalFiles, MediaError, check_body_size, is_public_url
+from batcher.manifest.tally import ManifestTally, Repeated
 from batcher.schema.dialect import media_kind
 from batcher.schema.spec import ModelSpec
 
@@ -22,6 +28,10 @@ NO_MODEL = "no model is named (model: in the file, or --model)"
 _LINE_BITS = 40
 _LINE_MASK = (1 << _LINE_BITS) - 1
 """A place in the id table: the number of the file, then the line."""
+_HALF_BITS = 32
+_HALF_MASK = (1 << _HALF_BITS) - 1
+"""A mark in the id table: of the inputs as they are sent, then of the metadata."""
+_encode_sorted = msgspec.json.Encoder(order="sorted", enc_hook=lambda media: media.sha256).encode
 
 
 class Rejects(Exception):
@@ -35,32 +45,32 @@ class Rejects(Exception):
 class Checker:
     """Makes drafts into jobs, for one pass: it knows the ids that the pass has seen.
 
-    ``dropped`` takes the numbers of drafts that are no jobs; ``earlier`` are those of an earlier pass,
-    after which nobody needs to look at the ids again.
+    ``tally`` takes what it finds, and the numbers of drafts that are no jobs; ``earlier`` are those of
+    an earlier pass, after which the ids need not be compared again.
     """
 
     def __init__(
         self,
         specs: Mapping[str, ModelSpec],
         files: LocalFiles,
-        dropped: array[int],
+        tally: ManifestTally,
         earlier: array[int] | None = None,
-        rule: int = RULE,
     ) -> None:
         self._specs = specs
         self._files = files
-        self._rule = rule
+        self._tally = tally
         self._number = 0
-        self._dropped = dropped
-        self._ids = IdTable() if earlier is None else None
+        self._ids = IdTable()
+        self._compares = earlier is None
         self._left_out = iter(earlier or ())
         self._next_left_out = next(self._left_out, 0)
         self._file_numbers: dict[str, int] = {}
+        self._repeats: dict[str, int] = {}
 
-    def job(self, draft: Draft, source: Source, directory: Path) -> Job | None:
+    def job(self, draft: Draft, source: Source, scope: Scope) -> Job | None:
         """The job that ``draft`` is, None where it was listed before. Raises Rejects.
 
-        ``source`` is where its row stands, ``directory`` what paths in that row are relative to.
+        ``source`` is where its row stands, ``scope`` what stands around it.
         """
         self._number += 1
         if self._number == self._next_left_out:
@@ -68,38 +78,58 @@ class Checker:
             return None
         job = None
         try:
-            job = self._checked(draft, source, directory)
+            job = self._checked(draft, source, scope)
         finally:
             if job is None:
-                self._dropped.append(self._number)
+                self._tally.dropped.append(self._number)
         return job
 
-    def _checked(self, draft: Draft, source: Source, directory: Path) -> Job | None:
-        model, inputs = draft.model, draft.inputs
+    def _checked(self, draft: Draft, source: Source, scope: Scope) -> Job | None:
+        model = draft.model
         if model is None:
             raise Rejects([*draft.problems, ("model", NO_MODEL)])
-        problems = list(draft.problems)
         spec = self._specs.get(model)
-        if spec is not None and spec.capitals:
-            _spell(inputs, spec)
-        self._resolve_media(draft, _media_fields(draft, spec), directory, problems)
-        digest = identity_v1.input_digest(model, inputs) if self._rule == FIRST_RULE else ""
+        problems = [*draft.problems]
+        if spec is None or not draft.inputs.keys() <= spec.fields.keys():
+            problems += fit_names(draft, spec, scope)
+        inputs = draft.inputs
+        self._resolve_media(draft, _media_fields(draft, spec), scope.directory, problems)
+        rule = scope.setting.rule
+        digest = identity_v1.input_digest(model, inputs) if rule == FIRST_RULE else ""
         if spec is not None:
-            _give_types(inputs, spec)
-            against = spec.problems(inputs)
-            if against:
-                blamed = {name for name, _ in problems}
-                problems += [(name, _hinted(name, what)) for name, what in against if name not in blamed]
+            give_types(inputs, spec)
+            if against := spec.problems(without_extra(inputs, spec, scope)):
+                problems += self._against(inputs, against, spec, problems)
         if draft.explicit is not None and (what := explicit_id_problem(draft.explicit)):
             problems.append(("id", what))
         if problems:
             raise Rejects(problems)
-        digest = digest or input_digest(model, inputs, spec.texts if spec else UNKNOWN_FIELDS)
-        job_id = generated_id(inputs, digest, self._rule) if draft.id is None else draft.id
+        digest = digest or input_digest(model, inputs, spec.spellings if spec is not None else None)
+        job_id = generated_id(inputs, digest, rule) if draft.id is None else draft.id
         if draft.sample > 1:
             job_id = f"{job_id}-{draft.sample}"
+        if not job_id.isascii():
+            _check_file_name(job_id)
         job = Job(job_id, model, inputs, draft.meta, source, digest, draft.id is not None)
-        return job if self._ids is None or self._is_new(job, draft, self._ids) else None
+        if scope.setting.per_row:
+            return self._own_job(job, draft)
+        return job if not self._compares or self._is_new(job, draft) else None
+
+    def _against(
+        self,
+        inputs: dict[str, Any],
+        against: list[FieldProblem],
+        spec: ModelSpec,
+        before: list[FieldProblem],
+    ) -> list[FieldProblem]:
+        """What the schema has against the inputs, besides what is known already; noted in the tally."""
+        blamed = {name for name, _ in before}
+        for name, what in against:
+            if what.startswith("unknown field"):
+                self._tally.unfit.add_unknown(name, inputs.get(name))
+            elif what.startswith("required") and name not in blamed:
+                self._tally.unfit.missing.setdefault(name, spec.model_id)
+        return [(name, hinted(name, what)) for name, what in against if name not in blamed]
 
     def _resolve_media(
         self,
@@ -115,7 +145,7 @@ class Checker:
             value = inputs.get(name)
             if value is None or (isinstance(value, str) and is_public_url(value)):
                 continue
-            base = draft.bases.get(name, directory) if draft.bases else directory
+            base = draft.bases.get(normal(name), directory) if draft.bases else directory
             try:
                 inputs[name] = self._files.resolved(json_list_in(value), kind, base)
             except MediaError as error:
@@ -128,23 +158,68 @@ class Checker:
             except MediaError as error:
                 problems.append(("", str(error)))
 
-    def _is_new(self, job: Job, draft: Draft, ids: IdTable) -> bool:
+    def _is_new(self, job: Job, draft: Draft) -> bool:
         """Claim the job's id. Raises Rejects where it stands for something else."""
-        kind = "own" if draft.explicit == job.id else "made"
+        mark = _mark(job)
+        claim, first, first_mark = self._claim(job, draft, mark)
+        if claim is Claim.TAKEN:
+            raise Rejects([("id", self._taken(job, draft, first))])
+        if claim is Claim.SAME:
+            meta_differs = (mark ^ first_mark) & _HALF_MASK != 0
+            inputs_differ = (mark ^ first_mark) >> _HALF_BITS != 0
+            self._tally.repeat(Repeated(job.source, self._place(first), meta_differs, inputs_differ))
+        return claim is Claim.NEW
+
+    def _own_job(self, job: Job, draft: Draft) -> Job:
+        """The job under an id of its own: the k-th row of the same inputs gets ``-k``, as samples do."""
+        base = job.id
+        while True:
+            claim, first, _ = self._claim(job, draft, 0)
+            if claim is Claim.NEW:
+                return job
+            if claim is Claim.TAKEN:
+                raise Rejects([("id", self._taken(job, draft, first))])
+            self._repeats[base] = count = self._repeats.get(base, 1) + 1
+            job = msgspec.structs.replace(job, id=f"{base}-{count}")
+
+    def _claim(self, job: Job, draft: Draft, mark: int) -> tuple[Claim, int, int]:
         source, numbers = job.source, self._file_numbers
         if source.file not in numbers:
             numbers[source.file] = len(numbers)
         place = numbers[source.file] << _LINE_BITS | source.line
-        claim, first = ids.claim(job.id, (kind, job.digest), place)
-        if claim is Claim.TAKEN:
-            where = f"{[*numbers][first >> _LINE_BITS]}:{first & _LINE_MASK}"
-            what = (
-                f"{job.id!r} is taken by other inputs, or in other letter case, at {where}"
-                if kind == "own"
-                else f"{job.id!r}, made for this job, is the id of another one, at {where}"
-            )
-            raise Rejects([("id", what)])
-        return claim is Claim.NEW
+        kind = "own" if draft.explicit == job.id else "made"
+        return self._ids.claim(job.id, (kind, job.digest), place, mark)
+
+    def _taken(self, job: Job, draft: Draft, first: int) -> str:
+        where = self._place(first)
+        if draft.explicit == job.id:
+            return f"{job.id!r} is taken by other inputs, or in other letter case, at {where}"
+        return f"{job.id!r}, made for this job, is the id of another one, at {where}"
+
+    def _place(self, place: int) -> str:
+        return f"{[*self._file_numbers][place >> _LINE_BITS]}:{place & _LINE_MASK}"
+
+
+def _mark(job: Job) -> int:
+    """What tells two rows of one job apart: their inputs as they are sent, and their metadata."""
+    meta = _hash_of(job.meta) if job.meta else 0
+    return (_hash_of(job.input) & _HALF_MASK) << _HALF_BITS | meta & _HALF_MASK
+
+
+def _hash_of(values: dict[str, Any]) -> int:
+    try:
+        return hash(frozenset(values.items()))
+    except TypeError:  # lists and mappings
+        return hash(_encode_sorted(values))
+
+
+def _check_file_name(job_id: str) -> None:
+    """Raises Rejects if the outputs can't be named so: names of files have an encoding."""
+    try:
+        os.fsencode(job_id)
+    except UnicodeEncodeError:
+        what = f"{job_id!a} can't name a file under this locale; set PYTHONUTF8=1, or give the job an id"
+        raise Rejects([("id", what)]) from None
 
 
 def _media_fields(draft: Draft, spec: ModelSpec | None) -> Iterable[tuple[str, str | None]]:
@@ -160,27 +235,3 @@ def _media_fields(draft: Draft, spec: ModelSpec | None) -> Iterable[tuple[str, s
     if draft.glob is not None and draft.glob not in fields:
         fields = {**fields, draft.glob: None}
     return fields.items()
-
-
-def _spell(inputs: dict[str, Any], spec: ModelSpec) -> None:
-    """Give fields the capitals that the schema writes and a table's header can't."""
-    for name in [n for n in inputs if n not in spec.fields and n in spec.capitals]:
-        inputs.setdefault(spec.capitals[name], inputs.pop(name))
-
-
-def _hinted(name: str, what: str) -> str:
-    if what != "unknown field":
-        return what
-    return f"{what} (--meta {name} keeps it with the results, --ignore {name} drops it)"
-
-
-def _give_types(inputs: dict[str, Any], spec: ModelSpec) -> None:
-    """Let text become what the schema says the field is, and 5.0 an integer where one is wanted."""
-    for name, read in spec.typed.items():
-        value = inputs.get(name)
-        if isinstance(value, str):
-            inputs[name] = read(value)
-        elif isinstance(value, float) and value.is_integer():
-            inputs[name] = read(repr(value))
-        elif isinstance(value, LocalMedia) and name in spec.lists:
-            inputs[name] = [value]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from batcher.errors import ManifestError
-from batcher.manifest.rows import RESERVED, ColumnRules, Row, set_reserved
+from batcher.jobs.columns import IGNORED, INPUT, KEY, META, NONE, ColumnRules, Place
+from batcher.manifest.rows import Row, put, set_reserved
 from batcher.schema.dialect import boolean_in, integer_in, json_value, number_in
 from batcher.schema.wording import shown
 
@@ -18,7 +19,6 @@ COLUMNS_MAX = 4096
 Records = Callable[[], Iterator[tuple[int, list[str]]]]
 """Begins a pass over the records of a table: line and cells of each, blank ones included."""
 
-_PREFIXED = re.compile(r"(meta|vars|input)\.(.+)", re.DOTALL)
 _AS_JSON = frozenset({"matrix", "vars", "meta", "input"})
 
 
@@ -37,55 +37,62 @@ def json_list_in(value: Any) -> Any:
     return decoded if isinstance(decoded, list) else value
 
 
+def list_in(text: str) -> list[str]:
+    """The items of a cell: one a line, or separated by ``|``, ``;`` or ``,``, the first that occurs."""
+    decoded = json_list_in(text)
+    if isinstance(decoded, list):
+        return decoded
+    mark = next((mark for mark in "\n|;," if mark in text), "\n")
+    return [item.strip() for item in text.split(mark) if item.strip()]
+
+
 _TYPES: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "int": (integer_in, "an integer"),
     "float": (number_in, "a number"),
     "bool": (boolean_in, "true or false"),
     "json": (_json_in, "JSON"),
     "str": (str, "text"),
+    "list": (list_in, "a list"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """What one column that is more than a plain input is for: ``role`` is a reserved key, or none."""
+    """What one column that is more than a plain input is for."""
 
     index: int
-    role: str | None
-    name: str
-    type: str | None = None
+    place: Place
+    columns: ColumnRules
 
+    @property
     def is_plain_meta(self) -> bool:
         """Whether its cells are metadata just as they are."""
-        return self.role == "meta" and self.type is None
+        return self.place.role == META and self.place.type is None
 
-    def put(self, row: Row, cell: str) -> None:
+    def put(self, row: Row, cell: str, joined: dict[str, list[Any]]) -> None:
+        """Put a cell where it belongs in ``row``, or what is wrong with it."""
+        place = self.place
         value: Any = cell
-        if self.type is not None:
-            convert, wanted = _TYPES[self.type]
-            value = convert(cell if self.type == "str" else cell.strip())
+        if place.type is not None:
+            convert, wanted = _TYPES[place.type]
+            value = convert(cell if place.type == "str" else cell.strip())
             if value is None:
-                row.blame(self.name, f"{shown(cell)} is not {wanted}")
+                row.blame(place.name, f"{shown(cell)} is not {wanted}")
                 return
-        if self.role == "input":
-            row.inputs[self.name] = value
-        elif self.role == "meta":
-            row.meta = {**(row.meta or {}), self.name: value}
-        elif self.role == "vars":
-            row.vars = {**(row.vars or {}), self.name: value}
-        elif self.role is None:
-            row.blame("", f"{shown(cell)} stands in a column without a header")
-        else:
+        if place.role == KEY:
             self._put_reserved(row, cell.strip())
+        else:
+            put(row, place, value, joined)
 
     def _put_reserved(self, row: Row, text: str) -> None:
+        name = self.place.name
         value: Any = text
-        if self.name == "repeat":
+        if name == "repeat":
             value = integer_in(text)
-        elif self.name in _AS_JSON:
+        elif name in _AS_JSON:
             value = _json_in(text)
         if text:
-            set_reserved(row, self.name, text if value is None else value)
+            set_reserved(row, name, text if value is None else value, self.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +112,7 @@ class Table:
     @property
     def row_keys(self) -> frozenset[str]:
         """The reserved keys that rows of this table may have."""
-        return frozenset(c.name for c in self.others if c.role == "reserved")
+        return frozenset(c.place.name for c in self.others if c.place.role == KEY)
 
     def rows(self) -> Iterator[Row]:
         """The rows that are not blank. Raises ManifestError where the file can't be read on."""
@@ -125,9 +132,10 @@ class Table:
             yield row
 
     def _put_others(self, row: Row, cells: list[str]) -> None:
+        joined: dict[str, list[Any]] = {}
         for column in self.others:
             if cells[column.index]:
-                column.put(row, cells[column.index])
+                column.put(row, cells[column.index], joined)
         if any(cells[len(self.names) :]):
             what = f"{len(cells)} cells under {len(self.names)} headers; is a quote missing?"
             row.blame("", what)
@@ -148,41 +156,39 @@ def _compiled(
     line, cells = header
     if len(cells) > COLUMNS_MAX:
         raise ManifestError([f"{shown_as}:{line}: more than {COLUMNS_MAX} columns"])
-    found: dict[tuple[str | None, str], _Column] = {}
-    problems = []
-    for index, cell in enumerate(cells):
-        try:
-            column = _column(index, cell, columns)
-        except ValueError as error:
-            problems.append(f"{shown_as}:{line}: {error}")
-            continue
-        if column.name and (column.role, column.name) in found:
-            problems.append(f"{shown_as}:{line}: {column.name}: two columns of this name")
-        found[column.role, column.name or f"\0{index}"] = column
-    if problems:
-        raise ManifestError(problems)
-    plain = {c.index: c.name for c in found.values() if c.role == "input" and c.type is None}
-    others = [c for c in found.values() if c.index not in plain and c.role != "ignored"]
-    meta = tuple((c.index, c.name) for c in itertools.takewhile(_Column.is_plain_meta, others))
+    places = [columns.of_header(cell, index) for index, cell in enumerate(cells, 1)]
+    twice = [f"{shown_as}:{line}: {what}" for what in _repeated(places)]
+    if twice:
+        raise ManifestError(twice)
+    shared = Counter(place.name for place in places if place.role == INPUT)
+    plain = {
+        index: place.name
+        for index, place in enumerate(places)
+        if place.role == INPUT and not (place.type or place.path) and shared[place.name] == 1
+    }
+    others = [
+        _Column(index, place, columns)
+        for index, place in enumerate(places)
+        if index not in plain and place.role != IGNORED
+    ]
+    meta = tuple((c.index, c.place.name) for c in itertools.takewhile(lambda c: c.is_plain_meta, others))
     names = tuple(plain.get(index, "") for index in range(len(cells)))
     return Table(records, line, names, meta, tuple(others[len(meta) :]))
 
 
-def _column(index: int, cell: str, columns: ColumnRules) -> _Column:
-    """What the column under header ``cell`` is for. Raises ValueError for a type that isn't one."""
-    name, _, type_ = cell.strip().lower().partition(":")
-    name, type_ = "_".join(name.split()), type_.strip()
-    if type_ and type_ not in _TYPES:
-        raise ValueError(f"{name}: {type_!r} is not a column type ({', '.join(_TYPES)})")
-    if name in columns.ignored:
-        return _Column(index, "ignored", name)
-    if name in columns.meta:
-        return _Column(index, "meta", name, type_ or None)
-    if match := _PREFIXED.fullmatch(name):
-        return _Column(index, match[1], match[2], type_ or None)
-    if name in RESERVED:
-        return _Column(index, "reserved", name)
-    return _Column(index, "input" if name else None, name, type_ or None)
+def _repeated(places: Iterable[Place]) -> Iterator[str]:
+    """ColumnRules that say the same twice, unless the user named them so."""
+    seen: dict[tuple[str, str], tuple[int, Place]] = {}
+    for number, place in enumerate(places, 1):
+        if place.role in (IGNORED, NONE) or place.path:
+            continue
+        first, other = seen.setdefault((place.role, place.name), (number, place))
+        is_list = place.role == INPUT and (place.renamed or other.renamed)
+        if first != number and not is_list:
+            yield (
+                f"{place.name}: two columns of this name, number {first} and {number} (--ignore "
+                f"'#{number}' drops one, --rename '#{number}=FIELD' gives it another name)"
+            )
 
 
 def _is_blank(cells: list[str]) -> bool:

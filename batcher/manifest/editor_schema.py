@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from batcher.manifest.reading import INCLUDE_KEYS
+from batcher.manifest.reading import INCLUDE_KEYS, MAPPING_KEYS
 from batcher.manifest.rows import GLOB, REPEAT_MAX
 from batcher.schema.spec import ModelSpec
 
@@ -27,13 +27,18 @@ _GLOB = {
 }
 _TEMPLATE = {"type": "string", "pattern": r"\{\{.*\}\}", "description": "Filled from vars and matrix."}
 _MEDIA = {"type": "string", "description": "A public HTTPS URL, or a local file's path."}
+_NAMES = {"anyOf": [_TEXT, {"type": "array", "items": {"type": "string"}}]}
 _FROM = {
     "description": "Rows of another manifest file, relative to this one.",
     "anyOf": [
         _TEXT,
         {
             "type": "object",
-            "properties": dict.fromkeys(INCLUDE_KEYS, _TEXT),
+            "properties": {
+                **dict.fromkeys(INCLUDE_KEYS, _TEXT),
+                **dict.fromkeys(MAPPING_KEYS, _NAMES),
+                "columns": {"type": "object", "additionalProperties": _TEXT},
+            },
             "required": ["file"],
             "additionalProperties": False,
         },

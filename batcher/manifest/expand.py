@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from batcher.jobs.columns import normal
 from batcher.jobs.identity import RULE, matrix_digest
 from batcher.manifest.rows import GLOB, LocalPath, Row, is_glob
 from batcher.manifest.templates import TemplateError, filled, names_in
@@ -57,11 +58,15 @@ class Draft(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class RowLayer:
-    """A manifest's head, or a ``from`` entry, in the file whose directory is ``directory``."""
+    """A manifest's head, or a ``from`` entry, in the file whose directory is ``directory``.
+
+    ``rest`` is what becomes of columns of that file that are no inputs of the model.
+    """
 
     row: Row
     directory: Path
     is_entry: bool = False
+    rest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +74,19 @@ class Setting:
     """What the command line says of every job: inputs by ``--set``, and ``--model``.
 
     An input that is None was set to nothing: it is taken away. ``directory`` is the top manifest's.
-    ``rule`` is the one by which ids are made.
+    ``rule`` is the one by which ids are made. ``variables`` are those of every job, ``extra`` the inputs
+    that may be sent though the schema doesn't list them; with ``per_row`` rows of the same inputs are
+    jobs of their own. ``spelled`` has the user's spelling of inputs.
     """
 
     inputs: Mapping[str, str | None] = field(default_factory=dict)
     model: str | None = None
     directory: Path = Path()
     rule: int = RULE
+    variables: Mapping[str, str] = field(default_factory=dict)
+    extra: frozenset[str] = frozenset()
+    per_row: bool = False
+    spelled: Mapping[str, str] = field(default_factory=dict)
 
 
 class Globs:
@@ -114,7 +125,13 @@ class Scope:
         self.defaults = _merged(row.inputs for row in rows)
         self.vars = _merged(row.vars for row in rows)
         self.meta = _merged(row.meta for row in rows)
-        self.model = setting.model or _last(row.model for row in rows)
+        self.rest = layers[0].rest
+        self._named_model = _last(row.model for row in rows)
+        self.model = setting.model or self._named_model
+        self.overridden = setting.model is not None and self._named_model not in (None, setting.model)
+        """Whether a model that is named for the rows as a whole is not theirs, because of --model."""
+        self.used = frozenset(map(normal, names_in([*setting.inputs.values()])))
+        """Names in templates of ``--set``: a column of that name that is no input is a variable."""
         self.repeat = _last(row.repeat for row in rows) or 1
         self.matrix: dict[str, tuple[Any, Path]] = {}
         for layer in outside_in:
@@ -151,6 +168,14 @@ class Scope:
     def model_of(self, row: Row) -> str | None:
         """The model that is named for ``row``, a matrix aside."""
         return self.setting.model or row.model or self.model
+
+    def other_model(self, row: Row) -> str | None:
+        """A model that is named for ``row``, and overridden by ``--model``."""
+        if self.setting.model is None:
+            return None
+        varied = (row.matrix or {}).get("model") or self.matrix.get("model", ((),))[0]
+        named = [row.model or self._named_model, *varied]
+        return next((model for model in named if model and model != self.setting.model), None)
 
     def models_of(self, row: Row) -> set[str]:
         """The models of the jobs that ``row`` makes."""
@@ -207,8 +232,8 @@ def expanded(row: Row, scope: Scope) -> Iterator[Draft]:
     if samples * axes.count() > JOBS_PER_ROW_MAX:
         raise ExpandError("matrix", f"this row makes more than {JOBS_PER_ROW_MAX} jobs")
     for combination in axes.combinations():
-        inputs = {**base, **{name: combination[name] for name in axes.inputs}}
-        draft = _filled(row, inputs, meta, axes.variables_in(combination))
+        inputs = {**base, **{normal(name): combination[name] for name in axes.inputs}}
+        draft = _filled(row, (inputs, meta), axes.variables_in(combination), scope)
         draft.model = combination.get("model") or scope.model_of(row)
         draft.bases, draft.glob = axes.bases, axes.globbed
         told_apart = axes.told_apart(combination)
@@ -242,7 +267,7 @@ class _Axes:
             self._add(key, values, directory)
             if key not in self._used and key != "model":
                 self.inputs.append(key)
-                self.bases[key] = directory
+                self.bases[normal(key)] = directory
 
     def add_globs(self, base: Mapping[str, Any]) -> None:
         """Take in each input that is a glob: a matrix over its files."""
@@ -270,7 +295,8 @@ class _Axes:
         varying = {key: value for key, value in combination.items() if key not in self.inputs}
         if self._file is not None:
             varying["file"] = _about_file(PurePath(combination[self._file]))
-        return {**self._scope.vars, **varying, **(self._row.vars or {})}
+        own = self._row.vars or {}
+        return {**self._scope.vars, **varying, **own, **self._scope.setting.variables}
 
     def told_apart(self, combination: Mapping[str, Any]) -> dict[str, Any]:
         """The part of a combination that the explicit id doesn't already spell out."""
@@ -285,8 +311,8 @@ class _Axes:
         if key == "model":
             return bool(setting.model or self._row.model)
         if key in self._used:
-            return key in (self._row.vars or {})
-        return key in self._row.inputs or key in setting.inputs
+            return key in (self._row.vars or {}) or key in setting.variables
+        return normal(key) in self._row.inputs or normal(key) in setting.inputs
 
     def _add(self, key: str, values: Any, directory: Path) -> None:
         if is_glob(values):
@@ -318,14 +344,18 @@ def _about_file(path: PurePath) -> dict[str, str]:
 
 
 def _filled(
-    row: Row, inputs: Mapping[str, Any], meta: Mapping[str, Any], variables: Mapping[str, Any]
+    row: Row, values: tuple[dict[str, Any], dict[str, Any]], variables: Mapping[str, Any], scope: Scope
 ) -> Draft:
-    """A draft with its templates filled; what can't be filled is a problem of its field."""
+    """A draft of these inputs and metadata with its templates filled; what can't be filled is a problem
+    of its field. The templates of ``--set`` may name columns of the row too."""
+    inputs, meta = values
     problems: list[FieldProblem] = []
+    settings = scope.setting.inputs
+    with_columns = {**meta, **scope.defaults, **row.inputs, **variables} if scope.used else variables
 
     def fill(name: str, value: Any) -> Any:
         try:
-            return filled(value, variables)
+            return filled(value, with_columns if name in settings else variables)
         except TemplateError as error:
             problems.append((name, str(error)))
             return None

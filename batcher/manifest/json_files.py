@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 import msgspec
 
 from batcher.errors import ManifestError
+from batcher.jobs.columns import ColumnRules
 from batcher.manifest.files import ManifestFile
-from batcher.manifest.rows import ColumnRules, Lined, LinedList, Row, row_of
+from batcher.manifest.rows import Lined, LinedList, Row, row_of
 from batcher.schema.dialect import INT_MIN, check_json, json_value
 
 _SPACE = re.compile(r"[ \t\r\n]*")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from batcher.errors import ManifestError
+from batcher.jobs.columns import ColumnRules
 from batcher.jobs.identity import RULE
 from batcher.jobs.job import Job, Source
 from batcher.manifest.check import Checker, Rejects
 from batcher.manifest.expand import ExpandError, FieldProblem, Setting, expanded
 from batcher.manifest.media import LocalFiles
 from batcher.manifest.read import open_document
-from batcher.manifest.rows import ColumnRules, ManifestChanged, Row
+from batcher.manifest.rows import ManifestChanged, Row
 from batcher.manifest.tally import ManifestTally, problem_line
 from batcher.manifest.walk import Found, Tree
 from batcher.options.facts import Overrides
@@ -31,28 +32,28 @@ NO_OVERRIDES = Overrides()
 def open_manifest(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
     """Open a manifest and check all but its rows. Raises ManifestError where it can't be read."""
     path = Path(path)
-    columns = ColumnRules(
-        _both_spellings(overrides.meta_columns), _both_spellings(overrides.ignore_columns)
-    )
+    columns = ColumnRules(overrides.columns)
     document = open_document(path, legible(path), columns, overrides.reading)
     name = document.head.name if document.head.name is not None else _stem(path)
     if not _SAFE_NAME.fullmatch(name) or len(name.encode()) > NAME_MAX_BYTES:
         line = document.head.layer.line_of("name")
         what = f"{name!r:.120} can't name a folder; try letters, digits, '.', '_', '-'"
         raise ManifestError([problem_line(str(path), line, "name", what)])
-    inputs = {name: text or None for name, text in overrides.set.items()}
-    setting = Setting(inputs, overrides.model, path.parent)
+    setting = Setting(
+        {columns.input_named(name): text or None for name, text in overrides.set.items()},
+        overrides.model,
+        path.parent,
+        variables=overrides.vars,
+        extra=frozenset(map(columns.input_named, overrides.extra)),
+        per_row=overrides.per_row,
+        spelled=columns.spelled,
+    )
     return Manifest(name, Tree(document, columns, setting))
 
 
 def _stem(path: Path) -> str:
     """The name of a file without what tells its format: ``pairs`` of ``pairs.csv.gz``."""
     return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
-
-
-def _both_spellings(names: Collection[str]) -> frozenset[str]:
-    """``names`` as they are (a YAML key) and as a table's header is read."""
-    return frozenset(names) | {"_".join(name.lower().split()) for name in names}
 
 
 class Manifest:
@@ -107,7 +108,7 @@ class Manifest:
         less memory. Raises ManifestError, with all problems so far, where a file can't be read on.
         """
         seen = earlier.dropped if earlier is not None else None
-        checker = Checker(specs, self._media, tally.dropped, seen, self.rule)
+        checker = Checker(specs, self._media, tally, seen)
         try:
             for found in self._tree.rows(tally):
                 yield from _jobs_of(found, checker, tally)
@@ -117,25 +118,26 @@ class Manifest:
             raise
         except ManifestError as error:
             tally.extend(error.problems)
-            raise ManifestError(tally.problems, tally.problem_count) from None
+            raise tally.error() from None
 
 
 def _jobs_of(found: Found, checker: Checker, tally: ManifestTally) -> Iterable[Job]:
     """The valid jobs of one row: of most rows there is one, and no generator has to be made for it."""
     scope, row, document = found
     source = Source(document.file.shown, row.line)
+    if scope.overridden or row.model is not None or row.matrix is not None:
+        other = scope.other_model(row)
+        if other is not None:
+            tally.override(source, other)
     draft = scope.only_draft(row)
     if draft is None:
         return _expanded_jobs(found, source, checker, tally)
     try:
-        job = checker.job(draft, source, scope.directory)
+        job = checker.job(draft, source, scope)
     except Rejects as rejects:
         _reject(row, source, dict.fromkeys(rejects.problems), tally)
         return ()
-    if job is None:
-        tally.repeat(source)
-        return ()
-    return (job,)
+    return (job,) if job is not None else ()
 
 
 def _expanded_jobs(
@@ -147,13 +149,11 @@ def _expanded_jobs(
     try:
         for draft in expanded(row, scope):
             try:
-                job = checker.job(draft, source, scope.directory)
+                job = checker.job(draft, source, scope)
             except Rejects as rejects:
                 problems.update(dict.fromkeys(rejects.problems))
             else:
-                if job is None:
-                    tally.repeat(source)
-                else:
+                if job is not None:
                     yield job
     except ExpandError as error:
         problems[error.field, str(error)] = None

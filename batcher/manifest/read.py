@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from batcher.errors import ManifestError
+from batcher.jobs.columns import ColumnRules
 from batcher.manifest.csv_files import open_table
 from batcher.manifest.delimited import delimiter_of, records
 from batcher.manifest.files import ManifestFile
 from batcher.manifest.identify import looks_like, mistaken
 from batcher.manifest.json_files import json_document, jsonl_rows
 from batcher.manifest.remarks import Remarks
-from batcher.manifest.rows import ColumnRules, Head, LinedList, Row, head_of, row_of
+from batcher.manifest.rows import Head, LinedList, Row, head_of, row_of
 from batcher.manifest.tally import problem_line
 from batcher.manifest.text_files import text_rows
 from batcher.manifest.yaml_files import yaml_document
@@ -34,7 +35,8 @@ class Document:
     ``row_keys`` are the reserved keys that rows may have. ``held`` counts rows kept in memory: 0
     if they stream. ``base`` is what relative paths in the file are relative to, None: its own directory.
     ``warnings`` are lines about the file as a whole, ``remarks`` what this pass has found in its rows.
-    In a table, cells of nothing but blanks are empty.
+    In a table, cells of nothing but blanks are empty. ``rest`` is what becomes of its columns that are
+    no inputs of the model.
     """
 
     file: ManifestFile
@@ -46,6 +48,7 @@ class Document:
     base: Path | None = None
     remarks: Remarks = field(default_factory=Remarks)
     is_table: bool = False
+    rest: str | None = None
 
     @property
     def directory(self) -> Path:
@@ -70,7 +73,8 @@ def open_document(
         format_ = _guessed(file, head)
     elif format_ == "txt" and not name:
         _check_plain(file, head)
-    return FORMATS[format_].read(ManifestSource(file, columns, reading.delimiter, inside))
+    document = FORMATS[format_].read(ManifestSource(file, columns, reading.delimiter, inside))
+    return replace(document, rest=columns.rest)
 
 
 def _format_named(name: str) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from batcher.jobs.columns import Mapped
 from batcher.options.facts import AS_IT_TELLS, Reading
 from batcher.schema.wording import shown, unknown_field
 
@@ -17,11 +18,13 @@ DELIMITER_NAMES: Mapping[str, str] = {
 
 
 class Include(msgspec.Struct, frozen=True):
-    """What ``from`` names: a file and how it is read. ``base`` is where its relative paths begin."""
+    """What ``from`` names: a file, how it is read, and what its columns are for. ``base`` is where its
+    relative paths begin."""
 
     file: str
     reading: Reading = AS_IT_TELLS
     base: str | None = None
+    mapped: Mapped = Mapped()
 
 
 def encoding_named(text: str) -> str:
@@ -54,14 +57,33 @@ def include_of(value: Any) -> Include:
     for key, item in value.items():
         if key not in INCLUDE_KEYS:
             raise ValueError(unknown_field(key, INCLUDE_KEYS).replace("field", f"key {key!r}"))
-        if item is None:
+        if item is None or key in MAPPING_KEYS:
             continue
         if not isinstance(item, str) or not item:
             raise ValueError(f"{key}: {shown(item)} is not text")
         texts[key] = item
     if "file" not in texts:
         raise ValueError("the key file is missing")
-    return Include(texts["file"], reading_of(texts), texts.get("base"))
+    return Include(texts["file"], reading_of(texts), texts.get("base"), _mapped_of(value))
+
+
+def _mapped_of(value: Mapping[str, Any]) -> Mapped:
+    """What ``columns``, ``vars``, ``meta`` and ``ignore`` say. Raises ValueError."""
+    columns = value.get("columns") or {}
+    if not isinstance(columns, dict) or not all(isinstance(f, str) and f for f in columns.values()):
+        raise ValueError("columns: a mapping from columns to inputs is needed")
+    rename = tuple((str(column), target) for column, target in columns.items())
+    return Mapped(rename, *(_names_in(key, value.get(key)) for key in ("vars", "meta", "ignore")))
+
+
+def _names_in(key: str, value: Any) -> tuple[str, ...]:
+    """ColumnRules in a list, or in one text with commas. Raises ValueError."""
+    if value is None:
+        return ()
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{key}: {shown(value)} is neither a column nor a list of columns")
+    return tuple(name.strip() for name in names)
 
 
 def reading_of(texts: Mapping[str, str | None]) -> Reading:
@@ -83,4 +105,5 @@ def _named(key: str, check: Any, text: str | None) -> str | None:
         raise ValueError(f"{key}: {error}") from None
 
 
-INCLUDE_KEYS = ("file", "format", "encoding", "delimiter", "base")
+MAPPING_KEYS = ("columns", "vars", "meta", "ignore")
+INCLUDE_KEYS = ("file", "format", "encoding", "delimiter", "base", *MAPPING_KEYS)

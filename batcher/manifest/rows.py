@@ -6,19 +6,20 @@ a ``from`` entry hold acts as defaults for the rows that they stand around.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from batcher.errors import ManifestError
+from batcher.jobs.columns import IGNORED, KEY, META, NONE, RESERVED, VARS, ColumnRules, Place
 from batcher.manifest.reading import Include, include_of
 from batcher.schema.wording import shown, unknown_field
 
-RESERVED = ("id", "model", "matrix", "vars", "repeat", "meta", "from", "input")
 REPEAT_MAX = 100_000
 GLOB = "glob"
+NO_HEADER = "a column without a header has values (--ignore '' drops it, --rename '#N=FIELD' names it)"
 
 RowProblem = tuple[int, str, str]
 """Line, field (may be empty), what is wrong."""
@@ -65,14 +66,6 @@ class Row(msgspec.Struct):
         self.problems += ((self.line_of(name), name, what),)
 
 
-@dataclass(frozen=True, slots=True)
-class ColumnRules:
-    """Names that the command line takes out of the inputs: to ``meta``, or away."""
-
-    meta: frozenset[str] = field(default_factory=frozenset)
-    ignored: frozenset[str] = field(default_factory=frozenset)
-
-
 class Lined(dict[str, Any]):
     """A mapping that knows where it and its keys stand."""
 
@@ -115,22 +108,67 @@ def row_of(entry: Any, line: int, columns: ColumnRules) -> Row:
     if not isinstance(entry, dict):
         return Row(line, {}, problems=((line, "", f"{shown(entry)} is not a job: a mapping is needed"),))
     row = Row(line, {}, lines=entry.lines if isinstance(entry, Lined) else None)
-    extra: dict[str, Any] = {}
-    for key, value in entry.items():
-        if value is None or key in columns.ignored:
+    joined: dict[str, list[Any]] = {}
+    for key, value in _flat(entry, columns):
+        place = columns.of_key(key)
+        if value is None or place.role == IGNORED:
             continue
-        if key in columns.meta:
-            extra[key] = plain(value)
-        elif key in PARSERS:
-            set_reserved(row, key, value)
+        if place.role == KEY:
+            set_reserved(row, place.name, value, columns)
         else:
-            row.inputs[key] = plain(value)
-    if extra:
-        row.meta = {**(row.meta or {}), **extra}
+            put(row, place, plain(value), joined)
+        if row.lines is not None and place.name != key and key in row.lines:
+            row.lines = {**row.lines, place.name: row.lines[key]}
     return row
 
 
-def set_reserved(row: Row, key: str, value: Any) -> None:
+def _flat(entry: Mapping[Any, Any], columns: ColumnRules, above: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys of an entry with their values; those of mappings that the user's names reach into too."""
+    for key, value in entry.items():
+        path = f"{above}{key}"
+        if isinstance(value, dict) and columns.is_nested(path):
+            yield from _flat(value, columns, f"{path}.")
+        else:
+            yield path, value
+
+
+def put(row: Row, place: Place, value: Any, joined: dict[str, list[Any]]) -> None:
+    """Put a value where it belongs in ``row``, or a problem if something is there already.
+
+    ``joined`` is of this row: the values of each input that several columns make together.
+    """
+    if place.role == META:
+        row.meta = {**(row.meta or {}), place.name: value}
+    elif place.role == VARS:
+        row.vars = {**(row.vars or {}), place.name: value}
+    elif place.role == NONE:
+        row.blame("", NO_HEADER)
+    elif place.path:
+        _put_inside(row, place, value)
+    elif place.name not in row.inputs:
+        row.inputs[place.name] = value
+        if place.renamed:
+            joined[place.name] = [value]
+    elif place.renamed or place.name in joined:
+        values = joined.setdefault(place.name, [row.inputs[place.name]])
+        values.append(value)
+        row.inputs[place.name] = values
+    else:
+        row.blame(place.name, "stands here twice, in different spellings")
+
+
+def _put_inside(row: Row, place: Place, value: Any) -> None:
+    """Put a value into a mapping of the inputs, along the path of its place."""
+    target: Any = row.inputs
+    for key in (place.name, *place.path[:-1]):
+        target = target.setdefault(key, {})
+        if not isinstance(target, dict):
+            row.blame(place.name, "a column goes into it, and another one is it")
+            return
+    target[place.path[-1]] = value
+
+
+def set_reserved(row: Row, key: str, value: Any, columns: ColumnRules) -> None:
     """Put the value of a reserved key where it belongs in ``row``, or a problem if it can't be that."""
     try:
         parsed = PARSERS[key](plain(value))
@@ -138,7 +176,7 @@ def set_reserved(row: Row, key: str, value: Any) -> None:
         row.blame(key, str(error))
         return
     if key == "input":
-        row.inputs.update(parsed)
+        row.inputs.update({columns.input_named(name): item for name, item in parsed.items()})
     elif key in ("meta", "vars"):
         setattr(row, key, {**(getattr(row, key) or {}), **parsed})
     else:
@@ -213,7 +251,7 @@ def head_of(top: Mapping[str, Any], columns: ColumnRules, known: Collection[str]
             what = unknown_field(key, known).replace("field", "key")
             layer.blame(key, f"{what} (inputs of all jobs: defaults)")
         elif value is not None and key in PARSERS:
-            set_reserved(layer, key, value)
+            set_reserved(layer, key, value, columns)
     name = top.get("name")
     if name is not None and not isinstance(name, str):
         layer.blame("name", f"{shown(name)} is not text")

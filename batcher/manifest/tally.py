@@ -2,59 +2,187 @@
 
 from __future__ import annotations
 
+import re
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from batcher.errors import PROBLEMS_SHOWN, ManifestError
 from batcher.jobs.job import Source
 from batcher.manifest.rows import RowProblem
 
 REPEATED_SHOWN = 3
+KINDS_MAX = 4096
+ALIKE_SHOWN = 5
+SAMPLE_CHARS = 200
+
+_VALUES = re.compile(r"""'[^']*'|"[^"]*"|-?[0-9][0-9.]*""")
+
+
+class Repeated(NamedTuple):
+    """A row that is another row's job. ``inputs_differ``: in what an id leaves out, as a signature."""
+
+    source: Source
+    first: str
+    meta_differs: bool
+    inputs_differ: bool
+
+    def __str__(self) -> str:
+        notes = ["other metadata"] * self.meta_differs
+        notes += ["sent differently, in what an id leaves out"] * self.inputs_differ
+        return f"{self.source} is {self.first}" + (f" ({', '.join(notes)})" if notes else "")
+
+
+@dataclass(slots=True)
+class Unfit:
+    """ColumnRules that are no inputs of their model, with a value of each, and inputs that rows lack."""
+
+    unknown: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    """By field, the model that requires it."""
+
+    def add_unknown(self, name: str, value: Any) -> None:
+        """Take note of a column with its first value."""
+        if name not in self.unknown:
+            self.unknown[name] = value[:SAMPLE_CHARS] if isinstance(value, str) else ""
+
+
+@dataclass(slots=True)
+class _ProblemKind:
+    """A problem that one row or many have; ``line`` is the first row's."""
+
+    line: int
+    rows: int = 1
+
+
+@dataclass(slots=True)
+class Problems:
+    """Problems by what they say: a million rows of one mistake are one line."""
+
+    count: int = 0
+    _kinds: dict[tuple[str, str, str], _ProblemKind] = field(default_factory=dict)
+    _lines: list[str] = field(default_factory=list)
+
+    def add(self, file: str, problems: Iterable[RowProblem]) -> None:
+        """Take in what is wrong with one row of ``file``."""
+        for line, name, what in problems:
+            self.count += 1
+            kind = self._kinds.get((file, name, what))
+            if kind is None:
+                shape = what if len(self._kinds) < KINDS_MAX else _VALUES.sub("...", what)
+                kind = self._kinds.setdefault((file, name, shape), _ProblemKind(line, 0))
+            kind.rows += 1
+
+    def add_lines(self, lines: Iterable[str]) -> None:
+        """Take in problems of whole files."""
+        more = [*lines]
+        self.count += len(more)
+        self._lines += more
+
+    def lines(self) -> list[str]:
+        """One line for each distinct problem: first those of one row, then those that many have."""
+        once: list[str] = []
+        often: list[str] = []
+        alike: dict[tuple[str, str, str], list[tuple[str, _ProblemKind]]] = {}
+        for (file, name, what), kind in self._kinds.items():
+            if kind.rows > 1:
+                often.append(problem_line(file, kind.line, name, f"{what}, in {kind.rows} rows"))
+            else:
+                shape = _VALUES.sub("...", what)
+                alike.setdefault((file, name, shape), []).append((what, kind))
+        for (file, name, _), kinds in alike.items():
+            shown = kinds if len(kinds) <= ALIKE_SHOWN + 1 else kinds[:ALIKE_SHOWN]
+            once += [problem_line(file, kind.line, name, what) for what, kind in shown]
+            if len(shown) < len(kinds):
+                what = f"the same with other values, in {len(kinds) - len(shown)} rows"
+                often.append(problem_line(file, kinds[ALIKE_SHOWN][1].line, name, what))
+        return once + self._lines + often
 
 
 @dataclass(slots=True)
 class ManifestTally:
     """Counts of one pass over a manifest; pass a fresh one to each.
 
-    ``problems`` are the first lines ``file:line: field: what is wrong``, ``problem_count`` counts all.
-    ``rows`` are the entries read, ``invalid`` those with a problem, ``duplicates`` the jobs that were
-    listed before, ``repeated`` where the first of them stand. ``warnings`` are lines for the user that
-    stop nothing. ``dropped`` are the numbers of the drafts that are no jobs, in order: what a later pass
-    leaves out without a table of all ids, also where a file has come meanwhile that was missing.
+    ``found`` holds what is wrong with rows. ``rows`` are the entries read, ``invalid`` those with a
+    problem, ``duplicates`` the jobs that were listed before, ``repeated`` the first of them,
+    ``meta_differs`` those whose metadata are others than the first row's. ``overridden`` are the rows
+    that name another model than ``--model``. ``warnings`` are lines for the user that stop nothing.
+    ``dropped`` are the numbers of the drafts that are no jobs, in order: what a later pass leaves out
+    without a table of all ids, also where a file has come meanwhile that was missing.
     """
 
-    problems: list[str] = field(default_factory=list)
-    problem_count: int = 0
+    found: Problems = field(default_factory=Problems)
+    unfit: Unfit = field(default_factory=Unfit)
     rows: int = 0
     invalid: int = 0
     duplicates: int = 0
-    repeated: list[Source] = field(default_factory=list)
+    meta_differs: int = 0
+    repeated: list[Repeated] = field(default_factory=list)
+    overridden: int = 0
+    overridden_first: str = ""
     warnings: list[str] = field(default_factory=list)
     dropped: array[int] = field(default_factory=lambda: array("Q"))
 
-    def repeat(self, source: Source) -> None:
-        """Count a job at ``source`` that was listed before."""
+    @property
+    def problems(self) -> list[str]:
+        """The first lines ``file:line: field: what is wrong``, one for each distinct problem."""
+        return self.found.lines()[:PROBLEMS_SHOWN]
+
+    @property
+    def problem_count(self) -> int:
+        """How many problems all rows have together."""
+        return self.found.count
+
+    def repeat(self, repeated: Repeated) -> None:
+        """Count a job that was listed before."""
         self.duplicates += 1
+        self.meta_differs += repeated.meta_differs
         if len(self.repeated) < REPEATED_SHOWN:
-            self.repeated.append(source)
+            self.repeated.append(repeated)
+        elif repeated.meta_differs or repeated.inputs_differ:
+            plain = (n for n, r in enumerate(self.repeated) if not (r.meta_differs or r.inputs_differ))
+            if (place := next(plain, None)) is not None:
+                self.repeated[place] = repeated
+
+    def override(self, source: Source, model: str) -> None:
+        """Count a row that names ``model``, and gets the one of ``--model``."""
+        self.overridden += 1
+        if self.overridden == 1:
+            self.overridden_first = f"{source} names {model}"
 
     def reject(self, file: str, problems: Iterable[RowProblem]) -> None:
         """Count one row of ``file`` as invalid, with what is wrong with it."""
         self.invalid += 1
-        self.extend(problem_line(file, *problem) for problem in problems)
+        self.found.add(file, problems)
 
     def extend(self, lines: Iterable[str]) -> None:
-        """Count problems; the first of them are kept."""
-        for line in lines:
-            self.problem_count += 1
-            if len(self.problems) < PROBLEMS_SHOWN:
-                self.problems.append(line)
+        """Count problems that are lines already."""
+        self.found.add_lines(lines)
+
+    def told(self) -> Iterator[str]:
+        """What the user should know of rows that are jobs, but perhaps not as they were meant."""
+        yield from self.warnings
+        if self.overridden:
+            rows = "1 row names" if self.overridden == 1 else f"{self.overridden} rows name"
+            yield f"{rows} another model, overridden by --model (first: {self.overridden_first})"
+        if self.meta_differs:
+            first = next((r for r in self.repeated if r.meta_differs), None)
+            where = f" (first: {first.source} and {first.first})" if first else ""
+            yield (
+                f"{self.meta_differs} of the duplicates have other metadata than the row that is run, "
+                f"and lose it{where}; --per-row makes each row its own job"
+            )
+
+    def error(self) -> ManifestError:
+        """What was found, as an error."""
+        lines = self.found.lines()
+        return ManifestError(lines[:PROBLEMS_SHOWN], len(lines))
 
     def raise_if_invalid(self) -> None:
         """Raises ManifestError with what was found, if anything was."""
         if self.problem_count:
-            raise ManifestError(self.problems, self.problem_count)
+            raise self.error()
 
 
 def problem_line(file: str, line: int, field_name: str, what: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
+from batcher.jobs.columns import normal
 from batcher.manifest.rows import LocalPath
 
 _TEMPLATE = re.compile(r"\{\{\s*([^\W\d]\w*(?:\.\w+)*)\s*\}\}")
@@ -49,27 +51,32 @@ def filled(value: Any, variables: Mapping[str, Any]) -> Any:
 def _filled_text(text: str, variables: Mapping[str, Any]) -> Any:
     whole = _TEMPLATE.fullmatch(text.strip())
     if whole is not None:
-        return _looked_up(whole[1], variables)
-    return _TEMPLATE.sub(lambda match: _as_text(match[1], variables), text)
+        return _looked_up(whole, variables)
+    return _TEMPLATE.sub(lambda match: _as_text(match, variables), text)
 
 
-def _as_text(name: str, variables: Mapping[str, Any]) -> str:
-    value = _looked_up(name, variables)
+def _as_text(match: re.Match[str], variables: Mapping[str, Any]) -> str:
+    value = _looked_up(match, variables)
     if value is None:
-        raise TemplateError(f"{name!r} is null, which no text can hold")
+        raise TemplateError(f"{match[1]!r} is null, which no text can hold")
     if isinstance(value, str):
         return value
     return msgspec.json.encode(value).decode()
 
 
-def _looked_up(name: str, variables: Mapping[str, Any]) -> Any:
-    """The variable of that full name, else the member of the one that its first part names."""
-    if name in variables:
-        return variables[name]
+def _looked_up(match: re.Match[str], variables: Mapping[str, Any]) -> Any:
+    """The variable of that full name, in any case, else the member that its parts lead to."""
+    name = match[1]
+    for spelling in (name, normal(name)):
+        if spelling in variables:
+            return variables[spelling]
     value: Any = variables
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise TemplateError(f"{name!r} is not defined (known: {_known(variables)})")
+            raise TemplateError(
+                f"{name!r} is not defined (known: {_known(variables)}); --vars {name} reads a column of "
+                f"that name, --var {shlex.quote(f'{name}={match[0]}')} keeps it as literal text"
+            )
         value = value[part]
     return value
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from batcher.errors import ManifestError
+from batcher.jobs.columns import ColumnRules
 from batcher.manifest.expand import Globs, RowLayer, Scope, Setting
 from batcher.manifest.read import HELD_ROWS_HINT, Document, open_document
 from batcher.manifest.reading import Include
 from batcher.manifest.remarks import judge
-from batcher.manifest.rows import ColumnRules, ManifestChanged, Row
+from batcher.manifest.rows import ManifestChanged, Row
 from batcher.manifest.tally import ManifestTally
 
 INCLUDE_DEPTH_MAX = 20
@@ -46,7 +47,7 @@ class Tree:
 
     def scope(self, document: Document, around: tuple[RowLayer, ...] = ()) -> Scope:
         """What stands around the rows of ``document``, ``around`` being what includes it."""
-        layers = (RowLayer(document.head.layer, document.directory), *around)
+        layers = (RowLayer(document.head.layer, document.directory, rest=document.rest), *around)
         return Scope(layers, document.directory, self._setting, self._globs)
 
     def _rows(
@@ -107,9 +108,10 @@ class Tree:
     def _opened(self, path: Path, include: Include, outer: Document) -> Document | ManifestError:
         key = (path, include)
         if key not in self._included:
+            columns = self._columns.inside(include.mapped)
             shown_as = str(Path(outer.file.shown).parent / include.file)
             try:
-                inner = open_document(path, shown_as, self._columns, include.reading)
+                inner = open_document(path, shown_as, columns, include.reading)
             except ManifestError as error:
                 self._included[key] = error
             else:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from batcher.jobs.columns import Mapped
 from batcher.jobs.job import Job
 from batcher.jobs.shard import Shard
 from batcher.options.given import Given
@@ -58,14 +59,17 @@ class Overrides:
     """What the command line says of a manifest.
 
     ``model`` is for every job, ``set`` maps inputs to texts for every job (an empty one takes the
-    input away), ``meta_columns`` and ``ignore_columns`` name what is not an input, ``reading`` is how
-    the file itself is to be read.
+    input away), ``columns`` says what columns are for, ``vars`` holds variables for the templates of
+    every job, ``extra`` names inputs that are sent though the schema doesn't list them. With ``per_row``
+    rows of the same inputs are jobs of their own. ``reading`` is how the file itself is to be read.
     """
 
     model: str | None = None
     set: Mapping[str, str] = field(default_factory=dict)
-    meta_columns: Collection[str] = ()
-    ignore_columns: Collection[str] = ()
+    columns: Mapped = field(default_factory=Mapped)
+    vars: Mapping[str, str] = field(default_factory=dict)
+    extra: Collection[str] = ()
+    per_row: bool = False
     reading: Reading = AS_IT_TELLS
 
 

@@ -30,6 +30,7 @@ class ValueKind:
 
     ``show`` writes a value so that ``parse`` reads the same one again. ``is_path``: relative to the
     file that it stands in. ``separator`` divides several values in one text, None if any text is one.
+    ``at_last_equals``: of ``NAME=VALUE`` the name may hold ``=`` (or nothing), and not the value.
     """
 
     metavar: str
@@ -38,6 +39,7 @@ class ValueKind:
     choices: tuple[str, ...] = ()
     is_path: bool = False
     separator: str | None = None
+    at_last_equals: bool = False
 
 
 def _text(text: str) -> str:
@@ -240,7 +242,10 @@ MODEL = ValueKind("ID", _filled)
 PLACE = ValueKind("RUN_DIR", _filled, is_path=True)
 FOLDER = ValueKind("DIR", _filled, is_path=True)
 IDS = ValueKind("GLOB|@FILE", _filled, show=_show_ids)
-COLUMNS = ValueKind("COLUMN", _filled, separator=",")
+COLUMNS = ValueKind("COLUMN", _text, separator=",")
+FIELDS = ValueKind("FIELD", _filled, separator=",")
+RENAMED = ValueKind("COLUMN=FIELD", _filled, separator=",", at_last_equals=True)
+VARIABLE = ValueKind("NAME=VALUE", _text)
 HOSTS = ValueKind("HOST", _filled, separator=",")
 ASSIGNED = ValueKind("FIELD=VALUE", _text)
 NAME = ValueKind("NAME", _filled)

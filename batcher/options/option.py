@@ -114,8 +114,17 @@ class Option:
             raise ValueError(f"{given!r:.80} is no list")
         for entry in entries:
             text = as_text(entry)
-            parts = text.split(self.kind.separator) if self.kind.separator else [text]
-            yield from (part.strip() if self.kind.separator else part for part in parts)
+            yield from self._parts(text)
+
+    def _parts(self, text: str) -> Iterable[str]:
+        """The values in one text. A comma that stands in a pair's value divides nothing."""
+        parts = text.split(self.kind.separator) if self.kind.separator else [text]
+        if self.kind.at_last_equals and not all("=" in part for part in parts):
+            parts = [text]
+        if self.kind.separator is None:
+            return parts
+        filled = [part.strip() for part in parts if part.strip()]
+        return filled or [text.strip()]
 
     def _pairs(self, given: Any) -> Iterable[tuple[str, str]]:
         if isinstance(given, Mapping):
@@ -123,8 +132,9 @@ class Option:
                 yield str(name), self.kind.parse(input_text(value))
             return
         for text in self._texts(given):
-            name, equals, value = text.partition("=")
-            if not equals or not name.strip():
+            last = self.kind.at_last_equals
+            name, equals, value = text.rpartition("=") if last else text.partition("=")
+            if not equals or not (last or name.strip()):
                 raise ValueError(f"{text!r:.120}: write {self.kind.metavar}")
             yield name.strip(), self.kind.parse(value)
 

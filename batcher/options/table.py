@@ -36,6 +36,7 @@ from batcher.options.kinds import (
     CONCURRENCY,
     COUNT,
     DURATION,
+    FIELDS,
     FLAG,
     FOLDER,
     HOSTS,
@@ -46,6 +47,7 @@ from batcher.options.kinds import (
     PLACE,
     POLL,
     RATE,
+    RENAMED,
     SCHEDULER,
     SEED,
     SHARD,
@@ -53,6 +55,7 @@ from batcher.options.kinds import (
     SIZE,
     SPEED,
     USD,
+    VARIABLE,
     choice,
 )
 from batcher.options.option import Group, Many, On, Option, Shapes, under
@@ -78,7 +81,11 @@ TABLE: Final[tuple[Option, ...]] = (
             "Where the ledger is kept while outputs go to a bucket.  [default: output/<batch name>]",
         ),
         Option(
-            "model", MODEL, JOBS, "Model of every job, whatever the manifest says.", to="overrides.model"
+            "model",
+            MODEL,
+            JOBS,
+            "Model of every job, also of rows that name another one.",
+            to="overrides.model",
         ),
         Option(
             "set",
@@ -92,9 +99,50 @@ TABLE: Final[tuple[Option, ...]] = (
         Option("encoding", NAME, JOBS, "The manifest's encoding, if not UTF-8: cp1252, gb18030, ..."),
         Option("delimiter", CHARACTER, JOBS, "What stands between cells: ';', tab, pipe, ..."),
         Option(
-            "meta", COLUMNS, JOBS, "Keep a column as metadata.", many=LIST, to="overrides.meta_columns"
+            "rename",
+            RENAMED,
+            JOBS,
+            "Read a column as this input (or id, meta.x, vars.x); #N is the N-th column.",
+            many=MAP,
         ),
-        Option("ignore", COLUMNS, JOBS, "Drop a column.", many=LIST, to="overrides.ignore_columns"),
+        Option("vars", COLUMNS, JOBS, "Make a column a variable of templates.", many=LIST),
+        Option(
+            "meta",
+            COLUMNS,
+            JOBS,
+            "Keep a column as metadata; '*': all that the model doesn't take.",
+            many=LIST,
+        ),
+        Option(
+            "ignore",
+            COLUMNS,
+            JOBS,
+            "Drop a column; '*': all that the model doesn't take.",
+            many=LIST,
+        ),
+        Option(
+            "var",
+            VARIABLE,
+            JOBS,
+            "A variable for the templates of every job.",
+            many=MAP,
+            to="overrides.vars",
+        ),
+        Option(
+            "extra",
+            FIELDS,
+            JOBS,
+            "Send an input that the model's schema doesn't list.",
+            many=LIST,
+            to="overrides.extra",
+        ),
+        Option(
+            "per-row",
+            FLAG,
+            JOBS,
+            "Make rows of the same inputs jobs of their own, each bought.",
+            to="overrides.per_row",
+        ),
         Option("skip-invalid", FLAG, JOBS, "Leave bad rows out instead of stopping.", to="skip_invalid"),
         Option(
             "check-urls",

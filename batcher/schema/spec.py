@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from batcher.jobs.identity import TextFields, Texts
+from batcher.jobs.identity import Spellings, Texts
 from batcher.jobs.job import LocalMedia
 from batcher.schema.dialect import (
     MAX_DEPTH,
@@ -18,7 +18,9 @@ from batcher.schema.dialect import (
     types_of,
 )
 from batcher.schema.price import Price, Quote, amount
-from batcher.schema.wording import Problem, described
+from batcher.schema.wording import Problem, described, unknown_field
+
+NAME_SETS_KEPT = 1024
 
 
 class Validator:
@@ -62,8 +64,10 @@ class ModelSpec:
     ``base_price_usd`` is the price of one ``price_unit`` in USD, None where it isn't known.
     ``fields`` are the inputs' schemas, ``media`` maps each media field to its kind (image, video,
     audio), ``typed`` holds how to read text for each field that doesn't take just any text, ``lists``
-    names those that take a list and nothing else, ``texts`` says where they hold text that is compared
-    as text, ``capitals`` maps the lower-case spelling of fields with capitals to their own.
+    names those that take a list and nothing else, ``undescribed`` those that are required and have no
+    property (published schemas contradict themselves: they take anything), ``spellings`` makes one
+    of all spellings of a value, ``capitals`` maps the lower-case spelling of fields with capitals
+    to their own.
     """
 
     model_id: str
@@ -78,13 +82,22 @@ class ModelSpec:
     media: Mapping[str, str] = field(init=False, repr=False)
     typed: Mapping[str, Callable[[str], Any]] = field(init=False, repr=False, compare=False)
     lists: frozenset[str] = field(init=False, repr=False)
-    texts: TextFields = field(init=False, repr=False, compare=False)
+    undescribed: tuple[str, ...] = field(init=False, repr=False)
+    spellings: Spellings = field(init=False, repr=False, compare=False)
     capitals: Mapping[str, str] = field(init=False, repr=False)
     price: Price = field(init=False, repr=False, compare=False)
     validator: Validator = field(init=False, repr=False, compare=False)
+    _values: Validator = field(init=False, repr=False, compare=False)
+    """The same but for names: whatever is there may be there, and nothing has to be."""
+    _items: Mapping[str, Callable[[str], Any]] = field(init=False, repr=False, compare=False)
+    _by_names: dict[frozenset[str], tuple[Problem, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        properties = self.schema["properties"]
+        named = self.schema.get("required")
+        required = [n for n in named if isinstance(n, str)] if isinstance(named, list) else []
+        undescribed = [n for n in dict.fromkeys(required) if n not in self.schema["properties"]]
+        properties = {**self.schema["properties"], **{name: {} for name in undescribed}}
+        object.__setattr__(self, "schema", {**self.schema, "properties": properties})
         fields = {name: resolved(schema, self.schema) for name, schema in properties.items()}
         derived = {
             "fields": fields,
@@ -97,10 +110,14 @@ class ModelSpec:
             "lists": frozenset(
                 n for n, schema in fields.items() if types_of(schema) - {"null"} == {"array"}
             ),
-            "texts": TextFields((n, texts_in(schema, self.schema)) for n, schema in fields.items()),
+            "undescribed": tuple(undescribed),
+            "spellings": Spellings({n: texts_in(s, self.schema) for n, s in fields.items()}),
             "capitals": {name.lower(): name for name in fields if name != name.lower()},
             "price": Price(self.base_price_usd, self.price_unit, fields),
             "validator": Validator(self.model_id, self.schema),
+            "_values": Validator(self.model_id, _without_names(self.schema)),
+            "_items": {n: reader_of(schema.get("items")) for n, schema in fields.items()},
+            "_by_names": {},
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
@@ -141,12 +158,34 @@ class ModelSpec:
                 return []
         except ValueError:  # local media are nothing that JSON has
             pass
-        errors = self.validator.errors(_as_sent(inputs))
-        found: dict[str, str] = {}
-        for error in errors:
-            for name, what in described(self.fields, error):
-                found.setdefault(name, what)
+        sent = _as_sent(inputs)
+        found = dict(self._problems_of_names(frozenset(sent)))
+        if not self._values.is_valid(sent):
+            for error in self._values.errors(sent):
+                for name, what in described(self.fields, error):
+                    found.setdefault(name, what)
         return list(found.items())
+
+    def _problems_of_names(self, names: frozenset[str]) -> tuple[Problem, ...]:
+        """Unknown and missing fields. The rows of a table have mostly the same ones."""
+        found = self._by_names.get(names)
+        if found is None:
+            if len(self._by_names) >= NAME_SETS_KEPT:
+                self._by_names.clear()
+            found = self._by_names[names] = tuple(self._judged(names))
+        return found
+
+    def _judged(self, names: frozenset[str]) -> Iterator[Problem]:
+        if self.schema.get("additionalProperties") is False:
+            for name in sorted(names - self.fields.keys()):
+                yield name, unknown_field(name, self.fields)
+        for name in self.schema.get("required") or ():
+            if name not in names:
+                yield name, "required, but missing"
+
+    def item_of(self, name: str, text: str) -> Any:
+        """``text`` with the type of the items of the list ``name``."""
+        return self._items[name](text)
 
     def quote(self, inputs: Mapping[str, Any]) -> Quote | None:
         """What one generation costs, and how that comes about; None where it isn't known."""
@@ -156,6 +195,14 @@ class ModelSpec:
         """What one generation costs in USD; None where price, unit or duration isn't known."""
         quote = self.quote(inputs)
         return None if quote is None else quote.usd
+
+
+def _without_names(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema that says nothing of which fields there may be, or have to be."""
+    kept = {key: value for key, value in schema.items() if key != "required"}
+    if kept.get("additionalProperties") is False:
+        del kept["additionalProperties"]
+    return kept
 
 
 def texts_in(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Texts:

@@ -1,0 +1,175 @@
+"""What each column of a file is for: by its header, and by what the user says of it.
+
+A key of a JSON or YAML job is read as a table's header is: trimmed, its case doesn't count, a space is
+``_``. :class:`ColumnRules` remembers how the user wrote it, for models whose schema is not known.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+RESERVED = ("id", "model", "matrix", "vars", "repeat", "meta", "from", "input")
+TYPES = ("int", "float", "bool", "json", "str", "list")
+ALL = "*"
+INPUT, META, VARS, KEY, IGNORED, NONE = "input", "meta", "vars", "key", "ignored", ""
+"""Roles. ``KEY``: one of the reserved words. ``NONE``: a column without a header."""
+
+_PREFIXED = re.compile(r"(meta|vars|input)\.(.+)", re.DOTALL)
+_NUMBERED = re.compile(r"#[1-9][0-9]{0,4}")
+
+
+def normal(name: str) -> str:
+    """``name`` as it is compared: trimmed, in lower case, each space a ``_``."""
+    return "_".join(name.lower().split())
+
+
+class Place(NamedTuple):
+    """Where the values of a column go. ``spelling`` is ``name`` as the user wrote it, ``type`` the one
+    that the header names; ``path`` are the keys of a mapping inside the input ``name``; ``renamed`` says
+    that the user named the place.
+    """
+
+    role: str
+    name: str
+    spelling: str = ""
+    type: str | None = None
+    path: tuple[str, ...] = ()
+    renamed: bool = False
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """What the user says of the columns of a file: option by option, each column as it was typed.
+
+    A column is meant by its whole header, by its name in any case, by ``#N`` (the N-th column of a
+    table), or by its path in nested JSON (``body.prompt``). ``meta`` and ``ignore`` may hold ``*``:
+    whatever is no input of the model.
+    """
+
+    rename: tuple[tuple[str, str], ...] = ()
+    vars: tuple[str, ...] = ()
+    meta: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+    @cached_property
+    def _places(self) -> dict[str, Place]:
+        """By header, as typed and as compared. What was said more closely stands later, and wins."""
+        said: dict[str, Place] = {}
+        for role, names in ((IGNORED, self.ignore), (META, self.meta), (VARS, self.vars)):
+            for name in names:
+                said[name] = said[normal(name)] = Place(role, normal(name), renamed=True)
+        for name, target in self.rename:
+            said[name] = said[normal(name)] = target_of(target)
+        return said
+
+    @cached_property
+    def nested(self) -> frozenset[str]:
+        """The keys whose mappings are taken apart, since a name reaches into them."""
+        paths = [name.split(".") for name in self._places if not _PREFIXED.fullmatch(name)]
+        return frozenset(".".join(path[:depth]) for path in paths for depth in range(1, len(path)))
+
+    @property
+    def rest(self) -> str | None:
+        """What becomes of inputs that the model doesn't have: ``META``, ``IGNORED``, None: an error."""
+        if ALL in self.meta:
+            return META
+        return IGNORED if ALL in self.ignore else None
+
+    def place(self, header: str, number: int | None = None) -> Place | None:
+        """What was said of the column ``header``, the ``number``-th (from 1) of its table."""
+        said = self._places
+        if not said:
+            return None
+        by_number = said.get(f"#{number}") if number is not None else None
+        name, _ = split_type(header)
+        for key in (header, header.strip(), normal(header), normal(name)):
+            if key in said:
+                return _filled_in(by_number or said[key], header)
+        return _filled_in(by_number, header) if by_number is not None else None
+
+
+def _filled_in(place: Place, header: str) -> Place:
+    """``place`` under the column's own name, if the column was meant by its number."""
+    return place._replace(name=normal(header)) if _NUMBERED.fullmatch(place.name) else place
+
+
+def split_type(header: str) -> tuple[str, str | None]:
+    """A header's name, and the type that it may name (``seed:int``); another colon is of the name."""
+    name, colon, type_ = header.rpartition(":")
+    type_ = type_.strip().lower()
+    return (name.strip(), type_) if colon and type_ in TYPES and name.strip() else (header.strip(), None)
+
+
+def place_of(header: str) -> Place:
+    """What a column is for by its header alone."""
+    written, type_ = split_type(header)
+    spelling = "_".join(written.split())
+    name = spelling.lower()
+    if match := _PREFIXED.fullmatch(name):
+        return Place(match[1], match[2], spelling[match.start(2) :], type_)
+    if name in RESERVED:
+        return Place(KEY, name)
+    return Place(INPUT if name else NONE, name, spelling, type_)
+
+
+def target_of(text: str) -> Place:
+    """The place that ``--rename COLUMN=text`` names: as a header does, or inside a mapping by dots."""
+    place = place_of(text)
+    if place.role == INPUT and "." in place.name:
+        spelling, *path = place.spelling.split(".")
+        place = Place(INPUT, spelling.lower(), spelling, place.type, tuple(path))
+    return place._replace(renamed=True)
+
+
+class ColumnRules:
+    """What is said of the columns of one file: by the command line, then by the ``from`` around it.
+
+    ``spelled`` maps each name as it is compared to the user's own spelling: of all files of a manifest.
+    """
+
+    def __init__(self, *said: Mapped, spelled: dict[str, str] | None = None) -> None:
+        self._said = said
+        self.spelled: dict[str, str] = {} if spelled is None else spelled
+        self._known: dict[str, Place] = {}
+
+    def inside(self, mapped: Mapped) -> ColumnRules:
+        """Those of a file that a ``from`` entry brings in, which says ``mapped`` of it."""
+        return ColumnRules(*self._said, mapped, spelled=self.spelled)
+
+    @property
+    def rest(self) -> str | None:
+        """What becomes of inputs that the model doesn't have."""
+        return next((mapped.rest for mapped in self._said if mapped.rest is not None), None)
+
+    def of_header(self, header: str, number: int) -> Place:
+        """What the ``number``-th column of a table, from 1, is for."""
+        return self._spelled(self._said_of(header, number) or place_of(header))
+
+    def of_key(self, key: str) -> Place:
+        """What a key of a JSON or YAML job is for."""
+        place = self._known.get(key)
+        if place is None:
+            place = self._known[key] = self._spelled(self._said_of(key, None) or place_of(key))
+        return place
+
+    def is_nested(self, key: str) -> bool:
+        """Whether a mapping under ``key`` is taken apart."""
+        return any(key in mapped.nested or normal(key) in mapped.nested for mapped in self._said)
+
+    def input_named(self, name: str) -> str:
+        """The name of an input as it is compared."""
+        return self._spelled(Place(INPUT, normal(name), "_".join(name.split()))).name
+
+    def _spelled(self, place: Place) -> Place:
+        if place.role == INPUT:
+            self.spelled.setdefault(place.name, place.spelling)
+        return place
+
+    def _said_of(self, header: str, number: int | None) -> Place | None:
+        for mapped in self._said:
+            if (place := mapped.place(header, number)) is not None:
+                return place
+        return None
