@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 SEEDS ?= 300
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test cover simulate browser screenshots lint bench clean
+.PHONY: help setup demo test cover simulate browser screenshots lint bench house clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -65,6 +65,9 @@ lint: $(READY)  ## ruff and mypy
 
 bench: $(READY)  ## measure, and print ratios
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+house: $(READY)  ## measure how the code is laid out; brings the table in docs/design.md up to date
+	@$(BIN)/python -m tests.house
 
 clean:  ## remove .venv and caches, not outputs
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*

@@ -1,4 +1,4 @@
-"""All that knows the RunComfy Model API. :class:`Service` is what the engine sees of it."""
+"""What the engine asks of what it is given: protocols with what may be repeated and what they raise."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The house: who may import whom, and which rooms the outside world comes in by. Read with ``ast``."""
 
 import ast
-from collections import Counter
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -112,13 +111,6 @@ def test_imports_point_to_the_same_room_or_to_a_lower_floor():
         if room != room_of(path) and floor_of(room) >= floor_of(room_of(path))
     ]
     assert wrong == []
-
-
-def test_no_class_name_means_two_things():
-    named = Counter(
-        node.name for _, tree in modules() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
-    )
-    assert {name for name, count in named.items() if count > 1} == set()
 
 
 def test_a_package_says_what_it_is_for_and_holds_no_code():

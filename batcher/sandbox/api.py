@@ -22,7 +22,7 @@ from batcher.sandbox.answers import (
     not_found,
 )
 from batcher.sandbox.catalogue import MODEL_KIND, Model, catalogue, find
-from batcher.sandbox.faults import Fault, Faults, FaultStage, dice
+from batcher.sandbox.faults import Fault, FaultStage, dice
 from batcher.sandbox.journal import JobCreated
 from batcher.sandbox.outputs import names, output
 from batcher.sandbox.store import Request, RequestPhase, Store
@@ -68,7 +68,7 @@ class ModelApi:
         self._store = store
         self._stats = stats
         self._signer = signer
-        self._faults = Faults.of(settings)
+        self._faults = settings.dice()
         self._unread: Counter[str] = Counter()
         self._asked: Counter[str] = Counter()
         self._lost: set[str] = set()

@@ -9,10 +9,6 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from batcher.sandbox.settings import SandboxSettings
 
 
 class FaultStage(StrEnum):
@@ -126,10 +122,6 @@ class Faults:
     seed: int
     share: float
     only: frozenset[Fault] = frozenset()
-
-    @classmethod
-    def of(cls, settings: SandboxSettings) -> Faults:
-        return cls(settings.seed, settings.faults, settings.only_faults)
 
     def draw(self, stage: FaultStage, key: str, nth: int) -> Fault | None:
         """What goes wrong when ``key`` is asked for the ``nth`` time; None for nothing."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from batcher.sandbox.answers import RETRY_AFTER_S, Refusal, error_page, hang_up, not_found
-from batcher.sandbox.faults import Fault, Faults, FaultStage
+from batcher.sandbox.faults import Fault, FaultStage
 from batcher.sandbox.outputs import MEDIA_TYPES, content, names
 from batcher.sandbox.store import RequestPhase
 
@@ -38,7 +38,7 @@ class MediaHost:
         self._store = store
         self._stats = stats
         self._signer = signer
-        self._faults = Faults.of(settings)
+        self._faults = settings.dice()
         self._asked: Counter[str] = Counter()
 
     async def serve(self, request: web.Request) -> web.StreamResponse:

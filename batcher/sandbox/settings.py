@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from batcher.clock import Clock, SystemClock
+from batcher.sandbox.faults import Fault, Faults
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batcher.sandbox.faults import Fault
 
 SEVEN_DAYS_S = 7 * 24 * 3600.0
 
@@ -49,6 +49,10 @@ class SandboxSettings:
             raise ValueError("speed must be above 0, and at least one worker is needed")
         if self.rate_per_s is not None and self.rate_per_s <= 0:
             raise ValueError(f"rate_per_s must be above 0, not {self.rate_per_s}")
+
+    def dice(self) -> Faults:
+        """What decides which calls go wrong."""
+        return Faults(self.seed, self.faults, self.only_faults)
 
 
 @dataclass(slots=True)
