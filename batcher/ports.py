@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -43,6 +43,15 @@ class Result(msgspec.Struct, frozen=True):
     message: str | None = None
     error_code: int | None = None
     model: str | None = None
+    texts: tuple[str, ...] = ()
+    """Outputs that came with the answer itself: texts, and ``data:`` URIs. They follow the URLs."""
+    output: Any = None
+    """All of the answer's ``output`` for the record: without signatures, and of bounded size."""
+
+    @property
+    def output_count(self) -> int:
+        """How many files the result makes."""
+        return len(self.urls) + len(self.texts)
 
 
 class CancelOutcome(StrEnum):

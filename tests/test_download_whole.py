@@ -198,3 +198,9 @@ async def test_gzip_that_unpacks_beyond_the_limit_or_is_an_error_page_is_refused
                     await bench.fetch(server.url, Refresh(server.url))
         assert refused.value.code == code
         assert not list(tmp_path.iterdir())
+
+
+async def test_a_fragment_is_no_part_of_a_files_name(tmp_path: Path) -> None:
+    reply = Reply(body=WHOLE[".gltf"], headers={"Content-Type": "application/json"})
+    _, got = await fetched(tmp_path, "a.gltf#scene.html", reply)
+    assert got.extension == ".gltf"

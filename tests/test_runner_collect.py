@@ -310,3 +310,60 @@ async def test_what_a_crash_left_of_this_jobs_own_output_is_replaced(batch):
     (batch.path / "media/cat.mp4").write_bytes(b"from a run that died before it could say so")
     await run(batch)
     assert batch.media == ["cat.mp4"]
+
+
+IMAGE, OTHER = "https://a.runcomfy.net/one.mp4", "https://a.runcomfy.net/two.json"
+REFUSED = DownloadRefused("an HTML page", "not_media")
+
+
+@in_virtual_time
+async def test_good_outputs_are_kept_beside_a_bad_one_and_the_next_run_fetches_only_the_rest(batch):
+    await completed(batch)
+    batch.api.results["r1"] = for_ever(answer(urls=(IMAGE, OTHER, URL)))
+    batch.files.scripts[OTHER] = for_ever(REFUSED)
+    record = await run(batch)
+    assert (record.state, record.code) == (State.FAILED, "not_media")
+    assert record.message == (
+        "2 other outputs are in place; missing outputs: 1 (of 3); output 1: an HTML page"
+    )
+    assert batch.media == ["cat.0.mp4", "cat.2.mp4"]
+    assert [file["path"] for file in batch.lines("failed")[0]["files"]] == [
+        "media/cat.0.mp4",
+        "media/cat.2.mp4",
+    ]
+    before = batch.ledger_bytes
+    await run(batch)
+    assert batch.ledger_bytes == before
+    batch.files.scripts.clear()
+    assert (await run(batch)).state is State.DONE
+    assert batch.files.fetched == [IMAGE, OTHER, URL, OTHER, OTHER]
+    assert len(batch.lines("done")[0]["files"]) == 3
+
+
+@in_virtual_time
+async def test_texts_and_data_uris_are_outputs_too(batch):
+    await completed(batch)
+    texts = ("a caption", "data:image/gif;base64,R0lGODlhAQABAAAAACw=")
+    batch.api.results["r1"] = for_ever(answer(urls=(IMAGE,), texts=texts))
+    assert (await run(batch)).state is State.DONE
+    assert batch.media == ["cat.0.mp4", "cat.1.txt", "cat.2.gif"]
+    assert (batch.path / "media/cat.1.txt").read_text() == "a caption"
+
+
+@in_virtual_time
+async def test_a_result_of_words_alone_is_one(batch):
+    await completed(batch)
+    batch.api.results["r1"] = for_ever(answer(urls=(), texts=("only words",)))
+    assert (await run(batch)).state is State.DONE
+    assert batch.media == ["cat.txt"]
+
+
+@in_virtual_time
+async def test_what_the_api_called_the_output_stays_in_the_ledger(batch):
+    await completed(batch)
+    batch.files.scripts[URL] = for_ever(REFUSED)
+    batch.api.results["r1"] = for_ever(answer(urls=(URL,), output={"video": URL, "seed": 7}))
+    await run(batch)
+    batch.files.scripts.clear()
+    await run(batch)
+    assert batch.lines("completed")[-1]["output"] == {"video": URL, "seed": 7}

@@ -25,7 +25,7 @@ from batcher.errors import (
 from batcher.ports import CancelOutcome, Phase
 from batcher.providers.runcomfy import answers, bodies, words
 from batcher.providers.runcomfy.answers import ApiAnswer
-from batcher.providers.runcomfy.outputs import COUNT_MAX, DEPTH_MAX, output_urls
+from batcher.providers.runcomfy.outputs import COUNT_MAX, DEPTH_MAX, output_texts, output_urls
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 HTML = b"<html><body>Bad gateway</body></html>"
@@ -779,3 +779,35 @@ def test_text_is_redacted_even_where_it_is_broken_by_control_characters() -> Non
     with pytest.raises(Rejected, match=r"^HTTP 400: bad \*\*\*: sec ret \*\*\*$"):
         answers.submission(ApiAnswer(400, body, None, hide), NOW)
     assert answers.result(ApiAnswer(200, body, None, hide), NOW).word == "***"
+
+
+@pytest.mark.parametrize(
+    ("output", "texts"),
+    [
+        ("a caption", ("a caption",)),
+        (["one", "two", "one"], ("one", "two")),
+        ({"text": "a caption", "prompt": "a cat", "seed": "7"}, ("a caption",)),
+        ({"captions": ["one", {"text": "two", "id": "x"}]}, ("one", "two")),
+        ({"image": "data:image/png;base64,AAAA"}, ("data:image/png;base64,AAAA",)),
+        ({"text": "https://a.runcomfy.net/x.txt"}, ()),
+        ({"text": "  "}, ()),
+        ({"text": 7}, ()),
+        (None, ()),
+    ],
+)
+def test_texts_and_data_uris_under_output_are_outputs_and_echoes_are_not(output, texts):
+    assert output_texts(output) == texts
+
+
+def test_an_output_is_kept_for_the_record_without_signatures_and_of_bounded_size():
+    url = "https://a.s3.amazonaws.com/x.png?X-Amz-Algorithm=A&X-Amz-Credential=c&X-Amz-Date=d&X-Amz-Expires=9"
+    signed = f"{url}&X-Amz-SignedHeaders=host&X-Amz-Signature=topsecret"
+    body = {"request_id": "r1", "status": "succeeded", "output": {"image": signed, "seed": 7}}
+    got = answers.result(said(200, body), NOW)
+    assert got.urls == (signed,)
+    assert "topsecret" not in str(got.output)
+    assert got.output["seed"] == 7
+    body["output"]["long"] = "x" * 100_000
+    kept = answers.result(said(200, body), NOW).output
+    assert isinstance(kept, str)
+    assert len(kept) <= answers.OUTPUT_MAX_BYTES

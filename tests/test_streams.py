@@ -125,3 +125,16 @@ def test_processes_of_a_script_without_a_main_guard_are_told_of_it(tmp_path, mon
     assert 'batch.py: what starts the run must stand below `if __name__ == "__main__":`' in (
         cluster._missing_guard()
     )
+
+
+def test_a_working_directory_that_is_gone_is_named(server, tmp_path):
+    ended = subprocess.run(
+        ["sh", "-c", 'mkdir d && cd d && rmdir ../d && exec "$@"', "sh", *command("run", "m.yaml")],
+        cwd=tmp_path,
+        env=environment(server, tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, "working directory no longer exists" in ended.stderr) == (64, True)

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from batcher.cli import streams
-from batcher.errors import OutputError
+from batcher.errors import OutputError, UsageError
 from batcher.thread_batches import Threads
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -68,6 +68,14 @@ def prepare() -> None:
     logging.getLogger().addHandler(logging.NullHandler())
     sys.unraisablehook = lambda _: None
     streams.take_over()
+
+
+def check_working_directory() -> None:
+    """Raises UsageError if it was deleted beneath us: no relative path means anything then."""
+    try:
+        os.getcwd()  # noqa: PTH109 - nothing else is asked for
+    except FileNotFoundError:
+        raise UsageError("the working directory no longer exists; change to one that does") from None
 
 
 @contextmanager

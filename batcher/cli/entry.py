@@ -260,6 +260,7 @@ def main() -> None:
     """The console script: exit codes are those of the README's table, and no traceback ever shows."""
     ending.prepare()
     try:
+        ending.check_working_directory()
         code = cli(standalone_mode=False)
     except click.exceptions.Exit as stop:
         code = stop.exit_code

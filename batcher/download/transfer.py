@@ -95,7 +95,7 @@ class Transfer:
         An entity tag speaks about one resource (RFC 9110 section 8.8.3): a fresh signature on the same
         path names the same one, another path does not.
         """
-        resource = url.partition("?")[0]
+        resource = url.partition("#")[0].partition("?")[0]
         if self._validator is None or resource != self._resource:
             await self._restart()
         self._resource, self._shown = resource, shown(resource)

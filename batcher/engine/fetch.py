@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import PurePosixPath
 
 from batcher.dataset.acceptance import Inspector
@@ -10,10 +11,11 @@ from batcher.download.downloader import Fetcher
 from batcher.download.transfer import Fetched
 from batcher.engine.poll import Gone, Watcher
 from batcher.errors import DownloadError, DownloadRefused, DownloadStalled
-from batcher.jobs.job import Artifact, next_name, output_name, owners_of
+from batcher.jobs.job import Artifact, Probed, next_name, output_name, owners_of
 from batcher.jobs.lifecycle import EXPIRED, NO_OUTPUT, EventName, Stage, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import Ledger
+from batcher.media.inline import read_inline
 from batcher.ports import Phase, Result
 from batcher.store.local import MEDIA_NAME, RunDir
 
@@ -24,6 +26,27 @@ Stores = tuple[RunDir, Describes]
 
 class NoUrl(DownloadError):
     """A fresh result no longer has the output that was being fetched."""
+
+
+class PartlyFetched(DownloadError):
+    """Some outputs are whole and in the dataset, and some could not be had."""
+
+    def __init__(self, missing: DownloadError, whole: tuple[Artifact, ...]) -> None:
+        super().__init__(f"{len(whole)} other outputs are in place; {missing}")
+        self.code = missing.code if isinstance(missing, DownloadRefused) else STALLED
+        self.whole = whole
+
+
+def _one_of(failures: dict[int, DownloadError], count: int) -> DownloadError:
+    """The first failure, told with which outputs failed."""
+    index, first = next(iter(failures.items()))
+    if count == 1:
+        return first
+    which = ", ".join(map(str, failures))
+    message = f"missing outputs: {which} (of {count}); output {index}: {first}"
+    if isinstance(first, DownloadRefused):
+        return DownloadRefused(message, first.code)
+    return DownloadStalled(message)
 
 
 class Collector:
@@ -54,6 +77,11 @@ class Collector:
             await self._fail(job_id, record, EXPIRED, f"the API no longer has the result: {error}")
         except NoUrl as error:
             await self._fail(job_id, record, NO_OUTPUT, str(error))
+        except PartlyFetched as error:
+            kept = await self._inspector.inspect(job_id, error.whole)
+            await self._run_dir.keep(kept.files)
+            await self._fail(job_id, record, error.code, str(error), kept.files)
+            self._run_dir.let_go(kept.files)
         except DownloadRefused as error:
             await self._fail(job_id, record, error.code, str(error))
         except DownloadError as error:
@@ -68,17 +96,35 @@ class Collector:
         return await self._watcher.ask(record.request_id, ASK_AGAIN_S)
 
     async def _fetch_all(self, job_id: str, record: JobRecord, result: Result) -> tuple[Artifact, ...]:
-        """Fetch every output, or only those that are missing where the rest is in place."""
-        urls = result.urls
-        if result.phase is not Phase.SUCCEEDED or not urls:
-            raise NoUrl(f"the result is {result.word!r} and names no output")
-        kept = record.files if len(record.files) == len(urls) else ()
-        wanted = self._run_dir.missing(record) if kept else list(range(len(urls)))
-        fetched = [await self._fetch(job_id, record, index, urls[index]) for index in wanted]
-        new = dict(zip(wanted, fetched, strict=True))
-        return await self._publish(job_id, list(kept) or [None] * len(urls), new)
+        """Fetch every output that isn't in place. One that can't be had keeps none of the others back.
 
-    async def _fetch(self, job_id: str, record: JobRecord, index: int, url: str) -> Fetched:
+        Raises PartlyFetched with what is whole, if something is and something is not.
+        """
+        count = result.output_count
+        if result.phase is not Phase.SUCCEEDED or not count:
+            raise NoUrl(f"the result is {result.word!r} and names no output")
+        known = _by_index(job_id, record, count)
+        lost = {record.files[number].path for number in self._run_dir.missing(record)}
+        files = {index: file for index, file in known.items() if file.path not in lost}
+        fetched: dict[int, Fetched] = {}
+        failures: dict[int, DownloadError] = {}
+        for index in (index for index in range(count) if index not in files):
+            try:
+                fetched[index] = await self._fetch(job_id, record, index, result)
+            except (DownloadRefused, DownloadStalled) as error:
+                failures[index] = error
+        if failures and not fetched and not files:
+            raise _one_of(failures, count)
+        files |= await self._publish(job_id, count, known, fetched)
+        whole = tuple(files[index] for index in sorted(files))
+        if failures:
+            raise PartlyFetched(_one_of(failures, count), whole)
+        return whole
+
+    async def _fetch(self, job_id: str, record: JobRecord, index: int, result: Result) -> Fetched:
+        if index >= len(result.urls):
+            return await self._write(job_id, index, result.texts[index - len(result.urls)])
+
         async def refresh() -> str:
             result = await self._ask(record)
             if result is None:
@@ -87,17 +133,34 @@ class Collector:
                 raise NoUrl(f"a fresh result has no output {index}")
             return result.urls[index]
 
-        return await self._fetcher.fetch(url, self._run_dir.partial(job_id, index), refresh)
+        return await self._fetcher.fetch(
+            result.urls[index], self._run_dir.partial(job_id, index), refresh
+        )
+
+    async def _write(self, job_id: str, index: int, text: str) -> Fetched:
+        """Keep an output that came with the answer: a text, or what a ``data:`` URI holds."""
+        content, kind = read_inline(text)
+        await self._run_dir.write_partial(job_id, index, content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        return Fetched(len(content), sha256, kind.extension, kind.media_type)
 
     async def _publish(
-        self, job_id: str, files: list[Artifact | None], fetched: dict[int, Fetched]
-    ) -> tuple[Artifact, ...]:
+        self, job_id: str, count: int, known: dict[int, Artifact], fetched: dict[int, Fetched]
+    ) -> dict[int, Artifact]:
+        """Let whole files into the dataset; they are there on return, by index.
+
+        ``known`` are those on record: what is fetched again keeps its name.
+        """
+        files = {}
         for index, file in fetched.items():
-            name = self._free_name(job_id, _name(job_id, index, files, file.extension))
+            name = output_name(job_id, index, count, file.extension)
+            if index in known and known[index].path.endswith(file.extension):  # fetched again
+                name = PurePosixPath(known[index].path).name
+            name = self._free_name(job_id, name)
             path = self._run_dir.publish(self._run_dir.partial(job_id, index), name)
             files[index] = Artifact(path, file.bytes, file.sha256)
         await self._run_dir.settle()
-        return tuple(file for file in files if file is not None)
+        return files
 
     def _free_name(self, job_id: str, name: str) -> str:
         """``name``, or another one if a file of another job has it: no such file is ever replaced."""
@@ -115,7 +178,9 @@ class Collector:
     ) -> None:
         refetched = record.state is State.DONE
         if record.state is not State.COMPLETED:
-            self._ledger.append(EventName.COMPLETED, job_id, cost_usd=result.cost_usd)
+            self._ledger.append(
+                EventName.COMPLETED, job_id, cost_usd=result.cost_usd, output=result.output
+            )
         found = await self._inspector.inspect(job_id, files)
         await self._run_dir.keep(found.files)
         await self._ledger.record(EventName.DONE, job_id, files=found.files, quality=found.quality)
@@ -125,21 +190,33 @@ class Collector:
         else:
             self._metadata.append(job_id)
 
-    async def _fail(self, job_id: str, record: JobRecord, code: str, message: str) -> None:
+    async def _fail(
+        self,
+        job_id: str,
+        record: JobRecord,
+        code: str,
+        message: str,
+        whole: tuple[Probed, ...] | None = None,
+    ) -> None:
         again = record.state is State.FAILED and (record.stage, record.code) == (Stage.DOWNLOAD, code)
-        if again:
+        if again and (whole is None or len(whole) == len(record.files)):
             return
         if record.state is State.DONE:
             self._ledger.append(EventName.COMPLETED, job_id)
             self._metadata.mark_stale()
         await self._ledger.record(
-            EventName.FAILED, job_id, stage=Stage.DOWNLOAD, code=code, message=message
+            EventName.FAILED, job_id, stage=Stage.DOWNLOAD, code=code, message=message, files=whole
         )
 
 
-def _name(job_id: str, index: int, files: list[Artifact | None], extension: str) -> str:
-    """What an output is called: as before if it is fetched again, else by its job's id."""
-    before = files[index]
-    if before is not None and before.path.endswith(extension):
-        return PurePosixPath(before.path).name
-    return output_name(job_id, index, len(files), extension)
+def _by_index(job_id: str, record: JobRecord, count: int) -> dict[int, Artifact]:
+    """The files on record by the number of their output: those of a job that is not done have gaps."""
+    if len(record.files) == count:
+        return dict(enumerate(record.files))
+    numbered = {}
+    for file in record.files:
+        name = PurePosixPath(file.path).name.removeprefix(f"{job_id}.")
+        number = name.partition(".")[0].partition("~")[0]
+        if number.isdecimal() and int(number) < count:
+            numbered[int(number)] = file
+    return numbered

@@ -52,13 +52,13 @@ class Doubt:
 
     def note(self, result: Result, now_s: float) -> float | None:
         """Take in an answer: seconds until the next, None once this one is to be believed."""
-        if result.phase is not Phase.SUCCEEDED or (result.urls and not result.cost_is_odd):
+        if result.phase is not Phase.SUCCEEDED or (result.output_count and not result.cost_is_odd):
             return None
         if not self.answers:
             self.since_s = now_s
         self.answers += 1
         convinced = self.answers >= NO_OUTPUT_ANSWERS and now_s - self.since_s >= NO_OUTPUT_S
-        if convinced or (result.urls and self.answers >= ODD_COST_ANSWERS):
+        if convinced or (result.output_count and self.answers >= ODD_COST_ANSWERS):
             return None
         return float(min(2 ** (self.answers - 1), DOUBT_STEP_MAX_S))
 
@@ -136,5 +136,5 @@ class Watcher:
 def is_final_no(result: Result) -> bool:
     """Whether nothing will ever come of the request: only then may it be bought again."""
     return result.phase in (Phase.FAILED, Phase.CANCELLED) or (
-        result.phase is Phase.SUCCEEDED and not result.urls
+        result.phase is Phase.SUCCEEDED and not result.output_count
     )

@@ -329,7 +329,11 @@ class Runner:
 
     async def _record_end(self, job_id: str, result: Result, unfinished_s: float) -> Result | None:
         if result.phase is Phase.SUCCEEDED:
-            seen = {"cost_usd": result.cost_usd, "unfinished_s": unfinished_s}
+            seen = {
+                "cost_usd": result.cost_usd,
+                "output": result.output,
+                "unfinished_s": unfinished_s,
+            }
             # Nobody waits for this line: ``done`` waits for its own, which stands behind it.
             self._ledger.append(EventName.COMPLETED, job_id, **seen)
             self._count(failed=False)

@@ -127,6 +127,8 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
     request_id: str | None = None
     reason: str | None = None
     cost_usd: float | None = None
+    output: Any = None
+    """With ``completed``: what the API called the output, without signatures and of bounded size."""
     unfinished_s: float | None = None
     """The request's age in seconds when it was last seen unfinished, by the run that saw it finished."""
     files: tuple[Probed, ...] | None = None

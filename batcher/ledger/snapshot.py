@@ -326,6 +326,8 @@ class Snapshot:
                 self.owners.setdefault(file.sha256, record.submitting_offset)
 
     def _failed(self, record: Record, event: Event, place: int) -> None:
+        if event.files is not None:  # those that are whole
+            self._set_files(record, event.files)
         record.stage, record.code, record.message = event.stage, event.code, event.message
         self.timings.ended(event.job)
         if event.stage is Stage.SUBMIT:

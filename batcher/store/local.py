@@ -107,6 +107,11 @@ class RunDir:
         """Where output ``index`` of a job is downloaded to."""
         return self._partials / f"{job_id}.{index}.part"
 
+    async def write_partial(self, job_id: str, index: int, content: bytes) -> None:
+        """Write an output that came without a download, durably, where downloads go."""
+        path = self.partial(job_id, index)
+        await self._disk.run(partial(self._disk.write_whole, path, [content]))
+
     def publish(self, source: Path, name: str) -> str:
         """Let a whole, fsynced file go into ``media/``; returns its path in the run directory.
 

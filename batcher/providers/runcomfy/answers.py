@@ -53,6 +53,7 @@ from batcher.errors import (
     TurnedAway,
     Unavailable,
 )
+from batcher.jobs.job import recorded
 from batcher.ports import CancelOutcome, Phase, Result
 from batcher.providers.runcomfy.bodies import (
     as_it_is,
@@ -62,9 +63,10 @@ from batcher.providers.runcomfy.bodies import (
     own_id,
     usable_id,
 )
-from batcher.providers.runcomfy.outputs import output_urls
+from batcher.providers.runcomfy.outputs import output_texts, output_urls
 from batcher.providers.runcomfy.words import clean, page_words, said, snippet, words
 
+OUTPUT_MAX_BYTES: Final = 32 << 10
 RETRY_AFTER_MAX_S: Final = 86_400.0
 ACCEPTED: Final = 202
 REQUESTED_WORDS: Final = frozenset({"cancellation_requested", "cancel_requested", "cancelling"})
@@ -265,6 +267,8 @@ def _result(answer: ApiAnswer, document: dict[str, Any], word: str) -> Result:
         phase=phase,
         word=_shown(word, answer),
         urls=output_urls(document.get("output")),
+        texts=output_texts(document.get("output")),
+        output=_kept(document.get("output")),
         cost_usd=cost_usd,
         cost_is_odd=cost_usd is None and document.get("cost") is not None,
         queue_position=position if is_plain_int(position) else None,
@@ -272,6 +276,13 @@ def _result(answer: ApiAnswer, document: dict[str, Any], word: str) -> Result:
         error_code=code if isinstance(code, int) else None,
         model=_model(document, answer),
     )
+
+
+def _kept(output: object) -> object:
+    """What the ledger keeps of an ``output``: all of it, or its beginning as text if it is long."""
+    kept = recorded(output)
+    text = msgspec.json.encode(kept)
+    return kept if len(text) <= OUTPUT_MAX_BYTES else text[:OUTPUT_MAX_BYTES].decode(errors="ignore")
 
 
 def _model(document: dict[str, Any], answer: ApiAnswer) -> str | None:

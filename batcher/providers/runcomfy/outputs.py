@@ -23,6 +23,35 @@ def output_urls(output: Any) -> tuple[str, ...]:
     return tuple(islice(dict.fromkeys(_urls(output, DEPTH_MAX)), COUNT_MAX))
 
 
+TEXT_KEYS: Final = frozenset(
+    {"text", "texts", "caption", "captions", "transcript", "transcripts", "transcription", "lyrics"}
+    | {"subtitles", "srt", "vtt", "answer", "completion"}
+)
+"""Under these names a string is an output; under others it may be an echo of the inputs."""
+
+
+def output_texts(output: Any) -> tuple[str, ...]:
+    """The distinct outputs under ``output`` that are no URLs, in its order: texts, and ``data:`` URIs.
+
+    A text counts if it is all there is, or stands under a name that means a text.
+    """
+    found = dict.fromkeys(_texts(output, DEPTH_MAX, named=not isinstance(output, dict)))
+    return tuple(islice(found, COUNT_MAX))
+
+
+def _texts(value: Any, levels: int, *, named: bool) -> Iterator[str]:
+    if isinstance(value, str):
+        is_data = value.startswith("data:") and "," in value[:200]
+        if (is_data or (named and value.strip())) and not _WEB_URL.fullmatch(value):
+            yield value
+    elif isinstance(value, list) and levels:
+        for item in value:
+            yield from _texts(item, levels - 1, named=named and not isinstance(item, dict))
+    elif isinstance(value, dict) and levels:
+        for name, item in value.items():
+            yield from _texts(item, levels - 1, named=name.lower() in TEXT_KEYS)
+
+
 def _urls(value: Any, levels: int) -> Iterator[str]:
     if isinstance(value, str):
         if len(value) <= URL_MAX_CHARS and _WEB_URL.fullmatch(value):
