@@ -53,6 +53,8 @@ class ApiServer:
     post_delay_s: float = 0.0
     catalogue: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Entries by model id; without any, the catalogue answers 500."""
+    balance: dict[str, Any] | None = None
+    """What the account has; without any, the question is answered 500."""
     cost_usd: float | None = None
     """What a finished request reports."""
     lookups: list[str] = field(default_factory=list)
@@ -93,6 +95,7 @@ class ApiServer:
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/v1/requests/{id}/{what:status|result}", self._result)
         app.router.add_post("/v1/requests/{id}/cancel", self._cancel)
+        app.router.add_get("/prod/v2/balance", self._balance)
         app.router.add_get("/media/{id}.mp4", self._media)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
@@ -102,6 +105,9 @@ class ApiServer:
         ready.set()
         await self._stopping.wait()
         await runner.cleanup()
+
+    async def _balance(self, request: web.Request) -> web.Response:
+        return web.json_response(self.balance, status=500 if self.balance is None else 200)
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
@@ -187,7 +193,12 @@ PLAIN_LOOP = Path(__file__).parent / "plain_loop"
 
 
 def command(*arguments: object) -> list[str]:
-    """The installed command: ``batcher ARGUMENTS``."""
+    """The installed command: ``batcher ARGUMENTS``; ``run`` with ``--yes``, since there is no terminal."""
+    return typed(arguments[0], *(["--yes"] if arguments[0] == "run" else []), *arguments[1:])
+
+
+def typed(*arguments: object) -> list[str]:
+    """``batcher ARGUMENTS`` as they stand."""
     return [sys.executable, "-m", "batcher", *map(str, arguments)]
 
 
@@ -203,8 +214,21 @@ def run_command(
     server: ApiServer | None, cwd: Path, *arguments: object, timeout_s: float = 60, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end in ``cwd``, without a terminal."""
+    return _run(server, cwd, command(*arguments), timeout_s, env)
+
+
+def run_typed(
+    server: ApiServer | None, cwd: Path, *arguments: object, timeout_s: float = 60, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """The same with the arguments as they stand: ``run`` without ``--yes``."""
+    return _run(server, cwd, typed(*arguments), timeout_s, env)
+
+
+def _run(
+    server: ApiServer | None, cwd: Path, words: list[str], timeout_s: float, env: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*arguments),
+        words,
         cwd=cwd,
         env=environment(server, cwd, **env),
         stdin=subprocess.DEVNULL,

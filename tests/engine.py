@@ -34,7 +34,7 @@ from batcher.dataset.metadata import Metadata
 from batcher.dataset.rows import ColumnTypes
 from batcher.disk import LocalAppendFile, LocalDisk
 from batcher.download.transfer import Fetched
-from batcher.engine.budget import Budget
+from batcher.engine.budget import Budget, Caps
 from batcher.engine.runner import Deps, Runner
 from batcher.engine.stop import Breaker
 from batcher.engine.view import Silence
@@ -327,6 +327,7 @@ class Batch:
     policy: Policy = field(default_factory=Policy)
     selection: Selection = field(default_factory=Selection)
     max_cost_usd: float | None = None
+    assume_price_usd: float | None = None
     breaker: Breaker = field(default_factory=Breaker)
 
     async def run(
@@ -371,7 +372,7 @@ class Batch:
                 yield one, decide(one, ledger.snapshot.get(one.id), self.policy)
 
     def _budget(self, ledger: Ledger) -> Budget:
-        return Budget(ledger, self.price_of, self.max_cost_usd)
+        return Budget(ledger, self.price_of, Caps(self.max_cost_usd, self.assume_price_usd))
 
     def _deps(self, ledger: Ledger, run_dir: RunDir, metadata: Metadata) -> Deps:
         return Deps(
@@ -418,6 +419,12 @@ class Batch:
     @property
     def superseded(self) -> list[str]:
         return self.disk.list_dir(self.path / "superseded")
+
+
+def observer_that(**methods: Any) -> Any:
+    """An observer that does nothing but what ``methods`` say."""
+    kind = type("Observer", (Silence,), {name: staticmethod(do) for name, do in methods.items()})
+    return kind()
 
 
 def bought(one: Job, request_id: str = "r1", attempt: int = 1) -> list[tuple[Any, ...]]:

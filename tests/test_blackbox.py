@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from batcher.sandbox.catalogue import catalogue
-from tests.api_server import TOKEN, ApiServer, command, environment, run_command
+from tests.api_server import TOKEN, ApiServer, command, environment, run_command, run_typed
 
 KLING = "kling/kling-2-1/master/image-to-video"
 FAST = ("--poll", "0.1")
@@ -354,7 +354,7 @@ def test_an_edit_of_defaults_does_not_buy_everything_anew_unasked(server, tmp_pa
     manifest.write_text(text % 5)
     assert run_command(server, tmp_path, "run", "m.yaml", *FAST, "--model", KLING).returncode == 0
     manifest.write_text(text % 10)
-    refused = run_command(server, tmp_path, "run", "m.yaml", *FAST, "--model", KLING)
+    refused = run_typed(server, tmp_path, "run", "m.yaml", *FAST, "--model", KLING)
     assert refused.returncode == 65
     assert "--yes" in refused.stderr
     assert len(server.posts) == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher.engine.budget import Budget, even_level_usd
+from batcher.engine.budget import Budget, Caps, even_level_usd
 from batcher.errors import OutcomeUnknown, Rejected, TurnedAway
 from batcher.jobs.lifecycle import EventName
 from batcher.jobs.shard import Shard, shard_number
@@ -186,7 +186,7 @@ async def share(path, count, earlier_cents, cap_usd, prices_usd, deeds):
                 await running[shard][0].close()
             ledger = open_ledger(path, shard)
             price_of = lambda one: prices_usd[one.id]  # noqa: E731
-            running[shard] = ledger, Budget(ledger, price_of, cap_usd, shard)
+            running[shard] = ledger, Budget(ledger, price_of, Caps(cap_usd), shard)
         elif shard in running:
             ledger, budget = running[shard]
             if deed == "buy" and name not in charged_usd and budget.admits(job(name)):

@@ -22,7 +22,7 @@ from batcher.app.host import Host
 from batcher.errors import InputError, ManifestError
 from batcher.options.facts import JobShare, Money, Options, Overrides, Pace, Policy, Selection
 from batcher.sandbox.catalogue import catalogue
-from tests.api_server import TOKEN, ApiServer, command, environment, run_command
+from tests.api_server import TOKEN, ApiServer, environment, run_command, typed
 
 KLING = "kling/kling-2-1/master/image-to-video"
 FLUX = "blackforestlabs/flux-1/dev/text-to-image"
@@ -369,7 +369,7 @@ def on_a_terminal(server, tmp_path, reply, *arguments):
     """Run the command with a terminal for stdin and stderr; a signal or a ``reply`` answers its question."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        command("run", "m.yaml", *arguments),
+        typed("run", "m.yaml", *arguments),
         cwd=tmp_path,
         env=environment(server, tmp_path),
         stdin=theirs,

@@ -78,7 +78,7 @@ class TestEstimate:
         assert told(None, {}) == ["1 × unknown (no price is known)"]
         assert told(None, {}, {}, assume=1.5) == ["2 × $1.50 (--assume-price) = $3.00"]
 
-    @given(st.floats(0, 100), st.integers(1, 60), st.integers(1, 10))
+    @given(st.floats(0.001, 100), st.integers(1, 60), st.integers(1, 10))
     def test_a_quote_is_what_its_factors_come_to(self, base_usd, seconds, outputs):
         spec = priced("seconds", base_usd, duration=DURATION, num_videos={"type": "integer"})
         quote = spec.quote({"duration": seconds, "num_videos": outputs})

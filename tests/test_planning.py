@@ -147,7 +147,8 @@ def test_the_reason_says_what_happened_last(known, policy, reason):
             COLLECT,
         ),
         (record(State.UNKNOWN, attempt=3), "--retry-unknown", PlanGroup.UNKNOWN, LEAVE),
-        (record(State.DONE, attempt=3), "--redo", PlanGroup.DONE, CHECK),
+        # What was to be bought again and can't be is told, whatever its state.
+        (record(State.DONE, attempt=3), "--redo", PlanGroup.EXHAUSTED, CHECK),
     ],
 )
 def test_after_the_last_attempt_nothing_is_bought(known, flag, bucket, action):

@@ -192,13 +192,6 @@ async def test_an_ambiguous_post_is_repeated_by_the_users_word_and_both_are_coun
 
 
 @in_virtual_time
-async def test_an_ambiguous_post_holds_its_slot_for_about_as_long_as_a_job_takes(batch):
-    batch.api.posting["job-000"] = [UNKNOWN]
-    await batch.run(some_jobs(2), concurrency=1)
-    assert batch.api.posts[1][0] == pytest.approx(60, abs=1)
-
-
-@in_virtual_time
 async def test_a_held_slot_does_not_keep_a_finished_run_waiting(batch):
     batch.api.posting["cat"] = [UNKNOWN]
     await batch.run([job("cat")])

@@ -488,8 +488,8 @@ def test_an_odd_price_is_no_price(price):
     assert made.price_usd({}) is None
 
 
-def test_a_model_may_be_free():
-    assert spec({}, base_price_usd=0, price_unit="output").price_usd({}) == 0.0
+def test_a_price_of_zero_is_no_price():
+    assert spec({}, base_price_usd=0, price_unit="output").price_usd({}) is None
 
 
 def test_the_rest_of_an_answer_is_taken_along_or_left_out():

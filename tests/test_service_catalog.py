@@ -187,7 +187,9 @@ async def test_without_any_entry_the_built_in_spec_must_do(
     api.failures = [NotSent("no route")]
     specs = await Catalog(api, cache, clock).specs({BUILT_IN_MODEL})
     assert specs.get(BUILT_IN_MODEL) is BUILT_IN[BUILT_IN_MODEL]
-    assert specs.sources[BUILT_IN_MODEL] == SpecSource(SpecOrigin.BUILT_IN, None, "no route")
+    assert specs.sources[BUILT_IN_MODEL] == SpecSource(
+        SpecOrigin.BUILT_IN, None, "no route", outage=True
+    )
 
 
 async def test_of_any_other_model_nothing_is_known(cache: CatalogCache, clock: VirtualClock) -> None:
@@ -195,7 +197,7 @@ async def test_of_any_other_model_nothing_is_known(cache: CatalogCache, clock: V
     api.failures = [NotSent("no route")]
     specs = await Catalog(api, cache, clock).specs({MODEL})
     assert specs.get(MODEL) is None
-    assert specs.sources[MODEL] == SpecSource(SpecOrigin.NONE, None, "no route")
+    assert specs.sources[MODEL] == SpecSource(SpecOrigin.NONE, None, "no route", outage=True)
     assert specs.unknown == ()
 
 

@@ -21,6 +21,7 @@ from batcher.ledger.segments import HIDDEN_NAME
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.media import is_public_url
 from batcher.options.facts import SandboxOptions, Trust
+from batcher.providers.runcomfy.balance import balance_usd
 from batcher.providers.runcomfy.catalog import Catalog, CatalogCache, cache_dir
 from batcher.providers.runcomfy.client import HttpService
 from batcher.providers.runcomfy.credentials import (
@@ -49,6 +50,10 @@ class Site:
     cache_folder: Path | None
     """None: the catalogue is not kept on disk."""
     network: Network = field(default_factory=Network)
+
+    async def balance_usd(self, host: Host) -> float | None:
+        """The account's balance in USD, if it can be asked."""
+        return None if self.api == SANDBOX_API else await balance_usd(self.endpoint, host.env)
 
     def listing(self, host: Host) -> ListingCache:
         """The whole catalogue as a list."""

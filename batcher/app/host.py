@@ -44,6 +44,8 @@ class Host:
     home: Path = field(default_factory=home_folder)
     confirm: Callable[[Plan, Path, str | None], bool] | None = None
     """Shows a plan with its run directory, and a warning, and asks; None: nobody to ask."""
+    unattended: bool = False
+    """A command without a terminal: it buys only within a cap, or with --yes."""
     go_on: GoOn = just_go_on
     """Shows how the canary fared, and asks where there is somebody to ask."""
     signals: Callable[[Control], AbstractContextManager[None]] = no_signals

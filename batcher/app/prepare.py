@@ -10,10 +10,11 @@ from pathlib import Path
 from batcher.app.host import Host
 from batcher.dataset.rows import ColumnTypes
 from batcher.engine.canary import CanaryChoice
-from batcher.errors import InputError, UsageError
+from batcher.errors import InputError, UnreachableError, UsageError
 from batcher.jobs.job import Job
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.load import Manifest
+from batcher.manifest.roll import Roll
 from batcher.manifest.tally import ManifestTally
 from batcher.options.facts import Money, Options
 from batcher.planning.estimate import Estimate
@@ -53,6 +54,7 @@ class Prepared:
     columns: ColumnTypes
     survey: Survey
     spent_usd: float
+    roll: Roll
 
     @cached_property
     def canary(self) -> frozenset[str]:
@@ -61,6 +63,15 @@ class Prepared:
         if choice is None or self.plan.to_buy <= choice.jobs:
             return frozenset()
         return choice.ids()
+
+    def unpriced_models(self) -> set[str]:
+        """The models of jobs that would be bought and have no known price."""
+        return {line.model for line in self.survey.estimate.lines if line.usd is None}
+
+    def unpriced_lines(self) -> str:
+        """Why these have none, a line each."""
+        lines = [pair for pair in self.survey.estimate.lines.items() if pair[0].usd is None]
+        return "\n".join(f"{count} × {line.model}: {line.problem}" for line, count in lines)
 
     def work(self, snapshot: Snapshot) -> Iterator[tuple[Job, Decision]]:
         """The second pass: each selected job with what is to be done with it, as it stands then."""
@@ -88,7 +99,7 @@ class Prepared:
                 yield job
 
     def _selected(self) -> Iterator[Job]:
-        jobs = self.manifest.jobs(self.specs.by_model, ManifestTally(), self.tally)
+        jobs = self.roll.keep(self.manifest.jobs(self.specs.by_model, ManifestTally(), self.tally))
         return (job for job, selected in self.options.selection.select(jobs) if selected)
 
 
@@ -99,15 +110,18 @@ def prepare(
     if specs.unknown:
         raise InputError("\n".join(_no_such_model(model, specs) for model in specs.unknown))
     manifest.keep_rule(snapshot.rule)
-    tally, columns = ManifestTally(), ColumnTypes()
+    tally, columns, roll = ManifestTally(), ColumnTypes(), Roll()
     survey = _survey(specs, options.money)
-    jobs = columns.watch(manifest.jobs(specs.by_model, tally))
+    jobs = columns.watch(roll.note(manifest.jobs(specs.by_model, tally)))
     made = make_plan(jobs, snapshot, options.selection, options.policy, survey.price_usd)
     if not options.skip_invalid:
         tally.raise_if_invalid()
     made.duplicates, made.invalid = tally.duplicates, tally.invalid
-    _check_limits(options, made)
-    return Prepared(options, run_dir, manifest, specs, made, tally, columns, survey, snapshot.spent_usd)
+    prepared = Prepared(
+        options, run_dir, manifest, specs, made, tally, columns, survey, snapshot.spent_usd, roll
+    )
+    _check_limits(prepared, snapshot)
+    return prepared
 
 
 def _no_such_model(model: str, specs: Specs) -> str:
@@ -122,25 +136,38 @@ def _survey(specs: Specs, money: Money) -> Survey:
     return Survey(Estimate(specs.by_model, money.assume_price_usd), UrlWatch(), canary)
 
 
-def _check_limits(options: Options, made: Plan) -> None:
+def _check_limits(prepared: Prepared, snapshot: Snapshot) -> None:
+    options, made = prepared.options, prepared.plan
     if options.selection.only is not None and not made.selected:
         shown_by = options.given.command("plan", only=None, redo=None)
         raise UsageError(f"--only matches no job of this manifest; some ids are shown by: {shown_by}")
-    if options.money.max_cost_usd is not None and made.estimated_cost_usd is None:
+    if not options.money.has_cap or options.money.assume_price_usd is not None or not made.to_buy:
+        return
+    unpriced = prepared.unpriced_models()
+    if any(not prepared.specs.sources[model].outage for model in unpriced):
         raise InputError(
             "--max-cost can't be kept: the price of some jobs is not known; name one with "
-            "--assume-price USD"
+            f"--assume-price USD\n{prepared.unpriced_lines()}"
+        )
+    if snapshot.unpriced_attempts:
+        raise InputError(
+            f"--max-cost can't be kept: {snapshot.unpriced_attempts} earlier attempts have no known "
+            "price; name one with --assume-price USD"
         )
 
 
 def confirm(prepared: Prepared, host: Host, moved: str | None = None) -> None:
     """Ask on a terminal before buying much, or anything while paid jobs have left the manifest.
 
-    Also if the run directory may be a copy: ``moved`` says why. Raises InputError where there is
-    nobody to ask, UsageError where the answer is no.
+    Also if the run directory may be a copy: ``moved`` says why. Raises UnreachableError where a cap
+    needs prices that can't be asked now, InputError or UsageError where there is nobody to ask,
+    UsageError where the answer is no.
     """
     options, made = prepared.options, prepared.plan
-    if options.money.assume_yes or options.sandbox is not None or not made.to_buy:
+    if not made.to_buy:
+        return
+    _check_prices_known(prepared)
+    if options.money.assume_yes or options.sandbox is not None:
         return
     leavers = (
         f"{made.left_paid} jobs already paid for are no longer in the manifest, and {made.to_buy} "
@@ -150,7 +177,39 @@ def confirm(prepared: Prepared, host: Host, moved: str | None = None) -> None:
     if host.confirm is None:
         if warning is not None:
             raise InputError(f"{warning}. Nothing was submitted; if that is meant, add --yes")
+        if host.unattended and not options.money.has_cap:
+            raise UsageError(
+                f"{made.to_buy} jobs would be bought, there is no terminal to ask on, and no cap was "
+                "given: add --max-cost USD or --yes. Nothing was submitted"
+            )
         return
     asks = warning is not None or made.to_buy > ASK_FROM_JOBS
     if asks and not host.confirm(made, prepared.run_dir, warning):
         raise UsageError("not confirmed: nothing was submitted")
+
+
+def _check_prices_known(prepared: Prepared) -> None:
+    """Raises UnreachableError where a cap can't be kept because the API can't be asked for prices."""
+    if not prepared.options.money.has_cap:
+        return
+    for model in sorted(prepared.unpriced_models()):
+        problem = prepared.specs.sources[model].problem
+        raise UnreachableError(
+            f"the API can't be asked for the price of {model} ({problem}), and a cap needs it: run the "
+            "same command again later, or name a price with --assume-price USD. Nothing was submitted"
+        )
+
+
+def balance_warning(prepared: Prepared, balance_usd: float | None) -> str | None:
+    """That the balance does not suffice for what would be bought; None if it does, or isn't known."""
+    made, cost_usd = prepared.plan, prepared.plan.estimated_cost_usd
+    if balance_usd is None or not made.to_buy or not cost_usd:
+        return None
+    cap_usd = prepared.options.money.max_cost_usd
+    room_usd = cost_usd if cap_usd is None else max(cap_usd - prepared.spent_usd, 0.0)
+    needs_usd = min(cost_usd, room_usd)
+    if needs_usd <= balance_usd:
+        return None
+    jobs = max(int(balance_usd / (cost_usd / made.to_buy)), 0)
+    where = f"after about {jobs} jobs" if jobs else "before the first job"
+    return f"needs ${needs_usd:.2f}, balance ${balance_usd:.2f}: stops {where}"

@@ -15,12 +15,12 @@ from batcher.app.check_urls import UrlReport, check_urls
 from batcher.app.connect import Site, check_same_api, connect
 from batcher.app.guard import check_outputs, moved_since
 from batcher.app.host import Host
-from batcher.app.prepare import Prepared, confirm, prepare
+from batcher.app.prepare import Prepared, balance_warning, confirm, prepare
 from batcher.clock import iso
 from batcher.dataset.inspector import MediaInspector
 from batcher.dataset.metadata import Describes, Later, Metadata, gather
 from batcher.disk import cannot_write
-from batcher.engine.budget import Budget
+from batcher.engine.budget import Budget, Caps
 from batcher.engine.canary import Canary
 from batcher.engine.runner import Deps, Runner
 from batcher.engine.stop import Breaker
@@ -56,6 +56,8 @@ class Planned:
     forecast: Forecast
     warnings: tuple[str, ...]
     urls: UrlReport | None = None
+    balance_usd: float | None = None
+    """What the account has, if that can be asked."""
 
 
 async def run(options: Options, host: Host) -> Summary:
@@ -72,6 +74,7 @@ async def run(options: Options, host: Host) -> Summary:
         async with _ledger_if_any(run_dir, shard, site, host) as held:
             prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
             await check_outputs(prepared, tree, held.snapshot)
+            await _warn_of_balance(prepared, site, host)
             confirm(prepared, host, moved_since(held.snapshot, tree, host.disk))
             with _disk_refusals(run_dir):
                 summary = await _execute(prepared, site, (held.take(), tree), host)
@@ -91,11 +94,12 @@ async def plan(options: Options, host: Host) -> Planned:
         tree = open_run_dir(run_dir, host.disk, options.selection.shard, options.bucket_url)
         if not status_of(run_dir, snapshot, beside=host.disk).live:  # which brings outputs right now
             await check_outputs(prepared, tree, snapshot)
+        balance_usd = await site.balance_usd(host) if prepared.plan.to_buy else None
         urls = None
         if options.check_urls:
             async with site.lookup() as lookup:
                 urls = await check_urls(prepared.media_urls(snapshot), lookup)
-    return _foresee(prepared, snapshot, host, urls)
+    return _foresee(prepared, snapshot, host, (urls, balance_usd))
 
 
 async def _read(options: Options, run_dir: Path, site: Site, host: Host) -> Snapshot:
@@ -110,13 +114,31 @@ async def _read(options: Options, run_dir: Path, site: Site, host: Host) -> Snap
     return snapshot
 
 
-def _foresee(prepared: Prepared, snapshot: Snapshot, host: Host, urls: UrlReport | None) -> Planned:
-    """What a plan tells besides its counts and its price."""
+def _foresee(
+    prepared: Prepared,
+    snapshot: Snapshot,
+    host: Host,
+    asked: tuple[UrlReport | None, float | None],
+) -> Planned:
+    """What a plan tells besides its counts and its price; ``asked``: about URLs, and the balance."""
+    urls, balance_usd = asked
     survey = prepared.survey
     seen_s = snapshot.timings.by_model()
     expected = forecast(survey.estimate.jobs_by_model(), seen_s, prepared.options.pace.concurrency)
-    trouble = survey.urls.warnings(host.clock.now(), expected.duration_s)
-    return Planned(prepared, expected, (*prepared.tally.told(), *_odd(prepared), *trouble), urls)
+    trouble = [*survey.urls.warnings(host.clock.now(), expected.duration_s)]
+    if (short := balance_warning(prepared, balance_usd)) is not None:
+        trouble.append(short)
+    return Planned(
+        prepared, expected, (*prepared.tally.told(), *_odd(prepared), *trouble), urls, balance_usd
+    )
+
+
+async def _warn_of_balance(prepared: Prepared, site: Site, host: Host) -> None:
+    if not prepared.plan.to_buy:
+        return
+    short = balance_warning(prepared, await site.balance_usd(host))
+    if short is not None:
+        host.observer.warn(short)
 
 
 async def _specs(site: Site, manifest: Manifest, run_dir: Path, host: Host) -> Specs:
@@ -218,6 +240,11 @@ async def _execute(prepared: Prepared, site: Site, held: tuple[Ledger, RunDir], 
         raise
     finally:
         metadata.close()
+    if prepared.roll.added:
+        host.observer.warn(
+            f"{prepared.roll.added} rows were added to the manifest, or changed, during the run: none "
+            "of them was bought; run again to buy them"
+        )
     stopped_by = runner.control.error or runner.shortfall()
     elapsed_s = host.clock.monotonic() - began_s
     summary = summarise(prepared, ledger.snapshot, runner.view, stopped_by, elapsed_s)
@@ -252,7 +279,8 @@ async def _drive(
 ) -> Runner:
     options = prepared.options
     price_usd, shard = prepared.survey.estimate.price_usd, options.selection.shard
-    budget = Budget(ledger, price_usd, options.money.max_cost_usd, shard)
+    caps = Caps(options.money.max_cost_usd, options.money.assume_price_usd)
+    budget = Budget(ledger, price_usd, caps, shard)
     breaker = Breaker(options.money.max_failures, options.money.max_failures_percent)
     async with site.downloader(host, options.trust, options.pace.downloads) as fetcher:
         deps = Deps(
@@ -326,6 +354,7 @@ def summarise(
         invalid=made.invalid,
         cancelled_now=view.cancelled_now,
         not_cancellable=view.not_cancellable,
+        not_redone=_not_redone(prepared),
         stopped=str(error) if error is not None else None,
         exit_code=error.exit_code if error is not None else _exit_code(prepared, view),
     )
@@ -336,4 +365,10 @@ def _exit_code(prepared: Prepared, view: RunView) -> int:
     excused = 0
     if prepared.options.ignore_old_failures:
         excused = sum(map(made.count, (PlanGroup.FAILED, PlanGroup.CANCELLED, PlanGroup.EXHAUSTED)))
-    return int(view.done + excused < made.selected or made.invalid > 0)
+    left = view.done + excused < made.selected
+    return int(left or made.invalid > 0 or _not_redone(prepared) > 0)
+
+
+def _not_redone(prepared: Prepared) -> int:
+    """How many jobs ``--redo`` was to buy again that have no attempt left."""
+    return prepared.plan.count(PlanGroup.EXHAUSTED) if prepared.options.policy.redo else 0

@@ -102,6 +102,11 @@ def _remedies(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[st
             f"{summary.not_cancellable} run already and can't be cancelled"
         )
     running = [r for _, r in snapshot.unfinished() if r.state is State.SUBMITTED]
+    if summary.not_redone:
+        yield (
+            f"{summary.not_redone} jobs were not bought again: they have had all their attempts "
+            "(--max-attempts)"
+        )
     if running:
         yield (
             f"{len(running)} requests go on running at the API, and may cost "

@@ -44,7 +44,7 @@ def plan_page(planned: Planned) -> Iterator[str]:
     yield from _buckets(prepared)
     yield ""
     yield summary_line(made)
-    yield from _section("Price", [*_price_lines(prepared), *_budget_lines(prepared)])
+    yield from _section("Price", [*_price_lines(prepared), *_budget_lines(prepared), *_wallet(planned)])
     if made.to_buy:
         yield from _section("Time", [_time_line(planned)])
     yield from _section("Checked by", _schema_lines(prepared))
@@ -116,8 +116,21 @@ def _price_lines(prepared: Prepared) -> Iterator[str]:
     lines = prepared.survey.estimate.lines
     for line, count in sorted(lines.items(), key=lambda item: (item[0].model, -item[1])):
         yield f"{formula(line, count)}  {line.model}"
+    for model in sorted({line.model for line in lines}):
+        yield from _price_note(prepared, model)
     if lines:
         yield f"total {money(prepared.plan.estimated_cost_usd)}"
+
+
+def _price_note(prepared: Prepared, model: str) -> Iterator[str]:
+    """What the vendor says about a price; and that it may be a floor."""
+    spec = prepared.specs.get(model)
+    if spec is None or not spec.base_price_usd:
+        return
+    if spec.pricing_note:
+        yield f"note on {model}: {spec.pricing_note}"
+    if spec.price_varies:
+        yield f"the price of {model} is a floor: {', '.join(spec.price_varies)} may raise it"
 
 
 def formula(line: PriceLine, count: int) -> str:
@@ -152,6 +165,11 @@ def _budget_lines(prepared: Prepared) -> Iterator[str]:
         yield f"--max-cost {money(cap_usd)} has room for all of it"
     else:
         yield f"--max-cost {money(cap_usd)} has room for {money(room_usd)}: the rest would stay pending"
+
+
+def _wallet(planned: Planned) -> Iterator[str]:
+    if planned.balance_usd is not None:
+        yield f"balance of the account {money(planned.balance_usd)}"
 
 
 def _time_line(planned: Planned) -> str:
@@ -205,6 +223,7 @@ def plan_json(planned: Planned) -> dict[str, Any]:
         "orphaned": made.gone.count,
         "to_buy": made.to_buy,
         **_money_json(prepared),
+        "balance_usd": _rounded(planned.balance_usd),
         "estimated_s": planned.forecast.duration_s,
         "concurrency": "auto" if pace.adapts else pace.concurrency,
         "examples": _examples_json(made),

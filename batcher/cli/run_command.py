@@ -57,6 +57,7 @@ def _run_for_real(options: Options, given: dict[str, Any]) -> int:
     host = Host(
         observer=observer,
         confirm=_confirm if terminal else None,
+        unattended=not terminal,
         go_on=partial(_go_on, Silence() if given["quiet"] else observer, asks),
         signals=_signals,
     )

@@ -3,47 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from batcher.errors import StoppedError
 from batcher.jobs.job import Job
+from batcher.jobs.settings import price_key
 from batcher.jobs.shard import Shard
 from batcher.ledger.ledger import Ledger
 from batcher.planning.plan import PriceOf
 
 _CENT_FRACTION_USD = 1e-9
+NEARLY_SPENT = 0.8
+
+
+class Caps(NamedTuple):
+    """What the run directory may cost, and what an attempt counts with whose price nobody knows."""
+
+    max_cost_usd: float | None = None
+    assume_price_usd: float | None = None
+
+
+NO_CAPS = Caps()
 
 
 class Budget:
     """Holds before each POST. One shard of several has its part of what is left."""
 
     def __init__(
-        self, ledger: Ledger, price_of: PriceOf, max_cost_usd: float | None, shard: Shard | None = None
+        self, ledger: Ledger, price_of: PriceOf, caps: Caps = NO_CAPS, shard: Shard | None = None
     ) -> None:
-        self.max_cost_usd = max_cost_usd
+        self.max_cost_usd = caps.max_cost_usd
         self.left_out = 0
+        self._assume_price_usd = caps.assume_price_usd or 0.0
         self._snapshot = ledger.snapshot
         self._price_of = price_of
         self._shard = shard
-        if max_cost_usd is not None and shard is not None:
-            self.max_cost_usd = even_level_usd(self._snapshot.spent_by_shard_usd, max_cost_usd)
+        self._warned = False
+        if caps.max_cost_usd is not None and shard is not None:
+            self.max_cost_usd = even_level_usd(self._spent_by_shard_usd(), caps.max_cost_usd)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether there is anything to hold."""
+        return self.max_cost_usd is not None
 
     def price_usd(self, job: Job) -> float | None:
-        """What one attempt of ``job`` costs in USD; None where nobody named a price."""
-        return self._price_of(job)
+        """What one attempt of ``job`` may cost in USD, by its price and by what others like it cost.
+
+        None where nobody named a price.
+        """
+        price_usd = self._price_of(job)
+        return self._snapshot.costs.expected_usd(price_key(job), job.model, price_usd)
 
     def admits(self, job: Job) -> bool:
         """Whether the job fits now. Ask in the same step in which ``submitting`` is appended."""
         if self.max_cost_usd is None:
             return True
-        price_usd = self._price_of(job)
-        after_usd = self._spent_usd() + (price_usd or 0.0)
+        price_usd = self.price_usd(job)
+        after_usd = self.spent_usd() + self._snapshot.costs.missing_usd() + (price_usd or 0.0)
         fits = price_usd is not None and after_usd <= self.max_cost_usd + _CENT_FRACTION_USD
         self.left_out += not fits
         return fits
 
-    def _spent_usd(self) -> float:
+    def shortfall(self) -> StoppedError | None:
+        """That some jobs did not fit, if any."""
+        if not self.left_out:
+            return None
+        return StoppedError(
+            f"{self.left_out} jobs did not fit into --max-cost ${self.max_cost_usd:.2f}: they stay "
+            "pending"
+        )
+
+    def spent_usd(self) -> float:
+        """What counts so far, of this shard if there are several; at least what was spent for sure."""
         if self._shard is None:
-            return self._snapshot.spent_usd
-        return self._snapshot.spent_by_shard_usd[self._shard.number - 1]
+            return self._snapshot.spent_usd + self._snapshot.unpriced_attempts * self._assume_price_usd
+        return self._spent_by_shard_usd()[self._shard.number - 1]
+
+    def warning(self) -> str | None:
+        """That most of ``--max-cost`` is spent: once."""
+        if self._warned or not self.max_cost_usd:
+            return None
+        spent_usd = self.spent_usd()
+        if spent_usd < NEARLY_SPENT * self.max_cost_usd:
+            return None
+        self._warned = True
+        share = 100.0 * spent_usd / self.max_cost_usd
+        return f"${spent_usd:.2f} of --max-cost ${self.max_cost_usd:.2f} is spent ({share:.0f} %)"
+
+    def _spent_by_shard_usd(self) -> list[float]:
+        snapshot = self._snapshot
+        pairs = zip(snapshot.spent_by_shard_usd, snapshot.unpriced_by_shard, strict=True)
+        return [spent_usd + unpriced * self._assume_price_usd for spent_usd, unpriced in pairs]
 
 
 def even_level_usd(spent_usd: Sequence[float], max_cost_usd: float) -> float:

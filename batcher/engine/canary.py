@@ -12,13 +12,12 @@ from batcher.clock import Clock
 from batcher.errors import StoppedError
 from batcher.jobs.job import Job
 from batcher.jobs.lifecycle import Stage, State
+from batcher.jobs.settings import settings_of
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
 from batcher.options.facts import DEFAULT_CANARY_FAILURES, JobShare
 
 GROUPS_MAX = 10_000
-FREE_TEXT_CHARS = 24
-_FREE_FIELDS = frozenset({"prompt", "negative_prompt", "seed", "text"})
 
 
 @dataclass(slots=True)
@@ -31,7 +30,7 @@ class CanaryChoice:
     def add(self, job: Job) -> None:
         """Take in one job that would be bought."""
         groups = self._groups.setdefault(job.model, {})
-        key = tuple((name, value) for name, value in job.input.items() if _varies(name, value))
+        key = settings_of(job.input)
         if key not in groups and len(groups) >= GROUPS_MAX:
             return
         ids = groups.setdefault(key, [])
@@ -42,13 +41,6 @@ class CanaryChoice:
         """The ids of up to ``jobs`` jobs: from each model and each combination, as far as they go."""
         by_model = [_in_turn(list(groups.values()), self.jobs) for groups in self._groups.values()]
         return frozenset(_round_robin(by_model)[: self.jobs])
-
-
-def _varies(name: str, value: Any) -> bool:
-    """Whether a value is a setting, rather than what makes each job its own (prompts, media, seeds)."""
-    if isinstance(value, str):
-        return name not in _FREE_FIELDS and len(value) <= FREE_TEXT_CHARS and "://" not in value
-    return isinstance(value, int | float) and name not in _FREE_FIELDS
 
 
 def _in_turn(groups: list[list[str]], count: int) -> list[str]:
@@ -66,16 +58,22 @@ def _round_robin(lists: list[list[str]]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class CanaryReport:
-    """How the first jobs fared. ``cost_usd`` is None where nobody knows what one of them cost."""
+    """How the first jobs fared. ``cost_usd`` is None where nobody knows what one of them cost.
+
+    ``unjudged`` have not ended: they outlasted ``--job-timeout``, or were never submitted.
+    """
 
     jobs: int
     failed: int
+    unjudged: int
     cost_usd: float | None
     took_s: float
 
     def __str__(self) -> str:
         cost = "at an unknown price" if self.cost_usd is None else f"for ${self.cost_usd:.2f}"
-        well = f"{self.jobs - self.failed} of {self.jobs} jobs went well"
+        well = f"{self.jobs - self.failed - self.unjudged} of {self.jobs} jobs went well"
+        if self.unjudged:
+            well += f", {self.unjudged} have not ended"
         return f"canary: {well}, {cost}, in {self.took_s:.0f} s"
 
 
@@ -138,6 +136,7 @@ class Canary:
         return CanaryReport(
             jobs=len(self.ids),
             failed=sum(map(_went_wrong, records)),
+            unjudged=len(self.ids) - sum(map(_has_ended, records)),
             cost_usd=sum(known) if len(known) == len(charges) else None,
             took_s=self.clock.monotonic() - began_s,
         )
@@ -146,8 +145,9 @@ class Canary:
         report = self.report()
         if not report.jobs:
             return None
-        if self.limit.is_passed(report.failed, report.jobs):
-            why = f"{report.failed} failed, more than --canary-failures {self.limit}"
+        bad = report.failed + report.unjudged
+        if self.limit.is_passed(bad, report.jobs):
+            why = f"{bad} did not go well, more than --canary-failures {self.limit}"
             return StoppedError(f"{report}; {why}: nothing more was submitted")
         if not self.go_on(report):
             return StoppedError(f"{report}; you chose not to go on: the rest stays pending")
@@ -163,3 +163,8 @@ def _went_wrong(record: JobRecord) -> bool:
     """Failed, cancelled, or without an answer; a download that failed is another matter."""
     failed = record.state is State.FAILED and record.stage is not Stage.DOWNLOAD
     return failed or record.state in (State.UNKNOWN, State.CANCELLED)
+
+
+def _has_ended(record: JobRecord) -> bool:
+    """Whether it is known how a job fared; of an unknown one it is known that nobody can tell."""
+    return record.state not in (State.PENDING, State.SUBMITTED)

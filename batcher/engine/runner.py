@@ -22,17 +22,18 @@ from batcher.engine.canary import Canary, no_canary
 from batcher.engine.fetch import Collector
 from batcher.engine.gateway import ApiLine
 from batcher.engine.interrupt import Cancels
+from batcher.engine.late_costs import LateCosts
 from batcher.engine.poll import Gone, Watcher, is_final_no
 from batcher.engine.slots import AutoSlots, Polling, Starts, Unlimited
 from batcher.engine.stop import Breaker, Control, RunLimits, Slots
 from batcher.engine.submit import BodyOf, Outcome, Submitter, Terms
+from batcher.engine.unwatched import Unwatched
 from batcher.engine.view import Observer, RunView
 from batcher.errors import (
     BatcherError,
     IncompleteError,
     InputError,
     RunDirError,
-    StoppedError,
 )
 from batcher.jobs.job import Job
 from batcher.jobs.lifecycle import NOT_FOUND, EventName, Stage, State
@@ -46,7 +47,6 @@ from batcher.planning.plan import Action, Decision, Plan, PlanGroup
 from batcher.ports import Phase, Result, Service
 from batcher.store.local import RunDir
 
-UNANSWERED_HOLD_S = 60.0
 BACKLOG_PER_DOWNLOAD = 64
 CHECKS_PER_BREATH = 256
 GRACE_FOR_POSTS = 0.7
@@ -88,7 +88,7 @@ class Runner:
         limits = RunLimits(self._slots, RateLimit(pace.rate_per_s))
         self.control = Control(limits)
         self._line = ApiLine(Gate(deps.rng), deps.clock, self.control, pace.outage_timeout_s, traffic)
-        terms = Terms(budget, limits.rate, deps.body_of, deps.clock)
+        terms = Terms(budget, limits.rate, deps.body_of, deps.clock, pace.concurrency)
         self._submitter = Submitter(deps.service, self._line, deps.ledger, self.control, terms)
         self.view.waits = self._waits
         self._watched_since_s: dict[str, float] = {}
@@ -96,15 +96,16 @@ class Runner:
         self._collector = Collector(
             deps.fetcher, self._watcher, deps.ledger, (deps.run_dir, deps.metadata), deps.inspector
         )
+        self._late_costs = LateCosts(self._watcher, deps.ledger, deps.clock, budget.is_bounded)
         polls = LearnedPolls(deps.ledger.snapshot.timings, deps.rng, pace.poll_interval_s)
         self._starts = Starts(deps.clock, pace.concurrency)
         self._polling = Polling(deps.ledger.snapshot, deps.clock, polls, traffic)
         self._backlog = Slots(BACKLOG_PER_DOWNLOAD * pace.downloads)
         # In the order in which they began, so that a halt takes the same course each time.
         self._live: dict[asyncio.Task[None], None] = {}
-        self._holders: set[asyncio.Task[None]] = set()
         self._cancels = Cancels(deps.service, self._line, deps.ledger, self.view)
         self._watched = self._cancels.watched
+        self._unwatched = Unwatched(self._slots, deps.ledger.snapshot, deps.clock, pace.job_timeout_s)
 
     async def run(self, plan: Plan, work: Iterable[tuple[Job, Decision]]) -> None:
         """Carry out ``plan``: first what was taken over, then ``work`` in its order.
@@ -114,17 +115,25 @@ class Runner:
         """
         self.view.selected = plan.selected
         self._deps.observer.started(self.view)
-        halting = asyncio.create_task(self._obey_halt())
+        companions = (
+            self._obey_halt(),
+            self._unwatched.free_in_time(),
+            self._guarded(self._late_costs.keep_asking()),
+        )
+        beside = [asyncio.create_task(work) for work in companions]
         try:
             await self._guarded(self._tidy())
+            await self._guarded(self._late_costs.take_over())
             async with asyncio.TaskGroup() as self._tasks:
                 self._take_over(plan)
                 self._spawn(self._admit(plan, work))
         finally:
-            for task in (halting, *self._holders):
+            for task in beside:
                 task.cancel()
-            await asyncio.gather(halting, *self._holders, return_exceptions=True)
+            await asyncio.gather(*beside, return_exceptions=True)
             self._deps.observer.finished(self.view)
+        if not self.control.halted:
+            await self._guarded(self._late_costs.ask())
         if self._pace.cancel_on_interrupt and self.control.interrupted:
             await self._cancels.cancel_queued(self._pace.grace_s * GRACE_FOR_CANCELS)
         await self._ledger.settled()
@@ -144,13 +153,7 @@ class Runner:
 
     def shortfall(self) -> BatcherError | None:
         """The reason to stop that shows only at the end: jobs that the budget had no room for."""
-        left_out = self._budget.left_out
-        if not left_out:
-            return None
-        return StoppedError(
-            f"{left_out} jobs did not fit into --max-cost ${self._budget.max_cost_usd:.2f}: they "
-            "stay pending"
-        )
+        return self._budget.shortfall()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._tasks.create_task(self._guarded(work))
@@ -178,6 +181,7 @@ class Runner:
             self._spawn(self._resume(job_id))
         for job_id in plan.owed:
             self._spawn(self._collect(job_id, None))
+        self._unwatched.take_over(frozenset(plan.resumed), self._deps.run_dir.is_ours)
 
     async def _admit(self, plan: Plan, work: Iterable[tuple[Job, Decision]]) -> None:
         resumed = frozenset(plan.resumed)
@@ -187,8 +191,8 @@ class Runner:
                     await self._deps.clock.sleep(0)
                 if job.id not in resumed:
                     await self._begin(job, decision)
-        except InputError as error:  # the manifest changed under the run: finish what is in flight
-            self.control.drain(error)
+        except InputError as error:  # what the plan counted and can't be read any more stays pending
+            self._deps.observer.warn(f"the manifest changed while the run was under way:\n{error}")
 
     async def _begin(self, job: Job, decision: Decision) -> None:
         match decision.action:
@@ -197,6 +201,7 @@ class Runner:
                     self.control.drain(reason)
                     return
                 await self._backlog_shrinks()
+                self._unwatched.tell(self._deps.observer.warn)
                 if await self._slots.acquire(job.model):
                     await self._starts.space_out()
                     self._spawn(self._buy(job, ask_first=decision.action is Action.ASK))
@@ -281,16 +286,13 @@ class Runner:
         self.view.submitted_now += outcome is Outcome.ACCEPTED
         if outcome is Outcome.UNKNOWN:
             self.view.unknown += 1
-            self._slots.hold(job.model)
-            self._holders.add(asyncio.create_task(self._hold_unanswered(job.model)))
-        if outcome is Outcome.FAILED:
-            self._count(failed=True)
+            self._unwatched.hold(job.model)
+        self.view.failed += outcome is Outcome.FAILED
+        if outcome is Outcome.FAILED or outcome is Outcome.UNKNOWN:
+            self._count_end(failed=True)
+        if (warning := self._budget.warning()) is not None:
+            self._deps.observer.warn(warning)
         self._deps.observer.changed(self.view)
-
-    async def _hold_unanswered(self, model: str) -> None:
-        """A POST without an answer may have made a request: it keeps its slot for about as long."""
-        await self._deps.clock.sleep(UNANSWERED_HOLD_S)
-        self._slots.free(model)
 
     async def _resume(self, job_id: str) -> None:
         try:
@@ -354,10 +356,14 @@ class Runner:
             message=message,
             cost_usd=cost_usd,
         )
+        self._late_costs.note(job_id)
         self._count(failed=True)
 
     def _count(self, *, failed: bool) -> None:
         self.view.failed += failed
+        self._count_end(failed=failed)
+
+    def _count_end(self, *, failed: bool) -> None:
         if reason := self._breaker.note(failed):
             self.control.drain(reason)
 
@@ -372,6 +378,7 @@ class Runner:
         self._note_collected(job_id, done)
 
     def _note_collected(self, job_id: str, done: bool) -> None:
+        self._late_costs.note(job_id)
         record = self._ledger.snapshot.records[job_id]
         if record.listed:
             self.view.done += done

@@ -13,10 +13,11 @@ from batcher.clock import Clock
 from batcher.engine.budget import Budget
 from batcher.engine.gateway import ApiLine
 from batcher.engine.stop import Control
-from batcher.engine.systemic import SameAnswer, whole_run
+from batcher.engine.systemic import NoAnswers, SameAnswer, whole_run
 from batcher.errors import CallError, OutcomeUnknown, RetryKind, RunDirError
 from batcher.jobs.job import Job, recorded
 from batcher.jobs.lifecycle import EventName, Stage
+from batcher.jobs.settings import price_key
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import Ledger
 from batcher.options.command import as_path, command
@@ -64,6 +65,8 @@ class Terms:
     rate: RateLimit
     body_of: BodyOf
     clock: Clock
+    slots: int
+    """How many requests may be unfinished at once."""
 
 
 class Submitter:
@@ -78,6 +81,7 @@ class Submitter:
         self._control = control
         self._terms = terms
         self._same_answer = SameAnswer()
+        self._no_answers = NoAnswers(terms.slots)
         self.posting: set[asyncio.Task[Any]] = set()
 
     async def submit(self, job: Job) -> Outcome:
@@ -141,6 +145,7 @@ class Submitter:
         self._same_answer.accepted()
         if self._ledger.snapshot.requests.get(request_id) is not None:
             return await self._answer(job, _given_twice(request_id))
+        self._no_answers.accepted()
         await self._keep(job, request_id)
         return Outcome.ACCEPTED
 
@@ -148,6 +153,7 @@ class Submitter:
         record = self._ledger.snapshot.get(job.id)
         fields: dict[str, Any] = {"model": job.model, "source": str(job.source), "digest": job.digest}
         fields["price_usd"] = self._terms.budget.price_usd(job)
+        fields["priced_as"] = price_key(job)
         if not _on_record(job, record):
             fields["input"] = recorded(job.input)
             fields["meta"] = recorded(job.meta)
@@ -175,6 +181,8 @@ class Submitter:
         if error.kind is RetryKind.TRANSIENT:
             return await self._put_off(job, error.message)
         if isinstance(error, OutcomeUnknown):
+            if (silence := self._no_answers.missed(error)) is not None:
+                self._control.drain(silence)
             await self._ledger.record(
                 EventName.UNANSWERED, job.id, code=error.code, message=error.message
             )

@@ -11,11 +11,14 @@ from batcher.errors import (
     CallError,
     CredentialsError,
     NotFound,
+    OutcomeUnknown,
     StoppedError,
 )
 
 SAME_ANSWERS = 5
 """So many rows in a row refused in the same words, before any was accepted: it isn't the rows."""
+UNANSWERED_IN_A_ROW = 5
+"""So many POSTs in a row without a usable answer: each may have been paid for."""
 INVALID_MODEL = 400001
 """API.md, "Errors": InvalidResourceIdentifier, a wrong model_id."""
 
@@ -61,4 +64,32 @@ class SameAnswer:
             f"the first {self.in_a_row} submissions were all refused in the same words, and none was "
             f"accepted: nothing more was submitted. The API says: {error.message}. Once that is mended, "
             "run the same command with --retry-failed"
+        )
+
+
+@dataclass(slots=True)
+class NoAnswers:
+    """Notices that POSTs go unanswered one after the other: what they make is paid for and unknown.
+
+    Before any was accepted, as many as there are slots are enough, if more than one: they fill them all.
+    """
+
+    slots: int
+    in_a_row: int = 0
+    _ever_accepted: bool = False
+
+    def accepted(self) -> None:
+        """A submission was answered."""
+        self._ever_accepted = True
+        self.in_a_row = 0
+
+    def missed(self, error: OutcomeUnknown) -> StoppedError | None:
+        """Count a POST without an answer; the reason to stop once too many came in a row."""
+        self.in_a_row += 1
+        fills_all = not self._ever_accepted and self.in_a_row >= max(self.slots, 2)
+        if self.in_a_row < UNANSWERED_IN_A_ROW and not fills_all:
+            return None
+        return StoppedError(
+            f"{self.in_a_row} submissions in a row were not answered, and each may have been paid for: "
+            f"nothing more was submitted ({error.message})"
         )

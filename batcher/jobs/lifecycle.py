@@ -48,6 +48,7 @@ class EventName(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     CANCELLING = "cancelling"
+    COST = "cost"
 
     __hash__ = str.__hash__
 
@@ -91,6 +92,8 @@ TRANSITIONS: Mapping[tuple[State, EventName], State] = {
     (_S.CANCELLED, _E.SUBMITTED): _S.SUBMITTED,
     (_S.FAILED, _E.FAILED): _S.FAILED,
     (_S.DONE, _E.COMPLETED): _S.COMPLETED,
+    # What it cost, said later than its end.
+    **{(state, _E.COST): state for state in (_S.COMPLETED, _S.DONE, _S.FAILED)},
 }
 
 
@@ -124,6 +127,8 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
     source: str | None = None
     digest: str | None = None
     price_usd: float | UnsetType | None = UNSET
+    priced_as: str | None = None
+    """Stands for the model and the parameters: what costs the same as far as anybody can tell."""
     request_id: str | None = None
     reason: str | None = None
     cost_usd: float | None = None
@@ -211,3 +216,4 @@ class Record(msgspec.Struct, gc=False):
     input_offset: int = -1
     answer_offset: int = -1
     done_offset: int = -1
+    priced_as: str | None = None

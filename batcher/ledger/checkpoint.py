@@ -17,7 +17,7 @@ from batcher.jobs.lifecycle import FORMAT_VERSION
 from batcher.ledger.packed import Bulk
 from batcher.ledger.snapshot import Saved, Snapshot
 
-FOLD_VERSION = f"{FORMAT_VERSION}.5"
+FOLD_VERSION = f"{FORMAT_VERSION}.6"
 """Changed with everything that a fold keeps, or how it comes about."""
 _PIECE_BYTES = 1 << 20
 

@@ -26,7 +26,7 @@ _RANKS = {
             *(EventName.SUBMITTING, EventName.UNANSWERED, EventName.DEFERRED, EventName.SUBMITTED),
             EventName.CANCELLING,
             *(EventName.FAILED, EventName.CANCELLED, EventName.COMPLETED, EventName.DONE),
-            *(EventName.ORPHANED, EventName.RELISTED),
+            *(EventName.COST, EventName.ORPHANED, EventName.RELISTED),
         )
     )
 }

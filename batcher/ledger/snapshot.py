@@ -24,6 +24,7 @@ from batcher.jobs.lifecycle import (
     next_state,
 )
 from batcher.jobs.shard import shard_number
+from batcher.ledger.costs import Costs, SavedCosts
 from batcher.ledger.finished import JobRecord, LineAt, SavedJobs
 from batcher.ledger.packed import PackedMap, SavedMap
 from batcher.ledger.records import Records
@@ -75,6 +76,7 @@ class Saved(msgspec.Struct, array_like=True):
     timings: SavedTimings
     owners: SavedMap
     requests: SavedMap
+    costs: SavedCosts
 
     @property
     def is_sound(self) -> bool:
@@ -95,6 +97,7 @@ class Snapshot:
         self._line_at = line_at
         self.spent_by_shard_usd = [0.0] * shards
         """The same sum as ``spent_usd``, for each shard of the jobs; where asked for."""
+        self.unpriced_by_shard = [0] * shards
         self.records = Records(line_at)
         self.runs: dict[int, LastRun] = {}
         """By the number of the segment."""
@@ -106,6 +109,7 @@ class Snapshot:
         self.unpriced_attempts = 0
         self.bytes = 0
         self.timings = Timings()
+        self.costs = Costs()
         self.owners: PackedMap | None = None
         """By the SHA-256 of each output, the place of its job's ``submitting`` line; where asked for."""
         self.requests = PackedMap()
@@ -210,7 +214,8 @@ class Snapshot:
         unmarked = {job: replace(record, listed=False) for job, record in self.records.open.items()}
         finished, timings = self.records.finished.saved(), self.timings.saved()
         maps = ((self.owners or PackedMap()).saved(), self.requests.saved())
-        return Saved(sums, self._began, self.last_run, self.runs, unmarked, finished, timings, *maps)
+        state = (sums, self._began, self.last_run, self.runs, unmarked, finished, timings, *maps)
+        return Saved(*state, self.costs.saved())
 
     def restore(self, saved: Saved) -> None:
         """Become what ``saved`` was made of; only for a snapshot that nothing was folded into."""
@@ -222,6 +227,7 @@ class Snapshot:
         self.records.finished.restore(saved.finished)
         self.timings.restore(saved.timings)
         self.requests.restore(saved.requests)
+        self.costs.restore(saved.costs, saved.open)
         if self.owners is not None:
             self.owners.restore(saved.owners)
         done = [pair for pair in saved.open.items() if pair[1].state is _DONE]
@@ -251,7 +257,9 @@ class Snapshot:
         more_usd = (usd or 0.0) - (before_usd or 0.0)
         self.spent_usd += more_usd
         if self.spent_by_shard_usd:
-            self.spent_by_shard_usd[shard_number(job, len(self.spent_by_shard_usd)) - 1] += more_usd
+            index = shard_number(job, len(self.spent_by_shard_usd)) - 1
+            self.spent_by_shard_usd[index] += more_usd
+            self.unpriced_by_shard[index] += (usd is None) - (before_usd is None)
         self.unpriced_attempts += (usd is None) - (before_usd is None)
         record.charge_usd = usd
 
@@ -264,6 +272,7 @@ class Snapshot:
             self.reported_price_usd += record.price_usd or 0.0
         self.reported_usd += usd - (record.reported_usd or 0.0)
         record.reported_usd = usd
+        self.costs.reported(job, record, usd)
 
     def _set_files(self, record: Record, files: tuple[Artifact, ...]) -> None:
         for file in record.files:
@@ -281,6 +290,7 @@ class Snapshot:
         record.model = event.model or record.model
         record.digest = event.digest or record.digest
         record.price_usd = event.price_usd if event.price_usd is not UNSET else None
+        record.priced_as = event.priced_as
         record.submitting_at, record.submitting_offset = event.at, place
         if event.input is not None:
             record.input_offset = place
@@ -289,9 +299,11 @@ class Snapshot:
         record.charge_usd = 0.0  # what earlier attempts cost stays in the sum
         self._charge(event.job, record, record.price_usd)
         self.timings.submitting(event.job, record.model, event.input)
+        self.costs.submitting(event.job, record)
 
     def _deferred(self, record: Record, event: Event, place: int) -> None:
         self.timings.ended(event.job)
+        self.costs.ended(event.job)
         record.request_id = None
         record.message = event.reason
         self._charge(event.job, record, 0.0)
@@ -318,6 +330,7 @@ class Snapshot:
         self.timings.completed(event.job, event.at, event.unfinished_s, self._run_number(place))
 
     def _done(self, record: Record, event: Event, place: int) -> None:
+        self.costs.ended(event.job)
         record.quality, record.done_offset = event.quality, place
         self._set_files(record, event.files or ())
         record.replaced = None
@@ -330,6 +343,7 @@ class Snapshot:
             self._set_files(record, event.files)
         record.stage, record.code, record.message = event.stage, event.code, event.message
         self.timings.ended(event.job)
+        self.costs.ended(event.job)
         if event.stage is Stage.SUBMIT:
             self._charge(event.job, record, 0.0)
         else:
@@ -337,7 +351,11 @@ class Snapshot:
 
     def _cancelled(self, record: Record, event: Event, place: int) -> None:
         self.timings.ended(event.job)
+        self.costs.ended(event.job)
         self._charge(event.job, record, 0.0)
+
+    def _costed(self, record: Record, event: Event, place: int) -> None:
+        self._report(event.job, record, event.cost_usd)
 
 
 def is_poor(record: JobRecord) -> bool:
@@ -360,4 +378,5 @@ _APPLY = {
     EventName.FAILED: Snapshot._failed,
     EventName.CANCELLED: Snapshot._cancelled,
     EventName.CANCELLING: Snapshot._cancelling,
+    EventName.COST: Snapshot._costed,
 }

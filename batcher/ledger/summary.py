@@ -64,6 +64,8 @@ class Summary(Status, kw_only=True):
     cancelled_now: int = 0
     not_cancellable: int = 0
     """What ``--on-interrupt cancel`` achieved: those are pending again, these run already."""
+    not_redone: int = 0
+    """Jobs that ``--redo`` was to buy again, and that had no attempt left."""
     stopped: str | None = None
     """Why the run ended before its end, if it did."""
 

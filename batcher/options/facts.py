@@ -146,6 +146,11 @@ class Money:
     assume_yes: bool = False
     """Buy without asking, also while jobs already paid for have left the manifest."""
 
+    @property
+    def has_cap(self) -> bool:
+        """Whether spending is bounded."""
+        return self.max_cost_usd is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Trust:

@@ -73,6 +73,11 @@ class Timings:
                 seen_s.setdefault(key[0], []).extend(span.by_s for span in self.spans(key))
         return seen_s
 
+    def longest_s(self, model: str | None) -> float | None:
+        """How long the longest generation of ``model`` took that is kept, in seconds; None: none is."""
+        keys = [key for key in self._seen if key[0] == model]
+        return max((span.by_s for key in keys for span in self.spans(key)), default=None)
+
     def count(self, key: TimingKey) -> int:
         """How many are kept of ``key``."""
         return len(self._seen.get(key, ()))

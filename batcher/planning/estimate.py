@@ -97,6 +97,8 @@ def _problem(spec: ModelSpec | None) -> str:
     """Why a job of this model has no price."""
     if spec is None or spec.base_price_usd is None:
         return NO_PRICE
+    if not spec.base_price_usd:
+        return "the catalogue says $0, which is no price"
     if not spec.price.is_understood:
         return f"${spec.base_price_usd:g} per {spec.price_unit or '?'}: that unit is not understood"
     return f"${spec.base_price_usd:g} per {spec.price_unit}: but how many is not known"

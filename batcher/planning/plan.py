@@ -72,13 +72,16 @@ def decide(job: Job, record: JobRecord | None, policy: Policy) -> Decision:
         return _NEW
     wanted = _redo(record) if policy.redo else _edited(job, record) or _by_state(record, policy)
     spent = record.attempt >= policy.max_attempts and record.state is not State.PENDING
-    return _exhausted(record) if wanted.buys and spent else wanted
+    return _exhausted(record, policy) if wanted.buys and spent else wanted
 
 
-def _exhausted(record: JobRecord) -> Decision:
-    """No attempt is left to buy the job again: what is done with it of itself, if anything."""
+def _exhausted(record: JobRecord, policy: Policy) -> Decision:
+    """No attempt is left to buy the job again: what is done with it of itself, if anything.
+
+    A job that was to be bought again counts as exhausted whatever its state.
+    """
     unasked = _by_state(record, Policy())
-    over = unasked.action is Action.LEAVE and record.state is not State.UNKNOWN
+    over = policy.redo or (unasked.action is Action.LEAVE and record.state is not State.UNKNOWN)
     reason = f"{record.state} after {record.attempt} attempts (--max-attempts)"
     return Decision(PlanGroup.EXHAUSTED if over else unasked.bucket, unasked.action, reason)
 

@@ -49,7 +49,7 @@ class Price:
     def __init__(self, base_usd: float | None, unit: str | None, fields: Mapping[str, Any]) -> None:
         self.base_usd = base_usd
         self.unit_word = (unit or "").strip().lower().removeprefix("per ").strip()
-        self.is_understood = base_usd is not None and self.unit_word in TIMED_UNITS | COUNTED_UNITS
+        self.is_understood = bool(base_usd) and self.unit_word in TIMED_UNITS | COUNTED_UNITS
         self._unit = self.unit_word.removesuffix("s")
         self._timed = self.unit_word in TIMED_UNITS
         self._duration = _Number.first(DURATION_FIELDS, fields)

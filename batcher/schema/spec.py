@@ -56,6 +56,13 @@ def _refuse_to_fetch(uri: str) -> Any:
     raise ValueError(f"a reference to {uri} is not followed")
 
 
+PRICE_DRIVERS = frozenset(
+    {"resolution", "quality", "size", "image_size", "mode", "tier", "generate_audio", "audio", "sound"}
+    | {"enable_audio", "with_audio", "fps", "upscale", "upscale_factor", "width", "height", "megapixels"}
+)
+"""Inputs that raise the price of many models above their base price (API.md, "Inputs")."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """What is known of one model.
@@ -121,6 +128,11 @@ class ModelSpec:
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def price_varies(self) -> tuple[str, ...]:
+        """The inputs on which the price may depend though the catalogue's price doesn't tell how."""
+        return tuple(name for name in self.fields if name in PRICE_DRIVERS)
 
     @classmethod
     def from_catalogue(cls, entry: Any) -> ModelSpec:

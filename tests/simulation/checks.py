@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from batcher.engine.runner import UNANSWERED_HOLD_S
+from batcher.engine.unwatched import LEAST_HOLD_S
 from batcher.errors import InputError, RunDirError
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import IllegalTransition, Record, State
@@ -182,7 +182,7 @@ class Checks:
         if record.state is not State.UNKNOWN or not self._posted_now(posted):
             return False
         last = posted[-1]
-        recent = now_s - last.told_s < UNANSWERED_HOLD_S - TOLERANCE_S
+        recent = now_s - last.told_s < LEAST_HOLD_S - TOLERANCE_S
         return last.told in ("flying", "acked") or (last.told == "unknown" and recent)
 
     # After a run

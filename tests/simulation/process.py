@@ -10,7 +10,7 @@ from batcher.app.host import interrupted
 from batcher.clock import iso
 from batcher.dataset.metadata import Describes, Later, Metadata, gather
 from batcher.dataset.rows import ColumnTypes
-from batcher.engine.budget import Budget
+from batcher.engine.budget import Budget, Caps
 from batcher.engine.runner import Deps, Runner
 from batcher.engine.stop import Breaker
 from batcher.engine.view import Silence
@@ -113,7 +113,7 @@ class Process:
             rng=self.world.rng(f"engine {spec.number}"),
             observer=Silence(),
         )
-        budget = Budget(ledger, _price, spec.max_cost_usd, spec.selection.shard)
+        budget = Budget(ledger, _price, Caps(spec.max_cost_usd), spec.selection.shard)
         self.runner = Runner(deps, spec.pace, budget, Breaker(spec.max_failures))
         timers = [self.world.loop.call_later(at_s, self._signal, kind) for at_s, kind in spec.signals]
         try:

@@ -86,6 +86,8 @@ class SpecSource:
     origin: SpecOrigin
     age_s: float | None = None
     problem: str | None = None
+    outage: bool = False
+    """Nothing better is known because the API could not be asked."""
 
     def __str__(self) -> str:
         age = "" if self.age_s is None else f", {_age(self.age_s)} old"
@@ -297,7 +299,7 @@ class Catalog:
             return Found(kept, SpecSource(SpecOrigin.STORED, self._age_s(kept), problem))
         if cached is not None:
             return Found(cached, SpecSource(SpecOrigin.STALE, self._age_s(cached), problem))
-        return Found(None, _nothing(problem))
+        return Found(None, SpecSource(SpecOrigin.NONE, None, problem, outage=True))
 
     def _age_s(self, cached: CachedEntry | None) -> float | None:
         return None if cached is None else (self.clock.now() - cached.at).total_seconds()
@@ -348,7 +350,7 @@ def spec_of(model: str, found: Found) -> tuple[ModelSpec | None, SpecSource]:
         except SchemaError as error:
             source = _nothing(f"the entry from {source} is unusable: {error}")
     if model in BUILT_IN:
-        return BUILT_IN[model], SpecSource(SpecOrigin.BUILT_IN, None, source.problem)
+        return BUILT_IN[model], SpecSource(SpecOrigin.BUILT_IN, None, source.problem, source.outage)
     return None, source
 
 

@@ -1,0 +1,99 @@
+"""Costs that the API names only after the result: asked for again, so that budgets count with them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from batcher.clock import Clock, iso
+from batcher.engine.poll import Gone, Watcher
+from batcher.jobs.lifecycle import EventName, State
+from batcher.ledger.ledger import Ledger
+from batcher.pacing.timings import seconds_between
+
+LOOK_S = 1.0
+WAITS_S = (2.0, 5.0, 15.0, 60.0)
+"""How long after the job's end, and then after each question, the next one comes."""
+ASK_S = 30.0
+RECENT_S = 86_400.0
+"""Results, and costs with them, are not kept for ever."""
+SILENT_JOBS = 3
+"""So many jobs of which no cost was to be had, and none of any other: the API reports no costs."""
+_ENDED = (State.COMPLETED, State.DONE, State.FAILED)
+
+
+@dataclass(slots=True)
+class LateCosts:
+    """Asks again for the costs of finished jobs. It never delays a job, and the run's end only once.
+
+    ``wanted`` says whether anybody counts with them.
+    """
+
+    watcher: Watcher
+    ledger: Ledger
+    clock: Clock
+    wanted: bool
+    _due: dict[str, tuple[int, float]] = field(init=False, default_factory=dict)
+    """How often each job was asked about, and when it is the next time."""
+    _silent: int = field(init=False, default=0)
+
+    def note(self, job_id: str) -> None:
+        """The job has ended: its cost is asked for again if it isn't known."""
+        if self._is_missing(job_id) and self._asks():
+            self._put(job_id, 0)
+
+    async def take_over(self) -> None:
+        """Ask once for what earlier runs ended too soon to hear."""
+        now = iso(self.clock.now())
+        for job_id, record in self.ledger.snapshot.records.open.items():
+            age_s = seconds_between(record.submitting_at or "", now)
+            if age_s is not None and 0 <= age_s < RECENT_S:
+                self.note(job_id)
+        if self.wanted:
+            await self.ask()
+
+    async def keep_asking(self) -> None:
+        """Ask for each cost when its time has come. Runs until it is cancelled."""
+        while True:
+            await self.clock.sleep(LOOK_S)
+            now_s = self.clock.monotonic()
+            await self._ask_each([job for job, (_, at_s) in self._due.items() if at_s <= now_s])
+
+    async def ask(self) -> None:
+        """Ask once for each cost that is still missing."""
+        await self._ask_each(list(self._due))
+
+    async def _ask_each(self, jobs: list[str]) -> None:
+        await asyncio.gather(*map(self._ask, jobs))
+
+    def _put(self, job_id: str, asked: int) -> None:
+        self._due[job_id] = asked, self.clock.monotonic() + WAITS_S[asked]
+
+    def _asks(self) -> bool:
+        knows_some = self.ledger.snapshot.reported_usd > 0
+        return knows_some or (self.wanted and self._silent < SILENT_JOBS)
+
+    def _is_missing(self, job_id: str) -> bool:
+        """Also where it is 0 while a price was named: some report it before they know it."""
+        record = self.ledger.snapshot.get(job_id)
+        if record is None or record.request_id is None or record.state not in _ENDED:
+            return False
+        return record.reported_usd is None or (record.reported_usd == 0 and bool(record.price_usd))
+
+    async def _ask(self, job_id: str) -> None:
+        asked, _ = self._due.pop(job_id)
+        if not self._is_missing(job_id):
+            return
+        record = self.ledger.snapshot.records[job_id]
+        assert record.request_id is not None
+        try:
+            result = await self.watcher.ask(record.request_id, ASK_S)
+        except Gone:
+            return
+        cost_usd = result.cost_usd if result is not None else None
+        if cost_usd is not None and cost_usd != record.reported_usd:
+            await self.ledger.record(EventName.COST, job_id, cost_usd=cost_usd)
+        elif asked + 1 < len(WAITS_S):
+            self._put(job_id, asked + 1)
+        else:
+            self._silent += 1

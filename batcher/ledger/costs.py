@@ -1,0 +1,89 @@
+"""What generations really cost: the highest cost that the API reported, by model and parameters."""
+
+from __future__ import annotations
+
+import msgspec
+
+from batcher.jobs.lifecycle import Record
+
+KEYS_MAX = 4096
+_DUST_USD = 1e-9
+
+
+class SavedCosts(msgspec.Struct, array_like=True):
+    """Costs as they are kept in a file."""
+
+    highest_usd: dict[str, float]
+    factors: dict[str, float]
+
+
+class Costs:
+    """Corrects prices by what the API reports: a price may be a floor, or wrong.
+
+    ``under_way`` are the attempts that may have been charged and of which no cost is known yet.
+    """
+
+    def __init__(self) -> None:
+        self.under_way: dict[str, Record] = {}
+        self._highest_usd: dict[str, float] = {}
+        self._factors: dict[str, float] = {}
+
+    def submitting(self, job: str, record: Record) -> None:
+        """A POST of ``job`` is about to leave."""
+        self.under_way[job] = record
+
+    def ended(self, job: str) -> None:
+        """Nothing more is to be learned of the attempt."""
+        self.under_way.pop(job, None)
+
+    def reported(self, job: str, record: Record, usd: float) -> None:
+        """The API said that the current attempt of ``job`` cost ``usd``."""
+        self.under_way.pop(job, None)
+        if record.priced_as is not None:
+            _raise(self._highest_usd, record.priced_as, usd)
+        if record.price_usd and usd > record.price_usd + _DUST_USD:
+            _raise(self._factors, record.model or "", usd / record.price_usd)
+
+    def expected_usd(self, key: str, model: str, price_usd: float | None) -> float | None:
+        """What an attempt priced at ``price_usd`` is expected to cost at most.
+
+        The highest cost reported for the same ``key``; where none was, the price times the worst
+        factor by which this model's costs passed their prices. Never less than the price.
+        """
+        if price_usd is None:
+            return None
+        seen_usd = self._highest_usd.get(key)
+        if seen_usd is None:
+            return price_usd * self._factors.get(model, 1.0)
+        return max(seen_usd, price_usd)
+
+    def missing_usd(self) -> float:
+        """By how much the attempts under way are expected to cost more than they count with."""
+        if not self._factors:
+            return 0.0
+        return sum(map(self._missing_usd, self.under_way.values()))
+
+    def _missing_usd(self, record: Record) -> float:
+        if not record.charge_usd or record.price_usd is None:
+            return 0.0
+        expected_usd = self.expected_usd(record.priced_as or "", record.model or "", record.price_usd)
+        return max((expected_usd or 0.0) - record.charge_usd, 0.0)
+
+    def saved(self) -> SavedCosts:
+        """What was learned."""
+        return SavedCosts(self._highest_usd, self._factors)
+
+    def restore(self, saved: SavedCosts, records: dict[str, Record]) -> None:
+        """Become what ``saved`` was made of; ``records`` are the jobs that are not packed."""
+        self._highest_usd, self._factors = saved.highest_usd, saved.factors
+        self.under_way = {job: one for job, one in records.items() if _may_report(one)}
+
+
+def _may_report(record: Record) -> bool:
+    return bool(record.charge_usd) and record.reported_usd is None and not record.files
+
+
+def _raise(highest: dict[str, float], key: str, value: float) -> None:
+    if key not in highest and len(highest) >= KEYS_MAX:
+        del highest[next(iter(highest))]
+    highest[key] = max(value, highest.get(key, 0.0))
