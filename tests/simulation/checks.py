@@ -122,7 +122,13 @@ class Checks:
             self._world.violate(f"POST of {job_id} left without a durable intent (last line: {last})")
 
     def _check_permission(self, job_id: str, attempt: int) -> None:
-        before = [p for p in self._server.postings[job_id] if p.may_have_created and not _undone(p)]
+        asked = {
+            x.get("attempt")
+            for x in ledger_lines(self._disk)
+            if x["event"] == "cancelling" and x["job"] == job_id
+        }
+        postings = [p for p in self._server.postings[job_id] if p.may_have_created and not _undone(p)]
+        before = [p for p in postings if not (p.attempt in asked and _came_to_nothing(p))]
         if not before:
             return
         last = before[-1]
@@ -378,6 +384,12 @@ def _deliverable(request: Request, now_s: float) -> bool:
 def _undone(posting: Posting) -> bool:
     """Whether the client knows that what the POST created was cancelled before it cost anything."""
     return posting.request is not None and posting.request.cancel_told
+
+
+def _came_to_nothing(posting: Posting) -> bool:
+    """Whether what the POST created was cancelled, at a word of ours or by itself: it cost nothing."""
+    request = posting.request
+    return request is not None and (request.cancelled or request.fate == "cancelled")
 
 
 def _is_whole(content: bytes | None, size_bytes: int, sha256: str) -> bool:

@@ -21,6 +21,8 @@ from .world import Dead, World
 
 T = TypeVar("T")
 SYNC_MAX_S = 0.02
+SECTOR_BYTES = 16
+"""Storage loses sectors, never single bytes; small ones here, so that several fit into a group."""
 SPOILT = bytes(range(0x80, 0x100)) + b"\0" * 64
 
 
@@ -131,6 +133,12 @@ class SimDisk:
         if path not in self.names:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
         return cast("BinaryIO", LiveFile(self.names[path]))
+
+    def is_locked(self, path: Path, guard: Path) -> bool:
+        return path in self._locks
+
+    def device_and_inode(self, path: Path) -> tuple[int, int]:
+        return 1, 1
 
     def make_dirs(self, path: Path) -> None:
         self.world.step(f"mkdir {path.name}")
@@ -288,12 +296,14 @@ def _left_of(inode: Inode, rng: Random) -> bytes:
             kept = b""
         case "prefix":
             kept = tail[:cut]
+        case _ if len(tail) - cut < SECTOR_BYTES:
+            kept = tail[:cut]
         case "zeros":
             kept = tail[:cut] + bytes(len(tail) - cut)
         case "spoilt":
             kept = tail[:cut] + _spoilt(len(tail) - cut, rng)
         case _:
-            end = rng.randint(cut, len(tail))
+            end = rng.randint(cut + SECTOR_BYTES, len(tail))
             kept = tail[:cut] + _spoilt(end - cut, rng) + tail[end:]
     return sure + kept
 
