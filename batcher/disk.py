@@ -10,6 +10,7 @@ import asyncio
 import errno
 import fcntl
 import os
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
@@ -187,7 +188,7 @@ class LocalDisk:
         return LocalAppendFile(path)
 
     def open_read(self, path: Path) -> BinaryIO:
-        return path.open("rb")
+        return open(path, "rb", opener=_open_regular)
 
     def make_dirs(self, path: Path) -> None:
         if path.is_dir():
@@ -263,6 +264,15 @@ class LocalDisk:
             return sorted(os.listdir(path))
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Opens a file, but nothing on which opening or reading may wait for ever: no pipe, no device."""
+    fd = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is not a file", path)
+    return fd
 
 
 def is_full(error: OSError) -> bool:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 
 import pytest
@@ -160,3 +161,18 @@ async def test_a_ledger_without_group_numbers_is_read_as_it_stands(tmp_path):
         del line["group"]
     (tmp_path / LEDGER_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert len(read_snapshot(tmp_path, LocalDisk()).records) == 3
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a pipe", "a device"])
+async def test_what_is_no_file_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / LEDGER_NAME
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/null")
+    with pytest.raises(LedgerError, match=r"can't read: it is not a file"):
+        read_snapshot(tmp_path, LocalDisk())
+    with pytest.raises(LedgerError):
+        Ledger(tmp_path, LocalDisk(), SystemClock(), ready=False)
