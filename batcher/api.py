@@ -23,6 +23,10 @@ from batcher.planning.plan import Plan
 COMMAND_LINE_ONLY: Final = frozenset({"dry_run", "json", "quiet", "verbose", "log_format"})
 
 
+Manifests = str | PathLike[str] | Iterable[str | PathLike[str]]
+"""A manifest, or several whose jobs are one batch."""
+
+
 class RunOptions(TypedDict, total=False):
     """What :func:`run` and :func:`plan` take besides the manifest: the options of the command line.
 
@@ -79,7 +83,7 @@ class RunOptions(TypedDict, total=False):
     observer: Observer
 
 
-async def run(manifest: str | PathLike[str], **options: Unpack[RunOptions]) -> Summary:
+async def run(manifest: Manifests, **options: Unpack[RunOptions]) -> Summary:
     """Run ``manifest`` to its end; resumes whatever the run directory already holds.
 
     Returns the summary where the run came to its end, also if some jobs failed: see its
@@ -95,7 +99,7 @@ async def run(manifest: str | PathLike[str], **options: Unpack[RunOptions]) -> S
     return await run_distributed(chosen, chosen.dask, host)
 
 
-async def plan(manifest: str | PathLike[str], **options: Unpack[RunOptions]) -> Plan:
+async def plan(manifest: Manifests, **options: Unpack[RunOptions]) -> Plan:
     """What :func:`run` would do; spends nothing, writes nothing. Raises like it."""
     chosen, host = _options(manifest, options)
     return (await app.plan(chosen, host)).prepared.plan
@@ -113,7 +117,7 @@ def raise_if_incomplete(summary: Summary) -> None:
         raise IncompleteError(f"{summary.total - summary.done} of {summary.total} jobs are not done")
 
 
-def _options(manifest: str | PathLike[str], given: Mapping[str, Any]) -> tuple[Options, Host]:
+def _options(manifest: Manifests, given: Mapping[str, Any]) -> tuple[Options, Host]:
     """Raises TypeError for names that are no options, UsageError for values that are none."""
     said = {name: value for name, value in given.items() if value is not None}
     observer = said.pop("observer", Silence())
@@ -122,7 +126,15 @@ def _options(manifest: str | PathLike[str], given: Mapping[str, Any]) -> tuple[O
             raise TypeError(f"{name} is no option of batcher.run(){_hint(name)}")
     values = {name: _value(name, value) for name, value in said.items()}
     host = Host(observer=observer)
-    return options_from(asked_of(str(manifest), values, host.env)), host
+    return options_from(asked_of(_paths(manifest), values, host.env)), host
+
+
+def _paths(manifest: Manifests) -> list[str]:
+    """The manifests as they would be typed. Raises UsageError for none."""
+    paths = [manifest] if isinstance(manifest, str | PathLike) else [*manifest]
+    if not paths:
+        raise UsageError("no manifest is named")
+    return [str(path) for path in paths]
 
 
 def _value(name: str, given: Any) -> Any:

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batcher.errors import ManifestError
+from batcher.jobs.columns import ColumnRules
 from batcher.manifest.read import open_document
-from batcher.manifest.rows import ColumnRules
 from batcher.options.facts import Reading
 from tests.manifest_files import write
 

@@ -5,8 +5,8 @@ import gzip
 import pytest
 
 from batcher.errors import ManifestError
+from batcher.jobs.columns import ColumnRules
 from batcher.manifest.read import open_document
-from batcher.manifest.rows import ColumnRules
 from batcher.options.facts import Reading
 from tests.manifest_files import PNG, URL, read_text, write
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,20 +33,20 @@ from batcher.store.objects.place import is_bucket_url
 from batcher.terminal import legible
 
 
-def asked_of(manifest: str | None, typed: Mapping[str, Any], env: Mapping[str, str]) -> Given:
+def asked_of(manifests: Sequence[str], typed: Mapping[str, Any], env: Mapping[str, str]) -> Given:
     """What was asked for: ``typed`` values by key, over those of files, environment and manifest.
 
     Without a manifest: what would be asked for in the working directory. Raises UsageError, also for a
     name in any of these places that is no option.
     """
-    if manifest is None:
+    if not manifests:
         return gathered(typed, [], [*file_layers([Path()]), environment_layer(env)])
-    path = Path(manifest)
+    path = Path(manifests[0])
     layers = [*file_layers([Path(), path.parent]), environment_layer(env)]
     found = run_map(path, typed.get("format"), typed.get("encoding"))
     if found is not None:
         layers.append(named(found, partial(_in_manifest, path, found), path.parent))
-    return gathered(typed, [manifest], layers)
+    return gathered(typed, manifests, layers)
 
 
 def _in_manifest(path: Path, found: Lined, name: str) -> str:
@@ -69,7 +69,8 @@ def options_from(given: Given) -> Options:
     if not values["sandbox"]:
         groups["sandbox"] = None
     facts[""].pop("", None)
-    return Options(manifest=Path(given.manifests[0]), given=given, **facts[""], **groups)
+    first, *also = map(Path, given.manifests)
+    return Options(manifest=first, also=tuple(also), given=given, **facts[""], **groups)
 
 
 def _places(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ async def run(options: Options, host: Host) -> Summary:
     The summary's ``exit_code`` is 0, 1, or that of the reason why the run stopped early. Raises a
     BatcherError where nothing ran.
     """
-    manifest = open_manifest(options.manifest, options.overrides)
+    manifest = open_manifest(options.manifest, options.overrides, options.also)
     run_dir, shard = run_dir_of(options, manifest), options.selection.shard
     tree = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
     async with connect(options.sandbox, host, run_dir) as site, claimed(tree, shard, host.disk):
@@ -85,7 +85,7 @@ async def run(options: Options, host: Host) -> Summary:
 
 async def plan(options: Options, host: Host) -> Planned:
     """All of ``run`` except spending: needs neither token nor network, and writes nothing."""
-    manifest = open_manifest(options.manifest, options.overrides)
+    manifest = open_manifest(options.manifest, options.overrides, options.also)
     run_dir = run_dir_of(options, manifest)
     async with connect(options.sandbox, host, None, spending=False) as site:
         specs = await _specs(site, manifest, run_dir, host)

@@ -98,7 +98,7 @@ def plan_manifest(typed_in: dict[str, Any]) -> int:
 
 def _understood(typed_in: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
     """What the command line says: the options, and each value by its key."""
-    given = asked_of(str(typed_in["manifest"]), typed(typed_in), os.environ)
+    given = asked_of(typed_in["manifest"], typed(typed_in), os.environ)
     return options_from(given), given.complete()
 
 

@@ -84,9 +84,7 @@ def table_options(rows: Iterable[Option], *, manifest_required: bool = True) -> 
     def decorate(function: F) -> F:
         for row in reversed(list(rows)):
             function = _click_option(row)(function)
-        manifest = click.argument(
-            "manifest", type=click.Path(dir_okay=False), required=manifest_required
-        )
+        manifest = click.argument("manifest", type=click.Path(), nargs=-1, required=manifest_required)
         return manifest(function)
 
     return decorate

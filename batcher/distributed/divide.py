@@ -24,6 +24,8 @@ def check_divisible(options: Options) -> None:
     """Raises UsageError for what can't be kept by shards that don't wait for each other."""
     if options.selection.shard is not None:
         raise UsageError("--dask makes shards itself: leave out --shard")
+    if not all(path.is_file() for path in (options.manifest, *options.also)):
+        raise UsageError("--dask needs manifests that are files, which its workers can read too")
     if options.sandbox is not None:
         raise UsageError(
             "--sandbox lives in one process, --dask has many: start `batcher sandbox` and set "
@@ -73,7 +75,8 @@ def divide(prepared: Prepared, run_dir: Path, count: int) -> list[Options]:
     slots = split_above([unfinished[shard] for shard in shards], total)
     parts = []
     for (shard, ids), part in zip(shards.items(), slots, strict=True):
-        given = replace(options, manifest=options.manifest.absolute(), output=run_dir)
+        first, also = options.manifest.absolute(), tuple(path.absolute() for path in options.also)
+        given = replace(options, manifest=first, also=also, output=run_dir)
         selection = replace(options.selection, limit=None, only=ids, shard=shard)
         parts.append(replace(_with_part(given, shard, part), selection=selection))
     return parts

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
@@ -17,8 +17,10 @@ from batcher.jobs.job import Job, Source, explicit_id_problem
 from batcher.manifest.csv_files import json_list_in
 from batcher.manifest.expand import Draft, FieldProblem, Scope
 from batcher.manifest.fit import fit_names, give_types, hinted, without_extra
+from batcher.manifest.folders import FILE_NAME, media_of
 from batcher.manifest.id_table import Claim, IdTable
-from batcher.manifest.media import LocalFiles, MediaError, check_body_size, is_public_url
+from batcher.manifest.media import LocalFiles, MediaError, check_body_size, is_public_url, several_urls
+from batcher.manifest.rows import LocalPath
 from batcher.manifest.tally import ManifestTally, Repeated
 from batcher.schema.dialect import media_kind
 from batcher.schema.spec import ModelSpec
@@ -91,7 +93,7 @@ class Checker:
         spec = self._specs.get(model)
         problems = [*draft.problems]
         if spec is None or not draft.inputs.keys() <= spec.fields.keys():
-            problems += fit_names(draft, spec, scope)
+            problems += [*_place_file(draft.inputs, spec), *fit_names(draft, spec, scope)]
         inputs = draft.inputs
         self._resolve_media(draft, _media_fields(draft, spec), scope.directory, problems)
         rule = scope.setting.rule
@@ -144,6 +146,8 @@ class Checker:
         for name, kind in fields:
             value = inputs.get(name)
             if value is None or (isinstance(value, str) and is_public_url(value)):
+                if value is not None and "://" in value[8:] and (what := several_urls(value)):
+                    problems.append((name, what))
                 continue
             base = draft.bases.get(normal(name), directory) if draft.bases else directory
             try:
@@ -235,3 +239,20 @@ def _media_fields(draft: Draft, spec: ModelSpec | None) -> Iterable[tuple[str, s
     if draft.glob is not None and draft.glob not in fields:
         fields = {**fields, draft.glob: None}
     return fields.items()
+
+
+def _place_file(inputs: dict[str, Any], spec: ModelSpec | None) -> Iterator[FieldProblem]:
+    """Put a listed file into the one field of the model that takes its kind of media."""
+    path = inputs.get(FILE_NAME)
+    if not isinstance(path, LocalPath):
+        return
+    kind = media_of(PurePath(path))
+    fields = [name for name, takes in (spec.media if spec else {}).items() if takes in (kind, None)]
+    required = [name for name in fields if spec is not None and name in spec.schema.get("required", ())]
+    found = [name for name in required or fields if name not in inputs]
+    del inputs[FILE_NAME]
+    if len(found) == 1:
+        inputs[found[0]] = path
+    else:
+        which = f"one of {', '.join(found)}" if found else f"the input that takes the {kind or 'file'}"
+        yield FILE_NAME, f"say which input this is: --rename {FILE_NAME}=FIELD, {which}"

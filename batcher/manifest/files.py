@@ -17,10 +17,12 @@ from typing import IO, BinaryIO
 from batcher.errors import ManifestError
 from batcher.manifest.encodings import encoding_hint, marked_encoding
 from batcher.manifest.rows import ManifestChanged
+from batcher.manifest.spool import Spool
 
 LINE_MAX_CHARS = 64 * 1024 * 1024
 LINES_BETWEEN_CHECKS = 32
 WHOLE_FILE_MAX_CHARS = 512 * 1024 * 1024
+GZIP_MARK = b"\x1f\x8b"
 HEAD_BYTES = 64 * 1024
 CHUNK_BYTES = 256 * 1024
 
@@ -37,6 +39,12 @@ class ManifestFile:
     shown: str
     fingerprint: tuple[int, ...]
     encoding: str | None = None
+    spool: Spool | None = None
+
+    @classmethod
+    def spooled(cls, stream: BinaryIO, shown: str, encoding: str | None = None) -> ManifestFile:
+        """A stream that can be read only once, kept. Raises ManifestError."""
+        return cls(Path(shown), shown, (-1, 0), encoding, Spool(stream, shown))
 
     @classmethod
     def at(cls, path: Path, shown: str, encoding: str | None = None) -> ManifestFile:
@@ -56,7 +64,9 @@ class ManifestFile:
 
     @property
     def is_gzipped(self) -> bool:
-        """Whether its name says that it is gzipped."""
+        """Whether its name says that it is gzipped; of a stream, its first bytes."""
+        if self.spool is not None:
+            return self.spool.reader().read(2) == GZIP_MARK
         return self.path.suffix.lower() == ".gz"
 
     @contextmanager
@@ -65,11 +75,7 @@ class ManifestFile:
 
         Raises ManifestChanged if it is not the same any more, ManifestError if it can't be read on.
         """
-        try:
-            file = open(self.path, "rb", buffering=CHUNK_BYTES)  # noqa: SIM115 (closed below)
-        except OSError as error:
-            raise ManifestError([f"{self.shown}: {_reason(error)}"]) from None
-        with file:
+        with self._opened() as file:
             self.check_unchanged(file)
             try:
                 if self.is_gzipped:
@@ -81,9 +87,17 @@ class ManifestFile:
                 self.check_unchanged(file)
                 raise ManifestError([f"{self.shown}: can't be unpacked: {error}"]) from None
 
+    def _opened(self) -> BinaryIO:
+        if self.spool is not None:
+            return self.spool.reader()
+        try:
+            return open(self.path, "rb", buffering=CHUNK_BYTES)
+        except OSError as error:
+            raise ManifestError([f"{self.shown}: {_reason(error)}"]) from None
+
     def check_unchanged(self, file: IO[bytes] | IO[str]) -> None:
         """Raises ManifestChanged if the open ``file`` is not the one that was first seen."""
-        if _fingerprint(os.fstat(file.fileno())) != self.fingerprint:
+        if self.spool is None and _fingerprint(os.fstat(file.fileno())) != self.fingerprint:
             raise ManifestChanged([f"{self.shown}: changed while it was being read"])
 
     def head(self) -> bytes:
@@ -124,7 +138,7 @@ class ManifestFile:
     @contextmanager
     def _opened_as_text(self, newline: str | None, errors: str = "strict") -> Iterator[io.TextIOWrapper]:
         with self.open() as stream:
-            encoding = self.encoding or marked_encoding(stream.peek(4)[:4])  # type: ignore[attr-defined]
+            encoding = self.encoding or marked_encoding(_first(stream))
             with io.TextIOWrapper(stream, encoding or "utf-8-sig", errors, newline) as file:
                 try:
                     yield file
@@ -150,6 +164,13 @@ class ManifestFile:
 
 
 NUL = "a NUL character; text in UTF-16 without a byte-order mark needs --encoding utf-16-le (or -be)"
+
+
+def _first(stream: BinaryIO) -> bytes:
+    """Its first bytes, which are read again later on."""
+    first = stream.read(4)
+    stream.seek(0)
+    return first
 
 
 def _lines_before(error: UnicodeDecodeError) -> int:

@@ -67,6 +67,8 @@ def looks_like(head: bytes) -> str:
         return "jsonl"
     if re.match(r"(?:jobs|defaults|model|name):(?:\s|$)|---$", first):
         return "yaml"
+    if first.strip('"').lower() in ("prompt", "prompts", "text", "caption"):
+        return "csv"
     for delimiter, name in (("\t", "tsv"), (",", "csv"), (";", "csv"), ("|", "csv")):
         if delimiter in first and is_header(first.split(delimiter)):
             return name

@@ -12,9 +12,11 @@ import msgspec
 from batcher.errors import ManifestError
 from batcher.jobs.columns import ColumnRules
 from batcher.manifest.files import ManifestFile
+from batcher.manifest.json_shapes import batch_line, mappings_in, wrapped
 from batcher.manifest.rows import Lined, LinedList, Row, row_of
 from batcher.schema.dialect import INT_MIN, check_json, json_value
 
+_KEY_END = re.compile(r'"\s*:')
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -32,13 +34,52 @@ def jsonl_rows(file: ManifestFile, columns: ColumnRules) -> Iterator[Row]:
         if line.isspace():
             continue
         try:
-            entry = json_value(line)
+            entry = batch_line(_checked(line), columns)
         except UnicodeEncodeError:
             yield Row(number, {}, problems=((number, "", "not JSON: a byte that is not UTF-8"),))
         except ValueError as error:
             yield Row(number, {}, problems=((number, "", f"not JSON: {error}"),))
         else:
             yield row_of(entry, number, columns)
+
+
+def _checked(line: str) -> Any:
+    """The value of one line. Raises ValueError, for a key that stands in it twice too."""
+    value = json_value(line)
+    if len(_KEY_END.findall(line)) != sum(map(len, mappings_in(value))):
+        json.loads(line, object_pairs_hook=_without_repeats)  # a key twice, or text that looks like one
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the key {key!r:.60} stands here twice")
+        result[key] = value
+    return result
+
+
+def is_lines(file: ManifestFile) -> bool:
+    """Whether a JSON file, whatever its name, has one job a line. Raises ManifestError."""
+    filled = (line.strip() for line in file.lines(errors="surrogateescape") if not line.isspace())
+    first, second = next(filled, ""), next(filled, "")
+    named_lines = file.path.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson"))
+    value = _value_of(first)
+    if value is None:
+        goes_on = first in ("{", "[") or first.endswith((",", "{", "["))
+        return named_lines and not goes_on
+    if second:
+        return named_lines or second[:1] == first[:1]
+    holds_jobs = wrapped(value) if isinstance(value, dict) else isinstance(value, list) and bool(value)
+    return named_lines and not holds_jobs
+
+
+def _value_of(line: str) -> Any:
+    try:
+        return json_value(line)
+    except ValueError:
+        return None
 
 
 def json_document(file: ManifestFile) -> Any:
@@ -77,11 +118,24 @@ class _Scanner:
         else:
             value = self._value()
         self._skip_space()
+        if isinstance(value, Lined) and self._next() == "{":
+            return self._others(value)
         if self._at < len(self._text):
-            raise _NotJson(
-                "something follows the end (one job a line is JSONL: name it .jsonl)", self._at
-            )
+            raise _NotJson("something follows the end", self._at)
         return value
+
+    def _others(self, first: Lined) -> LinedList:
+        """Objects one after another, each over several lines: a list of jobs."""
+        jobs = LinedList()
+        jobs.append(first)
+        jobs.lines.append(first.line)
+        while self._next() == "{":
+            jobs.lines.append(self._here())
+            jobs.append(self._top())
+            self._skip_space()
+        if self._at < len(self._text):
+            raise _NotJson("something follows the end", self._at)
+        return jobs
 
     def _top(self) -> Lined:
         top = Lined(self._here())
@@ -92,7 +146,7 @@ class _Scanner:
             self._expect(":")
             self._skip_space()
             top.lines[key] = line
-            top[key] = self._jobs() if key == "jobs" and self._next() == "[" else self._value()
+            top[key] = self._jobs() if self._next() == "[" else self._value()
         return top
 
     def _jobs(self) -> LinedList:
@@ -148,12 +202,10 @@ class _Scanner:
         self._at = match.end() if match else self._at
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in result:
-                raise _NotJson(f"the key {key!r:.60} stands here twice", self._at)
-            result[key] = value
-        return result
+        try:
+            return _without_repeats(pairs)
+        except ValueError as error:
+            raise _NotJson(str(error), self._at) from None
 
     def _integer(self, digits: str) -> int:
         if len(digits) > len(str(INT_MIN)):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
+import itertools
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from batcher.errors import ManifestError
@@ -13,8 +16,8 @@ from batcher.jobs.job import Job, Source
 from batcher.manifest.check import Checker, Rejects
 from batcher.manifest.expand import ExpandError, FieldProblem, Setting, expanded
 from batcher.manifest.media import LocalFiles
-from batcher.manifest.read import open_document
 from batcher.manifest.rows import ManifestChanged, Row
+from batcher.manifest.sources import STDIN, listing, open_source
 from batcher.manifest.tally import ManifestTally, problem_line
 from batcher.manifest.walk import Found, Tree
 from batcher.options.facts import Overrides
@@ -29,42 +32,73 @@ _SAFE_NAME = re.compile(r'(?![.~ -])[^/\\<>:"|?*\x00-\x1f\x7f\ud800-\udfff]{1,10
 NO_OVERRIDES = Overrides()
 
 
-def open_manifest(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
-    """Open a manifest and check all but its rows. Raises ManifestError where it can't be read."""
+def open_manifest(
+    path: Path, overrides: Overrides = NO_OVERRIDES, also: Sequence[Path] = ()
+) -> Manifest:
+    """Open a manifest, with those to be read after it, and check all but the rows.
+
+    Raises ManifestError if they can't be read.
+    """
     path = Path(path)
     columns = ColumnRules(overrides.columns)
-    document = open_document(path, legible(path), columns, overrides.reading)
-    name = document.head.name if document.head.name is not None else _stem(path)
+    if also:
+        document = listing((path, *also), legible(path), overrides.reading)
+    else:
+        document = open_source(path, legible(path), columns, overrides.reading)
+    name = document.head.name if document.head.name is not None else batch_name(path, *also)
     if not _SAFE_NAME.fullmatch(name) or len(name.encode()) > NAME_MAX_BYTES:
         line = document.head.layer.line_of("name")
         what = f"{name!r:.120} can't name a folder; try letters, digits, '.', '_', '-'"
-        raise ManifestError([problem_line(str(path), line, "name", what)])
+        raise ManifestError([problem_line(legible(path), line, "name", what)])
     setting = Setting(
         {columns.input_named(name): text or None for name, text in overrides.set.items()},
         overrides.model,
-        path.parent,
+        Path() if also else path.parent,
         variables=overrides.vars,
         extra=frozenset(map(columns.input_named, overrides.extra)),
         per_row=overrides.per_row,
         spelled=columns.spelled,
     )
-    return Manifest(name, Tree(document, columns, setting))
+    return Manifest(name, path, Tree(document, columns, setting))
+
+
+def batch_name(*paths: Path) -> str:
+    """What names a batch that doesn't say its own: its file or folder, or the folder of several.
+
+    ``pairs`` of ``pairs.csv.gz``, ``photos`` of ``photos/*.jpg``, ``stdin`` of ``-``.
+    """
+    path = paths[0]
+    if str(path) in (STDIN, "/dev/stdin"):
+        return "stdin"
+    if len(paths) > 1 or glob.has_magic(path.name) or path.name in ("", ".."):
+        return Path(os.path.commonpath([_folder_of(each) for each in paths])).name
+    return path.name if os.path.isdir(path) else _stem(path)  # noqa: PTH112 (false for no path)
+
+
+def _folder_of(path: Path) -> Path:
+    """The folder, in full, that ``path`` is or is in, up to where a pattern begins."""
+    parts = (path if path.name in ("", "..") else path.parent).absolute().parts
+    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), parts)
+    return Path(os.path.normpath(Path(*fixed)))
 
 
 def _stem(path: Path) -> str:
-    """The name of a file without what tells its format: ``pairs`` of ``pairs.csv.gz``."""
+    """The name of a file without what tells its format."""
     return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
 
 
 class Manifest:
     """One manifest with the files that it includes. Each pass reads them again, and sees the same.
 
+    ``path`` is the manifest's own, the first of several.
+
     A pass raises ManifestError where a file can't be read on, or is not the one any more that an
     earlier pass read.
     """
 
-    def __init__(self, name: str, tree: Tree) -> None:
+    def __init__(self, name: str, path: Path, tree: Tree) -> None:
         self.name = name
+        self.path = path
         self._tree = tree
         self.rule = RULE
         self._media = LocalFiles()
@@ -73,11 +107,6 @@ class Manifest:
         """Make ids by ``rule``: the one of the ledger that this manifest is run with."""
         self.rule = rule
         self._tree.keep_rule(rule)
-
-    @property
-    def path(self) -> Path:
-        """The manifest's own file."""
-        return self._tree.top.file.path
 
     def models(self) -> set[str]:
         """Every model that the manifest names. Reads the rows only where rows can name models.

@@ -30,6 +30,7 @@ HOST_MAX_CHARS = 253
 _URL = re.compile(
     r"https://([^/?#\s\\@:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:[/?#]\S*)?", re.IGNORECASE
 )
+_NEXT_URL = re.compile(r"[,;|\s]\s*[\"']?https?://", re.IGNORECASE)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?://|(?=\S*@))")
 _NAME_MARKS = str.maketrans("", "", ".-")
 _LABEL = re.compile(r"(?!-)[^\W_](?:[\w-]*[^\W_])?|_[\w-]+")
@@ -86,6 +87,8 @@ class LocalFiles:
         if not isinstance(value, str):
             return value
         if not isinstance(value, LocalPath):
+            if (what := several_urls(value)) is not None:
+                raise MediaError(what)
             if is_public_url(value):
                 return value
             if (match := _URL.fullmatch(value)) is not None:
@@ -184,6 +187,12 @@ def is_public_url(text: str) -> bool:
             return True
     match = _URL.fullmatch(text)
     return match is not None and _host_problem(match[1]) is None
+
+
+def several_urls(text: str) -> str | None:
+    """What is wrong with text that holds more URLs than one, between commas and the like."""
+    count = 1 + len(_NEXT_URL.findall(text))
+    return f"{count} URLs in one cell, and the input takes one" if count > 1 else None
 
 
 @lru_cache(maxsize=1024)

@@ -15,11 +15,14 @@ from batcher.manifest.csv_files import open_table
 from batcher.manifest.delimited import delimiter_of, records
 from batcher.manifest.files import ManifestFile
 from batcher.manifest.identify import looks_like, mistaken
-from batcher.manifest.json_files import json_document, jsonl_rows
+from batcher.manifest.json_files import is_lines, json_document, jsonl_rows
+from batcher.manifest.json_shapes import ShapeError, batch_line, shaped
+from batcher.manifest.parquet_files import check_parquet, parquet_rows
 from batcher.manifest.remarks import Remarks
 from batcher.manifest.rows import Head, LinedList, Row, head_of, row_of
 from batcher.manifest.tally import problem_line
 from batcher.manifest.text_files import text_rows
+from batcher.manifest.xlsx_files import sheet_of, sheet_records
 from batcher.manifest.yaml_files import yaml_document
 from batcher.options.facts import AS_IT_TELLS, Reading
 from batcher.schema.wording import shown
@@ -36,7 +39,7 @@ class Document:
     if they stream. ``base`` is what relative paths in the file are relative to, None: its own directory.
     ``warnings`` are lines about the file as a whole, ``remarks`` what this pass has found in its rows.
     In a table, cells of nothing but blanks are empty. ``rest`` is what becomes of its columns that are
-    no inputs of the model.
+    no inputs of the model. A listing is no file, only names of others.
     """
 
     file: ManifestFile
@@ -49,6 +52,7 @@ class Document:
     remarks: Remarks = field(default_factory=Remarks)
     is_table: bool = False
     rest: str | None = None
+    is_listing: bool = False
 
     @property
     def directory(self) -> Path:
@@ -60,18 +64,25 @@ def open_document(
     path: Path, shown_as: str, columns: ColumnRules, reading: Reading = AS_IT_TELLS
 ) -> Document:
     """Open a manifest file of any format and check all but its rows. Raises ManifestError."""
+    return read_document(ManifestFile.at(path, shown_as, reading.encoding), columns, reading)
+
+
+def read_document(file: ManifestFile, columns: ColumnRules, reading: Reading) -> Document:
+    """:func:`open_document` of a file that was found already."""
     name, _, inside = (reading.format or "").partition(":")
-    format_ = _format_named(name) if name else _format_of(path)
+    format_ = _format_named(name) if name else _format_of(file.path)
     if name and format_ is None:
         known = ", ".join(FORMATS)
-        raise ManifestError([f"{shown_as}: {name!r} is no format; formats are {known}"])
-    file = ManifestFile.at(path, shown_as, reading.encoding)
+        raise ManifestError([f"{file.shown}: {name!r} is no format; formats are {known}"])
     head = file.head()
-    if FORMATS[format_ or "txt"].is_text and (what := mistaken(head, path.name)):
-        raise ManifestError([f"{shown_as}:1: {what}"])
+    if FORMATS[format_ or "txt"].is_text and (what := mistaken(head, file.path.name)):
+        raise ManifestError([f"{file.shown}:1: {what}"])
     if format_ is None:
         format_ = _guessed(file, head)
-    elif format_ == "txt" and not name:
+        told = f"{file.shown}: read as {format_}, which it looks like; --format says otherwise"
+        found = FORMATS[format_].read(ManifestSource(file, columns, reading.delimiter, inside))
+        return replace(found, warnings=(told, *found.warnings), rest=columns.rest)
+    if format_ == "txt" and not name:
         _check_plain(file, head)
     document = FORMATS[format_].read(ManifestSource(file, columns, reading.delimiter, inside))
     return replace(document, rest=columns.rest)
@@ -136,14 +147,48 @@ def _read_text(source: ManifestSource) -> Document:
     return Document(source.file, Head(), rows, frozenset(), remarks=remarks)
 
 
-def _read_jsonl(source: ManifestSource) -> Document:
+def _read_xlsx(source: ManifestSource) -> Document:
+    file = source.file
+    sheet, told = sheet_of(file, source.inside)
+    table = open_table(file.shown, partial(sheet_records, file, sheet), source.columns)
+    warnings = tuple(f"{file.shown}: {what}" for what in told)
+    return Document(file, Head(), table.rows, table.row_keys, warnings=warnings, is_table=True)
+
+
+def _read_parquet(source: ManifestSource) -> Document:
+    remarks = Remarks()
+    check_parquet(source.file)
+    rows = partial(parquet_rows, source.file, source.columns, remarks)
+    return Document(source.file, Head(), rows, frozenset({"model", "matrix", "from"}), remarks=remarks)
+
+
+def _read_json(source: ManifestSource) -> Document:
+    if source.inside or not is_lines(source.file):
+        return _read_held(_json_top, source)
     rows = partial(jsonl_rows, source.file, source.columns)
     return Document(source.file, Head(), rows, frozenset({"model", "matrix", "from"}))
 
 
-def _read_held(load: Callable[[ManifestFile], Any], source: ManifestSource) -> Document:
+Told = tuple[Any, tuple[str, ...]]
+"""The value of a file, and what to tell about it."""
+
+
+def _json_top(source: ManifestSource) -> Told:
+    try:
+        return shaped(json_document(source.file), source.inside)
+    except ShapeError as error:
+        raise ManifestError([f"{source.file.shown}:1: {error}"]) from None
+
+
+def _yaml_top(source: ManifestSource) -> Told:
+    return yaml_document(source.file), ()
+
+
+def _read_held(
+    load: Callable[[ManifestSource], tuple[Any, tuple[str, ...]]], source: ManifestSource
+) -> Document:
     file, columns = source.file, source.columns
-    top = load(file)
+    top, told = load(source)
     if isinstance(top, list):
         top = {"jobs": top}
     if not isinstance(top, dict):
@@ -156,9 +201,11 @@ def _read_held(load: Callable[[ManifestFile], Any], source: ManifestSource) -> D
         raise ManifestError(problems)
     jobs = top["jobs"]
     lines = jobs.lines if isinstance(jobs, LinedList) else itertools.repeat(1)
-    rows = [row_of(entry, line, columns) for entry, line in zip(jobs, lines, strict=False)]
-    keys = frozenset(_keys_of(rows))
-    return Document(file, head, partial(_unchanged, file, rows), keys, held=len(rows))
+    entries = (batch_line(entry, columns) for entry in jobs)
+    rows = [row_of(entry, line, columns) for entry, line in zip(entries, lines, strict=False)]
+    warnings = tuple(f"{file.shown}: {what}" for what in told)
+    unchanged = partial(_unchanged, file, rows)
+    return Document(file, head, unchanged, frozenset(_keys_of(rows)), len(rows), warnings)
 
 
 def _keys_of(rows: list[Row]) -> Iterator[str]:
@@ -181,8 +228,10 @@ def _what_is(top: Any) -> str:
 FORMATS: Mapping[str, ManifestFormat] = {
     "csv": ManifestFormat((".csv",), _read_table),
     "tsv": ManifestFormat((".tsv", ".tab"), partial(_read_table, delimiter="\t")),
-    "yaml": ManifestFormat((".yaml", ".yml"), partial(_read_held, yaml_document)),
-    "jsonl": ManifestFormat((".jsonl", ".ndjson"), _read_jsonl),
-    "json": ManifestFormat((".json",), partial(_read_held, json_document)),
+    "yaml": ManifestFormat((".yaml", ".yml"), partial(_read_held, _yaml_top)),
+    "jsonl": ManifestFormat((".jsonl", ".ndjson"), _read_json),
+    "json": ManifestFormat((".json",), _read_json),
     "txt": ManifestFormat((".txt", ".text"), _read_text),
+    "xlsx": ManifestFormat((".xlsx", ".xlsm"), _read_xlsx, is_text=False),
+    "parquet": ManifestFormat((".parquet", ".pq"), _read_parquet, is_text=False),
 }

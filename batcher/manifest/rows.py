@@ -229,7 +229,7 @@ PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "from": include_of,
     "input": _mapping,
 }
-_HEAD_KEYS = ("name", "model", "defaults", "matrix", "vars", "meta", "repeat", "jobs", "run")
+HEAD_KEYS = ("name", "model", "defaults", "matrix", "vars", "meta", "repeat", "jobs", "run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,7 @@ class Head:
     layer: Row = field(default_factory=lambda: Row(1, {}))
 
 
-def head_of(top: Mapping[str, Any], columns: ColumnRules, known: Collection[str] = _HEAD_KEYS) -> Head:
+def head_of(top: Mapping[str, Any], columns: ColumnRules, known: Collection[str] = HEAD_KEYS) -> Head:
     """The head in the top mapping of a YAML or JSON manifest; its problems are in ``layer``."""
     layer = _defaults_of(top, columns)
     layer.lines = {**(layer.lines or {}), **(top.lines if isinstance(top, Lined) else {})}

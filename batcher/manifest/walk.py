@@ -9,10 +9,11 @@ from pathlib import Path
 from batcher.errors import ManifestError
 from batcher.jobs.columns import ColumnRules
 from batcher.manifest.expand import Globs, RowLayer, Scope, Setting
-from batcher.manifest.read import HELD_ROWS_HINT, Document, open_document
+from batcher.manifest.read import HELD_ROWS_HINT, Document
 from batcher.manifest.reading import Include
 from batcher.manifest.remarks import judge
 from batcher.manifest.rows import ManifestChanged, Row
+from batcher.manifest.sources import open_source
 from batcher.manifest.tally import ManifestTally
 
 INCLUDE_DEPTH_MAX = 20
@@ -100,7 +101,8 @@ class Tree:
             raise ManifestError([f"{place}: files include each other deeper than {INCLUDE_DEPTH_MAX}"])
         inner = self._opened(path, entry.include, document)
         if isinstance(inner, ManifestError):
-            raise ManifestError([f"{place}: {line}" for line in inner.problems], inner.total)
+            before = "" if document.is_listing else f"{place}: "
+            raise ManifestError([f"{before}{line}" for line in inner.problems], inner.total)
         if any(inner.file.is_same_as(outer.file) for outer in trail):
             raise ManifestError([f"{place}: {entry.include.file} includes itself"])
         return inner
@@ -108,13 +110,15 @@ class Tree:
     def _opened(self, path: Path, include: Include, outer: Document) -> Document | ManifestError:
         key = (path, include)
         if key not in self._included:
+            beside = Path() if outer.is_listing else Path(outer.file.shown).parent
+            shown_as = str(beside / include.file)
             columns = self._columns.inside(include.mapped)
-            shown_as = str(Path(outer.file.shown).parent / include.file)
             try:
-                inner = open_document(path, shown_as, columns, include.reading)
+                inner = open_source(path, shown_as, columns, include.reading)
             except ManifestError as error:
                 self._included[key] = error
             else:
-                base = None if include.base is None else outer.directory / include.base
-                self._included[key] = replace(inner, base=base)
+                if include.base is not None:
+                    inner = replace(inner, base=outer.directory / include.base)
+                self._included[key] = inner
         return self._included[key]

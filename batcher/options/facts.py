@@ -174,6 +174,8 @@ class Options:
     """Everything about one run."""
 
     manifest: Path
+    also: tuple[Path, ...] = ()
+    """Manifests whose jobs come after those of the first."""
     given: Given = field(default_factory=Given, compare=False)
     """What was asked for, as it was named: the commands that we print are made from it."""
     output: Path | None = None

@@ -1,0 +1,107 @@
+"""What a manifest's name can stand for: a file, ``-``, a folder, a pattern, or several of them."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from batcher.errors import ManifestError
+from batcher.jobs.columns import ColumnRules
+from batcher.manifest.files import ManifestFile
+from batcher.manifest.folders import FILE_NAME, index_in, media_in, media_of, media_rows
+from batcher.manifest.read import FORMATS, Document, open_document, read_document
+from batcher.manifest.reading import Include
+from batcher.manifest.rows import Head, LocalPath, Row
+from batcher.options.facts import Reading
+from batcher.terminal import legible
+
+STDIN = "-"
+_URL = re.compile(r"(https?|s3|gs|hf):/+(.+)", re.IGNORECASE)
+
+
+def open_source(path: Path, shown_as: str, columns: ColumnRules, reading: Reading) -> Document:
+    """Open whatever ``path`` stands for, and check all but its rows. Raises ManifestError."""
+    text = str(path)
+    if text in (STDIN, "/dev/stdin"):
+        file = ManifestFile.spooled(sys.stdin.buffer, "stdin", reading.encoding)
+        return read_document(file, columns, reading)
+    if (url := _URL.match(text)) is not None:
+        address = f"{url[1]}://{url[2]}"
+        raise ManifestError([f"{address}: a URL; download it first: curl -LO '{address}'"])
+    if os.path.isdir(path):  # noqa: PTH112 (false for what can be no path)
+        return _open_folder(path, shown_as, columns, reading)
+    if glob.has_magic(text) and not os.path.exists(path):  # noqa: PTH110 (as above)
+        return listing(_matching(path, shown_as), shown_as, reading)
+    if media_of(path) is not None and reading.format is None:
+        return media_listing([path], shown_as)
+    return open_document(path, shown_as, columns, reading)
+
+
+def listing(paths: Sequence[Path], shown_as: str, reading: Reading) -> Document:
+    """Several manifests, one after the other, or several media files. Raises ManifestError for both."""
+    media = [path for path in paths if media_of(path) is not None and reading.format is None]
+    if media and len(media) < len(paths):
+        other = next(path for path in paths if media_of(path) is None)
+        raise ManifestError([f"{legible(other)}: no media, and {legible(media[0])} is: name one kind"])
+    if media:
+        return media_listing(media, shown_as)
+    rows = [Row(1, {}, include=Include(str(path), reading)) for path in paths]
+    return _listed(rows, shown_as, Path())
+
+
+def media_listing(paths: Sequence[Path], shown_as: str) -> Document:
+    """A job for each media file."""
+    for path in paths:
+        ManifestFile.at(path, legible(path))
+    rows = list(media_rows((LocalPath(path) for path in paths), Path()))
+    return _listed(rows, shown_as, Path())
+
+
+def _open_folder(path: Path, shown_as: str, columns: ColumnRules, reading: Reading) -> Document:
+    index = index_in(path)
+    if index is not None:
+        shown = str(Path(shown_as) / index.name)
+        inner = open_document(index, shown, columns, reading)
+        return replace(inner, rows=partial(_with_media, inner))
+    found = media_in(path)
+    if not found:
+        raise ManifestError([f"{shown_as}: a folder without media{_manifests_in(path)}"])
+    return _listed(list(media_rows(found, path)), shown_as, path)
+
+
+def _with_media(document: Document) -> Iterator[Row]:
+    """The rows of a dataset's index, whose ``file_name`` is a file beside it."""
+    for row in document.rows():
+        name = row.inputs.get(FILE_NAME)
+        if isinstance(name, str):
+            row.inputs[FILE_NAME] = LocalPath(name)
+        yield row
+
+
+def _listed(rows: list[Row], shown_as: str, directory: Path) -> Document:
+    """A document that is no file: ``rows`` with paths relative to ``directory``."""
+    file = ManifestFile(directory / shown_as, shown_as, (-1, hash(shown_as)))
+    keys = frozenset({"from"}) if any(row.include for row in rows) else frozenset[str]()
+    return Document(file, Head(), lambda: iter(rows), keys, base=directory, is_listing=True)
+
+
+def _matching(pattern: Path, shown_as: str) -> list[Path]:
+    found: dict[Path, Path] = {}
+    for name in sorted(glob.iglob(str(pattern), recursive=True)):  # noqa: PTH207 (a pattern may be absolute)
+        if Path(name).is_file():
+            found.setdefault(Path(name).resolve(), Path(name))
+    if not found:
+        raise ManifestError([f"{shown_as}: no file matches"])
+    return list(found.values())
+
+
+def _manifests_in(folder: Path) -> str:
+    suffixes = tuple(suffix for kind in FORMATS.values() for suffix in kind.suffixes)
+    found = sorted(path for path in folder.iterdir() if path.name.lower().endswith(suffixes))
+    return f"; it holds manifests: {legible(folder)}/*{found[0].suffix}" if found else ""

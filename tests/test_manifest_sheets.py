@@ -1,0 +1,169 @@
+"""Excel workbooks and Parquet files, written by the libraries that write them elsewhere."""
+
+import datetime as dt
+import gzip
+import io
+
+import openpyxl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from batcher.errors import ManifestError
+from batcher.jobs.columns import ColumnRules
+from batcher.manifest.read import open_document
+from batcher.options.facts import Reading
+from tests.manifest_files import URL, read_text, write
+
+ANY = {"model": "some/model"}
+SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+def workbook(*rows, **sheets):
+    """The bytes of a workbook whose first sheet has ``rows``, and more ``sheets`` by name."""
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    for name, cells in sheets.items():
+        sheet = book.create_sheet(name)
+        for row in cells:
+            sheet.append(row)
+    saved = io.BytesIO()
+    book.save(saved)
+    return saved.getvalue()
+
+
+def rows(folder, name, content, **reading):
+    path = write(folder, name, content)
+    return list(open_document(path, name, ColumnRules(), Reading(**reading)).rows())
+
+
+def refusal(folder, name, content, **reading):
+    with pytest.raises(ManifestError) as caught:
+        rows(folder, name, content, **reading)
+    return caught.value.problems[0]
+
+
+def test_a_sheet_is_read_as_a_table_with_the_numbers_of_its_rows(tmp_path):
+    content = workbook(["Prompt", "Image URL", "Duration"], ["a cat", URL, 5], [], ["a dog", URL, 10.0])
+    for name in ("a.xlsx", "a.xlsx.gz"):
+        found = read_text(tmp_path, name, gzip.compress(content) if name.endswith("gz") else content)
+        assert found.problems == []
+        assert [(job.source.line, job.input["duration"]) for job in found.jobs] == [(2, 5), (4, 10)]
+
+
+def test_cells_are_read_as_they_were_typed(tmp_path):
+    content = workbook(
+        ["id", "a", "b", "c", "d", "e", "f"],
+        ["007", 5, 0.1, True, dt.date(2024, 5, 1), dt.datetime(2024, 5, 1, 12, 30), " x\ny "],  # noqa: DTZ001 (as Excel has it)
+    )
+    (row,) = rows(tmp_path, "a.xlsx", content)
+    assert row.id == "007"
+    assert row.inputs == {
+        "a": "5", "b": "0.1", "c": "true", "d": "2024-05-01", "e": "2024-05-01 12:30:00", "f": " x\ny ",
+    }  # fmt: skip
+
+
+def test_a_formula_without_a_value_is_refused_by_its_cell(tmp_path):
+    content = workbook(["prompt", "x"], ["a", "=A2&B1"])
+    said = refusal(tmp_path, "a.xlsx", content)
+    assert said.startswith("a.xlsx:2: B2: a formula whose value was never computed")
+
+
+def test_an_error_value_is_refused_by_its_cell(tmp_path):
+    said = refusal(tmp_path, "a.xlsx", workbook(["prompt"], ["a"], ["#REF!"]))
+    assert said == "a.xlsx:3: A3: #REF! is an error value; mend the cell and save the file again"
+
+
+def test_the_first_sheet_with_anything_on_it_is_read_and_the_others_are_told(tmp_path):
+    content = workbook(shots=[["prompt"], ["a"]], notes=[["prompt"], ["b"]], empty=[])
+    found = read_text(tmp_path, "a.xlsx", content, **ANY)
+    assert [job.input["prompt"] for job in found.jobs] == ["a"]
+    (warning,) = found.tally.warnings
+    assert "the sheet 'shots' is read, of 2" in warning
+    assert "--format 'xlsx:notes'" in warning
+    (row,) = rows(tmp_path, "a.xlsx", content, format="xlsx:notes")
+    assert row.inputs == {"prompt": "b"}
+    assert "'shots', 'notes'" in refusal(tmp_path, "a.xlsx", content, format="xlsx:no")
+
+
+def test_what_is_no_workbook_is_refused(tmp_path):
+    assert refusal(tmp_path, "a.xlsx", "prompt\na\n").startswith("a.xlsx: not an XLSX workbook")
+    assert refusal(tmp_path, "a.xlsx", workbook()).startswith("a.xlsx: no header")
+    assert "--format xlsx" in refusal(tmp_path, "a.csv", workbook(["prompt"], ["a"]))
+
+
+TYPED = st.one_of(
+    st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "Zs", "S"]), min_size=1, max_size=9),
+    st.integers(-(10**12), 10**12),
+    st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 3)),
+    st.booleans(),
+    st.none(),
+)
+
+
+def as_text(value):
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+@given(st.lists(st.tuples(TYPED, TYPED, TYPED), min_size=1, max_size=5))
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
+def test_what_openpyxl_writes_is_read_back(tmp_path, table):
+    told = [
+        [cell for cell in cells if not (isinstance(cell, str) and cell[:1] in "=#'")] for cells in table
+    ]
+    table = [(cells + [None] * 3)[:3] for cells in told]
+    found = rows(tmp_path, "a.xlsx", workbook(["x", "y", "z"], *table))
+    kept = [cells for cells in table if "".join(as_text(c) for c in cells if c is not None).strip()]
+    assert [row.inputs for row in found] == [
+        {name: as_text(cell) for name, cell in zip("xyz", cells, strict=True) if cell not in (None, "")}
+        for cells in kept
+    ]
+
+
+# Parquet
+
+
+def parquet(**columns):
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    saved = io.BytesIO()
+    pq.write_table(pa.table(columns), saved)
+    return saved.getvalue()
+
+
+def test_parquet_keeps_the_types_of_its_columns(tmp_path):
+    content = parquet(
+        prompt=["a", "b"],
+        seed=[1, None],
+        scale=[0.5, float("nan")],
+        flag=[True, False],
+        tags=[["x"], []],
+        day=[dt.date(2024, 5, 1), None],
+        nested=[{"a": 1}, None],
+    )
+    for name in ("a.parquet", "a.parquet.gz"):
+        found = rows(tmp_path, name, gzip.compress(content) if name.endswith("gz") else content)
+        assert [(row.line, row.inputs) for row in found] == [
+            (1, {"prompt": "a", "seed": 1, "scale": 0.5, "flag": True, "tags": ["x"], "day": "2024-05-01", "nested": {"a": 1}}),
+            (2, {"prompt": "b", "flag": False, "tags": []}),
+        ]  # fmt: skip
+
+
+def test_bytes_in_parquet_are_left_out_and_told(tmp_path):
+    content = parquet(prompt=["a", "b"], image=[{"bytes": b"\x89PNG", "path": "a.png"}] * 2)
+    found = read_text(tmp_path, "a.parquet", content, **ANY)
+    assert found.inputs == [{"prompt": "a"}, {"prompt": "b"}]
+    (warning,) = found.tally.warnings
+    assert "a.parquet:1: image: holds bytes" in warning
+
+
+def test_what_is_no_parquet_is_refused(tmp_path):
+    assert refusal(tmp_path, "a.parquet", "prompt\na\n").startswith(
+        "a.parquet: can't be read as Parquet"
+    )
+    broken = parquet(prompt=["a" * 99] * 99)
+    assert refusal(tmp_path, "a.parquet", broken[:-30]).startswith("a.parquet: can't be read as Parquet")
