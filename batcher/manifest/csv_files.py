@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from batcher.errors import ManifestError
 from batcher.jobs.columns import IGNORED, INPUT, KEY, META, NONE, ColumnRules, Place
+from batcher.manifest.headers import AGAIN, TITLES_MAX, header_in
 from batcher.manifest.rows import Row, put, set_reserved
 from batcher.schema.dialect import boolean_in, integer_in, json_value, number_in
 from batcher.schema.wording import shown
@@ -100,7 +101,8 @@ class Table:
     """A table whose header has been read. ``header_line`` is where it stands.
 
     ``names`` has, for each column, its name where it is a plain input, else "". ``meta`` are index and
-    name of the columns that are metadata as they are, up to the first of the ``others``.
+    name of the columns that are metadata as they are, up to the first of the ``others``. ``told`` are
+    warnings about what stands above the header.
     """
 
     records: Records
@@ -108,6 +110,8 @@ class Table:
     names: tuple[str, ...]
     meta: tuple[tuple[int, str], ...]
     others: tuple[_Column, ...]
+    header: list[str]
+    told: tuple[str, ...] = ()
 
     @property
     def row_keys(self) -> frozenset[str]:
@@ -117,6 +121,7 @@ class Table:
     def rows(self) -> Iterator[Row]:
         """The rows that are not blank. Raises ManifestError where the file can't be read on."""
         names, meta, header_line, width = self.names, self.meta, self.header_line, len(self.names)
+        header = self.header
         for line, cells in self.records():
             if line <= header_line or (not (cells and cells[0].strip()) and _is_blank(cells)):
                 continue
@@ -129,6 +134,8 @@ class Table:
                 self._put_others(row, cells)
             else:
                 row.is_plain = "{{" not in "".join(cells)
+            if cells == header:
+                row.blame("", AGAIN)
             yield row
 
     def _put_others(self, row: Row, cells: list[str]) -> None:
@@ -143,11 +150,14 @@ class Table:
 
 def open_table(shown_as: str, records: Records, columns: ColumnRules) -> Table:
     """Read the header of the table ``shown_as``. Raises ManifestError if it has none or a bad one."""
-    line = 1
-    for line, cells in records():
-        if not _is_blank(cells):
-            return _compiled(shown_as, records, (line, cells), columns)
-    raise ManifestError([f"{shown_as}:{line}: no header: the file is empty"])
+    filled = (record for record in records() if not _is_blank(record[1]))
+    first = list(itertools.islice(filled, TITLES_MAX))
+    if not first:
+        raise ManifestError([f"{shown_as}:1: no header: the file is empty"])
+    if any(columns.of_header(cell, index).renamed for index, cell in enumerate(first[0][1], 1)):
+        return _compiled(shown_as, records, first[0], columns)
+    header, told = header_in(shown_as, first)
+    return replace(_compiled(shown_as, records, header, columns), told=tuple(told))
 
 
 def _compiled(
@@ -173,7 +183,7 @@ def _compiled(
     ]
     meta = tuple((c.index, c.place.name) for c in itertools.takewhile(lambda c: c.is_plain_meta, others))
     names = tuple(plain.get(index, "") for index in range(len(cells)))
-    return Table(records, line, names, meta, tuple(others[len(meta) :]))
+    return Table(records, line, names, meta, tuple(others[len(meta) :]), cells)
 
 
 def _repeated(places: Iterable[Place]) -> Iterator[str]:

@@ -95,7 +95,7 @@ def _unwrapped(top: Mapping[str, Any], key: str) -> tuple[dict[str, Any], tuple[
             kept = JOBS if name == key else name
             head[kept] = value
             head.lines[kept] = getattr(top, "lines", {}).get(name, head.line)
-    told = f"the jobs are those under {key!r}"
+    told = f" the jobs are those under {key!r}"
     if left:
         told += (
             f"; {', '.join(map(repr, left[:6]))}{', ...' if len(left) > 6 else ''} beside it: not read"

@@ -138,7 +138,7 @@ def _read_table(source: ManifestSource, delimiter: str | None = None) -> Documen
     file = source.file
     delimiter = source.delimiter or delimiter or delimiter_of(file)
     table = open_table(file.shown, partial(records, file, delimiter), source.columns)
-    return Document(file, Head(), table.rows, table.row_keys, is_table=True)
+    return Document(file, Head(), table.rows, table.row_keys, warnings=table.told, is_table=True)
 
 
 def _read_text(source: ManifestSource) -> Document:
@@ -151,7 +151,7 @@ def _read_xlsx(source: ManifestSource) -> Document:
     file = source.file
     sheet, told = sheet_of(file, source.inside)
     table = open_table(file.shown, partial(sheet_records, file, sheet), source.columns)
-    warnings = tuple(f"{file.shown}: {what}" for what in told)
+    warnings = (*(f"{file.shown}: {what}" for what in told), *table.told)
     return Document(file, Head(), table.rows, table.row_keys, warnings=warnings, is_table=True)
 
 
@@ -181,7 +181,8 @@ def _json_top(source: ManifestSource) -> Told:
 
 
 def _yaml_top(source: ManifestSource) -> Told:
-    return yaml_document(source.file), ()
+    cut: list[str] = []
+    return yaml_document(source.file, cut), tuple(cut)
 
 
 def _read_held(
@@ -203,7 +204,7 @@ def _read_held(
     lines = jobs.lines if isinstance(jobs, LinedList) else itertools.repeat(1)
     entries = (batch_line(entry, columns) for entry in jobs)
     rows = [row_of(entry, line, columns) for entry, line in zip(entries, lines, strict=False)]
-    warnings = tuple(f"{file.shown}: {what}" for what in told)
+    warnings = tuple(f"{file.shown}:{what}" for what in told)
     unchanged = partial(_unchanged, file, rows)
     return Document(file, head, unchanged, frozenset(_keys_of(rows)), len(rows), warnings)
 

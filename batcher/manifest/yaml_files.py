@@ -34,6 +34,7 @@ _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"(?:[-+]?[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+][0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
+_COMMENT = re.compile(r"[ \t]+(#[^\n]*)")
 _TAG = "tag:yaml.org,2002:"
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "int": (int,),
@@ -53,13 +54,17 @@ class _NotYaml(Exception):
         self.line = line
 
 
-def yaml_document(file: ManifestFile) -> Any:
-    """The value of a YAML file; its mappings are :class:`Lined`. Raises ManifestError with the line."""
+def yaml_document(file: ManifestFile, cut: list[str] | None = None) -> Any:
+    """The value of a YAML file; its mappings are :class:`Lined`. Raises ManifestError with the line.
+
+    ``cut`` takes a line about each text that a comment follows: it may have been meant as part of it.
+    """
     import yaml
 
     text = file.text()
     try:
-        return _Composer(yaml.parse(text, Loader=yaml.CSafeLoader)).document()
+        composer = _Composer(yaml.parse(text, Loader=yaml.CSafeLoader), text)
+        value = composer.document()
     except _NotYaml as error:
         raise ManifestError([f"{file.shown}:{error.line}: {error}"]) from None
     except yaml.reader.ReaderError as error:
@@ -68,14 +73,21 @@ def yaml_document(file: ManifestFile) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{file.shown}:{mark.line + 1}" if mark else file.shown
-        raise ManifestError([f"{place}: not YAML: {error.problem or error.context}"]) from None
+        what = str(error.problem or error.context)
+        hint = "; text with ': ' in it needs quotes" if "mapping values" in what else ""
+        raise ManifestError([f"{place}: not YAML: {what}{hint}"]) from None
+    if cut is not None:
+        cut += composer.cut
+    return value
 
 
 class _Composer:
     """Values from events. Counts what aliases repeat: a bomb is small as text and huge unfolded."""
 
-    def __init__(self, events: Iterator[yaml.Event]) -> None:
+    def __init__(self, events: Iterator[yaml.Event], text: str) -> None:
         self._events = events
+        self._text = text
+        self.cut: list[str] = []
         self._anchors: dict[str, tuple[Any, int] | None] = {}
         self._values = 0
         self._aliased = 0
@@ -135,6 +147,7 @@ class _Composer:
         while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
             items.lines.append(_line(event))
             items.append(self._value(event, depth + 1))
+            self._look_behind(event, "")
         return items
 
     def _mapping(self, start: Any, depth: int) -> Lined:
@@ -145,7 +158,9 @@ class _Composer:
         merged: list[Lined] = []
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             key = self._key(event)
-            value = self._value(next(self._events), depth + 1)
+            told = next(self._events)
+            value = self._value(told, depth + 1)
+            self._look_behind(told, key)
             if key is _MERGE:
                 merged += _mergeable(value, _line(event))
             elif key in mapping:
@@ -158,6 +173,21 @@ class _Composer:
             for key in [key for key in other if key not in mapping]:
                 mapping[key], mapping.lines[key] = other[key], other.lines[key]
         return mapping
+
+    def _look_behind(self, event: Any, key: Any) -> None:
+        """Note unquoted text of several words, or a prompt, that ends where a comment begins."""
+        import yaml
+
+        if not isinstance(event, yaml.ScalarEvent) or event.style or not event.implicit[0]:
+            return
+        end: Any = event.end_mark
+        comment = _COMMENT.match(self._text, end.index)
+        if comment is not None and (" " in event.value or key == "prompt"):
+            name = key if isinstance(key, str) and key else "text"
+            ends = f"YAML ends it at ' #', as {event.value[-30:]!r}"
+            self.cut.append(
+                f"{end.line + 1}: {name}: {ends}; if {comment[1][:30]!r} belongs to it: quotes"
+            )
 
     def _key(self, event: Any) -> Any:
         import yaml
