@@ -1,8 +1,7 @@
 """The engine: takes each job of a plan through its lifecycle.
 
-Three lanes with limits of their own: submitting (a cap on unfinished requests, a rate), polling, and
-downloading. A request holds its slot from before its POST until the API's last word on it, never for a
-download.
+Three lanes with limits of their own: submitting (a cap on unfinished requests, a rate), polling,
+downloading. A request holds its slot from before its POST to the API's last word, not for a download.
 """
 
 from __future__ import annotations
