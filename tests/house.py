@@ -1,6 +1,6 @@
 """Measures the house: ``python -m tests.house [TREE]`` prints the figures of docs/design.md.
 
-For this checkout it also writes the table of floors into that page, from ``tests/test_floors.py``.
+For this checkout it also draws what the pages show of the code: floors, rooms and states.
 ``TREE`` is a checkout, this one if it is left out. The way of a job is traced only in this one: a job is run
 against the sandbox, and a file counts if a function in it is called with the job in hand, that is with its
 id, its prompt or the names of its files among the arguments.
@@ -224,19 +224,57 @@ def floor_table(house: House) -> str:
     return "\n".join(rows) + "\n"
 
 
-def write_floor_table(house: House) -> None:
-    """Put the table into docs/design.md."""
-    page = house.tree / "docs/design.md"
-    text = page.read_text()
-    rest = text[text.index("| floor |") :]
-    page.write_text(text.replace(rest[: rest.index("\n\n") + 1], floor_table(house)))
+def picture(house: House) -> str:
+    """The floors, the highest first."""
+    rows = []
+    for number, rooms in reversed(list(enumerate(house.floors, 1))):
+        rows.append(f"{number}  {'  '.join(sorted(rooms))}\n")
+    return "".join(rows)
+
+
+def state_diagram() -> str:
+    """``lifecycle.TRANSITIONS`` in Mermaid. What is the same from every state is one arrow."""
+    from batcher.jobs.lifecycle import TRANSITIONS, EventName, State
+
+    lines = ["stateDiagram-v2", "    [*] --> pending"]
+    everywhere = {
+        (event, after)
+        for (_, event), after in TRANSITIONS.items()
+        if all(TRANSITIONS.get((state, event)) is after for state in State)
+    }
+    for event, after in everywhere:
+        lines.append(f"    state any <<choice>>\n    any --> {after}: {event}, from every state")
+    arrows: dict[tuple[State, State], list[EventName]] = {}
+    for (state, event), after in TRANSITIONS.items():
+        if (event, after) not in everywhere:
+            arrows.setdefault((state, after), []).append(event)
+    lines += [f"    {a} --> {b}: {', '.join(events)}" for (a, b), events in arrows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def drawn(house: House) -> dict[str, tuple[str, str, str]]:
+    """Page → what stands before a drawing, what after it, and the drawing."""
+    return {
+        "docs/design.md": ("## Floors\n\n", "\nImports point", floor_table(house)),
+        "docs/contributing.md": ("```text\n", "```", picture(house)),
+        "README.md": ("```mermaid\n", "```", state_diagram()),
+    }
+
+
+def draw(house: House) -> None:
+    """Bring what the pages show of the code up to date."""
+    for page, (before, after, drawing) in drawn(house).items():
+        path = house.tree / page
+        text = path.read_text()
+        start = text.index(before) + len(before)
+        path.write_text(text[:start] + drawing + text[text.index(after, start) :])
 
 
 def main() -> None:
     house = House(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE)
     table = figures(house)
     if house.tree == HERE:
-        write_floor_table(house)
+        draw(house)
         way = way_of_a_job()
         table.append(("files on the way of one job", str(len(way))))
         print("the way of one job:", *way)

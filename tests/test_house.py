@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from tests.house import HERE, House, floor_table
+from tests.house import HERE, House, drawn
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,7 @@ def test_no_module_has_more_than_400_lines(house):
     assert {name: lines for name, lines in house.module_lines.items() if lines > 400} == {}
 
 
-def test_the_table_of_floors_in_the_design_page_is_that_of_the_code(house):
-    page = (HERE / "docs/design.md").read_text()
-    assert floor_table(house) in page, "bring it up to date with: python -m tests.house"
+@pytest.mark.parametrize("page", ["docs/design.md", "docs/contributing.md", "README.md"])
+def test_what_the_pages_draw_is_what_the_code_says(house, page):
+    before, after, drawing = drawn(house)[page]
+    assert before + drawing + after in (HERE / page).read_text(), "draw it again: make house"

@@ -48,7 +48,7 @@ def result_error(answer: ApiAnswer) -> CallError:
     return caught.value
 
 
-# --- submissions: API.md, "What a failed POST means for money" -----------------------------------
+# --- submissions: docs/api.md, "What a failed POST means for money" -----------------------------------
 
 UNDECIDED = [0, 100, 101, 199, 408, 409, 418, 423, 424, 425, 499]
 UNDECIDED += [500, 501, 502, 504, 505, 507, 511, 520, 524, 599, 600, 999]

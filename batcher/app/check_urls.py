@@ -15,7 +15,7 @@ WORKERS = 32
 PROBLEMS_KEPT = 50
 MB = 1_000_000
 SIZE_LIMITS_BYTES: Mapping[str, int] = {"image": 50 * MB, "video": 100 * MB}
-"""API.md, "Inputs": what the vendor recommends at most."""
+"""docs/api.md, "Inputs": what the vendor recommends at most."""
 _ANY_TYPE = frozenset({"application/octet-stream", "binary/octet-stream"})
 
 

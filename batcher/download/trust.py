@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 VENDOR_DOMAINS: Final = ("runcomfy.net", "runcomfy.com")
-"""API.md, Outputs: URLs live on subdomains of these."""
+"""docs/api.md, Outputs: URLs live on subdomains of these."""
 
 DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 HOST_MAX_CHARS: Final = 253

@@ -20,7 +20,7 @@ SAME_ANSWERS = 5
 UNANSWERED_IN_A_ROW = 5
 """So many POSTs in a row without a usable answer: each may have been paid for."""
 INVALID_MODEL = 400001
-"""API.md, "Errors": InvalidResourceIdentifier, a wrong model_id."""
+"""docs/api.md, "Errors": InvalidResourceIdentifier, a wrong model_id."""
 
 
 def whole_run(error: CallError, model: str) -> BatcherError | None:

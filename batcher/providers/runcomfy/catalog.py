@@ -9,7 +9,7 @@ source         when
 ``catalogue``  the API answered just now
 ``stale``      the API could not be asked (or we are offline), and it once answered
 ``stored``     the same, and a run kept what it went by in its run directory
-``built-in``   the same, nothing is kept, but the model is documented (API.md, "Inputs")
+``built-in``   the same, nothing is kept, but the model is documented (docs/api.md, "Inputs")
 ``none``       the same, and nothing is known of the model
 ``unknown``    the API says that there is no such model, or none can have such a name
 =============  ================================================================================
@@ -51,7 +51,7 @@ SEARCH_MODELS: Final = 10_000
 XDG_CACHE_VARIABLE: Final = "XDG_CACHE_HOME"
 
 INVALID_MODEL: Final = 400001
-"""API.md, "Errors": InvalidResourceIdentifier, a wrong model_id."""
+"""docs/api.md, "Errors": InvalidResourceIdentifier, a wrong model_id."""
 MODEL_ID_MAX_CHARS: Final = 300
 
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[\w.~@:+=,-]+")

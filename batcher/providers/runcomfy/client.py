@@ -1,7 +1,7 @@
 """The Model API over HTTP: one exchange a call, each failure translated where it enters.
 
-What an answer means is decided in ``answers``; here is what it means when there is none (API.md, "What
-a failed POST means for money"):
+What an answer means is decided in ``answers``; here is what it means when there is none
+(docs/api.md, "What a failed POST means for money"):
 
 ==============================================  ==============  ===========
 seen                                            a submission    other calls

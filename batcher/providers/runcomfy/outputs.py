@@ -17,7 +17,7 @@ _WEB_URL = re.compile(r"https?://[^\s\x00-\x1f\x7f]+", re.IGNORECASE)
 def output_urls(output: Any) -> tuple[str, ...]:
     """The distinct URLs under ``output``, in its order: at most 1000, from at most 16 levels.
 
-    ``output`` may be a string, a list, or objects of such (API.md, "Outputs"). A string counts where
+    ``output`` may be a string, a list, or objects of such (docs/api.md, "Outputs"). A string counts if
     all of it is an http(s) URL: not a prompt that mentions one, and not a ``data:`` URI.
     """
     return tuple(islice(dict.fromkeys(_urls(output, DEPTH_MAX)), COUNT_MAX))
