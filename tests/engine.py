@@ -35,7 +35,8 @@ from batcher.dataset.rows import ColumnTypes
 from batcher.disk import LocalAppendFile, LocalDisk
 from batcher.download.transfer import Fetched
 from batcher.engine.budget import Budget, Caps
-from batcher.engine.runner import Deps, Runner
+from batcher.engine.lanes import Deps, lanes_of
+from batcher.engine.runner import Runner
 from batcher.engine.stop import Breaker
 from batcher.engine.view import Silence
 from batcher.errors import BatcherError
@@ -355,7 +356,8 @@ class Batch:
         for job_id in plan.returned:
             ledger.append(EventName.RELISTED, job_id)
         metadata.open(columns)
-        runner = Runner(self._deps(ledger, run_dir, metadata), pace, self._budget(ledger), self.breaker)
+        deps = self._deps(ledger, run_dir, metadata)
+        runner = Runner(deps, pace, lanes_of(deps, pace, self._budget(ledger)), self.breaker)
         beside = asyncio.create_task(meanwhile(runner)) if meanwhile else None
         try:
             await runner.run(plan, self._work(jobs, ledger))

@@ -10,7 +10,7 @@ from batcher.engine.stop import Breaker
 from batcher.engine.unwatched import LEAST_HOLD_S, UNTIMED_HOLD_S
 from batcher.errors import OutcomeUnknown
 from batcher.jobs.lifecycle import State
-from batcher.planning.plan import Policy, Selection
+from batcher.options.facts import Policy, Selection
 
 LOST = OutcomeUnknown("502 Bad Gateway", http_status=502)
 HOURS_S = 7200.0

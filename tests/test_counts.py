@@ -27,7 +27,7 @@ from engine_polls import EnginePolls
 
 import batcher
 from batcher.disk import LocalAppendFile
-from batcher.engine.runner import BACKLOG_PER_DOWNLOAD
+from batcher.engine.lanes import BACKLOG_PER_DOWNLOAD
 from batcher.jobs.identity import HASH_CHARS
 from batcher.jobs.job import Artifact, LocalMedia
 from batcher.jobs.lifecycle import EventName, Record, State

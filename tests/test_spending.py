@@ -13,10 +13,8 @@ from batcher.app import run as app
 from batcher.app.host import Host
 from batcher.errors import InputError, OutcomeUnknown, UnreachableError
 from batcher.jobs.lifecycle import State
-from batcher.manifest.load import Overrides
 from batcher.manifest.roll import Roll
-from batcher.options.facts import Money, Options, Pace
-from batcher.planning.plan import Policy, Selection
+from batcher.options.facts import Money, Options, Overrides, Pace, Policy, Selection
 from batcher.ports import Phase
 from batcher.providers.runcomfy.balance import balance_base, balance_in
 from batcher.sandbox.catalogue import catalogue

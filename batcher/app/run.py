@@ -22,7 +22,8 @@ from batcher.dataset.metadata import Describes, Later, Metadata, gather
 from batcher.disk import cannot_write
 from batcher.engine.budget import Budget, Caps
 from batcher.engine.canary import Canary
-from batcher.engine.runner import Deps, Runner
+from batcher.engine.lanes import Deps, lanes_of
+from batcher.engine.runner import Runner
 from batcher.engine.stop import Breaker
 from batcher.engine.view import RunView
 from batcher.errors import BatcherError, LockedError
@@ -298,7 +299,7 @@ async def _drive(
         canary = Canary(
             prepared.canary, options.money.canary_failures, ledger.snapshot, host.clock, host.go_on
         )
-        runner = Runner(deps, options.pace, budget, breaker, canary)
+        runner = Runner(deps, options.pace, lanes_of(deps, options.pace, budget), breaker, canary)
         with host.signals(runner.control):
             await runner.run(prepared.plan, prepared.work(ledger.snapshot))
     return runner

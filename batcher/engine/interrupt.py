@@ -1,11 +1,15 @@
-"""``--on-interrupt cancel``: what an interrupted run leaves queued at the API is cancelled there."""
+"""What a halt does: it ends tasks and, with ``--on-interrupt cancel``, queued requests at the API."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Mapping
+from typing import Any
 
+from batcher.clock import Clock
 from batcher.engine.cancel import cancel_request
 from batcher.engine.gateway import ApiLine
+from batcher.engine.stop import Control
 from batcher.engine.view import RunView
 from batcher.errors import BatcherError
 from batcher.jobs.lifecycle import EventName, State
@@ -13,6 +17,31 @@ from batcher.ledger.ledger import Ledger
 from batcher.ports import CancelOutcome, Service
 
 CANCELLED_ON_INTERRUPT = "cancelled at the API on interrupt"
+
+
+async def obey_halt(
+    control: Control,
+    live: Mapping[asyncio.Task[None], None],
+    posting: Collection[asyncio.Task[Any]],
+    clock: Clock,
+    grace_s: float,
+) -> None:
+    """When the run is halted, cancel polls and downloads at once, and POSTs after ``grace_s`` seconds.
+
+    ``live`` are all tasks of the run, ``posting`` those in the middle of a POST; both change meanwhile.
+    """
+    await control.halting.wait()
+    for task in [task for task in live if task not in posting]:
+        task.cancel()
+    grace = asyncio.create_task(clock.sleep(grace_s))
+    abort = asyncio.create_task(control.aborting.wait())
+    try:
+        await asyncio.wait([grace, abort], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        grace.cancel()
+        abort.cancel()
+    for task in list(live):
+        task.cancel()
 
 
 class Cancels:

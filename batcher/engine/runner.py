@@ -8,26 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Iterator
-from dataclasses import dataclass, field
-from random import Random
 from typing import Any
 
-from batcher.clock import Clock, time_of_day
-from batcher.dataset.acceptance import Inspector, Unchecked
-from batcher.dataset.metadata import Describes
-from batcher.download.downloader import Fetcher
-from batcher.engine.budget import Budget
+from batcher.clock import time_of_day
 from batcher.engine.canary import Canary, no_canary
-from batcher.engine.fetch import Collector
-from batcher.engine.gateway import ApiLine
-from batcher.engine.interrupt import Cancels
-from batcher.engine.late_costs import LateCosts
-from batcher.engine.poll import Gone, Watcher, is_final_no
-from batcher.engine.slots import AutoSlots, Polling, Starts, Unlimited
-from batcher.engine.stop import Breaker, Control, RunLimits, Slots
-from batcher.engine.submit import BodyOf, Outcome, Submitter, Terms
-from batcher.engine.unwatched import Unwatched
-from batcher.engine.view import Observer, RunView
+from batcher.engine.interrupt import obey_halt
+from batcher.engine.lanes import Deps, Lanes
+from batcher.engine.poll import Gone, is_final_no
+from batcher.engine.stop import Breaker
+from batcher.engine.submit import Outcome
 from batcher.errors import (
     BatcherError,
     IncompleteError,
@@ -37,74 +26,33 @@ from batcher.errors import (
 from batcher.jobs.job import Job
 from batcher.jobs.lifecycle import NOT_FOUND, EventName, Stage, State
 from batcher.ledger.finished import JobRecord
-from batcher.ledger.ledger import Ledger
 from batcher.options.facts import Pace
-from batcher.pacing.gate import Gate
-from batcher.pacing.polling import LearnedPolls
-from batcher.pacing.rate import RateLimit
 from batcher.planning.plan import Action, Decision, Plan, PlanGroup
-from batcher.ports import Phase, Result, Service
-from batcher.store.local import RunDir
+from batcher.ports import Phase, Result
 
-BACKLOG_PER_DOWNLOAD = 64
 CHECKS_PER_BREATH = 256
 GRACE_FOR_POSTS = 0.7
 GRACE_FOR_CANCELS = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Deps:
-    """What the engine works with: given, never made here."""
-
-    service: Service
-    fetcher: Fetcher
-    ledger: Ledger
-    run_dir: RunDir
-    metadata: Describes
-    body_of: BodyOf
-    clock: Clock
-    rng: Random
-    observer: Observer
-    inspector: Inspector = field(default_factory=Unchecked)
 
 
 class Runner:
     """One run. ``control`` may be told from outside to drain or to halt."""
 
     def __init__(
-        self, deps: Deps, pace: Pace, budget: Budget, breaker: Breaker, canary: Canary | None = None
+        self, deps: Deps, pace: Pace, lanes: Lanes, breaker: Breaker, canary: Canary | None = None
     ) -> None:
-        self.view = RunView()
+        self.view = lanes.view
+        self.control = lanes.control
         self._deps = deps
         self._pace = pace
+        self._lanes = lanes
         self._ledger = deps.ledger
-        self._budget = budget
         self._breaker = breaker
         self._canary = canary or no_canary(deps.ledger.snapshot, deps.clock)
-        auto = AutoSlots(deps.clock) if pace.adapts else None
-        traffic = auto or Unlimited()
-        self._slots = auto or Slots(pace.concurrency)
-        limits = RunLimits(self._slots, RateLimit(pace.rate_per_s))
-        self.control = Control(limits)
-        self._line = ApiLine(Gate(deps.rng), deps.clock, self.control, pace.outage_timeout_s, traffic)
-        terms = Terms(budget, limits.rate, deps.body_of, deps.clock, pace.concurrency)
-        self._submitter = Submitter(deps.service, self._line, deps.ledger, self.control, terms)
         self.view.waits = self._waits
         self._watched_since_s: dict[str, float] = {}
-        self._watcher = Watcher(deps.service, self._line, self.control, deps.clock, deps.rng)
-        self._collector = Collector(
-            deps.fetcher, self._watcher, deps.ledger, (deps.run_dir, deps.metadata), deps.inspector
-        )
-        self._late_costs = LateCosts(self._watcher, deps.ledger, deps.clock, budget.is_bounded)
-        polls = LearnedPolls(deps.ledger.snapshot.timings, deps.rng, pace.poll_interval_s)
-        self._starts = Starts(deps.clock, pace.concurrency)
-        self._polling = Polling(deps.ledger.snapshot, deps.clock, polls, traffic)
-        self._backlog = Slots(BACKLOG_PER_DOWNLOAD * pace.downloads)
         # In the order in which they began, so that a halt takes the same course each time.
         self._live: dict[asyncio.Task[None], None] = {}
-        self._cancels = Cancels(deps.service, self._line, deps.ledger, self.view)
-        self._watched = self._cancels.watched
-        self._unwatched = Unwatched(self._slots, deps.ledger.snapshot, deps.clock, pace.job_timeout_s)
 
     async def run(self, plan: Plan, work: Iterable[tuple[Job, Decision]]) -> None:
         """Carry out ``plan``: first what was taken over, then ``work`` in its order.
@@ -114,15 +62,18 @@ class Runner:
         """
         self.view.selected = plan.selected
         self._deps.observer.started(self.view)
+        grace_s = self._pace.grace_s * GRACE_FOR_POSTS
         companions = (
-            self._obey_halt(),
-            self._unwatched.free_in_time(),
-            self._guarded(self._late_costs.keep_asking()),
+            obey_halt(
+                self.control, self._live, self._lanes.submitter.posting, self._deps.clock, grace_s
+            ),
+            self._lanes.unwatched.free_in_time(),
+            self._guarded(self._lanes.late_costs.keep_asking()),
         )
         beside = [asyncio.create_task(work) for work in companions]
         try:
             await self._guarded(self._tidy())
-            await self._guarded(self._late_costs.take_over())
+            await self._guarded(self._lanes.late_costs.take_over())
             async with asyncio.TaskGroup() as self._tasks:
                 self._take_over(plan)
                 self._spawn(self._admit(plan, work))
@@ -132,14 +83,14 @@ class Runner:
             await asyncio.gather(*beside, return_exceptions=True)
             self._deps.observer.finished(self.view)
         if not self.control.halted:
-            await self._guarded(self._late_costs.ask())
+            await self._guarded(self._lanes.late_costs.ask())
         if self._pace.cancel_on_interrupt and self.control.interrupted:
-            await self._cancels.cancel_queued(self._pace.grace_s * GRACE_FOR_CANCELS)
+            await self._lanes.cancels.cancel_queued(self._pace.grace_s * GRACE_FOR_CANCELS)
         await self._ledger.settled()
 
     def _waits(self) -> Iterator[str]:
         """What is awaited, for the lines that a long wait is told in."""
-        yield from self._line.waits()
+        yield from self._lanes.line.waits()
         clock = self._deps.clock
         if (since_s := next(iter(self._watched_since_s.values()), None)) is not None:
             watched_s, limit_s = clock.monotonic() - since_s, self._pace.job_timeout_s
@@ -152,7 +103,7 @@ class Runner:
 
     def shortfall(self) -> BatcherError | None:
         """The reason to stop that shows only at the end: jobs that the budget had no room for."""
-        return self._budget.shortfall()
+        return self._lanes.budget.shortfall()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._tasks.create_task(self._guarded(work))
@@ -174,13 +125,13 @@ class Runner:
         """Requests of earlier runs hold their slots first, even where they are more than the cap."""
         for job_id in plan.resumed:
             record = self._ledger.snapshot.records[job_id]
-            self._slots.hold(record.model)
+            self._lanes.slots.hold(record.model)
             if record.listed:
-                self._watched[job_id] = None
+                self._lanes.cancels.watched[job_id] = None
             self._spawn(self._resume(job_id))
         for job_id in plan.owed:
             self._spawn(self._collect(job_id, None))
-        self._unwatched.take_over(frozenset(plan.resumed), self._deps.run_dir.is_ours)
+        self._lanes.unwatched.take_over(frozenset(plan.resumed), self._deps.run_dir.is_ours)
 
     async def _admit(self, plan: Plan, work: Iterable[tuple[Job, Decision]]) -> None:
         resumed = frozenset(plan.resumed)
@@ -200,9 +151,9 @@ class Runner:
                     self.control.drain(reason)
                     return
                 await self._backlog_shrinks()
-                self._unwatched.tell(self._deps.observer.warn)
-                if await self._slots.acquire(job.model):
-                    await self._starts.space_out()
+                self._lanes.unwatched.tell(self._deps.observer.warn)
+                if await self._lanes.slots.acquire(job.model):
+                    await self._lanes.starts.space_out()
                     self._spawn(self._buy(job, ask_first=decision.action is Action.ASK))
                 else:
                     self.control.drain(
@@ -228,8 +179,8 @@ class Runner:
 
     async def _backlog_shrinks(self) -> None:
         """Buy nothing more while downloads lag far behind: results expire."""
-        await self._backlog.acquire()
-        self._backlog.free()
+        await self._lanes.backlog.acquire()
+        self._lanes.backlog.free()
 
     async def _buy(self, job: Job, *, ask_first: bool) -> None:
         """Submit a job, watch it, collect it. Its slot is held already."""
@@ -241,7 +192,7 @@ class Runner:
                 elif await self._submit(job):
                     result = await self._watch_to_end(job.id, taken_over=False)
             finally:
-                self._slots.free(job.model)
+                self._lanes.slots.free(job.model)
             if result is not None:
                 await self._collect(job.id, result)
 
@@ -251,19 +202,19 @@ class Runner:
         if record.request_id is None:
             return True
         try:
-            result = await self._watcher.ask(record.request_id, self._pace.outage_timeout_s)
+            result = await self._lanes.watcher.ask(record.request_id, self._pace.outage_timeout_s)
         except Gone:
             return True
         if result is not None and not is_final_no(result):
             await self._ledger.record(EventName.SUBMITTED, job.id, request_id=record.request_id)
-            self._watched[job.id] = None
+            self._lanes.cancels.watched[job.id] = None
         return result is not None and is_final_no(result)
 
     async def _submit(self, job: Job) -> bool:
-        self._watched[job.id] = None
-        outcome = await self._submitter.submit(job)
+        self._lanes.cancels.watched[job.id] = None
+        outcome = await self._lanes.submitter.submit(job)
         if outcome is not Outcome.ACCEPTED:
-            self._watched.pop(job.id, None)
+            self._lanes.cancels.watched.pop(job.id, None)
         self._note_submit(outcome, job)
         await self._set_aside(self._ledger.snapshot.get(job.id))
         # A halt waits for the answer of a POST, not for what comes of it.
@@ -285,11 +236,11 @@ class Runner:
         self.view.submitted_now += outcome is Outcome.ACCEPTED
         if outcome is Outcome.UNKNOWN:
             self.view.unknown += 1
-            self._unwatched.hold(job.model)
+            self._lanes.unwatched.hold(job.model)
         self.view.failed += outcome is Outcome.FAILED
         if outcome is Outcome.FAILED or outcome is Outcome.UNKNOWN:
             self._count_end(failed=True)
-        if (warning := self._budget.warning()) is not None:
+        if (warning := self._lanes.budget.warning()) is not None:
             self._deps.observer.warn(warning)
         self._deps.observer.changed(self.view)
 
@@ -297,7 +248,7 @@ class Runner:
         try:
             result = await self._watch_to_end(job_id, taken_over=True)
         finally:
-            self._slots.free(self._ledger.snapshot.records[job_id].model)
+            self._lanes.slots.free(self._ledger.snapshot.records[job_id].model)
         if result is not None:
             await self._collect(job_id, result)
 
@@ -310,8 +261,8 @@ class Runner:
         self._watched_since_s[job_id] = self._deps.clock.monotonic()
         self._deps.observer.changed(self.view)
         try:
-            with self._polling.watching(job_id, taken_over=taken_over) as schedule:
-                result = await self._watcher.watch(
+            with self._lanes.polling.watching(job_id, taken_over=taken_over) as schedule:
+                result = await self._lanes.watcher.watch(
                     record.request_id, schedule, self._pace.job_timeout_s, taken_over=taken_over
                 )
         except Gone as error:
@@ -321,10 +272,10 @@ class Runner:
             self.view.queued -= 1
             del self._watched_since_s[job_id]
         if result is not None and result.phase.terminal:
-            self._watched.pop(job_id, None)
+            self._lanes.cancels.watched.pop(job_id, None)
         else:
             self.view.timed_out.append(job_id)
-            self._slots.strand(record.model)
+            self._lanes.slots.strand(record.model)
             return None
         return await self._record_end(job_id, result, round(schedule.unfinished_s, 3))
 
@@ -340,7 +291,7 @@ class Runner:
             self._count(failed=False)
             return result
         if result.phase is Phase.CANCELLED:
-            self.view.failed += await self._cancels.note_cancelled(job_id)
+            self.view.failed += await self._lanes.cancels.note_cancelled(job_id)
             return None
         message = result.message or "the API gave no reason"
         await self._failed(job_id, result.error_code or result.word, message, result.cost_usd)
@@ -355,7 +306,7 @@ class Runner:
             message=message,
             cost_usd=cost_usd,
         )
-        self._late_costs.note(job_id)
+        self._lanes.late_costs.note(job_id)
         self._count(failed=True)
 
     def _count(self, *, failed: bool) -> None:
@@ -367,34 +318,19 @@ class Runner:
             self.control.drain(reason)
 
     async def _collect(self, job_id: str, result: Result | None) -> None:
-        self._backlog.hold()
+        self._lanes.backlog.hold()
         self.view.downloading += 1
         try:
-            done = await self._collector.collect(job_id, result)
+            done = await self._lanes.collector.collect(job_id, result)
         finally:
             self.view.downloading -= 1
-            self._backlog.free()
+            self._lanes.backlog.free()
         self._note_collected(job_id, done)
 
     def _note_collected(self, job_id: str, done: bool) -> None:
-        self._late_costs.note(job_id)
+        self._lanes.late_costs.note(job_id)
         record = self._ledger.snapshot.records[job_id]
         if record.listed:
             self.view.done += done
             self.view.failed += not done
         self._deps.observer.changed(self.view)
-
-    async def _obey_halt(self) -> None:
-        """Let go of polls and downloads at once, and of POSTs when their grace is over."""
-        await self.control.halting.wait()
-        for task in [task for task in self._live if task not in self._submitter.posting]:
-            task.cancel()
-        grace = asyncio.create_task(self._deps.clock.sleep(self._pace.grace_s * GRACE_FOR_POSTS))
-        abort = asyncio.create_task(self.control.aborting.wait())
-        try:
-            await asyncio.wait([grace, abort], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            grace.cancel()
-            abort.cancel()
-        for task in list(self._live):
-            task.cancel()

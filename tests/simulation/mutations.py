@@ -83,7 +83,7 @@ MUTATIONS = (
         "the slot is free once the POST is answered",
         "engine/runner.py",
         "        self.view.queued += 1\n",
-        "        self.view.queued += 1\n        self._slots.free()\n",
+        "        self.view.queued += 1\n        self._lanes.slots.free()\n",
     ),
     Mutation(
         "one request more than the cap",

@@ -11,7 +11,8 @@ from batcher.clock import iso
 from batcher.dataset.metadata import Describes, Later, Metadata, gather
 from batcher.dataset.rows import ColumnTypes
 from batcher.engine.budget import Budget, Caps
-from batcher.engine.runner import Deps, Runner
+from batcher.engine.lanes import Deps, lanes_of
+from batcher.engine.runner import Runner
 from batcher.engine.stop import Breaker
 from batcher.engine.view import Silence
 from batcher.errors import BatcherError, ManifestError, StoppedError
@@ -114,7 +115,9 @@ class Process:
             observer=Silence(),
         )
         budget = Budget(ledger, _price, Caps(spec.max_cost_usd), spec.selection.shard)
-        self.runner = Runner(deps, spec.pace, budget, Breaker(spec.max_failures))
+        self.runner = Runner(
+            deps, spec.pace, lanes_of(deps, spec.pace, budget), Breaker(spec.max_failures)
+        )
         timers = [self.world.loop.call_later(at_s, self._signal, kind) for at_s, kind in spec.signals]
         try:
             await self.runner.run(plan, self._work(ledger))

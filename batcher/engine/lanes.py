@@ -1,0 +1,99 @@
+"""The lanes of a run with all that they share: the runner is given them, and builds none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+from batcher.clock import Clock
+from batcher.dataset.acceptance import Inspector, Unchecked
+from batcher.dataset.metadata import Describes
+from batcher.download.downloader import Fetcher
+from batcher.engine.budget import Budget
+from batcher.engine.fetch import Collector
+from batcher.engine.gateway import ApiLine
+from batcher.engine.interrupt import Cancels
+from batcher.engine.late_costs import LateCosts
+from batcher.engine.poll import Watcher
+from batcher.engine.slots import AutoSlots, Polling, Starts, Unlimited
+from batcher.engine.stop import Control, RunLimits, Slots
+from batcher.engine.submit import BodyOf, Submitter, Terms
+from batcher.engine.unwatched import Unwatched
+from batcher.engine.view import Observer, RunView
+from batcher.ledger.ledger import Ledger
+from batcher.options.facts import Pace
+from batcher.pacing.gate import Gate
+from batcher.pacing.polling import LearnedPolls
+from batcher.pacing.rate import RateLimit
+from batcher.ports import Service
+from batcher.store.local import RunDir
+
+BACKLOG_PER_DOWNLOAD = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    """What the engine works with: given, never made here."""
+
+    service: Service
+    fetcher: Fetcher
+    ledger: Ledger
+    run_dir: RunDir
+    metadata: Describes
+    body_of: BodyOf
+    clock: Clock
+    rng: Random
+    observer: Observer
+    inspector: Inspector = field(default_factory=Unchecked)
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """Submitting (``slots``, ``starts``, ``submitter``), polling (``watcher``, ``polling``), downloading
+    (``collector``, ``backlog``); what watches over requests and costs beside them; and what all share.
+    """
+
+    view: RunView
+    control: Control
+    budget: Budget
+    line: ApiLine
+    slots: Slots | AutoSlots
+    starts: Starts
+    submitter: Submitter
+    watcher: Watcher
+    polling: Polling
+    collector: Collector
+    backlog: Slots
+    cancels: Cancels
+    unwatched: Unwatched
+    late_costs: LateCosts
+
+
+def lanes_of(deps: Deps, pace: Pace, budget: Budget) -> Lanes:
+    """Lanes as fast and as patient as ``pace`` says, which spend what ``budget`` allows."""
+    view, snapshot, clock = RunView(), deps.ledger.snapshot, deps.clock
+    auto = AutoSlots(clock) if pace.adapts else None
+    traffic, slots = auto or Unlimited(), auto or Slots(pace.concurrency)
+    limits = RunLimits(slots, RateLimit(pace.rate_per_s))
+    control = Control(limits)
+    line = ApiLine(Gate(deps.rng), clock, control, pace.outage_timeout_s, traffic)
+    terms = Terms(budget, limits.rate, deps.body_of, clock, pace.concurrency)
+    watcher = Watcher(deps.service, line, control, clock, deps.rng)
+    stores = (deps.run_dir, deps.metadata)
+    polls = LearnedPolls(snapshot.timings, deps.rng, pace.poll_interval_s)
+    return Lanes(
+        view=view,
+        control=control,
+        budget=budget,
+        line=line,
+        slots=slots,
+        starts=Starts(clock, pace.concurrency),
+        submitter=Submitter(deps.service, line, deps.ledger, control, terms),
+        watcher=watcher,
+        polling=Polling(snapshot, clock, polls, traffic),
+        collector=Collector(deps.fetcher, watcher, deps.ledger, stores, deps.inspector),
+        backlog=Slots(BACKLOG_PER_DOWNLOAD * pace.downloads),
+        cancels=Cancels(deps.service, line, deps.ledger, view),
+        unwatched=Unwatched(slots, snapshot, clock, pace.job_timeout_s),
+        late_costs=LateCosts(watcher, deps.ledger, clock, budget.is_bounded),
+    )
