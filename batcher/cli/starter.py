@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +22,7 @@ STARTER = """\
 # Try it without an account, at no cost:        batcher run {name} --sandbox
 # Run it for real (needs RUNCOMFY_TOKEN):       batcher run {name}
 
-name: my-batch                # names the run directory, output/my-batch
+name: {batch}  # names the run directory: output/{batch}
 model: kling/kling-2-1/master/image-to-video
 
 defaults:                     # inputs of every job below, unless the job has its own
@@ -44,12 +46,13 @@ jobs:
 # - from: pairs.csv           # rows of another file: columns prompt, image_url, ...
 """
 
+_STARTER_MODEL = "kling/kling-2-1/master/image-to-video"
 _HEAD = """\
 # A batch for `batcher`. See what it would do and cost:   batcher plan {name}{flag}
 # Run it:                                                 batcher run {name}{flag}
 # The model:                                              batcher models show {model}{flag}
 
-name: my-batch
+name: {batch}
 model: {model}
 """
 
@@ -60,11 +63,12 @@ def write_starter(file: Path, model: str | None, *, sandbox: bool) -> int:
     Raises UsageError where the file exists already, InputError for an unknown model,
     UnreachableError where nothing is known of it.
     """
-    text = (
-        STARTER.format(name=quoted(as_path(file)))
-        if model is None
-        else _for_model(model, file, sandbox=sandbox)
-    )
+    if file.suffix.lower() == ".csv":
+        text = _table(_spec(model or _STARTER_MODEL, sandbox=sandbox or model is None))
+    elif model is None:
+        text = STARTER.format(name=quoted(as_path(file)), batch=literal(file.stem))
+    else:
+        text = _for_model(model, file, sandbox=sandbox)
     try:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(text)
@@ -73,6 +77,8 @@ def write_starter(file: Path, model: str | None, *, sandbox: bool) -> int:
     except OSError as error:
         raise cannot_write(file, error) from error
     flag = " --sandbox" if sandbox or model is None else ""
+    if file.suffix.lower() == ".csv":
+        flag = f" --model {model or _STARTER_MODEL}{flag}"
     click.echo(f"wrote {file}; next: {command('plan', as_path(file))}{flag}")
     return 0
 
@@ -95,8 +101,20 @@ def _spec(model: str, *, sandbox: bool) -> ModelSpec:
 def _for_model(model: str, file: Path, *, sandbox: bool) -> str:
     spec = _spec(model, sandbox=sandbox)
     flag = " --sandbox" if sandbox else ""
-    head = _HEAD.format(name=quoted(as_path(file)), model=model, flag=flag)
+    head = _HEAD.format(batch=literal(file.stem), name=quoted(as_path(file)), model=model, flag=flag)
     return "\n".join([head, *_optional(spec), "", *_job(spec)]) + "\n"
+
+
+def _table(spec: ModelSpec) -> str:
+    """A table with the required inputs of a model, one sample row, and a column of metadata."""
+    notes = [note for note in field_notes(spec) if note.required]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*(note.name for note in notes), "meta.note"])
+    samples = (note.sample for note in notes)
+    cells = [one if isinstance(one, str) else msgspec.json.encode(one).decode() for one in samples]
+    writer.writerow([*cells, "kept with the results, never sent"])
+    return text.getvalue()
 
 
 def _optional(spec: ModelSpec) -> Iterator[str]:
