@@ -8,7 +8,7 @@ from batcher.clock import SystemClock
 from batcher.dataset.inspector import MediaInspector
 from batcher.dataset.metadata import Metadata
 from batcher.dataset.rows import ColumnTypes
-from batcher.jobs.job import Artifact
+from batcher.jobs.job import Artifact, output_name
 from batcher.jobs.lifecycle import EventName, RunEvent
 from batcher.ledger.ledger import Ledger
 from batcher.sandbox.outputs import clips
@@ -66,7 +66,7 @@ class RunMaker:
         self.ledger.append(name, job_id, **fields)
 
     def _file(self, job_id, number, count, content, extension):
-        name = f"media/{job_id}{extension}" if count == 1 else f"media/{job_id}.{number}{extension}"
+        name = f"media/{output_name(job_id, number, count, extension)}"
         (self.path / name).write_bytes(content)
         return Artifact(name, len(content), hashlib.sha256(content).hexdigest())
 

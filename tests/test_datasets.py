@@ -50,7 +50,7 @@ async def test_a_mixed_and_half_finished_run_loads_with_a_row_per_output(tmp_pat
     clutter(tmp_path)
     table, column = load(kind, tmp_path)
     names = [row[column]["path"].rsplit("/", 1)[1] for row in table]
-    assert names == ["fox.mp4", "v1.2.mp4", "lake.0.png", "lake.1.png", "short.mp4"]
+    assert names == ["fox.mp4", "v1.2.0.mp4", "lake.0.png", "lake.1.png", "short.mp4"]
     assert table["prompt"][1] == "a <script>alert(1)</script> dog"
     assert table["input.cfg_scale"][:] == [0.3, 0.7, None, None, None]
     assert table["meta.split"][:] == ["train", "test", "train", "train", None]
@@ -95,3 +95,35 @@ async def test_the_quality_note_lists_what_to_buy_again(tmp_path):
     made.event(EventName.SUBMITTING, "short", attempt=2, model="acme/film")
     assert made.ledger.snapshot.records["short"].quality is None
     await made.ledger.close()
+
+
+WORDS = [
+    "train",
+    "training",
+    "valid",
+    "validation",
+    "val",
+    "dev",
+    "test",
+    "testing",
+    "eval",
+    "evaluation",
+]
+IDS = [
+    *WORDS,
+    *(f"a-{word}-crosses" for word in WORDS),
+    *(f"{word}2go" for word in WORDS),
+    *(f"x_{word}.1" for word in WORDS),
+    "trainer",
+    "train.test-val",
+    "Test",
+]
+
+
+async def test_ids_with_the_names_of_splits_load_with_all_rows_and_columns(tmp_path, load):
+    maker = RunMaker(tmp_path).begin(len(IDS))
+    for job_id in IDS:
+        await maker.done(job(job_id, prompt=job_id), picture(job_id), extension=".png")
+    await maker.end()
+    table, _ = load("imagefolder", tmp_path)
+    assert sorted(table["prompt"]) == sorted(IDS)

@@ -48,7 +48,7 @@ def test_webdataset_shards_read_back_with_the_library(run_dir, target):
     assert files(target) == [".export.json", "data-000000.tar", "data-000001.tar"]
     pattern = str(target / "data-{000000..000001}.tar")
     samples = {one["__key__"]: one for one in webdataset.WebDataset(pattern, shardshuffle=False)}
-    assert list(samples) == ["fox", "v1%2E2", "lake%2E0", "lake%2E1", "short"]
+    assert list(samples) == ["fox", "v1%2E2%2E0", "lake%2E0", "lake%2E1", "short"]
     assert samples["fox"]["mp4"] == (run_dir / "media" / "fox.mp4").read_bytes()
     assert json.loads(samples["lake%2E1"]["json"])["job"] == "lake"
 
@@ -199,14 +199,14 @@ def test_captions_are_one_text_beside_each_output(run_dir, target):
         f"{stem}.{suffix}"
         for stem, kind in {
             "fox": "mp4",
-            "v1.2": "mp4",
+            "v1.2.0": "mp4",
             "lake.0": "png",
             "lake.1": "png",
             "short": "mp4",
         }.items()
         for suffix in (kind, "txt")
     )
-    assert (target / "v1.2.txt").read_text() == "a <script>alert(1)</script> dog"
+    assert (target / "v1.2.0.txt").read_text() == "a <script>alert(1)</script> dog"
     assert (target / "fox.mp4").read_bytes() == (run_dir / "media" / "fox.mp4").read_bytes()
 
 

@@ -68,6 +68,8 @@ def test_the_jobs_1_and_1_0_do_not_share_names():
     names = [output_name("1", i, 2, ".mp4") for i in range(2)]
     names += [output_name(job_id, 0, 1, ".mp4") for job_id in ("1", "1.0", "1.1")]
     assert names == ["1.0.mp4", "1.1.mp4", "1.mp4", "1.0.0.mp4", "1.1.0.mp4"]
+    assert output_name("a-train-2test", 0, 1, ".mp4") == "a-~train-2~test.mp4"
+    assert owners_of(next_name("a-~train-2~test.mp4")) == ("a-train-2test",)
     assert (next_name("1.0.mp4"), next_name("1.0~2.mp4")) == ("1.0~2.mp4", "1.0~3.mp4")
 
 

@@ -47,6 +47,8 @@ from batcher.store.lost_ledger import check_nothing_lost
 from batcher.terminal import legible
 
 OUTPUT_ROOT = Path("output")
+_NO_PATTERNS = str.maketrans("[]{}*?", "()()__")
+"""Loaders take these characters for patterns, and a directory named with them can't be loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +151,11 @@ async def _specs(site: Site, manifest: Manifest, run_dir: Path, host: Host) -> S
 
 def run_dir_of(options: Options, manifest: Manifest) -> Path:
     """Where a run keeps everything: as asked for, else ``output/<batch name>``."""
-    suffix = "-sandbox" if options.sandbox is not None else ""
-    return options.output or OUTPUT_ROOT / f"{manifest.name}{suffix}"
+    if options.output is not None:
+        return options.output
+    name = f"{manifest.name}{'-sandbox' if options.sandbox is not None else ''}"
+    before = OUTPUT_ROOT / name
+    return before if before.exists() else OUTPUT_ROOT / name.translate(_NO_PATTERNS)
 
 
 @contextmanager

@@ -13,6 +13,12 @@ from batcher.jobs.signatures import mask_url
 EXPLICIT_ID_MAX_CHARS = 100
 
 _NUMBERED = re.compile(r"(.+)\.[0-9]+")
+_RENAMED = re.compile(r"~([0-9]+)$")
+_SPLIT_WORD = re.compile(
+    r"(?<![^-._ 0-9])"
+    r"(?=(?:train|training|validation|valid|dev|val|test|testing|eval|evaluation)(?:[-._ 0-9]|$))"
+)
+"""Where a word begins that `datasets` takes for a split: SPLIT_KEYWORDS in its ``data_files.py``."""
 _EXPLICIT_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{EXPLICIT_ID_MAX_CHARS - 1}}}")
 _DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[^,;\s]+)*,", re.ASCII)
 
@@ -102,22 +108,24 @@ def output_name(job_id: str, index: int, count: int, extension: str) -> str:
     """File name of output ``index`` of ``count``: ``cat.mp4``, or ``cat.0.png``, ``cat.1.png``.
 
     An id that ends like a number of an output is always numbered, ``1.0`` as ``1.0.0.mp4``: so a name is
-    of one job only, whatever ids there are.
+    of one job only, whatever ids there are. Words that loaders take for splits are marked, ``a-train``
+    as ``a-~train.mp4``: a folder loader would else leave all other files out.
     """
+    stem = _SPLIT_WORD.sub("~", job_id)
     is_plain = count == 1 and not _NUMBERED.fullmatch(job_id)
-    return f"{job_id}{extension}" if is_plain else f"{job_id}.{index}{extension}"
+    return f"{stem}{extension}" if is_plain else f"{stem}.{index}{extension}"
 
 
 def next_name(name: str) -> str:
     """Another name for an output, which no job's id can lead to: ``cat~2.mp4``, then ``cat~3.mp4``."""
     stem, dot, extension = name.rpartition(".")
-    stem, _, number = stem.partition("~")
-    return f"{stem}~{int(number or 1) + 1}{dot}{extension}"
+    number = _RENAMED.search(stem)
+    return f"{_RENAMED.sub('', stem)}~{int(number[1]) + 1 if number else 2}{dot}{extension}"
 
 
 def owners_of(name: str) -> tuple[str, ...]:
     """The ids of the jobs that may have an output of this name, those named by version 0.1 included."""
-    stem = name.rpartition(".")[0].partition("~")[0]
+    stem = _RENAMED.sub("", name.rpartition(".")[0]).replace("~", "")
     numbered = _NUMBERED.fullmatch(stem)
     return (stem, numbered[1]) if numbered else (stem,)
 
