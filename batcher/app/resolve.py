@@ -78,9 +78,9 @@ async def _cancel(service: Service, ledger: Ledger, told: Cancelled, job: tuple[
 async def resolve(run_dir: Path, job_id: str, request_id: str | None, host: Host) -> str:
     """Settle an unknown job: it is ``request_id``, or (None) no request was created for it.
 
-    The API is asked about the id first. Returns what was recorded, in words. Raises UsageError where
-    the job is not unknown, InputError where the id can't be its request, CredentialsError or
-    UnreachableError where it could not be asked about.
+    The ledger, then the API are asked about the id. Returns what was recorded, in words. Raises
+    UsageError if the job is not unknown, InputError if the id can't be its request, CredentialsError
+    or UnreachableError if it could not be asked about.
     """
     snapshot = read_snapshot(run_dir, host.disk)
     _unknown(snapshot, run_dir, job_id)
@@ -91,9 +91,9 @@ async def resolve(run_dir: Path, job_id: str, request_id: str | None, host: Host
         return f"{job_id}: not created; the next run submits it"
     async with _held(run_dir, host) as (site, ledger):
         record = _unknown(ledger.snapshot, run_dir, job_id)
+        _check_new(run_dir, request_id, host.disk)
         result = await _ask(site.service, request_id)
         _check_fits(record, request_id, result)
-        _check_new(run_dir, request_id, host.disk)
         await ledger.record(EventName.SUBMITTED, job_id, request_id=request_id)
         checked = "" if result.model is not None else " (the API does not say of which model it is)"
         return (
