@@ -50,6 +50,7 @@ class RunOptions(TypedDict, total=False):
     extra: str | Iterable[str]
     per_row: bool
     skip_invalid: bool
+    show: int | None
     check_urls: bool
     limit: int | None
     only: str | Iterable[str] | None

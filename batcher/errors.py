@@ -76,15 +76,19 @@ class InputError(BatcherError):
 class ManifestError(InputError):
     """Rows with problems. ``problems`` holds lines ``file:line: field: what is wrong``.
 
-    ``total`` counts all of them where ``problems`` was cut short.
+    ``total`` counts all of them where ``problems`` was cut short. ``advice`` is a line behind them.
     """
 
-    def __init__(self, problems: Sequence[str], total: int | None = None) -> None:
+    def __init__(
+        self, problems: Sequence[str], total: int | None = None, advice: str | None = None
+    ) -> None:
         self.problems = tuple(problems)
         self.total = len(self.problems) if total is None else total
         shown = list(self.problems[:PROBLEMS_SHOWN])
         if self.total > len(shown):
             shown.append(f"... and {self.total - len(shown)} more")
+        if advice is not None:
+            shown.append(advice)
         super().__init__("\n".join(shown))
 
 

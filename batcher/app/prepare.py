@@ -14,9 +14,11 @@ from batcher.errors import InputError, UnreachableError, UsageError
 from batcher.jobs.job import Job
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.load import Manifest
+from batcher.manifest.remedy import remedy_of
 from batcher.manifest.roll import Roll
 from batcher.manifest.tally import ManifestTally
 from batcher.options.facts import Money, Options
+from batcher.options.ids import strangers
 from batcher.planning.estimate import Estimate
 from batcher.planning.media_urls import MediaUrl, UrlWatch, media_urls
 from batcher.planning.plan import Decision, Plan, decide, make_plan
@@ -112,10 +114,14 @@ def prepare(
     manifest.keep_rule(snapshot.rule)
     tally, columns, roll = ManifestTally(), ColumnTypes(), Roll()
     survey = _survey(specs, options.money)
-    jobs = columns.watch(roll.note(manifest.jobs(specs.by_model, tally)))
+    only = options.selection.only
+    unmet = set(only) if isinstance(only, frozenset) else set()
+    jobs = _meeting(unmet, columns.watch(roll.note(manifest.jobs(specs.by_model, tally))))
     made = make_plan(jobs, snapshot, options.selection, options.policy, survey.price_usd)
     if not options.skip_invalid:
-        tally.raise_if_invalid()
+        _raise_if_invalid(tally, specs, options)
+    if unmet:
+        tally.warnings.append(strangers("--only", unmet, "this manifest"))
     made.duplicates, made.invalid = tally.duplicates, tally.invalid
     prepared = Prepared(
         options, run_dir, manifest, specs, made, tally, columns, survey, snapshot.spent_usd, roll
@@ -129,6 +135,34 @@ def _no_such_model(model: str, specs: Specs) -> str:
     named = model if model.strip() else repr(model)
     said = specs.sources[model].problem
     return f"{named}: the API knows no such model ({said}); `batcher models` lists them"
+
+
+def _raise_if_invalid(tally: ManifestTally, specs: Specs, options: Options) -> None:
+    """Raises ManifestError, with the command that would settle the columns' names, if one would."""
+    if not tally.problem_count:
+        return
+    remedy = remedy_of(tally.unfit, specs.by_model)
+    if remedy is None:
+        raise tally.error()
+    given = options.given
+    command = given.command("plan", **remedy.over(given.complete()))
+    others = (
+        "" if tally.unfit.explains(tally.problem_count) else " (the other lines have to be mended too)"
+    )
+    raise tally.error(f"These columns fit so, if that is what they are{others}: {command}")
+
+
+def _meeting(unmet: set[str], jobs: Iterator[Job]) -> Iterator[Job]:
+    """Pass ``jobs`` through; what is left in ``unmet`` are ids of none of them."""
+    if not unmet:
+        return jobs
+    return _discarding(unmet, jobs)
+
+
+def _discarding(unmet: set[str], jobs: Iterator[Job]) -> Iterator[Job]:
+    for job in jobs:
+        unmet.discard(job.id)
+        yield job
 
 
 def _survey(specs: Specs, money: Money) -> Survey:

@@ -8,7 +8,7 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batcher.app.check_urls import UrlReport, check_urls
@@ -16,6 +16,7 @@ from batcher.app.connect import Site, check_same_api, connect
 from batcher.app.guard import check_outputs, moved_since
 from batcher.app.host import Host
 from batcher.app.prepare import Prepared, balance_warning, confirm, prepare
+from batcher.app.show_bodies import ShownJob, shown_jobs
 from batcher.clock import iso
 from batcher.dataset.inspector import MediaInspector
 from batcher.dataset.metadata import Describes, Later, Metadata, gather
@@ -53,7 +54,8 @@ _NO_PATTERNS = str.maketrans("[]{}*?", "()()__")
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan for somebody to read. ``urls`` is None where they were not asked about."""
+    """A plan for somebody to read. ``urls`` is None where they were not asked about, ``shown`` are the
+    jobs whose bodies were asked for."""
 
     prepared: Prepared
     forecast: Forecast
@@ -61,6 +63,7 @@ class Planned:
     urls: UrlReport | None = None
     balance_usd: float | None = None
     """What the account has, if that can be asked."""
+    shown: tuple[ShownJob, ...] = ()
 
 
 async def run(options: Options, host: Host) -> Summary:
@@ -102,7 +105,8 @@ async def plan(options: Options, host: Host) -> Planned:
         if options.check_urls:
             async with site.lookup() as lookup:
                 urls = await check_urls(prepared.media_urls(snapshot), lookup)
-    return _foresee(prepared, snapshot, host, (urls, balance_usd))
+        shown = tuple(shown_jobs(prepared.work(snapshot), options.show)) if options.show else ()
+    return replace(_foresee(prepared, snapshot, host, (urls, balance_usd)), shown=shown)
 
 
 async def _read(options: Options, run_dir: Path, site: Site, host: Host) -> Snapshot:

@@ -10,7 +10,9 @@ import click
 
 from batcher.disk import LocalDisk
 from batcher.errors import UsageError
-from batcher.options.ids import ids_in
+from batcher.ledger.ledger import read_snapshot
+from batcher.options.ids import ids_in, strangers
+from batcher.terminal import visible
 
 
 def export_run(given: dict[str, Any]) -> int:
@@ -21,6 +23,11 @@ def export_run(given: dict[str, Any]) -> int:
 
     order: ExportOrder = _order(given)
     disk = LocalDisk()
+    if order.choice.but:
+        snapshot = read_snapshot(order.run_dir, disk)
+        unmet = {job_id for job_id in order.choice.but if snapshot.get(job_id) is None}
+        if unmet:
+            click.echo(visible(strangers("--except", unmet, str(order.run_dir))), err=True)
     _, total_bytes = selected(order, disk)
     with byte_bar(total_bytes, sys.stderr, shown=sys.stderr.isatty()) as advance:
         done = export(order, disk, lambda _, size_bytes: advance(size_bytes))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from batcher.app.check_urls import UrlReport
 from batcher.app.prepare import Prepared
 from batcher.app.run import Planned
+from batcher.app.show_bodies import ShownJob
 from batcher.cli.console import duration, money
 from batcher.options.facts import Options
 from batcher.planning.estimate import PriceLine
@@ -30,6 +34,7 @@ WORDS: Mapping[PlanGroup, tuple[str, str]] = {
     PlanGroup.EXHAUSTED: ("!", "out of attempts: left alone (--max-attempts)"),
 }
 _PROBLEMS_SHOWN = 10
+_INLINE = re.compile(r"(data:[^,\"]{1,80},[A-Za-z0-9+/=]{24})[A-Za-z0-9+/=]{100,}")
 _PLAIN_REASONS = frozenset({NOT_SUBMITTED, PlanGroup.DONE.value})
 """They say no more than the line above them."""
 
@@ -44,6 +49,7 @@ def plan_page(planned: Planned) -> Iterator[str]:
     yield from _buckets(prepared)
     yield ""
     yield summary_line(made)
+    yield from _section("Bodies", _shown_lines(planned))
     yield from _section("Price", [*_price_lines(prepared), *_budget_lines(prepared), *_wallet(planned)])
     if made.to_buy:
         yield from _section("Time", [_time_line(planned)])
@@ -54,6 +60,14 @@ def plan_page(planned: Planned) -> Iterator[str]:
     if made.selected and not made.invalid:
         yield ""
         yield f"Run it: {prepared.options.given.command()}"
+
+
+def _shown_lines(planned: Planned) -> Iterator[str]:
+    """Jobs as they would be sent. Of inline media only the beginning is shown."""
+    for job in planned.shown:
+        meta = f", meta {msgspec.json.encode(job.meta).decode()}" if job.meta else ""
+        yield f"{job.id} ({job.source}, {job.model}, {job.action}{meta})"
+        yield f"  {_INLINE.sub(lambda m: f'{m[1]}... ({len(m[0])} characters)', job.body.decode())}"
 
 
 def brief_lines(plan: Plan, run_dir: Path) -> Iterator[str]:
@@ -229,9 +243,15 @@ def plan_json(planned: Planned) -> dict[str, Any]:
         "examples": _examples_json(made),
         "schemas": {model: str(source) for model, source in prepared.specs.sources.items()},
         "unchecked": list(prepared.specs.unchecked),
+        **({"shown": [_shown_json(job) for job in planned.shown]} if planned.shown else {}),
         "warnings": list(planned.warnings),
         "urls": _urls_json(planned.urls),
     }
+
+
+def _shown_json(job: ShownJob) -> dict[str, Any]:
+    fields = {name: getattr(job, name) for name in ("id", "model", "source", "action", "meta")}
+    return {**fields, "body": msgspec.json.decode(job.body)}
 
 
 def _money_json(prepared: Prepared) -> dict[str, Any]:

@@ -46,6 +46,11 @@ _unicode = unicodedata.ucd_3_2_0  # frozen: the same text has the same slug unde
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
+def is_text_name(name: str) -> bool:
+    """Whether an input that no schema describes is text, since it is called a prompt."""
+    return name.lower().endswith(_TEXT_NAMES)
+
+
 class Spellings(dict[str, tuple[str, Spelling]]):
     """For each input its name in lower case, and how its spellings are made one: by its ``texts``.
 
@@ -58,8 +63,8 @@ class Spellings(dict[str, tuple[str, Spelling]]):
             self[name] = (name.lower(), _text_or_other if where is True else _spelling(where))
 
     def __missing__(self, name: str) -> tuple[str, Spelling]:
-        is_text = name.lower().endswith(_TEXT_NAMES)
-        self[name] = entry = (name.lower(), _text_or_other if is_text else canonical)
+        entry = (name.lower(), _text_or_other if is_text_name(name) else canonical)
+        self[name] = entry
         return entry
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from batcher.jobs import identity_v1
 from batcher.jobs.columns import normal
-from batcher.jobs.identity import FIRST_RULE, generated_id, input_digest
+from batcher.jobs.identity import FIRST_RULE, generated_id, input_digest, is_text_name
 from batcher.jobs.job import Job, Source, explicit_id_problem
 from batcher.manifest.csv_files import json_list_in
 from batcher.manifest.expand import Draft, FieldProblem, Scope
@@ -22,7 +22,7 @@ from batcher.manifest.id_table import Claim, IdTable
 from batcher.manifest.media import LocalFiles, MediaError, check_body_size, is_public_url, several_urls
 from batcher.manifest.rows import LocalPath
 from batcher.manifest.tally import ManifestTally, Repeated
-from batcher.schema.dialect import media_kind
+from batcher.schema.dialect import may_name_media, media_kind
 from batcher.schema.spec import ModelSpec
 
 NO_MODEL = "no model is named (model: in the file, or --model)"
@@ -98,6 +98,7 @@ class Checker:
         self._resolve_media(draft, _media_fields(draft, spec), scope.directory, problems)
         rule = scope.setting.rule
         digest = identity_v1.input_digest(model, inputs) if rule == FIRST_RULE else ""
+        self._send_files(draft, spec, scope.directory, problems)
         if spec is not None:
             give_types(inputs, spec)
             if against := spec.problems(without_extra(inputs, spec, scope)):
@@ -130,7 +131,7 @@ class Checker:
             if what.startswith("unknown field"):
                 self._tally.unfit.add_unknown(name, inputs.get(name))
             elif what.startswith("required") and name not in blamed:
-                self._tally.unfit.missing.setdefault(name, spec.model_id)
+                self._tally.unfit.add_missing(name, spec.model_id)
         return [(name, hinted(name, what)) for name, what in against if name not in blamed]
 
     def _resolve_media(
@@ -161,6 +162,20 @@ class Checker:
                 check_body_size(inputs)
             except MediaError as error:
                 problems.append(("", str(error)))
+
+    def _send_files(
+        self, draft: Draft, spec: ModelSpec | None, directory: Path, problems: list[FieldProblem]
+    ) -> None:
+        """Send what names a media file as media, also in fields that are only known to be text."""
+        inputs = draft.inputs
+        for name, value in inputs.items():
+            if type(value) not in (str, list) or not _may_be_media(name, spec):
+                continue
+            base = draft.bases.get(normal(name), directory) if draft.bases else directory
+            try:
+                inputs[name] = self._files.perhaps(value, base, strict=may_name_media(name))
+            except MediaError as error:
+                problems.append((name, str(error)))
 
     def _is_new(self, job: Job, draft: Draft) -> bool:
         """Claim the job's id. Raises Rejects where it stands for something else."""
@@ -224,6 +239,13 @@ def _check_file_name(job_id: str) -> None:
     except UnicodeEncodeError:
         what = f"{job_id!a} can't name a file under this locale; set PYTHONUTF8=1, or give the job an id"
         raise Rejects([("id", what)]) from None
+
+
+def _may_be_media(name: str, spec: ModelSpec | None) -> bool:
+    """Whether an input that is not known to take media may take it: not what a prompt is called."""
+    if spec is not None:
+        return name in spec.perhaps_media or (name not in spec.fields and not is_text_name(name))
+    return not is_text_name(name)
 
 
 def _media_fields(draft: Draft, spec: ModelSpec | None) -> Iterable[tuple[str, str | None]]:

@@ -7,7 +7,6 @@ inside out.
 
 from __future__ import annotations
 
-import glob
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +18,8 @@ import msgspec
 
 from batcher.jobs.columns import normal
 from batcher.jobs.identity import RULE, matrix_digest
-from batcher.manifest.rows import GLOB, LocalPath, Row, is_glob
+from batcher.manifest.globs import Globs
+from batcher.manifest.rows import GLOB, Row, is_glob
 from batcher.manifest.templates import TemplateError, filled, names_in
 
 JOBS_PER_ROW_MAX = 1_000_000
@@ -87,26 +87,6 @@ class Setting:
     extra: frozenset[str] = frozenset()
     per_row: bool = False
     spelled: Mapping[str, str] = field(default_factory=dict)
-
-
-class Globs:
-    """What patterns found: remembered, so that each pass over a manifest sees the same files."""
-
-    def __init__(self) -> None:
-        self._found: dict[tuple[Path, str], list[LocalPath]] = {}
-
-    def files(self, directory: Path, pattern: str) -> list[LocalPath]:
-        """The files that match, sorted, relative to ``directory``. Raises ValueError for none."""
-        key = (directory, pattern)
-        if key not in self._found:
-            try:
-                found = sorted(glob.iglob(pattern, root_dir=directory, recursive=True))  # noqa: PTH207 (root_dir)
-            except (ValueError, OSError, RecursionError) as error:
-                raise ValueError(f"glob {pattern!r:.60}: {error}") from None
-            self._found[key] = [LocalPath(name) for name in found if (directory / name).is_file()]
-        if not self._found[key]:
-            raise ValueError(f"glob {pattern!r:.60} matches no file in {directory}")
-        return self._found[key]
 
 
 class Scope:
@@ -320,7 +300,7 @@ class _Axes:
                 raise ExpandError(key, f"a second glob in one job; {self._file} has one already")
             self._file = key
             try:
-                values = self._scope.globs.files(directory, values[GLOB])
+                values = self._scope.globs.files(directory, values[GLOB], self._scope.setting.rule)
             except ValueError as error:
                 raise ExpandError(key, str(error)) from None
         self._values[key] = values

@@ -43,7 +43,6 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"GIF87a", "image/gif"),
     (0, b"GIF89a", "image/gif"),
     (8, b"WEBP", "image/webp"),
-    (0, b"BM", "image/bmp"),
     (0, b"II*\x00", "image/tiff"),
     (0, b"MM\x00*", "image/tiff"),
     (0, b"\x00\x00\x00\x0cJXL ", "image/jxl"),
@@ -64,6 +63,14 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"fLaC", "audio/flac"),
     (0, b"OggS", "audio/ogg"),
     (0, b"\xff\xf1", "audio/aac"),
+)
+
+
+_BITMAP_HEADER_BYTES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
+_MEDIA_SUFFIX = re.compile(
+    r"[^\0\r\n]{0,1024}\.(?:png|jpe?g|gif|webp|bmp|tiff?|avif|heic|jxl|mp4|m4v|mov|webm|mkv|avi|mpe?g|"
+    r"mp3|m4a|wav|flac|ogg|opus|aac)",
+    re.IGNORECASE,
 )
 
 
@@ -99,6 +106,21 @@ class LocalFiles:
             if _SCHEME.match(value):
                 raise MediaError(f"{_without_user(value)} is not a public HTTPS URL ({URL_FORM})")
         return self._local(value, kind, directory)
+
+    def perhaps(self, value: Any, directory: Path, *, strict: bool) -> Any:
+        """``value`` of a field that may take media: as LocalMedia if it is the path of a media file.
+
+        Raises MediaError for the path of one that isn't there, if the field is ``strict``.
+        """
+        if isinstance(value, list):
+            return [self.perhaps(item, directory, strict=strict) for item in value]
+        if not isinstance(value, str) or not _MEDIA_SUFFIX.fullmatch(value) or _SCHEME.match(value):
+            return value
+        try:
+            is_there = (directory / value).is_file()
+        except (OSError, ValueError):
+            is_there = False
+        return self._local(value, None, directory) if is_there or strict else value
 
     def _local(self, text: str, kind: str | None, directory: Path) -> LocalMedia:
         path = directory / text
@@ -148,10 +170,18 @@ def _read_identity(path: Path) -> tuple[str, str]:
 
 def media_type_of(head: bytes) -> str | None:
     """The media type that a file's first bytes tell, None for anything else."""
+    if head.startswith(b"BM"):
+        return "image/bmp" if _is_bitmap(head) else None
     for offset, signature, media_type in _SIGNATURES:
         if head.startswith(signature, offset) and (offset != 8 or head.startswith(b"RIFF")):
             return media_type
     return None
+
+
+def _is_bitmap(head: bytes) -> bool:
+    """Whether a file that begins with "BM", as a text may, goes on as a bitmap: with its headers."""
+    reserved, header_bytes = head[6:10], int.from_bytes(head[14:18], "little")
+    return reserved == bytes(4) and header_bytes in _BITMAP_HEADER_BYTES
 
 
 @lru_cache(maxsize=1024)

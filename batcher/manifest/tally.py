@@ -42,8 +42,21 @@ class Unfit:
     missing: dict[str, str] = field(default_factory=dict)
     """By field, the model that requires it."""
 
+    count: int = 0
+    """How many problems of names there were, in all rows."""
+
+    def explains(self, problem_count: int) -> bool:
+        """Whether there are no other problems."""
+        return self.count == problem_count
+
+    def add_missing(self, name: str, model: str) -> None:
+        """Take note of an input that a row of ``model`` lacks."""
+        self.count += 1
+        self.missing.setdefault(name, model)
+
     def add_unknown(self, name: str, value: Any) -> None:
         """Take note of a column with its first value."""
+        self.count += 1
         if name not in self.unknown:
             self.unknown[name] = value[:SAMPLE_CHARS] if isinstance(value, str) else ""
 
@@ -174,10 +187,10 @@ class ManifestTally:
                 f"and lose it{where}; --per-row makes each row its own job"
             )
 
-    def error(self) -> ManifestError:
-        """What was found, as an error."""
+    def error(self, advice: str | None = None) -> ManifestError:
+        """What was found, as an error, with what may be done about it."""
         lines = self.found.lines()
-        return ManifestError(lines[:PROBLEMS_SHOWN], len(lines))
+        return ManifestError(lines[:PROBLEMS_SHOWN], len(lines), advice)
 
     def raise_if_invalid(self) -> None:
         """Raises ManifestError with what was found, if anything was."""

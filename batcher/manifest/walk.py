@@ -8,7 +8,8 @@ from pathlib import Path
 
 from batcher.errors import ManifestError
 from batcher.jobs.columns import ColumnRules
-from batcher.manifest.expand import Globs, RowLayer, Scope, Setting
+from batcher.manifest.expand import RowLayer, Scope, Setting
+from batcher.manifest.globs import Globs
 from batcher.manifest.read import HELD_ROWS_HINT, Document
 from batcher.manifest.reading import Include
 from batcher.manifest.remarks import judge

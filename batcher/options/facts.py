@@ -191,5 +191,7 @@ class Options:
     sandbox: SandboxOptions | None = None
     ignore_old_failures: bool = False
     dask: str | None = None
+    show: int | None = None
+    """A plan shows so many bodies of each model and set of inputs."""
     check_urls: bool = False
     """A plan asks about each media URL. Needs the network."""

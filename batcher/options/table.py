@@ -145,6 +145,14 @@ TABLE: Final[tuple[Option, ...]] = (
         ),
         Option("skip-invalid", FLAG, JOBS, "Leave bad rows out instead of stopping.", to="skip_invalid"),
         Option(
+            "show",
+            COUNT,
+            TALK,
+            "Print the bodies of the first N jobs, of each model and set of inputs, as they'd be sent.",
+            on=PLAN,
+            to="show",
+        ),
+        Option(
             "check-urls",
             FLAG,
             TALK,

@@ -46,6 +46,12 @@ _MEDIA_FORMAT = re.compile(r"(image|video|audio)_ur[il]s?")
 _MEDIA_NAME = re.compile(
     r"(?:(?P<before>\w+)_)?(?P<kind>image|video|audio)s?(?:_?ur[li]s?)?(?:_?[0-9]+)?", re.IGNORECASE
 )
+_PERHAPS_MEDIA = re.compile(
+    r"(?:^|_)(?:img|imgs|image|mask|frame|face|photo|picture|pic|ctrl|control|voice|audio|sound|music|song|"
+    r"video|clip|reference|ref|sample|sketch|depth|pose|background|avatar|portrait|garment|file|url|uri)"
+    r"s?(?:_|\d|$)",
+    re.IGNORECASE,
+)
 _COUNT_OR_SWITCH = re.compile(
     r"(?:num|number_of|max|min|n|count|enable|disable|generate|with|without|keep|add|use|has|no|is|"
     r"sync|return|include|remove|mute)(?:_.*)?",
@@ -192,6 +198,12 @@ def media_kind(name: str) -> str | None:
     if match is None or _COUNT_OR_SWITCH.fullmatch(match["before"] or ""):
         return None
     return match["kind"].lower()
+
+
+@lru_cache(maxsize=4096)
+def may_name_media(name: str) -> bool:
+    """Whether a field that is not known to take media may do so, by its name: ``img``, ``mask``, ..."""
+    return _PERHAPS_MEDIA.search(name) is not None and _COUNT_OR_SWITCH.fullmatch(name) is None
 
 
 def media_of(name: str, schema: Mapping[str, Any]) -> str | None:

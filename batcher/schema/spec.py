@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from batcher.jobs.identity import Spellings, Texts
+from batcher.jobs.identity import Spellings, Texts, is_text_name
 from batcher.jobs.job import LocalMedia
 from batcher.schema.dialect import (
     MAX_DEPTH,
@@ -72,7 +72,8 @@ class ModelSpec:
     ``fields`` are the inputs' schemas, ``media`` maps each media field to its kind (image, video,
     audio), ``typed`` holds how to read text for each field that doesn't take just any text, ``lists``
     names those that take a list and nothing else, ``undescribed`` those that are required and have no
-    property (published schemas contradict themselves: they take anything), ``spellings`` makes one
+    property (published schemas contradict themselves: they take anything), ``perhaps_media`` those that
+    are text and may be the URL of media, ``spellings`` makes one
     of all spellings of a value, ``capitals`` maps the lower-case spelling of fields with capitals
     to their own.
     """
@@ -89,6 +90,7 @@ class ModelSpec:
     media: Mapping[str, str] = field(init=False, repr=False)
     typed: Mapping[str, Callable[[str], Any]] = field(init=False, repr=False, compare=False)
     lists: frozenset[str] = field(init=False, repr=False)
+    perhaps_media: frozenset[str] = field(init=False, repr=False)
     undescribed: tuple[str, ...] = field(init=False, repr=False)
     spellings: Spellings = field(init=False, repr=False, compare=False)
     capitals: Mapping[str, str] = field(init=False, repr=False)
@@ -118,6 +120,7 @@ class ModelSpec:
                 n for n, schema in fields.items() if types_of(schema) - {"null"} == {"array"}
             ),
             "undescribed": tuple(undescribed),
+            "perhaps_media": frozenset(name for name, s in fields.items() if _may_take_path(name, s)),
             "spellings": Spellings({n: texts_in(s, self.schema) for n, s in fields.items()}),
             "capitals": {name.lower(): name for name in fields if name != name.lower()},
             "price": Price(self.base_price_usd, self.price_unit, fields),
@@ -207,6 +210,13 @@ class ModelSpec:
         """What one generation costs in USD; None where price, unit or duration isn't known."""
         quote = self.quote(inputs)
         return None if quote is None else quote.usd
+
+
+def _may_take_path(name: str, schema: Mapping[str, Any]) -> bool:
+    """Whether a field may take media though its schema only says that it is text, or lists of it."""
+    types = types_of(schema) - {"null"}
+    free = types <= {"string", "array"} and "enum" not in schema
+    return free and media_of(name, schema) is None and not is_text_name(name)
 
 
 def _without_names(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""``plan --show N``: the bodies that a run would POST, exactly, with what is known of their jobs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from batcher.errors import InputError
+from batcher.jobs.job import Job, recorded
+from batcher.planning.plan import Decision
+from batcher.providers.runcomfy.body import request_body
+
+SHAPES_MAX = 100
+
+
+class ShownJob(msgspec.Struct, frozen=True):
+    """A job as it would be sent: ``body`` is the JSON of its POST, ``action`` what a run does."""
+
+    id: str
+    model: str
+    source: str
+    action: str
+    meta: dict[str, Any]
+    body: bytes
+
+
+def shown_jobs(work: Iterable[tuple[Job, Decision]], count: int) -> Iterator[ShownJob]:
+    """The first ``count`` jobs of each model and set of inputs. Reads local media.
+
+    Raises InputError if a file can't be read, or is not the one that was planned.
+    """
+    seen: Counter[tuple[str, frozenset[str]]] = Counter()
+    for job, decision in work:
+        shape = (job.model, frozenset(job.input))
+        if seen[shape] >= count or (shape not in seen and len(seen) >= SHAPES_MAX):
+            continue
+        seen[shape] += 1
+        try:
+            body = request_body(job)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{job.source}: {error}") from error
+        action = decision.bucket.value
+        yield ShownJob(job.id, job.model, str(job.source), action, recorded(job.meta), body)
