@@ -74,3 +74,12 @@ def test_an_error_ends_with_its_advice():
         "... and 1 more",
         "do this",
     ]
+
+
+def test_a_model_that_does_not_exist_comes_with_names_that_may_be_meant(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "m.csv", "prompt\na cat\n")
+    _, output = planned("m.csv", "--model", "kling")
+    assert KLING in output
+    _, output = planned("m.csv", "--model", "bytedance/sedream-4/text-to-image")
+    assert SEEDREAM in output

@@ -109,8 +109,6 @@ def prepare(
     options: Options, manifest: Manifest, specs: Specs, snapshot: Snapshot, run_dir: Path
 ) -> Prepared:
     """Check every row against schema and ledger. Raises ManifestError, InputError, UsageError."""
-    if specs.unknown:
-        raise InputError("\n".join(_no_such_model(model, specs) for model in specs.unknown))
     manifest.keep_rule(snapshot.rule)
     tally, columns, roll = ManifestTally(), ColumnTypes(), Roll()
     survey = _survey(specs, options.money)
@@ -128,13 +126,6 @@ def prepare(
     )
     _check_limits(prepared, snapshot)
     return prepared
-
-
-def _no_such_model(model: str, specs: Specs) -> str:
-    """The model and how to find its right name; what the API said of it, if anything."""
-    named = model if model.strip() else repr(model)
-    said = specs.sources[model].problem
-    return f"{named}: the API knows no such model ({said}); `batcher models` lists them"
 
 
 def _raise_if_invalid(tally: ManifestTally, specs: Specs, options: Options) -> None:

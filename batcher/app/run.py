@@ -15,6 +15,7 @@ from batcher.app.check_urls import UrlReport, check_urls
 from batcher.app.connect import Site, check_same_api, connect
 from batcher.app.guard import check_outputs, moved_since
 from batcher.app.host import Host
+from batcher.app.model_names import check_known
 from batcher.app.prepare import Prepared, balance_warning, confirm, prepare
 from batcher.app.show_bodies import ShownJob, shown_jobs
 from batcher.clock import iso
@@ -149,8 +150,13 @@ async def _warn_of_balance(prepared: Prepared, site: Site, host: Host) -> None:
 
 
 async def _specs(site: Site, manifest: Manifest, run_dir: Path, host: Host) -> Specs:
-    """The specs of the manifest's models; what earlier runs kept stands in for a silent API."""
-    return await site.catalog.specs(manifest.models(), kept=kept_entries(run_dir, host.disk))
+    """The specs of the manifest's models; what earlier runs kept stands in for a silent API.
+
+    Raises InputError for models that don't exist.
+    """
+    specs = await site.catalog.specs(manifest.models(), kept=kept_entries(run_dir, host.disk))
+    await check_known(specs, site.catalog)
+    return specs
 
 
 def run_dir_of(options: Options, manifest: Manifest) -> Path:

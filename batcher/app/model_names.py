@@ -1,0 +1,40 @@
+"""Models that the API doesn't know, with the names that may have been meant."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from batcher.errors import CallError, InputError
+from batcher.providers.runcomfy.catalog import Catalog, Specs
+
+SUGGESTED = 5
+_SEARCHED = 100
+
+
+async def check_known(specs: Specs, catalog: Catalog) -> None:
+    """Raises InputError for models that don't exist, with some that do."""
+    if specs.unknown:
+        raise InputError(
+            "\n".join([await _no_such_model(name, specs, catalog) for name in specs.unknown])
+        )
+
+
+async def _no_such_model(model: str, specs: Specs, catalog: Catalog) -> str:
+    """The model and how to find its right name; what the API said of it, if anything."""
+    named = model if model.strip() else repr(model)
+    said = specs.sources[model].problem
+    near = await _near(model, catalog)
+    meant = f"; did you mean {', '.join(near)}?" if near else ""
+    return f"{named}: the API knows no such model ({said}){meant}; `batcher models` lists them"
+
+
+async def _near(model: str, catalog: Catalog) -> list[str]:
+    """Up to SUGGESTED names: those that hold this one, else those that are spelled like it."""
+    try:
+        found = await catalog.search("", limit=_SEARCHED)
+        found += await catalog.search(model.split("/", maxsplit=1)[0].strip(), limit=_SEARCHED)
+    except CallError:
+        return []
+    names = [*dict.fromkeys(entry["model_id"] for entry in found)]
+    holding = [name for name in names if model.strip() and model.strip().lower() in name.lower()]
+    return (holding or get_close_matches(model.lower(), names, n=SUGGESTED, cutoff=0.5))[:SUGGESTED]
