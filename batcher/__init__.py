@@ -29,7 +29,7 @@ from batcher.errors import (
 )
 
 if TYPE_CHECKING:
-    from batcher.api import plan, run, status
+    from batcher.api import plan, raise_if_incomplete, run, status, stream
 
 __version__ = "0.1.0"
 
@@ -49,15 +49,23 @@ __all__ = [
     "UsageError",
     "__version__",
     "plan",
+    "raise_if_incomplete",
     "run",
     "status",
+    "stream",
 ]
+_FUNCTIONS = ("plan", "raise_if_incomplete", "run", "status", "stream")
 
 
 def __getattr__(name: str) -> Any:
     """The functions, imported when first used: ``import batcher`` stays light."""
-    if name in ("plan", "run", "status"):
+    if name in _FUNCTIONS:
         from batcher import api
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What there is, the functions included that are not imported yet."""
+    return sorted({*globals(), *_FUNCTIONS})

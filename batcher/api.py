@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from os import PathLike
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Final, Literal, TypedDict, Unpack
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Literal, TypedDict, Unpack, cast
 
 from batcher.app import run as app
 from batcher.app.asked import asked_of, options_from
 from batcher.app.host import Host
+from batcher.app.progress import progress_bar
 from batcher.disk import LocalDisk
 from batcher.engine.view import Observer, Silence
-from batcher.errors import IncompleteError, UsageError
+from batcher.errors import (
+    BatcherError,
+    CredentialsError,
+    IncompleteError,
+    InputError,
+    LedgerError,
+    RunDirError,
+    StoppedError,
+    UnreachableError,
+    UsageError,
+)
 from batcher.ledger.ledger import read_snapshot
-from batcher.ledger.summary import Status, Summary, status_of
+from batcher.ledger.summary import ListedJob, Status, Summary, status_of
+from batcher.manifest.from_python import write_manifest
 from batcher.options.facts import Options
 from batcher.options.sources import nearest
 from batcher.options.table import BY_KEY
@@ -32,7 +48,9 @@ class RunOptions(TypedDict, total=False):
 
     Their names have ``_`` for ``-``; their values are those of the command line (``"15m"``, ``"2GiB"``,
     ``"5/s"``, ``"20%"``) or plain numbers: seconds, bytes, USD. None stands for an option that was not
-    given. ``observer`` is told how the run goes.
+    given. ``progress`` shows a bar, in a notebook too; ``observer`` is told how the run goes instead
+    (``started``, ``changed``, ``finished`` with a RunView, and ``warn``: see :class:`Observer`). It is
+    called on the event loop and must not block.
     """
 
     output: str | PathLike[str] | None
@@ -81,29 +99,63 @@ class RunOptions(TypedDict, total=False):
     sandbox_faults: float
     sandbox_seed: int
     ignore_old_failures: bool
+    progress: bool
     observer: Observer
 
 
-async def run(manifest: Manifests, **options: Unpack[RunOptions]) -> Summary:
-    """Run ``manifest`` to its end; resumes whatever the run directory already holds.
+async def run(
+    manifest: Manifests | None = None, *, jobs: Any = None, **options: Unpack[RunOptions]
+) -> Summary:
+    """Run ``manifest``, or ``jobs``, to the end; resumes whatever the run directory already holds.
 
-    Returns the summary where the run came to its end, also if some jobs failed: see its
-    ``exit_code`` (0 or 1) and :func:`raise_if_incomplete`. Raises a BatcherError where nothing ran,
-    or where the run stopped early; then its ``summary`` attribute holds the summary, if any.
-    Cancelling the awaiting task stops at once; what was paid for is in the ledger all the same.
+    ``jobs`` are dictionaries of inputs (with ``id``, ``model``, ``meta``, ... as in a manifest) or
+    prompts: a list, a data frame, any iterable, or a manifest's path. They need ``output``, the run
+    directory. Files and environment variables hold options as they do for the command line.
+
+    Returns the summary if the run came to its end, also if some jobs are not done: see its
+    ``exit_code`` (0 or 1) and :func:`raise_if_incomplete`, and if it stopped early on purpose
+    (budget, ``max_failures``, canary, balance): then ``exit_code`` is 3 and ``stopped`` says why.
+    Raises a BatcherError if nothing ran, TypeError for a name that is no option. Cancelling the
+    awaiting task (in a notebook: interrupting the cell) stops at once and leaves the run directory
+    free; what was paid for is in the ledger, and running again resumes it.
     """
-    chosen, host = _options(manifest, options)
-    if chosen.dask is None:
-        return await app.run(chosen, host)
-    from batcher.distributed.coordinator import run as run_distributed
-
-    return await run_distributed(chosen, chosen.dask, host)
+    with _asked(manifest, jobs, options) as (chosen, host):
+        return await _run(chosen, host)
 
 
-async def plan(manifest: Manifests, **options: Unpack[RunOptions]) -> Plan:
+async def stream(
+    manifest: Manifests | None = None, *, jobs: Any = None, **options: Unpack[RunOptions]
+) -> AsyncGenerator[ListedJob]:
+    """:func:`run`, giving each job as it comes to its end in this run, durably: see its ``state``.
+
+    ``done`` jobs have ``files``, relative to the run directory. Jobs that an earlier run finished are
+    not repeated. Leaving the loop stops the run at once, as cancelling does. Raises like :func:`run`,
+    and at the end what :func:`raise_if_incomplete` would if the run stopped early.
+    """
+    with _asked(manifest, jobs, options) as (chosen, host):
+        if chosen.dask is not None:
+            raise UsageError("stream() runs on this machine: leave out dask, or use run()")
+        ended: asyncio.Queue[ListedJob | None] = asyncio.Queue()
+        host.on_end = ended.put_nowait
+        task = asyncio.ensure_future(_run(chosen, host))
+        task.add_done_callback(lambda _: ended.put_nowait(None))
+        try:
+            while (job := await ended.get()) is not None:
+                yield job
+            summary = await task
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+    if summary.stopped is not None:
+        raise _reason(summary)
+
+
+async def plan(
+    manifest: Manifests | None = None, *, jobs: Any = None, **options: Unpack[RunOptions]
+) -> Plan:
     """What :func:`run` would do; spends nothing, writes nothing. Raises like it."""
-    chosen, host = _options(manifest, options)
-    return (await app.plan(chosen, host)).prepared.plan
+    with _asked(manifest, jobs, options) as (chosen, host):
+        return (await app.plan(chosen, host)).prepared.plan
 
 
 def status(run_dir: str | PathLike[str]) -> Status:
@@ -113,21 +165,53 @@ def status(run_dir: str | PathLike[str]) -> Status:
 
 
 def raise_if_incomplete(summary: Summary) -> None:
-    """Raise IncompleteError where some selected job is not done."""
+    """Raise what stopped the run early, or IncompleteError if some selected job is not done."""
+    if summary.stopped is not None:
+        raise _reason(summary)
     if summary.exit_code:
         raise IncompleteError(f"{summary.total - summary.done} of {summary.total} jobs are not done")
 
 
-def _options(manifest: Manifests, given: Mapping[str, Any]) -> tuple[Options, Host]:
-    """Raises TypeError for names that are no options, UsageError for values that are none."""
-    said = {name: value for name, value in given.items() if value is not None}
-    observer = said.pop("observer", Silence())
-    for name in given.keys() - {"observer"}:
+def _reason(summary: Summary) -> BatcherError:
+    """The error whose exit code is that of a run that stopped early."""
+    kinds = (CredentialsError, InputError, LedgerError, RunDirError, UnreachableError)
+    by_code: dict[int, type[BatcherError]] = {kind.exit_code: kind for kind in kinds}
+    return by_code.get(summary.exit_code, StoppedError)(summary.stopped)
+
+
+async def _run(chosen: Options, host: Host) -> Summary:
+    if chosen.dask is None:
+        return await app.run(chosen, host)
+    from batcher.distributed.coordinator import run as run_distributed
+
+    return await run_distributed(chosen, chosen.dask, host)
+
+
+@contextmanager
+def _asked(
+    manifest: Manifests | None, jobs: Any, given: Mapping[str, Any]
+) -> Iterator[tuple[Options, Host]]:
+    """The options of a call. Raises TypeError for names that are no options, UsageError for values."""
+    if (manifest is None) == (jobs is None):
+        raise TypeError("give either a manifest or jobs=...")
+    values = {name: value for name, value in given.items() if value is not None}
+    host = Host(observer=_observer(values))
+    for name in given.keys() - {"observer", "progress"}:
         if name not in BY_KEY or name in COMMAND_LINE_ONLY:
             raise TypeError(f"{name} is no option of batcher.run(){_hint(name)}")
-    values = {name: _value(name, value) for name, value in said.items()}
-    host = Host(observer=observer)
-    return options_from(asked_of(_paths(manifest), values, host.env)), host
+    values = {name: _value(name, value) for name, value in values.items()}
+    if manifest is None and isinstance(jobs, str | PathLike):
+        manifest, jobs = jobs, None
+    if manifest is not None:
+        yield options_from(asked_of(_paths(manifest), values, host.env)), host
+        return
+    asked = asked_of([], values, host.env)
+    if asked.values.get("output") is None:
+        raise UsageError("jobs need output=...: the run directory, which a later call resumes")
+    with TemporaryDirectory(prefix="batcher-") as folder:
+        name = Path(asked.values["output"].rstrip("/")).name
+        path = write_manifest(jobs, Path(folder), name)
+        yield options_from(replace(asked, manifests=(str(path),))), host
 
 
 def _paths(manifest: Manifests) -> list[str]:
@@ -135,7 +219,14 @@ def _paths(manifest: Manifests) -> list[str]:
     paths = [manifest] if isinstance(manifest, str | PathLike) else [*manifest]
     if not paths:
         raise UsageError("no manifest is named")
-    return [str(path) for path in paths]
+    return [fspath(path) for path in paths]
+
+
+def _observer(values: dict[str, Any]) -> Observer:
+    observer, progress = values.pop("observer", None), values.pop("progress", False)
+    if observer is not None:
+        return cast("Observer", observer)
+    return progress_bar() if progress else Silence()
 
 
 def _value(name: str, given: Any) -> Any:

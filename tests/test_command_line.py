@@ -13,8 +13,10 @@ import pytest
 
 from batcher.cli.commands import HINTS
 from batcher.cli.entry import cli
+from batcher.errors import BatcherError, UsageError
 from batcher.options.option import Group
 from batcher.options.table import TABLE, options_of
+from batcher.schema.spec import KLING
 
 BATCHER = Path(sys.executable).with_name("batcher")
 
@@ -148,7 +150,28 @@ def test_an_option_that_is_wrong_is_told_as_json_too(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     (tmp_path / "batcher.toml").write_text("max-cots = 5\n")
     for command in ("run", "plan"):
-        code, text = said(capsys, command, "m.csv", "--json")
-        told = json.loads(text)
-        assert code == told["exit_code"] == 64
+        with pytest.raises(UsageError):
+            said(capsys, command, "m.csv", "--json")
+        told = json.loads(capsys.readouterr().out)
+        assert told["exit_code"] == 64
         assert told["error"].startswith("batcher.toml:1: max-cots: there is no such option")
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "cancel"])
+def test_every_command_with_json_tells_why_it_did_nothing(command, tmp_path, capsys):
+    words = [command, str(tmp_path / "none")]
+    with pytest.raises(BatcherError) as caught:
+        said(capsys, *words, "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"error": str(caught.value), "exit_code": caught.value.exit_code}
+
+
+def test_verbose_tells_what_an_error_was_made_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").write_text("a file")
+    (tmp_path / "m.csv").write_text("prompt,image_url\na,https://example.com/a.png\n")
+    words = ["run", "m.csv", "-o", "out/x", "--sandbox", "--model", KLING.model_id]
+    assert cli.main(words, standalone_mode=False) == 73
+    assert "because of" not in capsys.readouterr().err
+    assert cli.main([*words, "-v"], standalone_mode=False) == 73
+    assert "\n  because of NotADirectoryError: " in capsys.readouterr().err

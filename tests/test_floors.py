@@ -26,7 +26,7 @@ FRONT_DOOR = {"__init__", "__main__"}
 DOORS = {
     "aiohttp": {"http", "providers", "download", "sandbox"},
     "yaml": {"manifest"},
-    "tqdm": {"cli"},
+    "tqdm": {"app"},
     "openpyxl": {"manifest"},
     "click": {"cli"},
     "filelock": {"disk"},

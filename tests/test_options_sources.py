@@ -7,6 +7,8 @@ import pytest
 
 import batcher
 from batcher.app.asked import asked_of, options_from
+from batcher.app.host import Host
+from batcher.app.run import plan as plan_of
 from batcher.errors import UsageError
 from batcher.options.given import COMMAND_LINE
 from batcher.schema.spec import KLING
@@ -25,7 +27,7 @@ def here(tmp_path, monkeypatch):
 
 
 def asked(typed=None, manifest="batch/m.yaml", **env):
-    return asked_of(manifest, typed or {}, env)
+    return asked_of([manifest], typed or {}, env)
 
 
 def test_each_place_wins_over_those_before_it(here):
@@ -180,3 +182,13 @@ def test_the_run_map_is_read_as_the_manifest_is(here):
     given = asked(manifest="m.json")
     assert given.values == {"max_cost": 5.0}
     assert given.origins == {"max_cost": "m.json:2: run: max-cost"}
+
+
+async def test_the_run_map_of_an_included_manifest_is_told_not_to_count(here):
+    rows = "".join(ROW.format(n, KLING.model_id) for n in range(2))
+    (here / "inner.yaml").write_text(f"# first\nrun: {{limit: 1}}\njobs:\n{rows}")
+    (here / "m.yaml").write_text("jobs:\n- from: inner.yaml\n")
+    planned = await plan_of(options_from(asked(manifest="m.yaml", BATCHER_SANDBOX="1")), Host(home=here))
+    assert planned.prepared.plan.selected == 2
+    [warning] = [text for text in planned.warnings if "don't count" in text]
+    assert warning.startswith("inner.yaml:2: run: ")

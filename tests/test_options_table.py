@@ -18,6 +18,7 @@ from batcher.options import kinds
 from batcher.options.facts import Options
 from batcher.options.given import Given
 from batcher.options.option import Many
+from batcher.options.page import page
 from batcher.options.table import BY_KEY, TABLE, options_of
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).filter(str.strip)
@@ -105,7 +106,7 @@ def test_what_is_no_value_is_refused(kind, text):
 
 
 def test_the_python_api_names_the_options_of_the_table():
-    named = set(get_type_hints(api.RunOptions)) - {"observer"}
+    named = set(get_type_hints(api.RunOptions)) - {"observer", "progress"}
     assert named == BY_KEY.keys() - api.COMMAND_LINE_ONLY
 
 
@@ -172,3 +173,9 @@ async def test_python_refuses_what_is_no_option_and_names_the_nearest(tmp_path):
         await batcher.run(tmp_path / "m.csv", skip_invalid=3)
     with pytest.raises(UsageError, match="max_cost"):
         await batcher.run(tmp_path / "m.csv", max_cost=True)
+
+
+def test_the_page_of_options_is_made_from_the_table():
+    written = (Path(batcher.__file__).parents[1] / "docs/options.md").read_text("utf-8")
+    assert written == page(), "python -m batcher.options.page > docs/options.md"
+    assert all(f"--{option.name}" in written for option in TABLE)

@@ -92,7 +92,7 @@ def value_of(option):
 SHAPING = [option for option in options_of("run") if option.shapes is not Shapes.TALK]
 GIVEN = st.builds(
     Given,
-    manifests=st.tuples(PATHS),
+    manifests=st.lists(PATHS, min_size=1, max_size=3).map(tuple),
     values=st.fixed_dictionaries({}, optional={o.key: value_of(o) for o in SHAPING}),
 )
 
@@ -127,8 +127,8 @@ def test_what_is_printed_and_typed_back_asks_for_the_same(several):
     printed = [asked.command() for asked in several]
     assert list(map(visible, printed)) == printed, "a terminal shows it as it is"
     for asked, words in zip(several, words_of(printed), strict=True):
-        manifest, values = understood(words)
-        assert manifest == as_path(asked.manifests[0])
+        manifests, values = understood(words)
+        assert manifests == tuple(map(as_path, asked.manifests))
         assert {key: as_typed(key, value) for key, value in values.items()} == {
             key: as_typed(key, value) for key, value in asked.values.items()
         }

@@ -7,8 +7,8 @@ import json
 import pytest
 from engine import FakeClock, in_virtual_time
 
-from batcher.cli.progress import LINE_EVERY_S, Bar, JsonLines, LogLines, Quiet, in_words
-from batcher.engine.view import RunView, Silence
+from batcher.app.progress import LINE_EVERY_S, Bar, JsonLines, LogLines, Quiet, in_words, money_in_words
+from batcher.engine.view import RunView, Silence, Spending
 
 
 class Terminal(io.StringIO):
@@ -179,3 +179,71 @@ async def test_a_long_wait_is_told_once_a_minute_with_what_is_awaited_and_until_
         told,
         "batcher: ended: 0/2 done, 1 at the API",
     ]
+
+
+class Made:
+    """In tqdm's place: what was shown."""
+
+    def __init__(self):
+        self.postfixes, self.n = [], 0
+
+    def __call__(self, **settings):
+        self.n = settings["initial"]
+        return self
+
+    def set_postfix_str(self, text, refresh):
+        self.postfixes.append(text)
+
+    def update(self, more):
+        self.n += more
+
+    def refresh(self): ...
+    def close(self): ...
+
+
+def test_the_bar_shows_money_spent_of_the_cap_or_of_what_the_plan_comes_to():
+    def words(*usd):
+        return money_in_words(RunView(money=lambda: Spending(*usd)))
+
+    assert words(4.2, 5.0) == "$4.20 of at most $5.00"
+    assert words(4.2, None, 12.6) == "$4.20 of about $12.60"
+    assert words(4.2, None, 4.0) == "$4.20 of about $4.20"
+    assert words(4.2) == "$4.20"
+    assert words() == ""
+    made = Made()
+    bar, view = Bar(io.StringIO(), colour=False, make=lambda: made), RunView(selected=3)
+    bar.started(view)
+    view.money, view.queued = lambda: Spending(1.4, 5.0), 2
+    bar.changed(view)
+    assert made.postfixes[-1] == "$1.40 of at most $5.00; 2 at the API"
+
+
+@in_virtual_time
+async def test_the_bar_says_what_is_awaited_while_nothing_changes():
+    made = Made()
+    bar = Bar(io.StringIO(), colour=False, make=lambda: made)
+    view = RunView(selected=3, queued=1, waits=lambda: ["the API answers nothing, for 6 s"])
+    bar.started(view)
+    bar.changed(view)
+    await asyncio.sleep(3)
+    assert "answers nothing" not in made.postfixes[-1]
+    await asyncio.sleep(4)
+    assert made.postfixes[-1] == "1 at the API; the API answers nothing, for 6 s"
+    bar.changed(view)
+    assert made.postfixes[-1] == "1 at the API"
+    bar.finished(view)
+
+
+@in_virtual_time
+async def test_a_spinner_turns_while_a_run_is_prepared_and_leaves_nothing_behind():
+    stream = Terminal()
+    bar = Bar(stream, colour=False, make=Made)
+    bar.preparing("asking the API")
+    await asyncio.sleep(0.5)
+    assert stream.getvalue() == "", "what takes no time is not shown"
+    await asyncio.sleep(2)
+    assert "asking the API (1 s)" in stream.getvalue()
+    bar.prepared()
+    assert stream.getvalue().endswith("\r\x1b[K")
+    await asyncio.sleep(5)
+    assert stream.getvalue().endswith("\r\x1b[K")

@@ -295,3 +295,22 @@ def test_any_text_is_a_base_url_or_a_usage_error(text: str) -> None:
 )
 def test_loopback(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+def test_a_file_that_a_variable_names_holds_the_token_alone_or_as_the_vendor_writes_it(tmp_path):
+    secret = tmp_path / "secret"
+    named = {"RUNCOMFY_TOKEN_FILE": str(secret), "YOUR_API_TOKEN": "last"}
+    for content in (f"{SECRET}\n", f"\ufeff{SECRET}", json.dumps({"access_token": SECRET})):
+        secret.write_text(content, "utf-8")
+        found = find_token(named, tmp_path)
+        assert (found.token, found.origin) == (Token(SECRET), f"$RUNCOMFY_TOKEN_FILE ({secret})")
+    assert find_token(named | {"RUNCOMFY_TOKEN": "first-of-all"}, tmp_path).origin == "$RUNCOMFY_TOKEN"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"two words", b"\xff\xfe"])
+def test_a_named_token_file_that_holds_none_is_an_error_and_no_reason_to_look_further(tmp_path, content):
+    secret = tmp_path / "secret"
+    if content is not None:
+        secret.write_bytes(content)
+    with pytest.raises(CredentialsError, match="secret"):
+        find_token({"RUNCOMFY_TOKEN_FILE": str(secret), "YOUR_API_TOKEN": SECRET}, tmp_path)

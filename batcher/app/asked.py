@@ -41,11 +41,12 @@ def asked_of(manifests: Sequence[str], typed: Mapping[str, Any], env: Mapping[st
     """
     if not manifests:
         return gathered(typed, [], [*file_layers([Path()]), environment_layer(env)])
-    path = Path(manifests[0])
-    layers = [*file_layers([Path(), path.parent]), environment_layer(env)]
-    found = run_map(path, typed.get("format"), typed.get("encoding"))
-    if found is not None:
-        layers.append(named(found, partial(_in_manifest, path, found), path.parent))
+    paths = [Path(manifest) for manifest in manifests]
+    layers = [*file_layers([Path(), *(path.parent for path in paths)]), environment_layer(env)]
+    for path in paths:
+        found = run_map(path, typed.get("format"), typed.get("encoding"))
+        if found is not None:
+            layers.append(named(found, partial(_in_manifest, path, found), path.parent))
     return gathered(typed, manifests, layers)
 
 

@@ -15,6 +15,7 @@ from batcher.engine.canary import GoOn, just_go_on
 from batcher.engine.stop import Control
 from batcher.engine.view import Observer, Silence
 from batcher.errors import InterruptedRunError
+from batcher.ledger.summary import ListedJob
 from batcher.planning.plan import Plan
 
 
@@ -46,6 +47,8 @@ class Host:
     """Shows a plan with its run directory, and a warning, and asks; None: nobody to ask."""
     unattended: bool = False
     """A command without a terminal: it buys only within a cap, or with --yes."""
+    on_end: Callable[[ListedJob], None] | None = None
+    """Is given each job that this run brings to its end, once that is durable; must not block."""
     go_on: GoOn = just_go_on
     """Shows how the canary fared, and asks where there is somebody to ask."""
     signals: Callable[[Control], AbstractContextManager[None]] = no_signals

@@ -18,6 +18,7 @@ from batcher.app.host import Host
 from batcher.app.model_names import check_known
 from batcher.app.prepare import Prepared, balance_warning, confirm, prepare
 from batcher.app.show_bodies import ShownJob, shown_jobs
+from batcher.app.watching import spending_of, told_by
 from batcher.clock import iso
 from batcher.dataset.inspector import MediaInspector
 from batcher.dataset.metadata import Describes, Later, Metadata, gather
@@ -237,6 +238,8 @@ async def _execute(prepared: Prepared, site: Site, held: tuple[Ledger, RunDir], 
     ledger, run_dir = held
     for warning in (*ledger.warnings, *prepared.tally.told(), *_odd(prepared), *_unchecked(prepared)):
         host.observer.warn(warning)
+    if host.on_end is not None:
+        ledger.on_end = told_by(ledger, host.on_end)
     opening = _opening(prepared, site, host)
     sharded = prepared.options.selection.shard is not None
     metadata = Later() if sharded else Metadata(run_dir, ledger, host.disk)
@@ -315,6 +318,7 @@ async def _drive(
             prepared.canary, options.money.canary_failures, ledger.snapshot, host.clock, host.go_on
         )
         runner = Runner(deps, options.pace, lanes_of(deps, options.pace, budget), breaker, canary)
+        runner.view.money = spending_of(prepared, ledger, budget)
         with host.signals(runner.control):
             await runner.run(prepared.plan, prepared.work(ledger.snapshot))
     return runner

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 from difflib import get_close_matches
-from typing import Final
+from typing import Any, Final
 
 import click
 
+from batcher.errors import BatcherError
 from batcher.options.command import as_path, command
-from batcher.terminal import visible
+from batcher.terminal import visible, visible_json
 
 HINTS: Final = {
     ("retry",): "batcher run MANIFEST --retry-failed",
@@ -50,8 +51,23 @@ EXTRAS: Final = (
 )
 
 
+class JsonErrors(click.Command):
+    """A command that, with ``--json``, tells as JSON on stdout, too, why it did nothing."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Carry the command out. What it raises goes on, after it was told."""
+        try:
+            return super().invoke(ctx)
+        except BatcherError as error:
+            if ctx.params.get("as_json") or ctx.params.get("json"):
+                click.echo(visible_json({"error": str(error), "exit_code": error.exit_code}))
+            raise
+
+
 class Commands(click.Group):
     """A group that says which command was probably meant."""
+
+    command_class = JsonErrors
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

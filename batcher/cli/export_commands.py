@@ -17,8 +17,8 @@ from batcher.terminal import visible
 
 def export_run(given: dict[str, Any]) -> int:
     """Export what the options say, and say what became of it."""
+    from batcher.app.progress import byte_bar
     from batcher.cli.console import size
-    from batcher.cli.progress import byte_bar
     from batcher.dataset.export.exporter import ExportOrder, export, selected
 
     order: ExportOrder = _order(given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from batcher.cli.progress import Bar, JsonLines, LogLines, Quiet
+from batcher.app.progress import Bar, JsonLines, LogLines, Quiet
 from batcher.clock import SystemClock
 from batcher.engine.view import Observer
 

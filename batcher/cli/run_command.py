@@ -19,6 +19,7 @@ import msgspec
 from batcher.app import run as app
 from batcher.app.asked import asked_of, options_from
 from batcher.app.host import Host, interrupted
+from batcher.app.progress import Bar
 from batcher.cli import ending
 from batcher.cli.console import money, summary_lines
 from batcher.cli.fast_loop import fast_loop
@@ -41,10 +42,7 @@ GC_THRESHOLDS = (10_000, 20, 100)
 
 def run_manifest(typed_in: dict[str, Any]) -> int:
     """Carry out ``run`` (or ``plan``, with ``--dry-run``); returns the exit code."""
-    try:
-        options, given = _understood(typed_in)
-    except BatcherError as error:
-        return _nothing_ran(error, as_json=bool(typed_in["json"]))
+    options, given = _understood(typed_in)
     if given["dry_run"]:
         return _plan(options, given)
     return _run_for_real(options, given)
@@ -56,8 +54,8 @@ def _run_for_real(options: Options, given: dict[str, Any]) -> int:
     asks = terminal and not options.money.assume_yes and options.sandbox is None
     host = Host(
         observer=observer,
-        confirm=_confirm if terminal else None,
         unattended=not terminal,
+        confirm=partial(_confirm, observer) if terminal else None,
         go_on=partial(_go_on, Silence() if given["quiet"] else observer, asks),
         signals=_signals,
     )
@@ -65,9 +63,9 @@ def _run_for_real(options: Options, given: dict[str, Any]) -> int:
         _collect_less_often()
         summary = ending.run_loop(_run(options, host), fast_loop())
     except BatcherError as error:
-        return _nothing_ran(error, as_json=given["json"])
+        return _nothing_ran(error, given)
     except ending.EndedBySignal as end:
-        return _nothing_ran(interrupted(end.number), as_json=given["json"])
+        return _nothing_ran(interrupted(end.number), given)
     with ending.perhaps_unheard(summary.exit_code):
         _print_summary(summary, options, host, given)
     return summary.exit_code
@@ -80,6 +78,17 @@ def _collect_less_often() -> None:
 
 
 async def _run(options: Options, host: Host) -> Summary:
+    observer = host.observer
+    if not isinstance(observer, Bar):
+        return await _engine(options, host)
+    observer.preparing("reading the manifest, asking the API for models and prices")
+    try:
+        return await _engine(options, host)
+    finally:
+        observer.prepared()
+
+
+async def _engine(options: Options, host: Host) -> Summary:
     if options.dask is None:
         return await app.run(options, host)
     from batcher.distributed.coordinator import run as run_distributed
@@ -89,10 +98,7 @@ async def _run(options: Options, host: Host) -> Summary:
 
 def plan_manifest(typed_in: dict[str, Any]) -> int:
     """Carry out ``plan``; returns the exit code."""
-    try:
-        options, given = _understood(typed_in)
-    except BatcherError as error:
-        return _nothing_ran(error, as_json=bool(typed_in["json"]))
+    options, given = _understood(typed_in)
     return _plan(options, given)
 
 
@@ -107,7 +113,7 @@ def _plan(options: Options, given: dict[str, Any]) -> int:
     try:
         planned = ending.run_loop(app.plan(options, host))
     except BatcherError as error:
-        return _nothing_ran(error, as_json=given["json"])
+        return _nothing_ran(error, given)
     for problem in planned.prepared.tally.problems:
         click.echo(visible(problem), err=True)
     if given["json"]:
@@ -118,11 +124,21 @@ def _plan(options: Options, given: dict[str, Any]) -> int:
     return int(bad_urls or planned.prepared.plan.invalid > 0)
 
 
-def _nothing_ran(error: BatcherError, *, as_json: bool) -> int:
-    if as_json:
+def _nothing_ran(error: BatcherError, given: dict[str, Any]) -> int:
+    if given["json"]:
         _print_json({"error": str(error), "exit_code": error.exit_code})
     click.echo(visible_lines(f"batcher: {error}"), err=True)
+    if given["verbose"]:
+        for cause in _causes(error):
+            click.echo(visible(f"  because of {type(cause).__name__}: {cause}"), err=True)
     return error.exit_code
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """What ``error`` was made of, from the nearest to the first."""
+    while (cause := error.__cause__) is not None:
+        yield cause
+        error = cause
 
 
 def _print_summary(summary: Summary, options: Options, host: Host, given: dict[str, Any]) -> None:
@@ -136,8 +152,10 @@ def _print_summary(summary: Summary, options: Options, host: Host, given: dict[s
         click.echo(visible_lines(f"batcher: {summary.stopped}"), err=True)
 
 
-def _confirm(plan: Plan, run_dir: Path, warning: str | None) -> bool:
+def _confirm(observer: Observer, plan: Plan, run_dir: Path, warning: str | None) -> bool:
     """Show a plan in a few lines on the terminal, and ask."""
+    if isinstance(observer, Bar):
+        observer.prepared()
     for line in brief_lines(plan, run_dir):
         click.echo(visible(line), err=True)
     if warning is not None:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from batcher.cli.commands import JsonErrors
 from batcher.options.option import Group, Many, Option
 from batcher.options.table import BY_KEY
 
@@ -55,7 +56,7 @@ class TableOption(click.Option):
         return (f"-{self.row.short}, {name}" if self.row.short else name), self.row.help + default
 
 
-class TableCommand(click.Command):
+class TableCommand(JsonErrors):
     """A command whose help shows its options under the headings of the table."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+
+class Spending(NamedTuple):
+    """USD of a run directory, earlier runs included: spent, the cap (``--max-cost``), and what it will
+    have cost when the plan is carried out; None if there is none, or it isn't known."""
+
+    spent_usd: float = 0.0
+    cap_usd: float | None = None
+    estimate_usd: float | None = None
 
 
 @dataclass(slots=True)
@@ -23,6 +32,8 @@ class RunView:
     not_cancellable: int = 0
     """Requests that ``--on-interrupt cancel`` asked to cancel, and that run already."""
     timed_out: list[str] = field(default_factory=list)
+    money: Callable[[], Spending] = field(default=Spending, repr=False, compare=False)
+    """What is spent at the moment."""
     waits: Callable[[], Iterable[str]] = field(default=tuple, repr=False, compare=False)
     """What is awaited at the moment, and until when, in words."""
 

@@ -9,6 +9,7 @@ this tells the torn last group from damage further up.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain, count
@@ -56,6 +57,10 @@ def read_ledger(snapshot: AnySnapshot, run_dir: Path, lines: LineReader, disk: D
     return snapshot
 
 
+ENDS = frozenset({EventName.DONE, EventName.FAILED, EventName.CANCELLED, EventName.UNANSWERED})
+"""After these a run does nothing more for a job, unless it tries it again."""
+
+
 class Ledger:
     """The ledger of one run directory, one of its segments held for writing."""
 
@@ -74,6 +79,8 @@ class Ledger:
         """
         self.path = run_dir / segment_name(shard)
         self.warnings: list[str] = []
+        self.on_end: Callable[[str], None] | None = None
+        """Is given the id of each job that comes to its end here, once that is durable."""
         self._disk = disk
         self._clock = clock
         self._run_dir = run_dir
@@ -211,7 +218,14 @@ class Ledger:
         self.snapshot.apply(event, place)
         if event.input is not None or event.files is not None:
             self._lines.remember(place, event)
-        return self._add(event)
+        durable = self._add(event)
+        if self.on_end is not None and name in ENDS:
+            durable.add_done_callback(partial(self._tell_end, job))
+        return durable
+
+    def _tell_end(self, job: str, durable: asyncio.Future[None]) -> None:
+        if self.on_end is not None and not durable.cancelled() and durable.exception() is None:
+            self.on_end(job)
 
     def close_run(self, run: RunEvent) -> None:
         """Add the line that ends a run, if the run wrote anything."""

@@ -169,10 +169,11 @@ def listed_jobs(
     for job_id, record in jobs:
         fits = bad is None or is_poor(record) is bad
         if record.state in states and fits and not record.orphaned:
-            yield _listed(job_id, record, snapshot)
+            yield listed_job(job_id, record, snapshot)
 
 
-def _listed(job_id: str, record: JobRecord, snapshot: Snapshot) -> ListedJob:
+def listed_job(job_id: str, record: JobRecord, snapshot: Snapshot) -> ListedJob:
+    """A job with what stands only in the ledger's lines, which have to be durable."""
     intent = snapshot.line_at(record.submitting_offset) if record.submitting_offset >= 0 else None
     inputs = snapshot.line_at(record.input_offset).input if record.input_offset >= 0 else None
     return ListedJob(

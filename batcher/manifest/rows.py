@@ -238,6 +238,8 @@ class Head:
 
     name: str | None = None
     layer: Row = field(default_factory=lambda: Row(1, {}))
+    run_line: int | None = None
+    """Where ``run``, the options of its runs, stands; None if it doesn't."""
 
 
 def head_of(top: Mapping[str, Any], columns: ColumnRules, known: Collection[str] = HEAD_KEYS) -> Head:
@@ -256,7 +258,8 @@ def head_of(top: Mapping[str, Any], columns: ColumnRules, known: Collection[str]
     if name is not None and not isinstance(name, str):
         layer.blame("name", f"{shown(name)} is not text")
         name = None
-    return Head(name, layer)
+    run_line = layer.line_of("run") if top.get("run") is not None else None
+    return Head(name, layer, run_line)
 
 
 def _defaults_of(top: Mapping[str, Any], columns: ColumnRules) -> Row:

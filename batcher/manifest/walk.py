@@ -87,6 +87,11 @@ class Tree:
             tally.invalid += 1
             tally.extend(error.problems)
             return
+        if inner.head.run_line is not None:
+            tally.warnings.append(
+                f"{inner.file.shown}:{inner.head.run_line}: run: the options of a file that another one "
+                f"includes don't count; they belong into {self.top.file.shown}"
+            )
         layer = RowLayer(entry, document.directory, is_entry=True)
         yield from self._rows((*trail, inner), (layer, *around), tally)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PRIMARY_VARIABLE: Final = "RUNCOMFY_TOKEN"
+FILE_VARIABLE: Final = "RUNCOMFY_TOKEN_FILE"
 LAST_RESORT_VARIABLE: Final = "YOUR_API_TOKEN"
 CONFIG_DIR_VARIABLE: Final = "RUNCOMFY_CONFIG_DIR"
 XDG_CONFIG_VARIABLE: Final = "XDG_CONFIG_HOME"
@@ -148,7 +149,8 @@ class Endpoint:
 
 
 def find_token(env: Mapping[str, str], home: Path) -> FoundToken:
-    """The token that the vendor's own tool would use, else ``YOUR_API_TOKEN``.
+    """The token: in ``RUNCOMFY_TOKEN``, in the file that ``RUNCOMFY_TOKEN_FILE`` names (a secret of
+    Docker, Kubernetes or systemd), in the vendor's ``token.json``, last in ``YOUR_API_TOKEN``.
 
     A token file that is there but broken is an error, not a reason to look further: the user means
     that account. Raises CredentialsError with the remedy.
@@ -156,13 +158,14 @@ def find_token(env: Mapping[str, str], home: Path) -> FoundToken:
     path = config_dir(env, home) / CREDENTIALS_FILE
     found = (
         _from_variable(env, PRIMARY_VARIABLE)
+        or _from_named_file(env)
         or _from_file(path)
         or _from_variable(env, LAST_RESORT_VARIABLE)
     )
     if found is None:
         raise CredentialsError(
-            f"no API token: set {PRIMARY_VARIABLE}, or sign in with the vendor's tool, which writes "
-            f"{path}; `batcher plan` and `--sandbox` need none"
+            f"no API token: set {PRIMARY_VARIABLE} or {FILE_VARIABLE}, or sign in with the vendor's "
+            f"tool, which writes {path}; `batcher plan` and `--sandbox` need none"
         )
     return found
 
@@ -178,6 +181,22 @@ def config_dir(env: Mapping[str, str], home: Path) -> Path:
 def _from_variable(env: Mapping[str, str], name: str) -> FoundToken | None:
     text = env.get(name, "").strip()
     return FoundToken(_token(text, name), f"${name}") if text else None
+
+
+def _from_named_file(env: Mapping[str, str]) -> FoundToken | None:
+    """A file that holds the token alone, or JSON like the vendor's. Raises CredentialsError."""
+    name = env.get(FILE_VARIABLE, "").strip()
+    if not name:
+        return None
+    path, origin = Path(name), f"${FILE_VARIABLE} ({name})"
+    try:
+        with path.open("rb") as file:
+            content = file.read(TOKEN_FILE_MAX_BYTES)
+    except OSError as error:
+        raise CredentialsError(f"{origin}: can't be read: {error.strerror or error}") from error
+    is_json = content.lstrip().startswith(b"{")
+    text = _access_token(path, content) if is_json else content.decode("utf-8-sig", "replace")
+    return FoundToken(_token(text, origin), origin)
 
 
 def _token(text: str, origin: str) -> Token:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TextIO
 
 from batcher.clock import Clock, iso
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
     from batcher.engine.view import RunView
 
 LINE_EVERY_S = 60.0
+LOOK_EVERY_S = 1.0
+QUIET_BEATS = 5
+BEAT_S = 0.2
+SPINNER_AFTER_BEATS = 4
+SPINNER = "|/-\\"
 BEAT_MIN_S = 0.05
 UNKNOWN_COLUMNS, UNKNOWN_ROWS = 80, 24
 BAR_FORMAT = (
@@ -65,18 +72,51 @@ def _shape(stream: TextIO) -> dict[str, Any]:
     return {"dynamic_ncols": True}
 
 
-class Bar:
-    """One line on a terminal."""
+def money_in_words(view: RunView) -> str:
+    """What was spent, of the cap or of what the plan comes to: ``$4.20 of at most $5.00``."""
+    spent_usd, cap_usd, estimate_usd = view.money()
+    spent = f"${spent_usd:,.2f}"
+    if cap_usd is not None:
+        return f"{spent} of at most ${cap_usd:,.2f}"
+    if estimate_usd:
+        return f"{spent} of about ${max(estimate_usd, spent_usd):,.2f}"
+    return spent if spent_usd else ""
 
-    def __init__(self, stream: TextIO, *, colour: bool) -> None:
+
+class Bar:
+    """One line on a terminal: counts, money and, while nothing changes, what is awaited."""
+
+    def __init__(self, stream: TextIO, *, colour: bool, make: Callable[[], Any] | None = None) -> None:
         self._stream = stream
         self._colour = "green" if colour else None
+        self._make = make or _tqdm
         self._bar: Any = None
+        self._beat: asyncio.TimerHandle | None = None
+        self._beats = 0
+        self._quiet_beats = 0
+
+    def preparing(self, what: str) -> None:
+        """Show that something goes on before the run has begun; needs a running event loop."""
+        self._beats += 1
+        if self._beats > SPINNER_AFTER_BEATS:
+            mark = SPINNER[self._beats % len(SPINNER)]
+            _draw(f"{mark} {what} ({self._beats * BEAT_S:.0f} s)", self._stream)
+        self._beat = asyncio.get_running_loop().call_later(BEAT_S, self.preparing, what)
+
+    def prepared(self) -> None:
+        """Clear what ``preparing`` shows."""
+        if self._beat is not None:
+            self._beat.cancel()
+            self._beat = None
+        if self._beats > SPINNER_AFTER_BEATS:
+            _draw("", self._stream)
+        self._beats = 0
 
     def started(self, view: RunView) -> None:
+        self.prepared()
         if _has_no_size(self._stream):  # what it records is read as a log later
             _put(f"started: {view.selected} jobs", self._stream)
-        self._bar = _tqdm()(
+        self._bar = self._make()(
             total=view.selected,
             initial=view.done,
             unit="job",
@@ -86,21 +126,68 @@ class Bar:
             smoothing=0.1,
             **_shape(self._stream),
         )
+        self._look_again(view)
 
     def changed(self, view: RunView) -> None:
-        self._bar.set_postfix_str(in_words(view), refresh=False)
+        self._quiet_beats = 0
+        self._show(view, [])
+
+    def _show(self, view: RunView, waits: Iterable[str]) -> None:
+        words = [money_in_words(view), in_words(view), *waits]
+        self._bar.set_postfix_str(visible("; ".join(filter(None, words))), refresh=False)
         self._bar.update(view.done - self._bar.n)
+
+    def _look_again(self, view: RunView) -> None:
+        """Once a second: move the clock on, and say what is awaited if nothing changed for a while."""
+        self._quiet_beats += 1
+        with suppress(RuntimeError):  # no event loop, so nothing to wait in
+            self._beat = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_again, view)
+            if self._quiet_beats > QUIET_BEATS:
+                self._show(view, view.waits())
+            self._bar.refresh()
 
     def warn(self, message: str) -> None:
         if self._bar is None:
+            if self._beats > SPINNER_AFTER_BEATS:
+                _draw("", self._stream)
             _put(message, self._stream)
         else:
             self._bar.write(visible(message), file=self._stream)
 
     def finished(self, view: RunView) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
         self.changed(view)
         self._bar.refresh()
         self._bar.close()
+
+
+def _draw(text: str, stream: TextIO) -> None:
+    """Draw over the terminal's line."""
+    with suppress(OSError, ValueError):
+        stream.write(f"\r\x1b[K{visible(text)}")
+        stream.flush()
+
+
+def progress_bar() -> Bar:
+    """A bar for Python: as a notebook shows it there, else a line on stderr."""
+    colour = "NO_COLOR" not in os.environ
+    return Bar(sys.stderr, colour=colour, make=_notebook_tqdm if _in_notebook() else None)
+
+
+def _in_notebook() -> bool:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def _notebook_tqdm() -> Any:
+    """tqdm as a widget, if the notebook has widgets."""
+    plain = _tqdm()
+    if find_spec("ipywidgets") is None:
+        return plain
+    from tqdm.notebook import tqdm
+
+    return tqdm
 
 
 class LogLines:

@@ -1,0 +1,74 @@
+"""Jobs that a Python program holds, as a manifest file: it is read twice, like any other.
+
+Takes dictionaries, texts (prompts), data frames of pandas and polars, tables of pyarrow, and any
+iterable of these rows, which may be long and is read once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+import msgspec
+
+from batcher.errors import UsageError
+
+TOP_NAME = "jobs.json"
+ROWS_NAME = "rows.jsonl"
+
+
+def write_manifest(jobs: Any, folder: Path, name: str) -> Path:
+    """Write ``jobs`` into ``folder`` and return the manifest to open; paths in them are relative to the
+    working directory. Raises UsageError for a row that is none."""
+    encoder = msgspec.json.Encoder(enc_hook=_plain)
+    with (folder / ROWS_NAME).open("wb") as file:
+        for number, row in enumerate(_rows(jobs), 1):
+            try:
+                file.write(encoder.encode(_present(row)) + b"\n")
+            except (TypeError, ValueError, OverflowError) as error:
+                raise UsageError(f"jobs, row {number}: {error}") from None
+    include = {"file": ROWS_NAME, "base": str(Path.cwd())}
+    top = folder / TOP_NAME
+    top.write_bytes(msgspec.json.encode({"name": name, "jobs": [{"from": include}]}))
+    return top
+
+
+def _rows(jobs: Any) -> Iterator[Any]:
+    if hasattr(jobs, "itertuples"):  # pandas
+        names = [str(name) for name in jobs.columns]
+        return (dict(zip(names, row, strict=True)) for row in jobs.itertuples(index=False, name=None))
+    if hasattr(jobs, "iter_rows"):  # polars
+        rows: Iterator[Any] = jobs.iter_rows(named=True)
+        return rows
+    if hasattr(jobs, "to_pylist"):  # pyarrow
+        return iter(jobs.to_pylist())
+    if isinstance(jobs, Mapping | bytes) or not isinstance(jobs, Iterable):
+        raise UsageError("jobs: a list, a data frame or another iterable of rows is needed")
+    return iter(jobs)
+
+
+def _present(row: Any) -> dict[str, Any]:
+    """A row without the cells that hold nothing: None, NaN and the like. Raises TypeError."""
+    if isinstance(row, str):
+        return {"prompt": row}
+    if not isinstance(row, Mapping):
+        raise TypeError(f"{type(row).__name__} is no row: a dictionary of inputs, or a prompt, is one")
+    return {str(name): value for name, value in row.items() if not _is_missing(value)}
+
+
+def _is_missing(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has for a value of another library: numbers of numpy, paths. Raises TypeError."""
+    if isinstance(value, PurePath):
+        return str(value)
+    for method in ("tolist", "isoformat"):
+        if hasattr(value, method):
+            return getattr(value, method)()
+    raise TypeError(f"{type(value).__name__} can't be sent: give a URL, a path, text or a number")
