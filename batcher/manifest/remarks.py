@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from batcher.manifest.rows import Row
 
@@ -16,6 +15,7 @@ _GARBLED = re.compile("[\u00c2-\u00f4\u221a\u2248][^\x00-\x7f]|\ufffd")
 _SURELY_GARBLED = re.compile("\u00e2\u20ac|\u00c3[\x80-\xbf]|\ufffd")
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 _BLANKS = "".join(char for char in map(chr, range(0x3001)) if char.isspace()) + _INVISIBLE
+_FIRST = frozenset(("", "#", "=", " ", "\t", "\r", "\n", "\v", "\f"))
 _CODE_PAGES = ("cp1252", "latin-1", "mac-roman")
 
 
@@ -46,18 +46,16 @@ def judge(row: Row, remarks: Remarks, *, is_table: bool) -> None:
 
     In a table, a cell of nothing but blanks is an empty one.
     """
-    for name in [name for name, value in row.inputs.items() if _is_suspect(value)]:
+    suspects = [
+        name
+        for name, value in row.inputs.items()
+        if type(value) is str and (not value.isascii() or value[:1] in _FIRST)
+    ]  # few rows have any
+    for name in suspects:
         _look_at(row, name, remarks, is_table)
     for name, value in row.vars.items() if row.vars else ():
         if isinstance(value, str) and (what := sheet_problem(value, is_table=is_table)):
             row.blame(name, what)
-
-
-def _is_suspect(value: Any) -> bool:
-    """Whether a value may be worth a second look: few are."""
-    if type(value) is not str:
-        return False
-    return not value.isascii() or not value or value[0] in "#= \t\r\n"
 
 
 def _look_at(row: Row, name: str, remarks: Remarks, is_table: bool) -> None:
