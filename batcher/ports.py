@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -87,3 +87,23 @@ class Service(Protocol):
     async def cancel(self, request_id: str) -> CancelOutcome:
         """Ask to cancel a request that is still queued. May be repeated. Raises like ``result``."""
         ...
+
+
+class EndedCall(msgspec.Struct, frozen=True):
+    """One call that has ended. ``kind`` is "submit", "result", "cancel" or "download".
+
+    ``what`` names a model, a request or a host; ``outcome`` says in words what came of it. Neither
+    holds a token, an input or a signed URL.
+    """
+
+    kind: str
+    what: str
+    outcome: str
+    took_s: float
+
+
+@runtime_checkable
+class CallObserver(Protocol):
+    """An observer that is told of each call. Called on the event loop: must not block or raise."""
+
+    def call(self, call: EndedCall) -> None: ...

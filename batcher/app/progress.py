@@ -15,6 +15,7 @@ from batcher.terminal import visible, visible_json
 
 if TYPE_CHECKING:
     from batcher.engine.view import RunView
+    from batcher.ports import EndedCall
 
 LINE_EVERY_S = 60.0
 LOOK_EVERY_S = 1.0
@@ -154,6 +155,8 @@ class Bar:
         else:
             self._bar.write(visible(message), file=self._stream)
 
+    note = warn
+
     def finished(self, view: RunView) -> None:
         if self._beat is not None:
             self._beat.cancel()
@@ -215,9 +218,13 @@ class LogLines:
             self._beat.cancel()
         self._say(f"ended: {_so_far(view)}")
 
+    def note(self, text: str) -> None:
+        """Print a line that is not one of the lines a minute."""
+        _put(f"batcher: {text}", self._stream)
+
     def _say(self, text: str) -> None:
         self._last_s = self._clock.monotonic()
-        _put(f"batcher: {text}", self._stream)
+        self.note(text)
 
     def _look_again(self, view: RunView) -> None:
         """Say what is awaited if nothing changes for a minute."""
@@ -236,9 +243,22 @@ def _so_far(view: RunView) -> str:
 class JsonLines(LogLines):
     """The same lines as JSON objects: ``at``, ``message``."""
 
-    def _say(self, text: str) -> None:
-        self._last_s = self._clock.monotonic()
+    def note(self, text: str) -> None:
         _put(visible_json({"at": iso(self._clock.now()), "message": text}), self._stream)
+
+
+class Verbose:
+    """``--verbose``: what another watcher shows, and a line for each call when it has ended."""
+
+    def __init__(self, inner: Bar | LogLines) -> None:
+        self._inner = inner
+        self.started = inner.started
+        self.changed = inner.changed
+        self.warn = inner.warn
+        self.finished = inner.finished
+
+    def call(self, call: EndedCall) -> None:
+        self._inner.note(f"{call.kind} {call.what}: {call.outcome} ({call.took_s:.3f} s)")
 
 
 class Quiet:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from batcher.app.calls import timed
 from batcher.app.check_urls import UrlReport, check_urls
 from batcher.app.connect import Site, check_same_api, connect
 from batcher.app.guard import check_outputs, moved_since
@@ -301,9 +302,10 @@ async def _drive(
     caps = Caps(options.money.max_cost_usd, options.money.assume_price_usd)
     budget = Budget(ledger, price_usd, caps, shard)
     breaker = Breaker(options.money.max_failures, options.money.max_failures_percent)
-    async with site.downloader(host, options.trust, options.pace.downloads) as fetcher:
+    async with site.downloader(host, options.trust, options.pace.downloads) as downloader:
+        service, fetcher = timed(site.service, downloader, host.observer, host.clock)
         deps = Deps(
-            service=site.service,
+            service=service,
             fetcher=fetcher,
             ledger=ledger,
             run_dir=stores[0],

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import sys
 
-from batcher.app.progress import Bar, JsonLines, LogLines, Quiet
+from batcher.app.progress import Bar, JsonLines, LogLines, Quiet, Verbose
 from batcher.clock import SystemClock
 from batcher.engine.view import Observer
 
 
-def observer_for(quiet: bool, log_format: str) -> Observer:
+def observer_for(quiet: bool, log_format: str, verbose: bool = False) -> Observer:
     """The watcher for this process's stderr."""
     if quiet:
         return Quiet(sys.stderr)
+    watcher = _watcher(log_format)
+    return Verbose(watcher) if verbose else watcher
+
+
+def _watcher(log_format: str) -> Bar | LogLines:
     if log_format == "json":
         return JsonLines(sys.stderr, SystemClock())
     if sys.stderr.isatty():

@@ -49,7 +49,7 @@ def run_manifest(typed_in: dict[str, Any]) -> int:
 
 
 def _run_for_real(options: Options, given: dict[str, Any]) -> int:
-    observer = observer_for(given["quiet"], given["log_format"])
+    observer = observer_for(given["quiet"], given["log_format"], given["verbose"])
     terminal = sys.stdin.isatty() and sys.stderr.isatty()
     asks = terminal and not options.money.assume_yes and options.sandbox is None
     host = Host(
@@ -109,7 +109,7 @@ def _understood(typed_in: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
 
 
 def _plan(options: Options, given: dict[str, Any]) -> int:
-    host = Host(observer=observer_for(given["quiet"], given["log_format"]))
+    host = Host(observer=observer_for(given["quiet"], given["log_format"], given["verbose"]))
     try:
         planned = ending.run_loop(app.plan(options, host))
     except BatcherError as error:

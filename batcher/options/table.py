@@ -339,7 +339,13 @@ TABLE: Final[tuple[Option, ...]] = (
         Option("dry-run", FLAG, ONCE, "The same as `batcher plan`.", on=RUN),
         Option("json", FLAG, TALK, "One JSON object on stdout."),
         Option("quiet", FLAG, TALK, "Nothing at all unless something is wrong.", short="q"),
-        Option("verbose", FLAG, TALK, "Say more about errors.", short="v"),
+        Option(
+            "verbose",
+            FLAG,
+            TALK,
+            "A line for each API call and download, with its timing.",
+            short="v",
+        ),
         Option(
             "ignore-old-failures",
             FLAG,
