@@ -175,3 +175,11 @@ def test_verbose_tells_what_an_error_was_made_of(tmp_path, monkeypatch, capsys):
     assert "because of" not in capsys.readouterr().err
     assert cli.main([*words, "-v"], standalone_mode=False) == 73
     assert "\n  because of NotADirectoryError: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["batcher", "batcher.cli.entry"])
+def test_help_and_the_import_of_the_package_load_nothing_heavy(module):
+    heavy = {"asyncio", "aiohttp", "ssl", "yaml", "jsonschema_rs", "tqdm", "pydoc", "importlib.metadata"}
+    program = f"import sys, {module}; print(*sorted(sys.modules.keys() & {heavy!r}))"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == []

@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from batcher.cli.fast_loop import fast_loop
+from batcher.cli.event_loop import fast_loop
 from tests.api_server import ROOT, ApiServer, command, environment, run_command
 
 pytest.importorskip("uvloop")
 FAST = ("--poll", "0.1")
-SAYS_WHICH = "import asyncio, sys; from batcher.cli.fast_loop import fast_loop; print(fast_loop())"
+SAYS_WHICH = "import asyncio, sys; from batcher.cli.event_loop import fast_loop; print(fast_loop())"
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ async def test_an_outage_is_not_told_for_the_time_of_a_pause():
 CHILD = """
 import asyncio, sys
 from batcher.clock import SystemClock
-from batcher.cli.fast_loop import fast_loop
+from batcher.cli.event_loop import fast_loop
 from batcher.providers.runcomfy.client import HttpService, ExchangeTimeouts
 from batcher.providers.runcomfy.credentials import Endpoint, Token
 

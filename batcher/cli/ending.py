@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn
 
 from batcher.cli import streams
 from batcher.errors import OutputError, UsageError
-from batcher.thread_batches import Threads
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-DEFAULT_THREADS = 32
-T = TypeVar("T")
-LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 class EndedBySignal(KeyboardInterrupt):
@@ -33,31 +28,6 @@ class EndedBySignal(KeyboardInterrupt):
     @property
     def exit_code(self) -> int:
         return 128 + self.number
-
-
-class HastyThreads(Threads):
-    """An event loop's helpers that nobody waits for: a name that is being looked up takes its time."""
-
-    def __init__(self) -> None:
-        super().__init__(DEFAULT_THREADS, thread_name_prefix="batcher-helper")
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        super().shutdown(wait=False, cancel_futures=True)
-
-
-def run_loop(work: Coroutine[Any, Any, T], loop: LoopFactory | None = None) -> T:
-    """``asyncio.run``, also where threads can't be had: its own end starts one."""
-
-    async def with_threads() -> T:
-        asyncio.get_running_loop().set_default_executor(HastyThreads())
-        return await work
-
-    runner = asyncio.Runner(loop_factory=loop)
-    try:
-        return runner.run(with_threads())
-    finally:
-        with suppress(RuntimeError):
-            runner.close()
 
 
 def prepare() -> None:

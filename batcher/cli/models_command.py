@@ -10,8 +10,8 @@ import click
 
 from batcher.app.connect import connect
 from batcher.app.host import Host
-from batcher.cli import ending
 from batcher.cli.console import duration
+from batcher.cli.event_loop import run_loop
 from batcher.cli.fields import field_notes
 from batcher.cli.observers import observer_for
 from batcher.errors import InputError, UnreachableError
@@ -34,7 +34,7 @@ class Asking:
 
 def list_models(query: str, asking: Asking) -> int:
     """Print the models that match; 1 where none does."""
-    listing = ending.run_loop(_listing(asking))
+    listing = run_loop(_listing(asking))
     found = sorted(listing.matching(query), key=lambda model: str(model["model_id"]))
     if asking.as_json:
         _print_json({"models": found, "total": len(found), **_source_json(listing.source)})
@@ -79,7 +79,7 @@ def _categories(model: dict[str, Any]) -> str:
 
 def show_model(model_id: str, asking: Asking) -> int:
     """Print a model's price and inputs. Raises InputError for one that the API doesn't know."""
-    found = ending.run_loop(find_model(model_id, asking))
+    found = run_loop(find_model(model_id, asking))
     spec, source = known_spec(model_id, found)
     if asking.as_json:
         told = found.entry or {"model_id": model_id, "input_schema": spec.schema}

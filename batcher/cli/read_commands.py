@@ -10,8 +10,8 @@ from typing import NamedTuple
 import click
 import msgspec
 
-from batcher.cli import ending
 from batcher.cli.console import status_lines
+from batcher.cli.event_loop import run_loop
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.errors import UsageError
@@ -69,7 +69,7 @@ def _given(run_dir: Path, snapshot: Snapshot) -> Given | None:
 def verify_outputs(run_dir: Path, *, as_json: bool) -> int:
     """Print what is wrong with the outputs, if anything; 1 where something is."""
     disk = LocalDisk()
-    checked, bad = ending.run_loop(_verify(open_run_dir(run_dir, disk), read_snapshot(run_dir, disk)))
+    checked, bad = run_loop(_verify(open_run_dir(run_dir, disk), read_snapshot(run_dir, disk)))
     if as_json:
         damage = [{"job": job, "path": file.path, "problem": what} for job, file, what in bad]
         click.echo(visible_json({"checked": checked, "damaged": damage}))

@@ -12,14 +12,14 @@ import click
 
 from batcher.app import resolve
 from batcher.app.host import Host
-from batcher.cli import ending
+from batcher.cli.event_loop import run_loop
 from batcher.cli.observers import observer_for
 from batcher.terminal import visible, visible_json
 
 
 def cancel_queued(run_dir: Path, *, as_json: bool) -> int:
     """Cancel every queued request; 1 where some could not be asked about."""
-    told = ending.run_loop(resolve.cancel(run_dir, _host()))
+    told = run_loop(resolve.cancel(run_dir, _host()))
     if as_json:
         click.echo(visible_json(told))
     else:
@@ -39,7 +39,7 @@ def cancel_queued(run_dir: Path, *, as_json: bool) -> int:
 
 def resolve_unknown(run_dir: Path, job: str, request_id: str | None) -> int:
     """Settle an unknown job by the user's word."""
-    click.echo(visible(ending.run_loop(resolve.resolve(run_dir, job, request_id, _host()))))
+    click.echo(visible(run_loop(resolve.resolve(run_dir, job, request_id, _host()))))
     return 0
 
 
@@ -59,7 +59,7 @@ def serve_sandbox(given: dict[str, Any]) -> int:
         rate_per_s=given["rate"],
         state=given["state"],
     )
-    ending.run_loop(_serve(settings, given["port"]))
+    run_loop(_serve(settings, given["port"]))
     return 0
 
 

@@ -22,7 +22,7 @@ from batcher.app.host import Host, interrupted
 from batcher.app.progress import Bar
 from batcher.cli import ending
 from batcher.cli.console import money, summary_lines
-from batcher.cli.fast_loop import fast_loop
+from batcher.cli.event_loop import fast_loop, run_loop
 from batcher.cli.observers import observer_for
 from batcher.cli.plan_view import brief_lines, plan_json, plan_page
 from batcher.cli.question import agreed
@@ -61,7 +61,7 @@ def _run_for_real(options: Options, given: dict[str, Any]) -> int:
     )
     try:
         _collect_less_often()
-        summary = ending.run_loop(_run(options, host), fast_loop())
+        summary = run_loop(_run(options, host), fast_loop())
     except BatcherError as error:
         return _nothing_ran(error, given)
     except ending.EndedBySignal as end:
@@ -111,7 +111,7 @@ def _understood(typed_in: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
 def _plan(options: Options, given: dict[str, Any]) -> int:
     host = Host(observer=observer_for(given["quiet"], given["log_format"], given["verbose"]))
     try:
-        planned = ending.run_loop(app.plan(options, host))
+        planned = run_loop(app.plan(options, host))
     except BatcherError as error:
         return _nothing_ran(error, given)
     for problem in planned.prepared.tally.problems:

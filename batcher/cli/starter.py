@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from batcher.cli import ending
+from batcher.cli.event_loop import run_loop
 from batcher.cli.fields import FieldNote, field_notes, literal
 from batcher.disk import cannot_write
 from batcher.errors import UsageError
@@ -95,7 +95,7 @@ def print_schema(model: str | None, *, sandbox: bool) -> int:
 def _spec(model: str, *, sandbox: bool) -> ModelSpec:
     from batcher.cli.models_command import Asking, find_model, known_spec
 
-    return known_spec(model, ending.run_loop(find_model(model, Asking(sandbox))))[0]
+    return known_spec(model, run_loop(find_model(model, Asking(sandbox))))[0]
 
 
 def _for_model(model: str, file: Path, *, sandbox: bool) -> str:
