@@ -85,6 +85,8 @@ class RunOptions(TypedDict, total=False):
     outage_timeout: float | str
     dask: str | None
     max_cost: float | None
+    max_cost_per: Mapping[str, float] | str
+    existing: bool
     assume_price: float | None
     canary: int | None
     canary_failures: int | str

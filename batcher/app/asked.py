@@ -119,6 +119,10 @@ def _max_failures(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"money.max_failures": number, "money.max_failures_percent": percent}
 
 
+def _max_cost_per(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"money.max_cost_per": dict(values["max_cost_per"])}
+
+
 def _canary_failures(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"money.canary_failures": JobShare(*values["canary_failures"])}
 
@@ -146,6 +150,7 @@ RULES: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "concurrency": _concurrency,
     "poll": _poll,
     "max_failures": _max_failures,
+    "max_cost_per": _max_cost_per,
     "canary_failures": _canary_failures,
     "on_interrupt": _on_interrupt,
 }

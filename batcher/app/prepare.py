@@ -205,7 +205,7 @@ def confirm(prepared: Prepared, host: Host, moved: str | None = None) -> None:
         if host.unattended and not options.money.has_cap:
             raise UsageError(
                 f"{made.to_buy} jobs would be bought, there is no terminal to ask on, and no cap was "
-                "given: add --max-cost USD or --yes. Nothing was submitted"
+                "given: add --max-cost USD, --max-cost-per day=USD, or --yes. Nothing was submitted"
             )
         return
     asks = warning is not None or made.to_buy > ASK_FROM_JOBS

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from batcher.app.account import bought_elsewhere, open_account
 from batcher.app.calls import timed
 from batcher.app.check_urls import UrlReport, check_urls
 from batcher.app.connect import Site, check_same_api, connect
@@ -18,12 +19,14 @@ from batcher.app.guard import check_outputs, moved_since
 from batcher.app.host import Host
 from batcher.app.model_names import check_known
 from batcher.app.prepare import Prepared, balance_warning, confirm, prepare
+from batcher.app.run_folder import check_existing, run_dir_of
 from batcher.app.show_bodies import ShownJob, shown_jobs
 from batcher.app.watching import spending_of, told_by
 from batcher.clock import iso
 from batcher.dataset.inspector import MediaInspector
 from batcher.dataset.metadata import Describes, Later, Metadata, gather
 from batcher.disk import cannot_write
+from batcher.engine.account import Account
 from batcher.engine.budget import Budget, Caps
 from batcher.engine.canary import Canary
 from batcher.engine.lanes import Deps, lanes_of
@@ -50,10 +53,6 @@ from batcher.store.local import RunDir
 from batcher.store.lost_ledger import check_nothing_lost
 from batcher.terminal import legible
 
-OUTPUT_ROOT = Path("output")
-_NO_PATTERNS = str.maketrans("[]{}*?", "()()__")
-"""Loaders take these characters for patterns, and a directory named with them can't be loaded."""
-
 
 @dataclass(frozen=True, slots=True)
 class Planned:
@@ -76,17 +75,23 @@ async def run(options: Options, host: Host) -> Summary:
     BatcherError where nothing ran.
     """
     manifest = open_manifest(options.manifest, options.overrides, options.also)
-    run_dir, shard = run_dir_of(options, manifest), options.selection.shard
+    run_dir, shard = run_dir_of(options, manifest, host.disk), options.selection.shard
     tree = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
+    check_existing(options, run_dir, host.disk)
     async with connect(options.sandbox, host, run_dir) as site, claimed(tree, shard, host.disk):
         specs = await _specs(site, manifest, run_dir, host)
         async with _ledger_if_any(run_dir, shard, site, host) as held:
             prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
             await check_outputs(prepared, tree, held.snapshot)
             await _warn_of_balance(prepared, site, host)
-            confirm(prepared, host, moved_since(held.snapshot, tree, host.disk))
+            account = open_account(options.money, site.api, run_dir, host)
+            doubts = (
+                moved_since(held.snapshot, tree, host.disk),
+                bought_elsewhere(prepared, held.snapshot, account),
+            )
+            confirm(prepared, host, ". ".join(filter(None, doubts)) or None)
             with _disk_refusals(run_dir):
-                summary = await _execute(prepared, site, (held.take(), tree), host)
+                summary = await _execute(prepared, site, (held.take(), tree, account), host)
         if shard is not None:
             gather(run_dir, shard, host.disk)
         return summary
@@ -95,7 +100,7 @@ async def run(options: Options, host: Host) -> Summary:
 async def plan(options: Options, host: Host) -> Planned:
     """All of ``run`` except spending: needs neither token nor network, and writes nothing."""
     manifest = open_manifest(options.manifest, options.overrides, options.also)
-    run_dir = run_dir_of(options, manifest)
+    run_dir = run_dir_of(options, manifest, host.disk)
     async with connect(options.sandbox, host, None, spending=False) as site:
         specs = await _specs(site, manifest, run_dir, host)
         snapshot = await _read(options, run_dir, site, host)
@@ -159,15 +164,6 @@ async def _specs(site: Site, manifest: Manifest, run_dir: Path, host: Host) -> S
     specs = await site.catalog.specs(manifest.models(), kept=kept_entries(run_dir, host.disk))
     await check_known(specs, site.catalog)
     return specs
-
-
-def run_dir_of(options: Options, manifest: Manifest) -> Path:
-    """Where a run keeps everything: as asked for, else ``output/<batch name>``."""
-    if options.output is not None:
-        return options.output
-    name = f"{manifest.name}{'-sandbox' if options.sandbox is not None else ''}"
-    before = OUTPUT_ROOT / name
-    return before if before.exists() else OUTPUT_ROOT / name.translate(_NO_PATTERNS)
 
 
 @contextmanager
@@ -234,9 +230,13 @@ async def _ledger_if_any(
         await held.close()
 
 
-async def _execute(prepared: Prepared, site: Site, held: tuple[Ledger, RunDir], host: Host) -> Summary:
+async def _execute(
+    prepared: Prepared, site: Site, held: tuple[Ledger, RunDir, Account | None], host: Host
+) -> Summary:
     began_s = host.clock.monotonic()
-    ledger, run_dir = held
+    ledger, run_dir, account = held
+    if account is not None:
+        account.follow(ledger, run_dir.is_ours)
     for warning in (*ledger.warnings, *prepared.tally.told(), *_odd(prepared), *_unchecked(prepared)):
         host.observer.warn(warning)
     if host.on_end is not None:
@@ -254,7 +254,7 @@ async def _execute(prepared: Prepared, site: Site, held: tuple[Ledger, RunDir], 
         ledger.announce(opening)
         _note_leavers(ledger, prepared.plan)
         metadata.open(prepared.columns)
-        runner = await _drive(prepared, site, ledger, (run_dir, metadata), host)
+        runner = await _drive(prepared, site, (ledger, account), (run_dir, metadata), host)
     except asyncio.CancelledError:  # a notebook's cell was interrupted, or a caller gave up
         ledger.close_run(RunEvent(run=opening.run, at=iso(host.clock.now()), ended=True))
         raise
@@ -293,11 +293,11 @@ def _unchecked(prepared: Prepared) -> Iterator[str]:
 async def _drive(
     prepared: Prepared,
     site: Site,
-    ledger: Ledger,
+    books: tuple[Ledger, Account | None],
     stores: tuple[RunDir, Describes],
     host: Host,
 ) -> Runner:
-    options = prepared.options
+    options, ledger = prepared.options, books[0]
     price_usd, shard = prepared.survey.estimate.price_usd, options.selection.shard
     caps = Caps(options.money.max_cost_usd, options.money.assume_price_usd)
     budget = Budget(ledger, price_usd, caps, shard)
@@ -315,6 +315,7 @@ async def _drive(
             rng=host.rng,
             observer=host.observer,
             inspector=MediaInspector(prepared.run_dir, ledger.snapshot),
+            account=books[1],
         )
         canary = Canary(
             prepared.canary, options.money.canary_failures, ledger.snapshot, host.clock, host.go_on

@@ -122,6 +122,20 @@ def status(run_dir: Path, as_json: bool, states: str | None, quality: str | None
 
 
 @cli.command()
+@click.argument("root", type=RUN_DIR, required=False)
+@click.option(
+    "--by", type=click.Choice(["day", "month", "model", "run"]), default="day", show_default=True
+)
+@click.option("--rebuild", "anew", is_flag=True, help="Make the book again from ledgers below ROOT.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def spend(root: Path | None, by: str, anew: bool, as_json: bool) -> int:
+    """Say what was spent: by the account's book, or by the ledgers below ROOT."""
+    from batcher.cli.spend_command import show_spending
+
+    return show_spending(root, by, anew=anew, as_json=as_json)
+
+
+@cli.command()
 @click.argument("run_dir", type=RUN_DIR)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def verify(run_dir: Path, as_json: bool) -> int:

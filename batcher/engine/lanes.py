@@ -9,6 +9,7 @@ from batcher.clock import Clock
 from batcher.dataset.acceptance import Inspector, Unchecked
 from batcher.dataset.metadata import Describes
 from batcher.download.downloader import Fetcher
+from batcher.engine.account import Account
 from batcher.engine.budget import Budget
 from batcher.engine.fetch import Collector
 from batcher.engine.gateway import ApiLine
@@ -45,6 +46,7 @@ class Deps:
     rng: Random
     observer: Observer
     inspector: Inspector = field(default_factory=Unchecked)
+    account: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def lanes_of(deps: Deps, pace: Pace, budget: Budget) -> Lanes:
     limits = RunLimits(slots, RateLimit(pace.rate_per_s))
     control = Control(limits)
     line = ApiLine(Gate(deps.rng), clock, control, pace.outage_timeout_s, traffic)
-    terms = Terms(budget, limits.rate, deps.body_of, clock, pace.concurrency)
+    terms = Terms(budget, limits.rate, deps.body_of, clock, pace.concurrency, deps.account)
     watcher = Watcher(deps.service, line, control, clock, deps.rng)
     stores = (deps.run_dir, deps.metadata)
     polls = LearnedPolls(snapshot.timings, deps.rng, pace.poll_interval_s)

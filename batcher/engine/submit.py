@@ -10,6 +10,7 @@ from enum import Enum, auto
 from typing import Any, Protocol
 
 from batcher.clock import Clock
+from batcher.engine.account import Account
 from batcher.engine.budget import Budget
 from batcher.engine.gateway import ApiLine
 from batcher.engine.stop import Control
@@ -67,6 +68,7 @@ class Terms:
     clock: Clock
     slots: int
     """How many requests may be unfinished at once."""
+    account: Account | None = None
 
 
 class Submitter:
@@ -97,10 +99,24 @@ class Submitter:
             # While local media were read, the run may have been stopped, or the money spent.
             if self._control.draining or not terms.budget.admits(job):
                 return Outcome.LEFT
+            if not await self._has_room(job):
+                return Outcome.LEFT
             with self._critical():
                 outcome = await self._attempt(job, body)
             if outcome is not Outcome.PUT_OFF:
                 return outcome
+
+    async def _has_room(self, job: Job) -> bool:
+        """Write the attempt down in the account's book; False if a cap is reached, or the run stops."""
+        if (account := self._terms.account) is None:
+            return True
+        attempt = next_attempt(self._ledger.snapshot.get(job.id))
+        reason = await account.reserve(job, attempt, self._terms.budget.price_usd(job))
+        if reason is not None:
+            self._control.drain(reason)
+        elif self._control.draining:
+            account.give_back(job.id, attempt)
+        return not self._control.draining
 
     async def _body(self, job: Job) -> bytes | UnreadableMedia:
         """The body of the POST, ready before the intent: between the two nothing may take time."""

@@ -23,6 +23,7 @@ from batcher.jobs.lifecycle import Event, EventName, RunEvent
 from batcher.jobs.shard import Shard
 from batcher.ledger.checkpoint_file import CHECKPOINT_STEP_BYTES, keep_checkpoint
 from batcher.ledger.commit import GroupCommit
+from batcher.ledger.finished import JobRecord
 from batcher.ledger.lines import Follows, LineReader, encode_line
 from batcher.ledger.lock import take_hold
 from batcher.ledger.merge_segments import read_into
@@ -81,6 +82,8 @@ class Ledger:
         self.warnings: list[str] = []
         self.on_end: Callable[[str], None] | None = None
         """Is given the id of each job that comes to its end here, once that is durable."""
+        self.on_change: Callable[[str, JobRecord], None] | None = None
+        """Told of each job that a line was added about, and how it stands then."""
         self._disk = disk
         self._clock = clock
         self._run_dir = run_dir
@@ -215,7 +218,9 @@ class Ledger:
         event = Event(event=name, at=iso(self._clock.now()), job=job, **fields)
         self._begin()
         place = self._place
-        self.snapshot.apply(event, place)
+        record = self.snapshot.apply(event, place)
+        if self.on_change is not None:
+            self.on_change(job, record)
         if event.input is not None or event.files is not None:
             self._lines.remember(place, event)
         durable = self._add(event)

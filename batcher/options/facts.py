@@ -145,11 +145,15 @@ class Money:
     canary_failures: JobShare = DEFAULT_CANARY_FAILURES
     assume_yes: bool = False
     """Buy without asking, also while jobs already paid for have left the manifest."""
+    existing: bool = False
+    """Never begin a new run directory."""
+    max_cost_per: Mapping[str, float] = field(default_factory=dict)
+    """USD by ``day`` and ``month``, over all run directories of the account."""
 
     @property
     def has_cap(self) -> bool:
         """Whether spending is bounded."""
-        return self.max_cost_usd is not None
+        return self.max_cost_usd is not None or bool(self.max_cost_per)
 
 
 @dataclass(frozen=True, slots=True)

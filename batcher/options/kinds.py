@@ -109,6 +109,14 @@ def dollars(text: str) -> float:
     return amount
 
 
+def per_period(text: str) -> tuple[str, float]:
+    """``day=20`` or ``month=300``: an amount of USD by period."""
+    name, equals, amount = text.strip().partition("=")
+    if not equals or name.strip() not in ("day", "month"):
+        raise ValueError(f"{text!r}: write day=USD, month=USD or both")
+    return name.strip(), dollars(amount)
+
+
 def whole_above_0(text: str) -> int:
     """1, 2, 3, ..."""
     if re.fullmatch(r"0*[1-9][0-9]*", text.strip(), re.ASCII) is None or len(text) > _WHOLE_MAX_DIGITS:
@@ -264,6 +272,12 @@ POLL = ValueKind(
 )
 SIZE = ValueKind("SIZE", size_bytes, show=_show_size)
 USD = ValueKind("USD", dollars, show=show_number)
+PER_PERIOD = ValueKind(
+    "day=USD,month=USD",
+    per_period,
+    show=lambda pair: f"{pair[0]}={show_number(pair[1])}",
+    separator=",",
+)
 SHARE = ValueKind("N|N%", share, show=_show_share)
 SPEED = ValueKind("FACTOR", _above_0(_decimal, "the speed"), show=show_number)
 PART = ValueKind("0..1", _part, show=show_number)

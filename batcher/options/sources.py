@@ -26,6 +26,8 @@ PROJECT_NAME: Final = "pyproject.toml"
 PREFIX: Final = "BATCHER_"
 _TOML_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", re.DOTALL)
 _UNIT = re.compile(r"_(?:usd|s|per_s|bytes|interval_s|percent)$")
+BOOK_VARIABLE: Final = "BATCHER_BOOK_DIR"
+"""Where the account's book lies: of the machine, not of a run."""
 _KUBERNETES = re.compile(r"BATCHER_(SERVICE_(HOST|PORT(_.*)?)|PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?)")
 """What Kubernetes sets in each pod if a service is called ``batcher``: no options of ours."""
 
@@ -174,7 +176,8 @@ def environment_layer(env: Mapping[str, str]) -> Layer:
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     for variable in sorted(env):
-        if not variable.startswith(PREFIX) or _KUBERNETES.fullmatch(variable):
+        foreign = variable == BOOK_VARIABLE or _KUBERNETES.fullmatch(variable)
+        if foreign or not variable.startswith(PREFIX):
             continue
         key, text = variable.removeprefix(PREFIX).lower(), env[variable]
         if key not in BY_KEY:

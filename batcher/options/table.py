@@ -44,6 +44,7 @@ from batcher.options.kinds import (
     MODEL,
     NAME,
     PART,
+    PER_PERIOD,
     PLACE,
     POLL,
     RATE,
@@ -242,6 +243,13 @@ TABLE: Final[tuple[Option, ...]] = (
             "max-cost", USD, MONEY, "Never let this run directory cost more.", to="money.max_cost_usd"
         ),
         Option(
+            "max-cost-per",
+            PER_PERIOD,
+            MONEY,
+            "Never let all runs of the account cost more: day=20,month=300.",
+            many=LIST,
+        ),
+        Option(
             "assume-price",
             USD,
             MONEY,
@@ -260,6 +268,14 @@ TABLE: Final[tuple[Option, ...]] = (
             "canary-failures", SHARE, MONEY, "Stop when more of the canary fail.", on=RUN, default="20%"
         ),
         Option("max-failures", SHARE, MONEY, "Stop submitting after more failures than this.", on=RUN),
+        Option(
+            "existing",
+            FLAG,
+            MONEY,
+            "Never begin a new run directory: exit 73 if there is none.",
+            on=RUN,
+            to="money.existing",
+        ),
         Option("yes", FLAG, ONCE, "Don't ask before buying.", short="y", on=RUN, to="money.assume_yes"),
     ),
     *under(

@@ -1,0 +1,74 @@
+"""Opens the account's book for a run, and puts right what dead runs left in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from batcher.app.connect import SANDBOX_API
+from batcher.app.host import Host
+from batcher.app.prepare import Prepared
+from batcher.engine.account import Account
+from batcher.errors import BatcherError
+from batcher.ledger.book import Book, BookFile, state_dir
+from batcher.ledger.ledger import read_snapshot
+from batcher.ledger.lock import is_segment_held
+from batcher.ledger.segments import segments_in
+from batcher.ledger.snapshot import Snapshot
+from batcher.options.facts import Money
+from batcher.planning.plan import PlanGroup
+
+
+def open_account(money: Money, api: str, run_dir: Path, host: Host) -> Account | None:
+    """The account of a run against ``api``; None in the sandbox, or if there is no book to be had.
+
+    Raises LedgerError or RunDirError if ``--max-cost-per`` can't be kept.
+    """
+    if api == SANDBOX_API:
+        return None
+    file = BookFile(state_dir(host.env, host.home), host.disk)
+    book = Book(file, (api, str(run_dir.absolute())), money.max_cost_per, host.clock)
+    account = Account(book, host.disk, host.clock, host.observer.warn, money.assume_price_usd or 0.0)
+    try:
+        book.refresh()
+        if money.max_cost_per:
+            file.append([])
+            _put_others_right(account, host)
+    except BatcherError as error:
+        if money.max_cost_per:
+            raise
+        host.observer.warn(f"the account's book is not kept: {error}")
+        return None
+    return account
+
+
+def bought_elsewhere(prepared: Prepared, snapshot: Snapshot, account: Account | None) -> str | None:
+    """That jobs which would be bought are paid for in another run directory, and in which."""
+    if account is None or not prepared.plan.to_buy or not account.book.knows_others:
+        return None
+    places: Counter[str] = Counter()
+    for job, decision in prepared.work(snapshot):
+        if decision.bucket is PlanGroup.NEW:
+            place = account.book.paid_elsewhere(job.id, job.digest)
+            places.update([place] if place is not None else [])
+    if not places:
+        return None
+    most, count = places.most_common(1)[0]
+    more = f" and {places.total() - count} in others" if len(places) > 1 else ""
+    return f"{count} of the jobs that would be bought were already paid for in {most}{more}"
+
+
+def _put_others_right(account: Account, host: Host) -> None:
+    """Let the reservations of runs that died count with what their ledgers say."""
+    ours = account.book.run_dir
+    others = {entry.run_dir for entry in account.book.open_reservations()} - {ours}
+    for run_dir in sorted(others):
+        path = Path(run_dir)
+        segments = segments_in(path, host.disk)
+        held = [is_segment_held(path, name, host.disk) for name in segments]
+        if segments and not any(one is not False for one in held):
+            try:
+                snapshot = read_snapshot(path, host.disk)
+            except BatcherError:
+                continue  # it counts with what was reserved
+            account.put_right(snapshot, run_dir, lambda job: True)

@@ -1,0 +1,142 @@
+"""``batcher spend``: what was spent, by the account's book; and the book made again from the ledgers."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from batcher.app.connect import SANDBOX_API
+from batcher.app.host import Host
+from batcher.disk import Disk, reading
+from batcher.ledger.book import SETTLE, BookFile, Entry, state_dir
+from batcher.ledger.lines import lines_of
+from batcher.ledger.segments import segments_in
+
+
+class By(StrEnum):
+    """What sums are made by."""
+
+    DAY = "day"
+    MONTH = "month"
+    MODEL = "model"
+    RUN = "run"
+
+
+class _MoneyLine(msgspec.Struct):
+    """A line of a ledger, as far as it is about money."""
+
+    event: str
+    at: str = ""
+    job: str = ""
+    attempt: int = 0
+    api: str | None = None
+    model: str | None = None
+    digest: str | None = None
+    price_usd: float | None = None
+    cost_usd: float | None = None
+    stage: str | None = None
+
+
+_decode = msgspec.json.Decoder(_MoneyLine).decode
+_FREE = frozenset({"deferred", "cancelled"})
+
+
+def entries_of(host: Host, root: Path | None) -> list[Entry]:
+    """The last line of each attempt in the book, or by the ledgers below ``root``.
+
+    Raises LedgerError.
+    """
+    if root is not None:
+        return [entry for folder in run_dirs(root, host.disk) for entry in _by_ledger(folder, host.disk)]
+    known: dict[tuple[str, str, int], Entry] = {}
+    for entry in BookFile(state_dir(host.env, host.home), host.disk).news():
+        known[entry.key] = entry
+    return list(known.values())
+
+
+def totals(entries: Iterable[Entry], by: By) -> Counter[str]:
+    """USD by ``by``, in the user's time zone."""
+    sums: Counter[str] = Counter()
+    for entry in entries:
+        sums[_label(entry, by)] += entry.usd  # type: ignore[assignment]
+    return sums
+
+
+def _label(entry: Entry, by: By) -> str:
+    if by is By.MODEL:
+        return entry.model or "unknown"
+    if by is By.RUN:
+        return entry.run_dir
+    day = datetime.fromisoformat(entry.at).astimezone().date().isoformat()
+    return day if by is By.DAY else day[:7]
+
+
+def rebuild(host: Host, root: Path) -> int:
+    """Write the book again from the ledgers below ``root`` and of every directory that it names.
+
+    What directories cost that are gone is kept. Returns how many attempts it holds. Raises RunDirError.
+    """
+    file = BookFile(state_dir(host.env, host.home), host.disk)
+    release = file.lock()
+    try:
+        kept: dict[tuple[str, str, int], Entry] = {entry.key: entry for entry in file.readable()}
+        folders = {Path(entry.run_dir) for entry in kept.values()}
+        folders |= {folder.absolute() for folder in run_dirs(root, host.disk)}
+        for folder in sorted(folders):
+            made = list(_by_ledger(folder, host.disk)) if segments_in(folder, host.disk) else []
+            if made:
+                kept = {key: one for key, one in kept.items() if one.run_dir != str(folder)}
+                kept |= {entry.key: entry for entry in made}
+        file.replace(kept.values())
+    finally:
+        release()
+    return len(kept)
+
+
+def run_dirs(root: Path, disk: Disk) -> Iterator[Path]:
+    """Every run directory at or below ``root``."""
+    for folder, names, _ in os.walk(root):
+        names.sort()
+        if segments_in(Path(folder), disk):
+            names.clear()
+            yield Path(folder)
+
+
+def _by_ledger(folder: Path, disk: Disk) -> Iterator[Entry]:
+    """Each attempt that the ledger in ``folder`` counts; none of the sandbox's. Raises LedgerError."""
+    found: dict[tuple[str, int], Entry] = {}
+    run_dir, api = str(folder.absolute()), ""
+    for name in segments_in(folder, disk):
+        with reading(folder / name), disk.open_read(folder / name) as file:
+            for _, raw in lines_of(file):
+                line = _line(raw)
+                if line is None:
+                    continue
+                api = line.api or api
+                _fold(found, line, (api, run_dir))
+    if api != SANDBOX_API:
+        yield from found.values()
+
+
+def _fold(found: dict[tuple[str, int], Entry], line: _MoneyLine, owner: tuple[str, str]) -> None:
+    key = line.job, line.attempt
+    if line.event == "submitting":
+        usd = line.price_usd or 0.0
+        found[key] = Entry(SETTLE, line.at, *owner, *key, usd, line.model, line.digest)
+    elif key in found and (line.event in _FREE or (line.event == "failed" and line.stage == "submit")):
+        found[key] = msgspec.structs.replace(found[key], usd=0.0)
+    elif key in found and line.cost_usd is not None:
+        found[key] = msgspec.structs.replace(found[key], usd=line.cost_usd)
+
+
+def _line(raw: bytes) -> _MoneyLine | None:
+    try:
+        return _decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
