@@ -43,8 +43,8 @@ from batcher.errors import BatcherError
 from batcher.jobs.identity import input_digest
 from batcher.jobs.job import Job, Source
 from batcher.jobs.lifecycle import EventName, Record, RunEvent, State
+from batcher.layout import LEDGER_NAME
 from batcher.ledger.ledger import Ledger
-from batcher.ledger.segments import LEDGER_NAME
 from batcher.options.facts import Pace, Policy, Selection
 from batcher.planning.plan import Plan, decide, make_plan
 from batcher.ports import CancelOutcome, Phase, Result

@@ -12,7 +12,7 @@ from batcher.engine.budget import Budget, Caps, even_level_usd
 from batcher.errors import OutcomeUnknown, Rejected, TurnedAway
 from batcher.jobs.lifecycle import EventName
 from batcher.jobs.shard import Shard, shard_number
-from batcher.ledger.segments import LEDGER_NAME
+from batcher.layout import LEDGER_NAME
 from batcher.options.facts import Policy
 from batcher.ports import Phase
 from tests.engine import Api, Batch, answer, job, virtual_loop

@@ -31,9 +31,9 @@ from batcher.engine.lanes import BACKLOG_PER_DOWNLOAD
 from batcher.jobs.identity import HASH_CHARS
 from batcher.jobs.job import Artifact, LocalMedia
 from batcher.jobs.lifecycle import EventName, Record, State
+from batcher.layout import LEDGER_NAME
 from batcher.ledger.finished import FinishedJobs
 from batcher.ledger.ledger import Ledger, read_snapshot
-from batcher.ledger.segments import LEDGER_NAME
 from batcher.ledger.snapshot import KEPT_OPEN
 from batcher.providers.runcomfy.body import request_body
 from batcher.sandbox.catalogue import catalogue

@@ -22,12 +22,12 @@ from batcher.disk import LocalDisk
 from batcher.errors import InputError, LedgerError, LockedError, RunDirError, UsageError
 from batcher.jobs.job import Artifact
 from batcher.jobs.shard import Shard
+from batcher.layout import BUCKET_NAME, HIDDEN_NAME, HOLDER_KEY
 from batcher.ledger.ledger import read_snapshot
-from batcher.ledger.segments import HIDDEN_NAME
 from batcher.report.render import write_report
-from batcher.store.bucket import BUCKET_NAME, claimed, ledger_to_read, open_run_dir
+from batcher.store.bucket import claimed, ledger_to_read, open_run_dir
 from batcher.store.bucket_outputs import UPLOADS_AT_ONCE, BucketRunDir
-from batcher.store.claim import HOLDER_KEY, Presence, claim, is_ours, release
+from batcher.store.claim import Presence, claim, is_ours, release
 from batcher.store.ledger_copy import bring, hand_over
 from batcher.store.local import RunDir
 from batcher.store.objects.opening import open_bucket

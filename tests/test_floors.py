@@ -11,7 +11,7 @@ import batcher
 
 ROOT = Path(batcher.__file__).parent
 FLOORS = [
-    {"errors", "clock", "terminal", "thread_batches", "ports", "media"},
+    {"errors", "clock", "layout", "terminal", "thread_batches", "ports", "media"},
     {"disk", "jobs", "pacing", "http"},
     {"options", "schema", "ledger", "download", "sandbox"},
     {"manifest", "planning", "store", "providers"},

@@ -13,8 +13,8 @@ from batcher.clock import SystemClock
 from batcher.disk import LocalAppendFile, LocalDisk
 from batcher.errors import LedgerError, LockedError, RunDirError
 from batcher.jobs.lifecycle import EventName, IllegalTransition, RunEvent, State
+from batcher.layout import LEDGER_NAME
 from batcher.ledger.ledger import Ledger, read_snapshot
-from batcher.ledger.segments import LEDGER_NAME
 
 CLOCK = SystemClock()
 RUN = RunEvent(run="abc", at="2026-01-01T00:00:00.000Z", total=2, manifest="m.yaml", version=1)

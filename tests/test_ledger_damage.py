@@ -12,8 +12,8 @@ from batcher.disk import LocalDisk
 from batcher.errors import LedgerError
 from batcher.jobs.lifecycle import EventName, RunEvent
 from batcher.jobs.shard import Shard
+from batcher.layout import LEDGER_NAME
 from batcher.ledger.ledger import Ledger, read_snapshot
-from batcher.ledger.segments import LEDGER_NAME
 
 RUN = RunEvent(run="abc", at="2026-01-01T00:00:00.000Z", total=2, manifest="m.yaml", version=1)
 

@@ -18,9 +18,10 @@ from batcher.disk import LocalDisk
 from batcher.errors import LedgerError
 from batcher.jobs.lifecycle import Event, EventName, State
 from batcher.jobs.shard import Shard, shard_number
+from batcher.layout import LEDGER_NAME
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.lines import encode_line
-from batcher.ledger.segments import LEDGER_NAME, division, is_segment, segments_in, shard_of_segment
+from batcher.ledger.segments import division, is_segment, segments_in, shard_of_segment
 from tests.histories import AT, HISTORIES, JOBS, facts, folded, open_ledger, play, told, written
 
 DIVISIONS = st.sampled_from([0, 2, 3])

@@ -17,7 +17,7 @@ from batcher.download.trust import TrustPolicy
 from batcher.download.way import Way
 from batcher.errors import CredentialsError, LedgerError
 from batcher.http.network import Network
-from batcher.ledger.segments import HIDDEN_NAME
+from batcher.layout import HIDDEN_NAME
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.media import is_public_url
 from batcher.options.facts import SandboxOptions, Trust

@@ -13,7 +13,8 @@ from batcher.disk import LocalDisk
 
 def report_run(run_dir: Path, every_s: float | None) -> int:
     """Write ``report.html``; with ``every_s``, again as the ledger grows, until the run ends."""
-    from batcher.report.render import REPORT_NAME, keep_writing, write_report
+    from batcher.layout import REPORT_NAME
+    from batcher.report.render import keep_writing, write_report
 
     disk, clock = LocalDisk(), SystemClock()
     page = run_dir / REPORT_NAME

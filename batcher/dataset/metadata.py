@@ -20,14 +20,13 @@ from batcher.dataset.typed_head import HEAD_BYTES, TypedHead
 from batcher.disk import AppendFile, Disk, writing
 from batcher.jobs.lifecycle import State
 from batcher.jobs.shard import Shard
+from batcher.layout import CARD_NAME, HIDDEN_NAME, METADATA_CACHE_NAME
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.lock import is_held
-from batcher.ledger.segments import HIDDEN_NAME
 from batcher.ledger.snapshot import Snapshot
-from batcher.store.local import CARD_NAME, RunDir
+from batcher.store.local import RunDir
 
-_CACHE_NAME = "metadata.json"
 _GATHER_LOCK = "gather"
 GATHER_PATIENCE_S = 600.0
 _LAYOUT = 3
@@ -87,7 +86,7 @@ class Metadata:
         self._disk = disk
         self._head_bytes = head_bytes
         self._head = TypedHead(head_bytes)
-        self._cache_path = run_dir.hidden / _CACHE_NAME
+        self._cache_path = run_dir.hidden / METADATA_CACHE_NAME
         self._columns = ColumnTypes()
         self._file: AppendFile | None = None
         self._late: list[str] = []

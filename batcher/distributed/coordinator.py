@@ -23,9 +23,10 @@ from batcher.distributed.worker import look, manifest_sha256
 from batcher.engine.stop import Control
 from batcher.errors import LockedError, RunDirError, UnreachableError
 from batcher.jobs.shard import Shard
+from batcher.layout import HIDDEN_NAME
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.lock import is_held
-from batcher.ledger.segments import HIDDEN_NAME, is_segment, segments_in
+from batcher.ledger.segments import is_segment, segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import Summary
 from batcher.options.facts import Options

@@ -13,11 +13,12 @@ from batcher.engine.poll import Gone, Watcher
 from batcher.errors import DownloadError, DownloadRefused, DownloadStalled
 from batcher.jobs.job import Artifact, Probed, next_name, output_name, owners_of
 from batcher.jobs.lifecycle import EXPIRED, NO_OUTPUT, EventName, Stage, State
+from batcher.layout import MEDIA_NAME
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import Ledger
 from batcher.media.inline import read_inline
 from batcher.ports import Phase, Result
-from batcher.store.local import MEDIA_NAME, RunDir
+from batcher.store.local import RunDir
 
 ASK_AGAIN_S = 120.0
 STALLED = "stalled"

@@ -6,11 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from batcher.disk import Disk
+from batcher.layout import CHECKPOINT_NAME, HIDDEN_NAME, LEDGER_NAME
 from batcher.ledger.checkpoint import encode_checkpoint, restore_checkpoint
-from batcher.ledger.segments import HIDDEN_NAME, LEDGER_NAME, segments_in
+from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 
-CHECKPOINT_NAME = "checkpoint"
 CHECKPOINT_STEP_BYTES = 32 << 20
 """So many bytes of ledger without one take a second to fold."""
 

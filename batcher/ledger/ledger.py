@@ -21,6 +21,7 @@ from batcher.disk import AppendFile, Disk, writing
 from batcher.errors import LedgerError
 from batcher.jobs.lifecycle import Event, EventName, RunEvent
 from batcher.jobs.shard import Shard
+from batcher.layout import HIDDEN_NAME, LEDGER_NAME
 from batcher.ledger.checkpoint_file import CHECKPOINT_STEP_BYTES, keep_checkpoint
 from batcher.ledger.commit import GroupCommit
 from batcher.ledger.finished import JobRecord
@@ -29,13 +30,7 @@ from batcher.ledger.lock import take_hold
 from batcher.ledger.merge_segments import read_into
 from batcher.ledger.packed import PackedMap
 from batcher.ledger.replay import Tail, check_version
-from batcher.ledger.segments import (
-    HIDDEN_NAME,
-    LEDGER_NAME,
-    begun_mark,
-    others,
-    segment_name,
-)
+from batcher.ledger.segments import begun_mark, others, segment_name
 from batcher.ledger.snapshot import SEGMENT_SHIFT, Snapshot
 
 RESERVE_BYTES = 256 * 1024

@@ -13,7 +13,7 @@ import msgspec
 from batcher.disk import Disk
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import Event, EventName, RunEvent
-from batcher.ledger.segments import LEDGER_NAME
+from batcher.layout import LEDGER_NAME
 from batcher.ledger.snapshot import SEGMENT_SHIFT
 from batcher.pacing.timings import Lengths
 

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING
 from batcher.disk import Disk
 from batcher.errors import LockedError
 from batcher.jobs.shard import Shard
-from batcher.ledger.segments import HIDDEN_NAME, shard_of_segment
+from batcher.layout import HIDDEN_NAME, LOCK_NAME, START_NAME
+from batcher.ledger.segments import shard_of_segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LOCK_NAME = "lock"
-START_NAME = "start"
 START_PATIENCE_S = 30.0
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from batcher.disk import Disk, reading
 from batcher.jobs.shard import Shard
+from batcher.layout import HIDDEN_NAME, LEDGER_NAME
 
-LEDGER_NAME = "ledger.jsonl"
-HIDDEN_NAME = ".batcher"
 _SEGMENT = re.compile(r"ledger\.([1-9][0-9]{0,8})-of-([1-9][0-9]{0,8})\.jsonl")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from batcher.clock import Clock, iso
 from batcher.disk import Disk, cannot_write
+from batcher.layout import REPORT_NAME
 from batcher.ledger.ledger import read_ledger, read_snapshot
 from batcher.ledger.lines import LineReader
 from batcher.ledger.segments import segments_in
@@ -20,8 +21,6 @@ from batcher.report.history import TimedSnapshot
 from batcher.report.jobs import Jobs
 from batcher.report.page import render
 from batcher.report.series import series_of
-
-REPORT_NAME = "report.html"
 
 
 def write_report(run_dir: Path, disk: Disk, clock: Clock, refresh_s: float | None = None) -> Status:

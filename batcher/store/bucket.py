@@ -24,14 +24,13 @@ import msgspec
 from batcher.disk import Disk, writing
 from batcher.errors import BatcherError, UsageError
 from batcher.jobs.shard import Shard
-from batcher.ledger.segments import HIDDEN_NAME, segment_name, segments_in
+from batcher.layout import BUCKET_NAME, CARD_NAME, HIDDEN_NAME, HOLDER_KEY, MEDIA_NAME, METADATA_NAME
+from batcher.ledger.segments import segment_name, segments_in
 from batcher.store.bucket_outputs import BucketRunDir
-from batcher.store.claim import HOLDER_KEY, Presence, claim, is_ours, release
+from batcher.store.claim import Presence, claim, is_ours, release
 from batcher.store.ledger_copy import bring, hand_over, is_behind
-from batcher.store.local import CARD_NAME, MEDIA_NAME, METADATA_NAME, RunDir
+from batcher.store.local import RunDir
 from batcher.store.objects.opening import open_bucket
-
-BUCKET_NAME = "bucket.json"
 
 
 @asynccontextmanager

@@ -12,9 +12,10 @@ from batcher.errors import BatcherError
 from batcher.jobs.job import Artifact, Probed
 from batcher.jobs.lifecycle import Replaced
 from batcher.jobs.shard import Shard
+from batcher.layout import MEDIA_NAME, SUPERSEDED_NAME
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.packed import PackedMap
-from batcher.store.local import MEDIA_NAME, SUPERSEDED_NAME, RunDir, superseded_name
+from batcher.store.local import RunDir, superseded_name
 from batcher.store.objects.interface import Bucket
 
 UPLOADS_AT_ONCE = 8

@@ -19,12 +19,9 @@ import msgspec
 from batcher.disk import Disk, writing
 from batcher.errors import LockedError
 from batcher.jobs.shard import Shard
-from batcher.ledger.segments import HIDDEN_NAME
+from batcher.layout import AT_WORK_NAME, HOLDER_KEY, SETTLING_NAME
 from batcher.store.objects.interface import Bucket
 
-HOLDER_KEY = f"{HIDDEN_NAME}/holder.json"
-_AT_WORK_NAME = "at-work"
-_SETTLING_NAME = "settling"
 SETTLING_PATIENCE_S = 600.0
 """How long a run waits, in seconds, for another shard that brings or leaves its ledger."""
 
@@ -43,13 +40,13 @@ class Presence:
     def __init__(self, hidden: Path, shard: Shard | None, disk: Disk) -> None:
         self.shard = shard
         self._hidden = hidden
-        self._own = _AT_WORK_NAME if shard is None else f"{_AT_WORK_NAME}.{shard}"
+        self._own = AT_WORK_NAME if shard is None else f"{AT_WORK_NAME}.{shard}"
         self._disk = disk
 
     @asynccontextmanager
     async def settling(self) -> AsyncIterator[None]:
         """For a stretch in which runs must not come or go. Raises LockedError."""
-        path = self._hidden / _SETTLING_NAME
+        path = self._hidden / SETTLING_NAME
         leave = await asyncio.to_thread(self._disk.lock, path, SETTLING_PATIENCE_S)
         try:
             yield
@@ -63,9 +60,7 @@ class Presence:
     def is_alone(self) -> bool:
         """Whether no other run is at work."""
         names = self._disk.list_dir(self._hidden)
-        others = [
-            name for name in names if name.partition(".")[0] == _AT_WORK_NAME and name != self._own
-        ]
+        others = [name for name in names if name.partition(".")[0] == AT_WORK_NAME and name != self._own]
         try:
             for name in others:
                 self._disk.lock(self._hidden / name)()

@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 from batcher.disk import Disk, reading, writing
 from batcher.errors import LedgerError
-from batcher.ledger.segments import HIDDEN_NAME, is_segment, segments_in
-from batcher.store.local import MEDIA_NAME
+from batcher.layout import HIDDEN_NAME, MEDIA_NAME
+from batcher.ledger.segments import is_segment, segments_in
 from batcher.store.objects.interface import Bucket
 
 PIECE_BYTES = 1 << 20

@@ -23,14 +23,9 @@ from batcher.errors import RunDirError
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import Replaced
 from batcher.jobs.shard import Shard
+from batcher.layout import HIDDEN_NAME, MEDIA_NAME, METADATA_NAME, PARTIAL_NAME, SUPERSEDED_NAME
 from batcher.ledger.finished import JobRecord
-from batcher.ledger.segments import HIDDEN_NAME
 
-MEDIA_NAME = "media"
-SUPERSEDED_NAME = "superseded"
-METADATA_NAME = "metadata.jsonl"
-CARD_NAME = "README.md"
-PARTIAL_NAME = "partial"
 NAMES_NOT_SYNCED = (
     "its file system can't fsync directories; a power failure may lose the names of the newest files, "
     "which the next run fetches again"

@@ -17,11 +17,12 @@ from batcher.errors import LedgerError
 from batcher.jobs.job import owners_of
 from batcher.jobs.lifecycle import Stage, State
 from batcher.jobs.shard import Shard
+from batcher.layout import LEDGER_NAME, MEDIA_NAME, METADATA_NAME, SUPERSEDED_NAME
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.lines import lines_of
-from batcher.ledger.segments import LEDGER_NAME, segments_in
+from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
-from batcher.store.local import MEDIA_NAME, METADATA_NAME, SUPERSEDED_NAME, RunDir
+from batcher.store.local import RunDir
 from batcher.terminal import visible
 
 NAMES_SHOWN = 5

@@ -12,12 +12,12 @@ from batcher.engine.unwatched import LEAST_HOLD_S
 from batcher.errors import InputError, RunDirError
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import IllegalTransition, Record, State
+from batcher.layout import MEDIA_NAME, METADATA_NAME, SUPERSEDED_NAME
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import read_ledger, read_snapshot
 from batcher.ledger.lines import LineReader
 from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
-from batcher.store.local import MEDIA_NAME, METADATA_NAME, SUPERSEDED_NAME
 
 from .disk import SimDisk
 from .process import ROOT, Process

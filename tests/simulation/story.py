@@ -11,11 +11,11 @@ from unittest.mock import patch
 import batcher.ledger.ledger
 import batcher.ledger.snapshot
 from batcher.jobs.lifecycle import Event, EventName, State
+from batcher.layout import MEDIA_NAME
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import read_ledger
 from batcher.ledger.lines import LineReader
 from batcher.ledger.snapshot import Snapshot
-from batcher.store.local import MEDIA_NAME
 
 from .checks import Checks, check_all_done, check_end, ledger_of
 from .disk import SimDisk

@@ -18,8 +18,8 @@ from batcher.dataset.export.shards import Row, RowSource, splits
 from batcher.dataset.typed_head import TypedHead
 from batcher.disk import Disk
 from batcher.errors import RunDirError, UsageError
+from batcher.layout import METADATA_NAME
 
-METADATA_NAME = "metadata.jsonl"
 RECORD_NAME = ".export-folder.json"
 """Hidden, so that loaders of whole folders pass over it."""
 PIECE_BYTES = 1 << 20

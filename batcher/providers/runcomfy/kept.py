@@ -13,10 +13,8 @@ from pathlib import Path
 import msgspec
 
 from batcher.disk import Disk
-from batcher.ledger.segments import HIDDEN_NAME
+from batcher.layout import HIDDEN_NAME, SPECS_NAME
 from batcher.providers.runcomfy.catalog import CachedEntry
-
-SPECS_NAME = "specs.json"
 
 
 class _KeptFile(msgspec.Struct):

@@ -1,0 +1,39 @@
+"""The names inside a run directory: all that lies there, in one place.
+
+::
+
+    RUN_DIR/
+      ledger.jsonl          what happened; ledger-N-of-M.jsonl for shards
+      metadata.jsonl        the dataset: a line for each file in media/
+      media/                the outputs
+      superseded/           outputs of attempts that were bought again
+      README.md             the dataset's card
+      report.html           the report
+      .batcher/             ours: locks, partial downloads, and what can be made again
+"""
+
+from __future__ import annotations
+
+LEDGER_NAME = "ledger.jsonl"
+METADATA_NAME = "metadata.jsonl"
+MEDIA_NAME = "media"
+SUPERSEDED_NAME = "superseded"
+CARD_NAME = "README.md"
+REPORT_NAME = "report.html"
+HIDDEN_NAME = ".batcher"
+
+# In .batcher/
+LOCK_NAME = "lock"
+START_NAME = "start"
+CHECKPOINT_NAME = "checkpoint"
+METADATA_CACHE_NAME = "metadata.json"
+PARTIAL_NAME = "partial"
+SPECS_NAME = "specs.json"
+"""The catalogue's entries that the run went by."""
+BUCKET_NAME = "bucket.json"
+"""Which bucket has the outputs."""
+AT_WORK_NAME = "at-work"
+SETTLING_NAME = "settling"
+
+HOLDER_KEY = f"{HIDDEN_NAME}/holder.json"
+"""In the bucket: which state directory writes there."""
