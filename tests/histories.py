@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from batcher.disk import LocalDisk
@@ -68,11 +69,20 @@ def _fields(name: EventName, job: str, number: int, flavour: int) -> dict[str, A
             )
             digest = f"{number:016x}" if flavour != 4 else None
             model = f"acme/{flavour % 2}" if flavour != 5 else None
-            return {"model": model, "digest": digest, "price_usd": [None, 1.5, 2][flavour % 3], **inputs}
+            priced = {"priced_as": f"set {flavour % 2}"} if flavour % 3 else {}
+            return {
+                "model": model,
+                "digest": digest,
+                "price_usd": [None, 1.5, 2][flavour % 3],
+                **inputs,
+                **priced,
+            }
         case EventName.SUBMITTED:
             return {"request_id": f"r{number}" if flavour else None}
         case EventName.COMPLETED:
             return {"cost_usd": cost_usd, "unfinished_s": 3.0}
+        case EventName.COST:
+            return {"cost_usd": cost_usd or 0.75}
         case EventName.DONE:
             file = Probed(f"media/{job}.mp4", number, f"{number:064x}", "video/mp4", width=320)
             return {"files": (file,) * (flavour % 3), "quality": [None, "black"][flavour % 2]}
@@ -148,7 +158,7 @@ def folded(path: Path, shards: int = 0) -> Snapshot:
 
 RECORD_FIELDS = (
     *("state", "attempt", "request_id", "model", "digest", "stage", "code", "message", "price_usd"),
-    *("charge_usd", "reported_usd", "quality", "orphaned", "submitting_at"),
+    *("charge_usd", "reported_usd", "quality", "orphaned", "submitting_at", "priced_as"),
 )
 
 
@@ -174,5 +184,6 @@ def facts(snapshot: Snapshot) -> dict[str, Any]:
         "spent": round(snapshot.spent_usd, 6),
         "reported": round(snapshot.reported_usd, 6),
         "reported_price": round(snapshot.reported_price_usd, 6),
+        "costs": msgspec.to_builtins(snapshot.costs.saved()),
         "by_shard": [round(usd, 6) for usd in snapshot.spent_by_shard_usd],
     }

@@ -11,8 +11,10 @@ from engine import Api, Batch, answer, in_virtual_time, job, observer_that, some
 
 from batcher.app import run as app
 from batcher.app.host import Host
+from batcher.engine.late_costs import LateCosts
 from batcher.errors import InputError, OutcomeUnknown, UnreachableError
-from batcher.jobs.lifecycle import State
+from batcher.jobs.lifecycle import EventName, Stage, State
+from batcher.ledger.ledger import Ledger
 from batcher.manifest.roll import Roll
 from batcher.options.facts import Money, Options, Overrides, Pace, Policy, Selection
 from batcher.ports import Phase
@@ -174,6 +176,34 @@ async def test_a_cost_of_zero_is_asked_for_again_and_believed_in_the_end(batch):
     batch.max_cost_usd = 100.0
     ended = await batch.run(some_jobs(3), concurrency=1)
     assert (ended.spent_usd, ended.states) == (0.0, {"done": 3})
+
+
+class MovedOn:
+    """A watcher whose answer comes when the job was bought again already."""
+
+    def __init__(self, ledger):
+        self.ledger = ledger
+
+    async def ask(self, request_id, timeout_s):
+        self.ledger.append(EventName.SUBMITTING, "cat", price_usd=1.0)
+        self.ledger.append(EventName.SUBMITTED, "cat", request_id="r2")
+        self.ledger.append(EventName.COMPLETED, "cat")
+        return answer(cost_usd=9.0)
+
+
+@in_virtual_time
+async def test_a_cost_that_comes_when_its_job_was_bought_again_is_not_that_of_the_new_attempt(batch):
+    ledger = Ledger(batch.path, batch.disk, batch.clock)
+    ledger.append(EventName.SUBMITTING, "cat", price_usd=1.0)
+    ledger.append(EventName.SUBMITTED, "cat", request_id="r1")
+    ledger.append(EventName.FAILED, "cat", stage=Stage.GENERATE)
+    costs = LateCosts(MovedOn(ledger), ledger, batch.clock, wanted=True)
+    await costs.take_over(lambda job_id: False)
+    assert ledger.snapshot.records["cat"].request_id == "r1", "a job of another shard is not asked about"
+    await costs.take_over(lambda job_id: True)
+    record = ledger.snapshot.records["cat"]
+    assert (record.request_id, record.reported_usd) == ("r2", None)
+    await ledger.close()
 
 
 @in_virtual_time

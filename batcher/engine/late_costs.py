@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from batcher.clock import Clock, iso
@@ -42,12 +43,12 @@ class LateCosts:
         if self._is_missing(job_id) and self._asks():
             self._put(job_id, 0)
 
-    async def take_over(self) -> None:
-        """Ask once for what earlier runs ended too soon to hear."""
+    async def take_over(self, is_ours: Callable[[str], bool]) -> None:
+        """Ask once for what earlier runs ended too soon to hear; ``is_ours`` tells this shard's ids."""
         now = iso(self.clock.now())
         for job_id, record in self.ledger.snapshot.records.open.items():
             age_s = seconds_between(record.submitting_at or "", now)
-            if age_s is not None and 0 <= age_s < RECENT_S:
+            if age_s is not None and 0 <= age_s < RECENT_S and is_ours(job_id):
                 self.note(job_id)
         if self.wanted:
             await self.ask()
@@ -84,12 +85,15 @@ class LateCosts:
         asked, _ = self._due.pop(job_id)
         if not self._is_missing(job_id):
             return
-        record = self.ledger.snapshot.records[job_id]
-        assert record.request_id is not None
+        request_id = self.ledger.snapshot.records[job_id].request_id
+        assert request_id is not None
         try:
-            result = await self.watcher.ask(record.request_id, ASK_S)
+            result = await self.watcher.ask(request_id, ASK_S)
         except Gone:
             return
+        record = self.ledger.snapshot.records[job_id]
+        if record.request_id != request_id or not self._is_missing(job_id):
+            return  # meanwhile it was told, or the job went on
         cost_usd = result.cost_usd if result is not None else None
         if cost_usd is not None and cost_usd != record.reported_usd:
             await self.ledger.record(EventName.COST, job_id, cost_usd=cost_usd)

@@ -73,7 +73,7 @@ class Runner:
         beside = [asyncio.create_task(work) for work in companions]
         try:
             await self._guarded(self._tidy())
-            await self._guarded(self._lanes.late_costs.take_over())
+            await self._guarded(self._lanes.late_costs.take_over(self._deps.run_dir.is_ours))
             async with asyncio.TaskGroup() as self._tasks:
                 self._take_over(plan)
                 self._spawn(self._admit(plan, work))

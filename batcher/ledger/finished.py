@@ -121,6 +121,10 @@ class Finished:
         return price_usd if isinstance(price_usd, int | float) else None
 
     @property
+    def priced_as(self) -> str | None:
+        return self._intent_line().priced_as
+
+    @property
     def request_id(self) -> str | None:
         if self._answer is None:
             self._answer = self._jobs.line_at(self.answer_offset)
@@ -301,6 +305,6 @@ def _unpacked(packed: Finished) -> Record:
     names = (
         *("state", "attempt", "request_id", "model", "digest", "price_usd", "charge_usd"),
         *("reported_usd", "files", "quality", "orphaned", "listed", "submitting_at"),
-        *("submitting_offset", "input_offset", "answer_offset", "done_offset"),
+        *("submitting_offset", "input_offset", "answer_offset", "done_offset", "priced_as"),
     )
     return Record(**{name: getattr(packed, name) for name in names})

@@ -111,8 +111,8 @@ MUTATIONS = (
     ),
     Mutation(
         "bought again without asking for the old result",
-        "planning.py",
-        '        return Decision(Bucket.RETRY, Action.ASK, f"asked once more, then bought again: {why}")\n',
+        "planning/plan.py",
+        '        return Decision(PlanGroup.RETRY, Action.ASK, f"asked once more, then bought again: {why}")\n',
         "        return Decision(PlanGroup.RETRY, Action.SUBMIT, why)\n",
     ),
     Mutation(
