@@ -36,6 +36,8 @@ class LateCosts:
     wanted: bool
     _due: dict[str, tuple[int, float]] = field(init=False, default_factory=dict)
     """How often each job was asked about, and when it is the next time."""
+    _some: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    """Set while any is due."""
     _silent: int = field(init=False, default=0)
 
     def note(self, job_id: str) -> None:
@@ -56,6 +58,7 @@ class LateCosts:
     async def keep_asking(self) -> None:
         """Ask for each cost when its time has come. Runs until it is cancelled."""
         while True:
+            await self._some.wait()
             await self.clock.sleep(LOOK_S)
             now_s = self.clock.monotonic()
             await self._ask_each([job for job, (_, at_s) in self._due.items() if at_s <= now_s])
@@ -69,6 +72,7 @@ class LateCosts:
 
     def _put(self, job_id: str, asked: int) -> None:
         self._due[job_id] = asked, self.clock.monotonic() + WAITS_S[asked]
+        self._some.set()
 
     def _asks(self) -> bool:
         knows_some = self.ledger.snapshot.reported_usd > 0
@@ -83,6 +87,8 @@ class LateCosts:
 
     async def _ask(self, job_id: str) -> None:
         asked, _ = self._due.pop(job_id)
+        if not self._due:
+            self._some.clear()
         if not self._is_missing(job_id):
             return
         request_id = self.ledger.snapshot.records[job_id].request_id

@@ -162,15 +162,16 @@ class Checks:
     def _check_slots(self, job_id: str) -> None:
         process, now_s = self._process, self._world.now_s()
         assert process.ledger is not None
-        assert process.runner is not None
+        assert process.control is not None
+        assert process.shown.view is not None
         assert process.plan is not None
-        if process.runner.control.draining:
+        if process.control.draining:
             return
         ours = {job for job, posted in self._server.postings.items() if self._posted_now(posted)}
         busy = 0
         for job in ours | set(process.plan.resumed):
             record = process.ledger.snapshot.records[job]
-            if job == job_id or job in process.runner.view.timed_out:
+            if job == job_id or job in process.shown.view.timed_out:
                 continue
             busy += self._holds_slot(job, record, now_s)
         limit = process.spec.pace.concurrency
@@ -255,8 +256,8 @@ class Checks:
     def _check_error(self) -> None:
         process = self._process
         error = process.error
-        if error is None and process.runner is not None:
-            error = process.runner.control.error
+        if error is None and process.control is not None:
+            error = process.control.error
         if isinstance(error, IllegalTransition | InputError):
             self._world.violate(f"the engine tripped over itself: {error!r}")
         if isinstance(error, RunDirError) and not self._disk.errors:

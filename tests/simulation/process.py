@@ -1,39 +1,103 @@
-"""One run of the engine in the simulated world, wired as ``batcher.app`` wires it."""
+"""One run in the simulated world: ``batcher.app.run`` itself, but for the network and the manifest's file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
-from batcher.app.host import interrupted
-from batcher.clock import iso
-from batcher.dataset.metadata import Describes, Later, Metadata, gather
-from batcher.dataset.rows import ColumnTypes
-from batcher.engine.budget import Budget, Caps
-from batcher.engine.lanes import Deps, lanes_of
-from batcher.engine.runner import Runner
-from batcher.engine.stop import Breaker
-from batcher.engine.view import Silence
+import batcher.app.run as app
+from batcher.app.host import Host, interrupted
+from batcher.app.prepare import Prepared, prepare
+from batcher.dataset.acceptance import Unchecked
+from batcher.engine.stop import Control
+from batcher.engine.view import RunView, Silence
 from batcher.errors import BatcherError, ManifestError, StoppedError
+from batcher.jobs.identity import RULE
 from batcher.jobs.job import Job
-from batcher.jobs.lifecycle import EventName, RunEvent, State
 from batcher.ledger.ledger import Ledger
-from batcher.planning.plan import Decision, Plan, decide, make_plan
-from batcher.store.local import RunDir
+from batcher.ledger.summary import Summary
+from batcher.options.facts import Money, Options
+from batcher.planning.plan import Plan
+from batcher.providers.runcomfy.catalog import SpecOrigin, Specs, SpecSource
+from batcher.schema.spec import ModelSpec
 
 from .disk import SimDisk
 from .fetcher import SimFetcher
-from .scenario import RunSpec
+from .scenario import MODEL, RunSpec
 from .server import PRICE_USD, Server, SimService, Watch
 from .world import World, WorldClock
 
 ROOT = Path("/run")
 SIGINT = 2
+FIELDS = {"prompt": {"type": "string"}, "seed": {"type": "integer"}}
+SPEC = ModelSpec(
+    MODEL,
+    "catalogue",
+    {"type": "object", "properties": FIELDS},
+    base_price_usd=PRICE_USD,
+    price_unit="video",
+)
 
 
 def body_of(job: Job) -> bytes:
     return json.dumps({"job": job.id, "input": job.input}).encode()
+
+
+class SimManifest:
+    """See :class:`batcher.manifest.load.Manifest`. After the first pass it holds what the user made of it."""
+
+    name, path = "run", Path("jobs.yaml")
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.rule = RULE
+        self._first, self._later = spec.jobs, spec.edited or spec.jobs
+        self._passes = 0
+
+    def keep_rule(self, rule: int) -> None:
+        self.rule = rule
+
+    def models(self) -> set[str]:
+        return {MODEL}
+
+    def jobs(self, *_: Any) -> Iterator[Job]:
+        self._passes += 1
+        yield from self._first if self._passes == 1 else self._later
+
+
+@dataclass(frozen=True)
+class SimSite:
+    """See :class:`batcher.app.connect.Site`: it is its own catalogue."""
+
+    api: str
+    service: SimService
+    fetcher: SimFetcher
+
+    @property
+    def catalog(self) -> SimSite:
+        return self
+
+    async def specs(self, models: set[str], kept: Any) -> Specs:
+        return Specs({MODEL: SPEC}, {MODEL: SpecSource(SpecOrigin.CATALOGUE)})
+
+    async def balance_usd(self, host: Host) -> float:
+        return self.service.balance_usd
+
+    def downloader(self, *_: Any) -> nullcontext[SimFetcher]:
+        return nullcontext(self.fetcher)
+
+
+class Onlooker(Silence):
+    """Keeps what a run shows of itself."""
+
+    view: RunView | None = None
+
+    def started(self, view: RunView) -> None:
+        self.view = view
 
 
 class Process:
@@ -43,117 +107,111 @@ class Process:
         self.world, self.disk, self.server, self.spec = world, disk, server, spec
         self.watch: Watch
         self.ledger: Ledger | None = None
-        self.runner: Runner | None = None
         self.plan: Plan | None = None
+        self.shown = Onlooker()
+        self.control: Control | None = None
+        self.summary: Summary | None = None
         self.error: BatcherError | None = None
         self.conflict: ManifestError | None = None
-        self.finished = False
         self.halted_s: float | None = None
         self.let_go_s = 0.0
-        self._clock = WorldClock(world)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its own end."""
+        return self.summary is not None
 
     async def main(self) -> None:
         """All of a run. Errors of ours end up in ``error``, all others are bugs and are raised."""
         try:
-            self.disk.make_dirs(ROOT)
-            shard = self.spec.selection.shard
-            self.ledger = Ledger(ROOT, self.disk, self._clock, shard)
-            try:
-                await self._planned(self.ledger)
-            finally:
-                await self.ledger.close()
-            if shard is not None and self.finished:
-                gather(ROOT, shard, self.disk)
+            with self._seams():
+                self.summary = await app.run(self._options(), self._host())
+        except ManifestError as error:
+            self.conflict = error
         except BatcherError as error:
             self.error = error
         except OSError:
             if not self.world.dead:
                 raise
 
-    async def _planned(self, ledger: Ledger) -> None:
-        spec, columns = self.spec, ColumnTypes()
-        jobs = columns.watch(iter(spec.jobs))
-        try:
-            self.plan = make_plan(jobs, ledger.snapshot, spec.selection, spec.policy, _price)
-        except ManifestError as error:
-            self.conflict = error
-            return
-        await self._execute(ledger, self.plan, columns)
-
-    async def _execute(self, ledger: Ledger, plan: Plan, columns: ColumnTypes) -> None:
-        shard = self.spec.selection.shard
-        run_dir = RunDir(ROOT, self.disk, shard)
-        metadata = Metadata(run_dir, ledger, self.disk) if shard is None else Later()
-        opening = self._opening(plan)
-        try:
-            run_dir.prepare()
-            ledger.announce(opening)
-            for job_id in plan.orphans:
-                ledger.append(EventName.ORPHANED, job_id)
-            for job_id in plan.returned:
-                ledger.append(EventName.RELISTED, job_id)
-            metadata.open(columns)
-            await self._drive(ledger, plan, (run_dir, metadata))
-        finally:
-            metadata.close()
-        counts = {state.value: ledger.snapshot.counts[state] for state in State}
-        at = iso(self._clock.now())
-        ledger.close_run(RunEvent(run=opening.run, at=at, ended=True, counts=counts))
-        self.finished = True
-
-    async def _drive(self, ledger: Ledger, plan: Plan, stores: tuple[RunDir, Describes]) -> None:
+    def _options(self) -> Options:
         spec = self.spec
-        deps = Deps(
-            service=SimService(self.server, spec.number, self.watch),
-            fetcher=SimFetcher(self.server, self.disk),
-            ledger=ledger,
-            run_dir=stores[0],
-            metadata=stores[1],
-            body_of=body_of,
-            clock=self._clock,
-            rng=self.world.rng(f"engine {spec.number}"),
-            observer=Silence(),
+        money = Money(
+            max_cost_usd=spec.max_cost_usd,
+            max_failures=spec.max_failures,
+            canary=spec.canary,
+            assume_yes=spec.assume_yes,
         )
-        budget = Budget(ledger, _price, Caps(spec.max_cost_usd), spec.selection.shard)
-        self.runner = Runner(
-            deps, spec.pace, lanes_of(deps, spec.pace, budget), Breaker(spec.max_failures)
+        return Options(
+            manifest=SimManifest.path,
+            output=ROOT,
+            selection=spec.selection,
+            policy=spec.policy,
+            pace=spec.pace,
+            money=money,
         )
-        timers = [self.world.loop.call_later(at_s, self._signal, kind) for at_s, kind in spec.signals]
+
+    def _host(self) -> Host:
+        return Host(
+            disk=self.disk,
+            clock=WorldClock(self.world),
+            rng=self.world.rng(f"engine {self.spec.number}"),
+            observer=self.shown,
+            env={},
+            home=Path("/"),
+            signals=self._signals,
+        )
+
+    @contextmanager
+    def _seams(self) -> Iterator[None]:
+        """Put the simulated network, manifest and files where the real ones are reached for."""
+        parts: dict[str, Any] = {
+            "open_manifest": lambda *_: SimManifest(self.spec),
+            "connect": self._connect,
+            "prepare": self._prepare,
+            "Ledger": self._open_ledger,
+            "MediaInspector": lambda *_: Unchecked(),
+            "request_body": body_of,
+        }
+        with ExitStack() as stack:
+            for name, part in parts.items():
+                stack.enter_context(patch.object(app, name, part))
+            yield
+
+    @asynccontextmanager
+    async def _connect(self, *_: Any) -> AsyncIterator[SimSite]:
+        service = SimService(self.server, self.spec.number, self.watch)
+        yield SimSite(self.spec.api, service, SimFetcher(self.server, self.disk))
+
+    def _prepare(self, *given: Any) -> Prepared:
+        prepared = prepare(*given)
+        self.plan = prepared.plan
+        return prepared
+
+    def _open_ledger(self, *given: Any, **named: Any) -> Ledger:
+        self.ledger = Ledger(*given, **named)
+        return self.ledger
+
+    @contextmanager
+    def _signals(self, control: Control) -> Iterator[None]:
+        self.control = control
+        timers = [
+            self.world.loop.call_later(at_s, self._signal, kind) for at_s, kind in self.spec.signals
+        ]
         try:
-            await self.runner.run(plan, self._work(ledger))
+            yield
         finally:
             self.let_go_s = self.world.now_s()
             for timer in timers:
                 timer.cancel()
 
-    def _work(self, ledger: Ledger) -> Iterator[tuple[Job, Decision]]:
-        for job, selected in self.spec.selection.select(self.spec.jobs):
-            if selected:
-                yield job, decide(job, ledger.snapshot.get(job.id), self.spec.policy)
-
     def _signal(self, kind: str) -> None:
-        if self.world.dead or self.runner is None:
+        if self.world.dead or self.control is None:
             return
         self.world.note(f"signal: {kind}")
         self.world.seen[f"signal: {kind}"] += 1
-        control = self.runner.control
         if kind == "drain":
-            control.drain(StoppedError("enough"))
+            self.control.drain(StoppedError("enough"))
             return
         self.halted_s = self.world.now_s() if self.halted_s is None else self.halted_s
-        (control.halt if kind == "halt" else control.abort)(interrupted(SIGINT))
-
-    def _opening(self, plan: Plan) -> RunEvent:
-        return RunEvent(
-            run=f"run-{self.spec.number}",
-            at=iso(self._clock.now()),
-            manifest="jobs.yaml",
-            api="simulated",
-            version=1,
-            total=plan.total,
-            selected=plan.selected,
-        )
-
-
-def _price(job: Job) -> float:
-    return PRICE_USD
+        (self.control.halt if kind == "halt" else self.control.abort)(interrupted(SIGINT))

@@ -14,6 +14,7 @@ from .server import PRICE_USD, Climate
 
 MODEL = "vendor/model/text-to-video"
 DAY_S = 86_400.0
+HOME_API = "https://api.example"
 DISASTERS = [*["crash"] * 6, "signal", "signal", "full", "broken disk", "poor", "token", "tamper"]
 CALM_PACE = Pace(job_timeout_s=DAY_S)
 
@@ -56,6 +57,11 @@ class RunSpec:
     balance_usd: float = 1e9
     token_dies_s: float = float("inf")
     tampers: bool = False
+    canary: int | None = None
+    assume_yes: bool = True
+    api: str = HOME_API
+    edited: tuple[Job, ...] = ()
+    """The manifest as it is once the plan was made, if somebody edits it then."""
 
     @property
     def calm(self) -> bool:

@@ -181,6 +181,10 @@ class SimService:
         self._run = run
         self._watch = watch
 
+    @property
+    def balance_usd(self) -> float:
+        return self._server.balance_usd
+
     async def submit(self, model: str, body: bytes) -> str:
         sent = json.loads(body)
         job_id = sent["job"]
