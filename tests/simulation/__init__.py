@@ -13,7 +13,8 @@ process dies or the power goes. After every run of the engine the invariants in 
 ``server``    the API with all its answers; it knows what was really created and charged
 ``fetcher``   downloads
 ``scenario``  what is drawn from a seed
-``process``   one run of the engine, wired as ``batcher.app`` wires it
+``process``   one run of ``batcher.app``, but for the network and the manifest's file
+``mischief``  what a run has to notice before it sends or writes anything
 ``checks``    the invariants
 ``story``     one seed from its first run to the last
 ``mutations`` proof that the simulation would notice

@@ -106,6 +106,8 @@ class SimDisk:
         self.fsyncs_until_error: int | None = None
         self.errors = 0
         self.tampered: set[str] = set()
+        self.inode = 1
+        """Of the run directory."""
         self._rng = world.rng("disk")
         self._locks: set[Path] = set()
         self._idle_at_s = 0.0
@@ -138,7 +140,7 @@ class SimDisk:
         return path in self._locks
 
     def device_and_inode(self, path: Path) -> tuple[int, int]:
-        return 1, 1
+        return 1, self.inode
 
     def make_dirs(self, path: Path) -> None:
         self.world.step(f"mkdir {path.name}")
@@ -234,6 +236,14 @@ class SimDisk:
         for inode in {id(inode): inode for inode in self.names.values()}.values():
             inode.data = bytearray(_left_of(inode, rng))
             inode.durable = bytes(inode.data)
+
+    def replace(self, path: Path, content: bytes | None) -> None:
+        """The user puts another file in the place of one, or (None) takes it away."""
+        for names in (self.names, self.durable_names):
+            names.pop(path, None)
+        if content is not None:
+            self.names[path] = self.durable_names[path] = Inode()
+            self.names[path].data, self.names[path].durable = bytearray(content), content
 
     def tamper(self, path: Path, rng: Random) -> None:
         """The user deletes or shortens a file."""

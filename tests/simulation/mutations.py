@@ -145,6 +145,36 @@ MUTATIONS = (
         "                    self._stale |= self._changes != self._ledger.snapshot.dataset_changes\n",
         "",
     ),
+    Mutation(
+        "another API is not noticed",
+        "app/connect.py",
+        '        if before is None or before.rstrip("/") == site.api.rstrip("/"):\n',
+        "        if True:\n",
+    ),
+    Mutation(
+        "a copied run directory is not noticed",
+        "app/guard.py",
+        "    if there is None or there[1] == last.inode:\n",
+        "    if True:\n",
+    ),
+    Mutation(
+        "outputs that an older ledger can't explain are not looked for",
+        "app/guard.py",
+        "    if prepared.plan.to_buy and (outputs := await unexplained(store, snapshot)):\n",
+        "    if False and (outputs := await unexplained(store, snapshot)):\n",
+    ),
+    Mutation(
+        "whatever can't be read is a torn tail",
+        "ledger/damage.py",
+        "    return _was_cut(raw) or _is_unwritten(raw)\n",
+        "    return True\n",
+    ),
+    Mutation(
+        "a late cost is believed whatever became of its job meanwhile",
+        "engine/late_costs.py",
+        "        if record.request_id != request_id or not self._is_missing(job_id):\n",
+        "        if False:\n",
+    ),
 )
 
 

@@ -19,6 +19,7 @@ from batcher.ledger.snapshot import Snapshot
 
 from .checks import Checks, check_all_done, check_end, ledger_of
 from .disk import SimDisk
+from .mischief import Mischief
 from .process import ROOT, Process
 from .scenario import RunSpec, Scenario
 from .server import Server
@@ -27,6 +28,7 @@ from .world import World
 CALM_RUNS_MAX = 12
 RESERVE_ROOM_BYTES = 256 * 1024
 KEPT_OPEN = 1
+MISCHIEF_SHARE = 0.3
 Move = tuple[State, EventName]
 
 
@@ -85,6 +87,7 @@ class Story:
         self.server = Server(self.world)
         self.scenario = Scenario(self.world.rng("scenario"))
         self._chance: Random = self.world.rng("story")
+        self._mischief = Mischief(self.world, self.disk, self.server, self.world.rng("mischief"))
         self._number = 0
         self._lines: list[bytes] = []
 
@@ -92,6 +95,7 @@ class Story:
         """Troubled runs, calm runs until nothing changes, and perhaps the same with every retry."""
         for _ in range(self.scenario.runs):
             self._number += 1
+            self._meddle()
             self._run(self.scenario.draw(self._number))
             if self.world.broken:
                 return
@@ -135,10 +139,17 @@ class Story:
             disk.crash()
         world.dead = False
         checks.after(died)
+        self._mischief.keep()
         for name in _edited(process):
             self.scenario.revert(name)
             world.seen["conflicts"] += 1
         return process
+
+    def _meddle(self) -> None:
+        """Perhaps somebody does something to the directory between two runs."""
+        if self._chance.random() < MISCHIEF_SHARE:
+            self._prepare(calm := RunSpec(self._number, self.scenario.jobs()))
+            self._mischief.try_one(calm)
 
     def _prepare(self, spec: RunSpec) -> None:
         disk, server, now_s = self.disk, self.server, self.world.now_s()
