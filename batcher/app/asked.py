@@ -10,6 +10,7 @@ from typing import Any
 
 from batcher.errors import UsageError
 from batcher.jobs.columns import Mapped
+from batcher.jobs.marks import marks_named
 from batcher.manifest.reading import reading_of
 from batcher.manifest.rows import Lined
 from batcher.manifest.run_map import run_map
@@ -105,7 +106,7 @@ def _concurrency(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _only(values: Mapping[str, Any]) -> dict[str, Any]:
     only = values["only"]
-    if isinstance(only, str) and only.startswith("@"):
+    if isinstance(only, str) and only.startswith("@") and marks_named(only, "--only") is None:
         only = ids_in(Path(only[1:]), "--only")
     return {"selection.only": only}
 

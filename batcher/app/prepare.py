@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from batcher.dataset.rows import ColumnTypes
 from batcher.engine.canary import CanaryChoice
 from batcher.errors import InputError, UnreachableError, UsageError
 from batcher.jobs.job import Job
+from batcher.jobs.marks import marks_named
+from batcher.ledger.marks import MARKS_NAME, marked
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.load import Manifest
 from batcher.manifest.remedy import remedy_of
@@ -110,6 +112,7 @@ def prepare(
 ) -> Prepared:
     """Check every row against schema and ledger. Raises ManifestError, InputError, UsageError."""
     manifest.keep_rule(snapshot.rule)
+    options = _with_marks(options, snapshot, run_dir)
     tally, columns, roll = ManifestTally(), ColumnTypes(), Roll()
     survey = _survey(specs, options.money)
     only = options.selection.only
@@ -126,6 +129,19 @@ def prepare(
     )
     _check_limits(prepared, snapshot)
     return prepared
+
+
+def _with_marks(options: Options, snapshot: Snapshot, run_dir: Path) -> Options:
+    """``options`` with the ids that ``--only @marks:MARK`` stands for now."""
+    only = options.selection.only
+    names = marks_named(only, "--only") if isinstance(only, str) else None
+    if names is None:
+        return options
+    ids = marked(run_dir, names, snapshot)
+    if not ids:
+        words = " or ".join(sorted(names))
+        raise UsageError(f"--only {only}: no job is marked {words} in {run_dir / MARKS_NAME}")
+    return replace(options, selection=replace(options.selection, only=ids))
 
 
 def _raise_if_invalid(tally: ManifestTally, specs: Specs, options: Options) -> None:

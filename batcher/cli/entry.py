@@ -164,7 +164,7 @@ def report(run_dir: Path, every_s: float | None) -> int:
 @click.option("--format", type=click.Choice(EXPORT_FORMATS), required=True)
 @click.option("-o", "--output", "target", type=RUN_DIR, required=True, metavar="DEST")
 @click.option("--filter", "where", metavar="EXPR", help="""Only these: 'meta.split == "train"'.""")
-@click.option("--except", "but", metavar="@FILE", help="Leave out these job ids, one a line.")
+@click.option("--except", "but", metavar="@FILE|@marks:MARK", help="Leave out these job ids.")
 @click.option("--split-by", metavar="COLUMN", help="Separate files for each value: meta.split.")
 @click.option("--shard-size", type=SIZE_TYPE, help="Media bytes per file (default 1GB).")
 @click.option("--shard-count", type=click.IntRange(min=1), help="So many files for each split.")
@@ -174,6 +174,32 @@ def export(**given: Any) -> int:
     from batcher.cli.export_commands import export_run
 
     return export_run(given)
+
+
+@cli.command()
+@click.argument("run_dir", type=RUN_DIR)
+@click.option("--marks", default="star", show_default=True, metavar="MARK,...", help="Jobs marked so.")
+@click.option("--model", metavar="ID", help="For this model, instead of the one they were made with.")
+@click.option("--set", "sets", metavar="FIELD=VALUE", multiple=True, help="Change an input.")
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    metavar="FILE.yaml",
+)
+def promote(run_dir: Path, marks: str, model: str | None, sets: tuple[str, ...], target: Path) -> int:
+    """Write a manifest of the jobs of RUN_DIR that are marked. Buys nothing, overwrites nothing.
+
+    \b
+    Drafts first, then finals of the best, ten seconds long:
+      batcher promote output/drafts --marks star --model ID --set duration=10 -o finals.yaml
+      batcher plan finals.yaml
+    """
+    from batcher.cli.promote_command import promote_marked
+
+    return promote_marked(run_dir, target, marks, (model, sets))
 
 
 @cli.command()

@@ -10,7 +10,9 @@ import click
 
 from batcher.disk import LocalDisk
 from batcher.errors import UsageError
+from batcher.jobs.marks import marks_named
 from batcher.ledger.ledger import read_snapshot
+from batcher.ledger.marks import marked
 from batcher.options.ids import ids_in, strangers
 from batcher.terminal import visible
 
@@ -47,12 +49,15 @@ def _order(given: dict[str, Any]) -> Any:
     if given["embed"] and given["format"] != "parquet":
         raise UsageError("--embed goes with --format parquet")
     cut = Cut(given["shard_size"] or DEFAULT_SHARD_BYTES, given["shard_count"], given["split_by"])
-    choice = Choice(given["where"], _ids(given["but"]))
+    choice = Choice(given["where"], _ids(given["but"], given["run_dir"]))
     return ExportOrder(given["run_dir"], given["target"], given["format"], choice, cut, given["embed"])
 
 
-def _ids(text: str | None) -> frozenset[str]:
-    """Job ids: one, or those in ``@FILE``."""
+def _ids(text: str | None, run_dir: Path) -> frozenset[str]:
+    """Job ids: one, those in ``@FILE``, or those that are marked so."""
     if text is None:
         return frozenset()
+    names = marks_named(text, "--except")
+    if names is not None:
+        return marked(run_dir, names, read_snapshot(run_dir, LocalDisk()))
     return ids_in(Path(text[1:]), "--except") if text.startswith("@") else frozenset({text})

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from batcher.jobs.lifecycle import Asked
+from batcher.jobs.marks import MARKS_PREFIX
 from batcher.jobs.signatures import mask_url
 from batcher.options.given import Given
 from batcher.options.kinds import IDS
@@ -48,9 +49,13 @@ def _can_be_kept(text: str) -> bool:
 
 
 def _moved(option: Option, text: str, given: Given, run_dir: Path) -> str:
-    if option.kind is IDS and text.startswith("@"):
+    if option.kind is IDS and _is_file(text):
         return f"@{_from(run_dir, given.folder, text[1:])}"
     return text
+
+
+def _is_file(text: str) -> bool:
+    return text.startswith("@") and not text.startswith(MARKS_PREFIX)
 
 
 def _from(run_dir: Path, folder: str, path: str) -> str:
@@ -75,7 +80,7 @@ def given_of(record: Asked | None, run_dir: Path, bucket_url: str | None = None)
             values[key] = option.value(texts if option.many is not Many.ONE else texts[0])
         except (ValueError, IndexError):
             return None
-        if option.kind is IDS and values[key].startswith("@"):
+        if option.kind is IDS and _is_file(values[key]):
             values[key] = f"@{_near(run_dir, values[key][1:])}"
     places: Mapping[str, str] = {"output": str(run_dir)}
     if bucket_url is not None:

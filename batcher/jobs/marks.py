@@ -1,0 +1,37 @@
+"""What people think of a job's outputs, in one word: and ``@marks:WORD``, which stands for such jobs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from batcher.errors import UsageError
+
+MARKS = ("keep", "reject", "star")
+MARKS_PREFIX = "@marks:"
+NOTE_MAX_CHARS = 4000
+
+
+class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is thought of one job's outputs; ``at`` is UTC in ISO 8601, empty if nothing says when."""
+
+    job: str
+    mark: Literal["keep", "reject", "star"] | None
+    note: str | None = None
+    at: str = ""
+
+
+def marks_named(text: str, option: str) -> frozenset[str] | None:
+    """The marks that ``@marks:MARK[,MARK]`` names; None for other text. Raises UsageError."""
+    if not text.startswith(MARKS_PREFIX):
+        return None
+    return marks_in(text.removeprefix(MARKS_PREFIX), f"{option} {MARKS_PREFIX}")
+
+
+def marks_in(text: str, option: str) -> frozenset[str]:
+    """The marks of a list with commas. Raises UsageError for a word that is none."""
+    names = frozenset(name.strip() for name in text.split(","))
+    for name in sorted(names - set(MARKS)):
+        raise UsageError(f"{option}: {name!r} is no mark: there are {', '.join(MARKS)}")
+    return names

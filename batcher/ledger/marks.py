@@ -1,0 +1,74 @@
+"""``marks.jsonl``: what people think of outputs, one line for each mark that they made.
+
+A line is ``{"job": ..., "mark": "keep"|"reject"|"star"|null, "note": ..., "at": ...}``. The last line of
+a job stands; a mark of null takes it back. The file only grows, beside the ledger, and nothing depends
+on it: a line that can't be read (torn by a crash, edited by hand) is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from batcher.errors import RunDirError
+from batcher.jobs.lifecycle import State
+from batcher.jobs.marks import Mark
+from batcher.ledger.snapshot import Snapshot
+
+MARKS_NAME = "marks.jsonl"
+_decode = msgspec.json.Decoder(Mark).decode
+
+
+def read_marks(run_dir: Path) -> dict[str, Mark]:
+    """The mark of each job that has one or a note, in the order in which they were first made.
+
+    Byte-order marks, CRLF, blank and unreadable lines are no obstacle. Raises RunDirError.
+    """
+    path = run_dir / MARKS_NAME
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise RunDirError(f"{path}: can't be read: {error}") from None
+    marks: dict[str, Mark] = {}
+    for line in content.removeprefix(b"\xef\xbb\xbf").splitlines():
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            mark = _decode(line)
+            marks[mark.job] = mark
+    return {job: mark for job, mark in marks.items() if mark.mark is not None or mark.note}
+
+
+def append_mark(run_dir: Path, mark: Mark) -> None:
+    """Add a line, whole, on a line of its own even behind a torn one. Raises OSError."""
+    with (run_dir / MARKS_NAME).open("ab+", buffering=0) as file:
+        torn = False
+        if file.seek(0, 2):
+            file.seek(-1, 2)
+            torn = file.read(1) != b"\n"
+        file.write((b"\n" if torn else b"") + msgspec.json.encode(mark) + b"\n")
+
+
+def current_marks(run_dir: Path, snapshot: Snapshot) -> dict[str, Mark]:
+    """Marks that are about the outputs that there are now.
+
+    A job that was bought again after somebody had judged it has outputs that are still to be judged:
+    so ``--only @marks:reject --redo`` buys each reject once, however often it is typed.
+    """
+    return {job: mark for job, mark in read_marks(run_dir).items() if not _is_outdated(mark, snapshot)}
+
+
+def _is_outdated(mark: Mark, snapshot: Snapshot) -> bool:
+    record = snapshot.get(mark.job)
+    if record is None or record.state is not State.DONE or not mark.at:
+        return False
+    return (record.submitting_at or "") > mark.at
+
+
+def marked(run_dir: Path, names: Container[str | None], snapshot: Snapshot) -> frozenset[str]:
+    """The jobs that have one of these marks now. Raises RunDirError."""
+    found = current_marks(run_dir, snapshot)
+    return frozenset(job for job, mark in found.items() if mark.mark in names)
