@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from batcher.cli.entry import cli
 from batcher.clock import SystemClock, iso
 from batcher.errors import InputError, UsageError
-from batcher.jobs.marks import Mark, marks_named
+from batcher.jobs.marks import JobMark, marks_named
 from batcher.ledger.marks import append_mark, read_marks
 from tests.dataset import RunMaker, clip, mixed_run, picture
 from tests.engine import job
@@ -24,7 +24,7 @@ def typed(*words):
 
 
 def mark(run_dir, job_id, word, at=LATER, note=None):
-    append_mark(run_dir, Mark(job_id, word, note, at))
+    append_mark(run_dir, JobMark(job_id, word, note, at))
 
 
 def test_the_last_line_of_a_job_stands_and_null_takes_a_mark_back(tmp_path):

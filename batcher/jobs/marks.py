@@ -13,7 +13,7 @@ MARKS_PREFIX = "@marks:"
 NOTE_MAX_CHARS = 4000
 
 
-class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
+class JobMark(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is thought of one job's outputs; ``at`` is UTC in ISO 8601, empty if nothing says when."""
 
     job: str

@@ -15,14 +15,14 @@ import msgspec
 
 from batcher.errors import RunDirError
 from batcher.jobs.lifecycle import State
-from batcher.jobs.marks import Mark
+from batcher.jobs.marks import JobMark
 from batcher.ledger.snapshot import Snapshot
 
 MARKS_NAME = "marks.jsonl"
-_decode = msgspec.json.Decoder(Mark).decode
+_decode = msgspec.json.Decoder(JobMark).decode
 
 
-def read_marks(run_dir: Path) -> dict[str, Mark]:
+def read_marks(run_dir: Path) -> dict[str, JobMark]:
     """The mark of each job that has one or a note, in the order in which they were first made.
 
     Byte-order marks, CRLF, blank and unreadable lines are no obstacle. Raises RunDirError.
@@ -34,7 +34,7 @@ def read_marks(run_dir: Path) -> dict[str, Mark]:
         return {}
     except OSError as error:
         raise RunDirError(f"{path}: can't be read: {error}") from None
-    marks: dict[str, Mark] = {}
+    marks: dict[str, JobMark] = {}
     for line in content.removeprefix(b"\xef\xbb\xbf").splitlines():
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             mark = _decode(line)
@@ -42,7 +42,7 @@ def read_marks(run_dir: Path) -> dict[str, Mark]:
     return {job: mark for job, mark in marks.items() if mark.mark is not None or mark.note}
 
 
-def append_mark(run_dir: Path, mark: Mark) -> None:
+def append_mark(run_dir: Path, mark: JobMark) -> None:
     """Add a line, whole, on a line of its own even behind a torn one. Raises OSError."""
     with (run_dir / MARKS_NAME).open("ab+", buffering=0) as file:
         torn = False
@@ -52,7 +52,7 @@ def append_mark(run_dir: Path, mark: Mark) -> None:
         file.write((b"\n" if torn else b"") + msgspec.json.encode(mark) + b"\n")
 
 
-def current_marks(run_dir: Path, snapshot: Snapshot) -> dict[str, Mark]:
+def current_marks(run_dir: Path, snapshot: Snapshot) -> dict[str, JobMark]:
     """Marks that are about the outputs that there are now.
 
     A job that was bought again after somebody had judged it has outputs that are still to be judged:
@@ -61,7 +61,7 @@ def current_marks(run_dir: Path, snapshot: Snapshot) -> dict[str, Mark]:
     return {job: mark for job, mark in read_marks(run_dir).items() if not _is_outdated(mark, snapshot)}
 
 
-def _is_outdated(mark: Mark, snapshot: Snapshot) -> bool:
+def _is_outdated(mark: JobMark, snapshot: Snapshot) -> bool:
     record = snapshot.get(mark.job)
     if record is None or record.state is not State.DONE or not mark.at:
         return False
