@@ -31,7 +31,7 @@ from batcher.errors import (
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.summary import ListedJob, Status, Summary, status_of
 from batcher.manifest.from_python import write_manifest
-from batcher.options.facts import Options
+from batcher.options.run import Options
 from batcher.options.sources import nearest
 from batcher.options.table import BY_KEY
 from batcher.planning.plan import Plan

@@ -23,7 +23,8 @@ from batcher.app.prepare import prepare
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.load import open_manifest
 from batcher.manifest.tally import ManifestTally
-from batcher.options.facts import Money, Options, Overrides
+from batcher.options.facts import Money, Overrides
+from batcher.options.run import Options
 from batcher.providers.runcomfy.catalog import Specs
 from batcher.sandbox.catalogue import catalogue
 from batcher.schema.spec import ModelSpec

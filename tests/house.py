@@ -187,7 +187,8 @@ def _holds(value: Any) -> bool:
 
 async def _run(manifest: Path, output: Path, host: Any) -> None:
     from batcher.app import run as app
-    from batcher.options.facts import Options, SandboxOptions
+    from batcher.options.facts import SandboxOptions
+    from batcher.options.run import Options
 
     options = Options(manifest=manifest, output=output, sandbox=SandboxOptions(speed=200.0))
     summary = await app.run(options, host)

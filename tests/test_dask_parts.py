@@ -23,7 +23,8 @@ from batcher.distributed.worker import look, manifest_sha256
 from batcher.engine.view import RunView
 from batcher.errors import BatcherError, InputError, ManifestError, UnreachableError, UsageError
 from batcher.jobs.shard import Shard
-from batcher.options.facts import Money, Options, Pace, SandboxOptions, Selection
+from batcher.options.facts import Money, Pace, SandboxOptions, Selection
+from batcher.options.run import Options
 from tests.api_server import run_command
 from tests.faults import line, write_ledger, write_pairs
 

@@ -14,7 +14,8 @@ from batcher.engine.stop import Control, RunLimits, Slots
 from batcher.engine.view import RunView
 from batcher.errors import InterruptedRunError, StoppedError
 from batcher.jobs.shard import Shard
-from batcher.options.facts import Options, Selection
+from batcher.options.facts import Selection
+from batcher.options.run import Options
 from batcher.pacing.rate import RateLimit
 from tests.engine import LoopClock, in_virtual_time
 

@@ -30,7 +30,8 @@ from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import listed_jobs, status_of
 from batcher.manifest.load import open_manifest
 from batcher.manifest.tally import ManifestTally
-from batcher.options.facts import Options, Overrides, SandboxOptions
+from batcher.options.facts import Overrides, SandboxOptions
+from batcher.options.run import Options
 from batcher.planning.plan import make_plan
 from batcher.providers.runcomfy.client import HttpService
 from batcher.providers.runcomfy.credentials import Endpoint, Token

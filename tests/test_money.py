@@ -20,7 +20,8 @@ from batcher import api
 from batcher.app import run as app
 from batcher.app.host import Host
 from batcher.errors import InputError, ManifestError
-from batcher.options.facts import JobShare, Money, Options, Overrides, Pace, Policy, Selection
+from batcher.options.facts import JobShare, Money, Overrides, Pace, Policy, Selection
+from batcher.options.run import Options
 from batcher.sandbox.catalogue import catalogue
 from tests.api_server import TOKEN, ApiServer, environment, run_command, typed
 

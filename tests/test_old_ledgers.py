@@ -10,7 +10,8 @@ from batcher.errors import LedgerError, ManifestError
 from batcher.jobs.identity import FIRST_RULE, RULE
 from batcher.ledger.ledger import Ledger, read_snapshot
 from batcher.ledger.snapshot import Snapshot
-from batcher.options.facts import Options, Overrides, SandboxOptions
+from batcher.options.facts import Overrides, SandboxOptions
+from batcher.options.run import Options
 from batcher.schema.spec import KLING
 from tests.engine import FakeClock
 from tests.manifest_files import write

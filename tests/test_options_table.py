@@ -15,10 +15,10 @@ from batcher.app.asked import RULES, options_from
 from batcher.cli.entry import cli
 from batcher.errors import UsageError
 from batcher.options import kinds
-from batcher.options.facts import Options
 from batcher.options.given import Given
 from batcher.options.option import Many
 from batcher.options.page import page
+from batcher.options.run import Options
 from batcher.options.table import BY_KEY, TABLE, options_of
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).filter(str.strip)

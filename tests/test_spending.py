@@ -16,7 +16,8 @@ from batcher.errors import InputError, OutcomeUnknown, UnreachableError
 from batcher.jobs.lifecycle import EventName, Stage, State
 from batcher.ledger.ledger import Ledger
 from batcher.manifest.roll import Roll
-from batcher.options.facts import Money, Options, Overrides, Pace, Policy, Selection
+from batcher.options.facts import Money, Overrides, Pace, Policy, Selection
+from batcher.options.run import Options
 from batcher.ports import Phase
 from batcher.providers.runcomfy.balance import balance_base, balance_in
 from batcher.sandbox.catalogue import catalogue

@@ -17,7 +17,6 @@ from batcher.manifest.run_map import run_map
 from batcher.options.facts import (
     JobShare,
     Money,
-    Options,
     Overrides,
     Pace,
     Policy,
@@ -27,6 +26,7 @@ from batcher.options.facts import (
 )
 from batcher.options.given import Given
 from batcher.options.ids import ids_in
+from batcher.options.run import Options
 from batcher.options.sources import environment_layer, file_layers, gathered, named
 from batcher.options.table import TABLE
 from batcher.pacing.adaptive import AUTO_START

@@ -19,8 +19,9 @@ from batcher.manifest.load import Manifest
 from batcher.manifest.remedy import remedy_of
 from batcher.manifest.roll import Roll
 from batcher.manifest.tally import ManifestTally
-from batcher.options.facts import Money, Options
+from batcher.options.facts import Money
 from batcher.options.ids import strangers
+from batcher.options.run import Options
 from batcher.planning.estimate import Estimate
 from batcher.planning.media_urls import MediaUrl, UrlWatch, media_urls
 from batcher.planning.plan import Decision, Plan, decide, make_plan

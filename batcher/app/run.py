@@ -41,8 +41,8 @@ from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import Summary, status_of
 from batcher.manifest.load import Manifest, open_manifest
-from batcher.options.facts import Options
 from batcher.options.record import record_of
+from batcher.options.run import Options
 from batcher.planning.durations import Forecast, forecast
 from batcher.planning.plan import Plan, PlanGroup
 from batcher.providers.runcomfy.body import request_body

@@ -8,7 +8,7 @@ from batcher.disk import Disk
 from batcher.errors import RunDirError
 from batcher.ledger.segments import segments_in
 from batcher.manifest.load import Manifest
-from batcher.options.facts import Options
+from batcher.options.run import Options
 
 OUTPUT_ROOT = Path("output")
 _NO_PATTERNS = str.maketrans("[]{}*?", "()()__")

@@ -14,7 +14,7 @@ from batcher.app.prepare import Prepared
 from batcher.app.run import Planned
 from batcher.app.show_bodies import ShownJob
 from batcher.cli.console import duration, money
-from batcher.options.facts import Options
+from batcher.options.run import Options
 from batcher.planning.estimate import PriceLine
 from batcher.planning.plan import NOT_SUBMITTED, BucketTotal, Plan, PlanGroup
 from batcher.providers.runcomfy.catalog import SpecOrigin, SpecSource

@@ -33,7 +33,7 @@ from batcher.engine.view import Observer, Silence
 from batcher.errors import BatcherError
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.summary import Summary
-from batcher.options.facts import Options
+from batcher.options.run import Options
 from batcher.planning.plan import Plan
 from batcher.terminal import visible, visible_json, visible_lines
 

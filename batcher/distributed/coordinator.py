@@ -29,7 +29,7 @@ from batcher.ledger.lock import is_held
 from batcher.ledger.segments import is_segment, segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import Summary
-from batcher.options.facts import Options
+from batcher.options.run import Options
 from batcher.store.bucket import open_run_dir
 from batcher.store.bucket_outputs import BucketRunDir
 

@@ -14,7 +14,7 @@ from batcher.app.prepare import Prepared
 from batcher.errors import UsageError
 from batcher.jobs.shard import Shard, shard_number
 from batcher.manifest.tally import ManifestTally
-from batcher.options.facts import Options
+from batcher.options.run import Options
 
 _GRACE_SHARE = 0.8
 """The rest is for the way there and back."""

@@ -10,7 +10,7 @@ import msgspec
 
 from batcher.engine.view import RunView
 from batcher.errors import BatcherError
-from batcher.options.facts import Options
+from batcher.options.run import Options
 
 VIEWS = "batcher-views"
 ORDERS = "batcher-orders"

@@ -15,7 +15,7 @@ from batcher.errors import BatcherError, StoppedError
 from batcher.jobs.lifecycle import EventName
 from batcher.ledger.lines import lines_of
 from batcher.ledger.segments import segments_in
-from batcher.options.facts import Options
+from batcher.options.run import Options
 
 _SEVEREST_FIRST = (70, 65, 73, 77, 75, 64, 69, 3, 1)
 

@@ -41,7 +41,7 @@ from batcher.errors import (
     UsageError,
 )
 from batcher.ledger.summary import Summary
-from batcher.options.facts import Options
+from batcher.options.run import Options
 
 LOCK_AGAIN_S = 1.0
 LOCK_PATIENCE_S = SILENCE_S + 30.0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+
+from batcher.http.headers import http_date, retry_after_s
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +54,7 @@ def read_answer(status: int, headers: Mapping[str, str], now: datetime) -> Media
         length=whole_number(headers.get("Content-Length", "")),
         range=content_range(headers.get("Content-Range", "")),
         validator=validator(headers),
-        retry_after_s=retry_after_s(headers.get("Retry-After", ""), now),
+        retry_after_s=retry_after_s(headers.get("Retry-After", ""), now) or 0.0,
         location=headers.get("Location"),
     )
 
@@ -79,19 +80,10 @@ def validator(headers: Mapping[str, str]) -> str | None:
     modified = headers.get("Last-Modified", "")
     if not modified:
         return None
-    modified_at, answered_at = _http_date(modified), _http_date(headers.get("Date", ""))
+    modified_at, answered_at = http_date(modified), http_date(headers.get("Date", ""))
     if modified_at is None or answered_at is None:
         return None
     return modified if answered_at - modified_at >= _CLOCK_STEP else None
-
-
-def retry_after_s(text: str, now: datetime) -> float:
-    """``Retry-After`` (RFC 9110 section 10.2.3: seconds or a date) as seconds from ``now``; else 0."""
-    seconds = whole_number(text)
-    if seconds is not None:
-        return float(seconds)
-    moment = _http_date(text)
-    return max((moment - now).total_seconds(), 0.0) if moment else 0.0
 
 
 def whole_number(text: str) -> int | None:
@@ -101,13 +93,3 @@ def whole_number(text: str) -> int | None:
     """
     digits = _DIGITS.fullmatch(text.strip())
     return int(digits[0]) if digits is not None else None
-
-
-def _http_date(text: str) -> datetime | None:
-    if not text:
-        return None
-    try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -13,7 +12,6 @@ import msgspec
 from batcher.jobs.columns import Mapped
 from batcher.jobs.job import Job
 from batcher.jobs.shard import Shard
-from batcher.options.given import Given
 
 DEFAULT_CONCURRENCY = 8
 DEFAULT_DOWNLOADS = 8
@@ -171,31 +169,3 @@ class SandboxOptions:
     speed: float = 1.0
     faults: float = 0.0
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """Everything about one run."""
-
-    manifest: Path
-    also: tuple[Path, ...] = ()
-    """Manifests whose jobs come after those of the first."""
-    given: Given = field(default_factory=Given, compare=False)
-    """What was asked for, as it was named: the commands that we print are made from it."""
-    output: Path | None = None
-    """The run directory. With ``bucket_url``, which takes the outputs, it keeps the ledger."""
-    bucket_url: str | None = None
-    overrides: Overrides = field(default_factory=Overrides)
-    skip_invalid: bool = False
-    selection: Selection = field(default_factory=Selection)
-    policy: Policy = field(default_factory=Policy)
-    pace: Pace = field(default_factory=Pace)
-    money: Money = field(default_factory=Money)
-    trust: Trust = field(default_factory=Trust)
-    sandbox: SandboxOptions | None = None
-    ignore_old_failures: bool = False
-    dask: str | None = None
-    show: int | None = None
-    """A plan shows so many bodies of each model and set of inputs."""
-    check_urls: bool = False
-    """A plan asks about each media URL. Needs the network."""

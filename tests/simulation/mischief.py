@@ -13,13 +13,12 @@ from random import Random
 
 from batcher.errors import InputError
 from batcher.jobs.lifecycle import Record, State
+from batcher.layout import LEDGER_NAME, MEDIA_NAME, METADATA_NAME
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import read_snapshot
-from batcher.ledger.segments import LEDGER_NAME
 from batcher.ledger.snapshot import Snapshot
 from batcher.options.facts import Policy
 from batcher.planning.plan import decide
-from batcher.store.local import MEDIA_NAME, METADATA_NAME
 
 from .checks import ledger_of, lines_in
 from .disk import SimDisk

@@ -21,7 +21,8 @@ from batcher.jobs.identity import RULE
 from batcher.jobs.job import Job
 from batcher.ledger.ledger import Ledger
 from batcher.ledger.summary import Summary
-from batcher.options.facts import Money, Options
+from batcher.options.facts import Money
+from batcher.options.run import Options
 from batcher.planning.plan import Plan
 from batcher.providers.runcomfy.catalog import SpecOrigin, Specs, SpecSource
 from batcher.schema.spec import ModelSpec

@@ -32,12 +32,10 @@ The code is ``error_code``, or a number that stands in its place (``code``, as t
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -53,6 +51,7 @@ from batcher.errors import (
     TurnedAway,
     Unavailable,
 )
+from batcher.http.headers import retry_after_s
 from batcher.jobs.job import recorded
 from batcher.ports import CancelOutcome, Phase, Result
 from batcher.providers.runcomfy.bodies import (
@@ -67,7 +66,6 @@ from batcher.providers.runcomfy.outputs import output_texts, output_urls
 from batcher.providers.runcomfy.words import clean, page_words, said, snippet, words
 
 OUTPUT_MAX_BYTES: Final = 32 << 10
-RETRY_AFTER_MAX_S: Final = 86_400.0
 ACCEPTED: Final = 202
 REQUESTED_WORDS: Final = frozenset({"cancellation_requested", "cancel_requested", "cancelling"})
 
@@ -101,8 +99,6 @@ PHASES: Final[dict[str, Phase]] = {
     "failed": Phase.FAILED,
     **dict.fromkeys(("cancelled", "canceled"), Phase.CANCELLED),
 }
-
-_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,23 +197,6 @@ def _masked(value: Any, answer: ApiAnswer) -> Any:
 def _is_of_another(document: dict[str, Any], request_id: str | None) -> bool:
     named = usable_id(document.get("request_id"))
     return None not in (named, request_id) and str(named).lower() != str(request_id).lower()
-
-
-def retry_after_s(header: str | None, now: datetime) -> float | None:
-    """A ``Retry-After`` (RFC 9110 section 10.2.3) in seconds from ``now``, within 0 .. 1 day.
-
-    None where there is none, and where it is neither a number of seconds nor a date.
-    """
-    text = (header or "").strip()
-    if _SECONDS.fullmatch(text):
-        return min(float(text), RETRY_AFTER_MAX_S)
-    try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    # A zone of -0000 parses as naive; HTTP dates are in UTC whatever they say.
-    wait_s = (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds()
-    return min(max(wait_s, 0.0), RETRY_AFTER_MAX_S)
 
 
 def phase_of(word: str) -> Phase:

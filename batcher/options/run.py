@@ -1,0 +1,45 @@
+"""Everything about one run, as it was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from batcher.options.facts import (
+    Money,
+    Overrides,
+    Pace,
+    Policy,
+    SandboxOptions,
+    Selection,
+    Trust,
+)
+from batcher.options.given import Given
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Everything about one run."""
+
+    manifest: Path
+    also: tuple[Path, ...] = ()
+    """Manifests whose jobs come after those of the first."""
+    given: Given = field(default_factory=Given, compare=False)
+    """What was asked for, as it was named: the commands that we print are made from it."""
+    output: Path | None = None
+    """The run directory. With ``bucket_url``, which takes the outputs, it keeps the ledger."""
+    bucket_url: str | None = None
+    overrides: Overrides = field(default_factory=Overrides)
+    skip_invalid: bool = False
+    selection: Selection = field(default_factory=Selection)
+    policy: Policy = field(default_factory=Policy)
+    pace: Pace = field(default_factory=Pace)
+    money: Money = field(default_factory=Money)
+    trust: Trust = field(default_factory=Trust)
+    sandbox: SandboxOptions | None = None
+    ignore_old_failures: bool = False
+    dask: str | None = None
+    show: int | None = None
+    """A plan shows so many bodies of each model and set of inputs."""
+    check_urls: bool = False
+    """A plan asks about each media URL. Needs the network."""
