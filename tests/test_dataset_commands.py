@@ -92,6 +92,25 @@ def test_a_ledger_that_points_elsewhere_exports_nothing_from_there(run_dir, tmp_
     assert "outside" in str(said.exception)
 
 
+@pytest.mark.parametrize("format_", ["webdataset", "folder", "captions"])
+def test_media_on_another_disk_and_single_linked_outputs_are_exported(run_dir, tmp_path, format_):
+    fox, away = run_dir / "media/fox.mp4", tmp_path / "away"
+    fox.rename(tmp_path / "renamed.mp4")
+    fox.symlink_to(tmp_path / "renamed.mp4")
+    (run_dir / "media").rename(away)
+    (run_dir / "media").symlink_to(away)
+    assert "rows" in typed("export", run_dir, "--format", format_, "-o", tmp_path / "out").output
+
+
+@pytest.mark.parametrize("format_", ["webdataset", "folder"])
+def test_media_whose_bytes_have_changed_are_never_exported(run_dir, tmp_path, format_):
+    fox = run_dir / "media/fox.mp4"
+    fox.write_bytes(fox.read_bytes()[::-1])
+    said = typed("export", run_dir, "--format", format_, "-o", tmp_path / "out")
+    assert "fox.mp4: not what the ledger says (SHA-256 differs)" in str(said.exception)
+    assert not list(tmp_path.glob("out/*fox*")) + list(tmp_path.glob("out/*.tar"))
+
+
 async def test_a_live_report_is_written_anew_as_the_ledger_grows_and_once_more_at_the_end(tmp_path):
     import os
     import socket

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from batcher.dataset.export.writer import Filed
@@ -42,13 +43,22 @@ def media_of(run_dir: Path, disk: Disk) -> Iterator[Source]:
 
 
 def _beside(run_dir: Path, rows: list[dict[str, Any]]) -> Filed:
+    """Media on this disk. A link to a file elsewhere will do, if the bytes are right."""
     for row in rows:
-        path = run_dir / row["file_name"]
-        if not path.resolve().is_relative_to(run_dir.resolve()):
+        path, name = run_dir / row["file_name"], PurePosixPath(row["file_name"])
+        if name.is_absolute() or ".." in name.parts:
             raise InputError(f"{path}: lies outside the run directory: this ledger isn't one of ours")
         if not path.is_file() or path.stat().st_size != row["bytes"]:
             raise _refusal(str(path), "missing, or not as long as the ledger says")
-    return unread(run_dir, rows)
+    return _unchanged(unread(run_dir, rows))
+
+
+def _unchanged(rows: Filed) -> Filed:
+    for row, path in rows:
+        with path.open("rb") as file:
+            sha256_hex = hashlib.file_digest(file, "sha256").hexdigest()
+        _check(sha256_hex, row, str(path))
+        yield row, path
 
 
 def _fetched(
@@ -60,10 +70,14 @@ def _fetched(
             sha256_hex = runner.run(tree.bucket.get_file(key, path))
         except NoSuchObject:
             raise _refusal(f"{tree.bucket.url}/{key}", "missing") from None
-        if sha256_hex != row["sha256"]:
-            raise _refusal(f"{tree.bucket.url}/{key}", "not what the ledger says (SHA-256 differs)")
+        _check(sha256_hex, row, f"{tree.bucket.url}/{key}")
         yield row, path
         path.unlink()
+
+
+def _check(sha256_hex: str, row: dict[str, Any], name: str) -> None:
+    if sha256_hex != row["sha256"]:
+        raise _refusal(name, "not what the ledger says (SHA-256 differs)")
 
 
 def _refusal(name: str, what: str) -> InputError:
