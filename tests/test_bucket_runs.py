@@ -184,7 +184,7 @@ async def desk(client, s3_name, moto, signed_in, tmp_path) -> AsyncIterator[Desk
         signed_in.setenv("AWS_ENDPOINT_URL", proxy.url)
         signed_in.setenv("RUNCOMFY_MODEL_API_BASE", served.base)
         signed_in.setenv("RUNCOMFY_TOKEN", TOKEN)
-        signed_in.setattr("batcher.store.objects.opening.Patience", lambda: QUICK)
+        signed_in.setattr("batcher.store.objects.opening.StoreRetries", lambda: QUICK)
         signed_in.chdir(tmp_path)
         desk = Desk(served, tmp_path, proxy, client, s3_name, tmp_path / "state")
         desk.rows(ROWS)
@@ -424,7 +424,9 @@ async def test_a_server_that_comes_back_is_waited_for(desk, moto, signed_in):
         signed_in.setenv("AWS_ENDPOINT_URL", proxy.url)
         hold = Fault("hold", "PUT", times=ROWS)
         desk.server.on_media = lambda server, asked: (proxy.plan(hold), None)[1]
-        signed_in.setattr("batcher.store.objects.opening.Patience", lambda: replace(QUICK, retries=50))
+        signed_in.setattr(
+            "batcher.store.objects.opening.StoreRetries", lambda: replace(QUICK, retries=50)
+        )
         running = asyncio.create_task(desk.run())
         await hold.reached.wait()
         await proxy.die()
