@@ -21,7 +21,6 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--disable-extensions",
-    "--hide-scrollbars",
     "--autoplay-policy=no-user-gesture-required",
     "--remote-debugging-port=0",
 )

@@ -142,8 +142,8 @@ async def test_the_keyboard_is_enough(page):
     await page.key("x")
     assert await page.js("document.getElementById('save').textContent") == "Save 1 rejected id"
     assert await page.js(
-        "JSON.parse(Object.entries(localStorage).find(([name]) => name.startsWith('batcher.rejects'))[1])"
-    ) == ["v1.2"]
+        "JSON.parse(Object.entries(localStorage).find(([name]) => name.startsWith('batcher.marks'))[1])"
+    ) == {"v1.2": {"mark": "reject", "note": None}}
     await page.key("Enter")
     await page.until("document.querySelector('dialog').open")
     await page.key("ArrowRight")
@@ -157,7 +157,7 @@ async def test_the_keyboard_is_enough(page):
 async def test_rejects_are_saved_as_a_list_of_ids(page, tmp_path):
     await page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     await page.js(
-        "document.querySelectorAll('.reject')[0].click(); document.querySelectorAll('.reject')[4].click()"
+        "for (const job of ['fox', 'short']) document.querySelector(`.card[data-job=${job}] .m-reject`).click()"
     )
     await page.js("document.getElementById('save').click()")
     saved = tmp_path / "rejects.txt"
@@ -207,6 +207,57 @@ async def test_the_plots_are_drawn_in_light_and_dark_and_on_a_phone(page):
     await page.until("[...document.querySelectorAll('.plot svg')].every((svg) => svg.clientWidth < 380)")
     assert await page.js("getComputedStyle(document.body).backgroundColor") != light
     assert await page.js("document.documentElement.scrollWidth <= innerWidth")
+
+
+OVERFLOWING = """(() => [...document.querySelectorAll('body *')].filter((e) => {
+    const style = getComputedStyle(e), scrolls = (way) => ['auto', 'scroll'].includes(way);
+    return (scrolls(style.overflowX) && e.scrollWidth > e.clientWidth) || (scrolls(style.overflowY) && e.scrollHeight > e.clientHeight);
+}).map((e) => e.className || e.tagName))()"""
+
+
+@in_browser
+@on_one_loop
+@pytest.mark.parametrize("width", [1400, 800, 400])
+async def test_no_view_has_a_scrollbar_of_its_own_but_for_wide_comparisons(page, width):
+    await page.window(width, 900)
+    for tab in ("gallery", "compare", "problems", "plots"):
+        await page.js(f"document.getElementById('tab-{tab}').click()")
+        allowed = {"matrix"}
+        assert set(await page.js(OVERFLOWING)) <= allowed, tab
+        assert await page.js("document.documentElement.scrollWidth <= innerWidth")
+
+
+@in_browser
+@on_one_loop
+async def test_a_picture_is_shown_whole_whatever_its_shape(page):
+    inside = """[...document.querySelectorAll('.thumb > img:not(.inset), .thumb > video')].every((e) => {
+        const a = e.getBoundingClientRect(), b = e.parentElement.getBoundingClientRect();
+        return getComputedStyle(e).objectFit === 'contain' && a.height <= b.height + 1 && a.width <= b.width + 1; })"""
+    assert await page.js(inside)
+    await page.js("document.getElementById('tab-compare').click()")
+    assert await page.js(inside)
+
+
+@in_browser
+@on_one_loop
+async def test_stars_notes_keys_and_ids_to_copy(page):
+    await page.js("document.querySelector('.card[data-job=lake]').focus()")
+    await page.key("s")
+    assert await page.js("document.querySelector('.card[data-job=lake] .m-star').ariaPressed") == "true"
+    await page.key("Enter")
+    await page.js(
+        "(() => { const n = byNote(); n.value = 'the light'; n.dispatchEvent(new Event('change')); function byNote() { return document.getElementById('note'); } })()"
+    )
+    await page.key("2")
+    await page.until("document.querySelectorAll('dialog .two .stage').length === 2")
+    assert await page.js("document.querySelector('dialog .copy').textContent") == "lake"
+    await page.key("Escape")
+    kept = await page.js(
+        "JSON.parse(Object.entries(localStorage).find(([name]) => name.startsWith('batcher.marks'))[1])"
+    )
+    assert kept == {"lake": {"mark": "star", "note": "the light"}}
+    await page.js("document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '?', bubbles: true}))")
+    await page.until("document.getElementById('keys').open")
 
 
 def test_data_in_a_script_element_can_not_leave_it():

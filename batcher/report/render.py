@@ -15,6 +15,7 @@ from batcher.disk import Disk, cannot_write
 from batcher.layout import REPORT_NAME
 from batcher.ledger.ledger import read_ledger, read_snapshot
 from batcher.ledger.lines import LineReader
+from batcher.ledger.marks import current_marks
 from batcher.ledger.segments import segments_in
 from batcher.ledger.summary import Status, status_of
 from batcher.report.history import TimedSnapshot
@@ -40,6 +41,7 @@ def write_report(run_dir: Path, disk: Disk, clock: Clock, refresh_s: float | Non
         "run": jobs.run(),
         "commands": jobs.commands(),
         "jobs": list(jobs.all()),
+        "marks": marks_of(run_dir, history),
         "series": series_of(history, status.total),
     }
     path = run_dir / REPORT_NAME
@@ -63,6 +65,12 @@ async def keep_writing(run_dir: Path, disk: Disk, clock: Clock, every_s: float) 
         if not status.live:
             return await asyncio.to_thread(write_report, run_dir, disk, clock)
         await clock.sleep(every_s)
+
+
+def marks_of(run_dir: Path, history: TimedSnapshot) -> dict[str, dict[str, str | None]]:
+    """What people think of the outputs that there are now, by job. Raises RunDirError."""
+    marks = current_marks(run_dir, history)
+    return {job: {"mark": mark.mark, "note": mark.note} for job, mark in marks.items()}
 
 
 def _status(run_dir: Path, disk: Disk) -> Status:

@@ -15,7 +15,8 @@ BINS = 48
 IDLE_SHARE = 0.2
 IDLE_MIN_MS = 60_000
 HISTOGRAM_BINS = 24
-_KINDS = ("turned away", "no answer", "another attempt")
+NO_ANSWER = "no answer"
+_KINDS = ("turned away", NO_ANSWER, "another attempt")
 
 
 def series_of(history: TimedSnapshot, total: int) -> dict[str, Any]:
@@ -59,7 +60,18 @@ def _states(history: TimedSnapshot, total: int) -> dict[str, list[Any]]:
             columns["spent_usd"].append(round(move.spent_usd, 4))
             for state in State:
                 columns[state.value].append(max(0, counts[state]))
+    if not _has_unknown(history):
+        # Between a POST and its answer a job is unknown for a moment: no news to anybody.
+        moments = zip(columns[State.SUBMITTED], columns[State.UNKNOWN], strict=True)
+        columns[State.SUBMITTED] = [submitted + unknown for submitted, unknown in moments]
+        columns[State.UNKNOWN] = [0] * len(columns["at"])
     return columns
+
+
+def _has_unknown(history: TimedSnapshot) -> bool:
+    return any(incident.kind == NO_ANSWER for incident in history.incidents) or any(
+        record.state is State.UNKNOWN for _, record in history.unfinished()
+    )
 
 
 def _incidents(history: TimedSnapshot, start_ms: int, end_ms: int) -> dict[str, Any]:

@@ -7,12 +7,13 @@ function drawPlots(panel) {
     panel.replaceChildren(h("div", { class: "empty" }, h("b", {}, "Nothing to plot yet"), "No job has been submitted."));
     return;
   }
+  const held = Object.values(series.incidents.kinds).some((counts) => counts.some(Boolean));
   const plots = [
     plotOf("Jobs over time", "Every job of the batch by its state" + (series.gaps.length ? "; dotted lines mark idle time left out" : ""), drawStates, 270, true, stateLegend()),
-    plotOf("Cost so far", "Every attempt that may have been charged, at its reported cost or its price", drawCost, 210),
-    plotOf("Held up", "Jobs turned away, POSTs without an answer, attempts after the first", drawIncidents, 210, false, incidentLegend()),
-    plotOf("Time from POST to completion", "Queue and generation together, by model; the line marks the median, the band the middle half", drawTimes, 40 + 86 * series.generation.length, true),
-  ];
+    plotOf("Cost so far", "Every attempt that may have been charged, at its reported cost or its price", drawCost, 210, !held),
+    held && plotOf("Held up", "Jobs turned away, POSTs without an answer, attempts after the first", drawIncidents, 210, false, incidentLegend()),
+    series.generation.length && plotOf("Time from POST to completion", "Queue and generation together, by model; the line marks the median, the band the middle half", drawTimes, 40 + 86 * series.generation.length, true),
+  ].filter(Boolean);
   panel.replaceChildren(h("div", { class: "plots" }, plots.map((plot) => plot.element)));
   for (const plot of plots) plot.start();
 }

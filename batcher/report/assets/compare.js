@@ -1,5 +1,5 @@
 // The same thing, made differently: a table of outputs over two chosen parameters.
-const ROWS_AT_ONCE = 24, COLUMNS_MAX = 24, PER_CELL = 3, RANKED_JOBS = 2000;
+const ROWS_AT_ONCE = 24, COLUMNS_MAX = 24, PER_CELL = 12, TILE_PX = 220, TILE_MIN_PX = 124, TILE_SHAPE = 9 / 16;
 
 function comparable() {
   return dimensions.filter((d) => d.name === "prompt" || d.values.length <= FILTER_VALUES_MAX);
@@ -16,16 +16,9 @@ function chosenAxes() {
 
 // The parameter that varies under the most prompts; among equals the one with the fewest values.
 function mostTelling(names) {
-  const rank = names.filter((d) => d.name !== "prompt").map((d) => {
-    const seen = new Map();
-    for (const job of jobs.slice(0, RANKED_JOBS)) {
-      const value = valueOf(job, d.name), first = seen.get(job.prompt);
-      if (value !== MISSING && first !== true) seen.set(job.prompt, first === undefined || first === value ? value : true);
-    }
-    return { d, telling: [...seen.values()].filter((v) => v === true).length };
-  });
-  rank.sort((a, b) => b.telling - a.telling || a.d.values.length - b.d.values.length);
-  return rank.length ? rank[0].d : null;
+  const rank = names.filter((d) => d.name !== "prompt");
+  rank.sort((a, b) => b.telling - a.telling || a.values.length - b.values.length);
+  return rank.length ? rank[0] : null;
 }
 
 function drawCompare(panel) {
@@ -76,7 +69,7 @@ function matrixOf({ rows, cols }) {
   const grow = () => {
     const from = body.children.length;
     for (const name of labels.slice(from, from + ROWS_AT_ONCE)) {
-      body.append(h("tr", {}, h("th", { scope: "row" }, name), columns.map((col) => h("td", {}, cellOf(cells.get(name).get(col) || [])))));
+      body.append(h("tr", {}, h("th", { scope: "row" }, name), columns.map((col) => h("td", {}, cellOf(cells.get(name).get(col) || [], [rows, cols])))));
     }
     more.hidden = body.children.length >= labels.length;
   };
@@ -87,12 +80,42 @@ function matrixOf({ rows, cols }) {
   return h("div", {}, h("div", { class: "matrix", tabindex: 0, "aria-label": "Comparison" }, h("table", {}, head, body)), h("div", { class: "bar" }, more));
 }
 
-function cellOf(found) {
+// What tells the outputs of one cell apart: parameters that differ in it, else which sample, which file.
+function captionsOf(found, axes) {
+  const differing = dimensions.filter((d) => !axes.includes(d.name) && new Set(found.map((entry) => valueOf(entry.job, d.name))).size > 1)
+    .sort((a, b) => isLong(a) - isLong(b) || (b.label === "seed") - (a.label === "seed"));
+  const samples = [...new Set(found.map((entry) => entry.job))];
+  return found.map((entry) => {
+    const words = differing.slice(0, 3).map((d) => `${d.label} ${short(valueOf(entry.job, d.name))}`);
+    if (!words.length && samples.length > 1) words.push(`sample ${samples.indexOf(entry.job) + 1}`);
+    if ((entry.job.files || []).length > 1) words.push(`file ${entry.number + 1}`);
+    if (!words.length) words.push(...singleOf(entry));
+    if (markOf(entry.job.job)) words.push(MARKS[markOf(entry.job.job)][0]);
+    return words.join(" · ");
+  });
+}
+
+function singleOf({ job, file }) {
+  const seed = valueOf(job, "input.seed");
+  if (seed !== MISSING) return [`seed ${seed}`];
+  return file ? [file.width && `${file.width}×${file.height}`, file.duration_s && `${file.duration_s.toFixed(1)} s`].filter(Boolean) : [job.state];
+}
+
+// All tiles have the same area, so that a portrait and a landscape are compared at one scale.
+function tileShape(file) {
+  const shape = file && file.width && file.height ? file.height / file.width : TILE_SHAPE;
+  const width = Math.round(Math.max(TILE_MIN_PX, Math.min(TILE_PX * 1.3, Math.sqrt((TILE_PX * TILE_PX * TILE_SHAPE) / shape))));
+  return { width: `min(100%, ${width}px)`, shape: `1 / ${shape}` };
+}
+
+function cellOf(found, axes) {
   if (!found.length) return h("div", { class: "hole" }, MISSING);
+  const captions = captionsOf(found, axes);
   const shownHere = found.slice(0, PER_CELL).map((entry, at) => {
-    const thumb = thumbOf(entry);
-    const tile = h("button", { class: "tilelet", type: "button", "data-job": entry.job.job, "aria-label": `${entry.job.prompt || entry.job.job}, ${entry.job.state}`, onclick: () => openDetail(found, at) },
-      thumb, h("span", { class: "cap" }, [money(entry.job.cost_usd), entry.took_s !== null && duration(entry.took_s), rejects.has(entry.job.job) && "rejected"].filter(Boolean).join(" · ")));
+    const thumb = thumbOf(entry), { width, shape } = tileShape(entry.file);
+    thumb.style.aspectRatio = shape;
+    const tile = h("button", { class: "tilelet", style: { width }, title: captions[at], type: "button", "data-job": entry.job.job, "aria-label": `${entry.job.prompt || entry.job.job}, ${entry.job.state}`, onclick: () => openDetail(found, at) },
+      thumb, h("span", { class: "cap" }, captions[at]));
     playsOn(tile, thumb);
     return tile;
   });

@@ -1,7 +1,7 @@
 // The page's data, its state, and the few words that everything is built with.
 // Text from the data only ever becomes text nodes and checked attributes.
-const data = JSON.parse(document.getElementById("data").textContent);
-const jobs = data.jobs;
+let data = JSON.parse(document.getElementById("data").textContent);
+let jobs = data.jobs;
 const STATES = ["done", "completed", "submitted", "unknown", "failed", "cancelled", "pending"];
 const byId = (id) => document.getElementById(id);
 
@@ -64,7 +64,20 @@ function entriesOf(job, at) {
     took_s: job.submitted_ms && job.completed_ms ? (job.completed_ms - job.submitted_ms) / 1000 : null,
   }));
 }
-const entries = jobs.flatMap(entriesOf);
+
+// In the order of the manifest; variants of one line in the order in which they were submitted.
+function lineOf(job) {
+  const at = (job.source || "").lastIndexOf(":");
+  return at < 0 ? ["", 0] : [job.source.slice(0, at), Number(job.source.slice(at + 1)) || 0];
+}
+
+function inManifestOrder(list) {
+  const lines = new Map(list.map((job) => [job, lineOf(job)]));
+  return list.map((job, at) => [job, at]).sort(([a, i], [b, j]) => {
+    const [fileA, lineA] = lines.get(a), [fileB, lineB] = lines.get(b);
+    return naturally(fileA, fileB) || lineA - lineB || (a.submitted_ms || Infinity) - (b.submitted_ms || Infinity) || i - j || 0;
+  }).map(([job]) => job);
+}
 
 // ---- dimensions: whatever differs between jobs
 function valueOf(job, dimension) {
@@ -90,12 +103,40 @@ function dimensionsOf() {
 }
 const collator = new Intl.Collator("en", { numeric: true });
 const naturally = (a, b) => collator.compare(a, b);
-const dimensions = dimensionsOf();
-const FILTER_VALUES_MAX = 60;
-const filterable = dimensions.filter((d) => d.name !== "prompt" && d.name !== "model" && d.values.length <= FILTER_VALUES_MAX);
+const FILTER_VALUES_MAX = 60, LONG_CHARS = 24;
+let entries, dimensions, filterable;
+
+// How much of a value stands on a card: the end of an address or a path, the beginning of a text.
+function short(value) {
+  const name = /^(https?:\/\/|\.{0,2}\/|[^ ]+\/)\S*$/i.test(value) ? value.split(/[?#]/)[0].split("/").filter(Boolean).at(-1) || value : value;
+  return name.length > LONG_CHARS ? `${name.slice(0, LONG_CHARS - 1)}…` : name;
+}
+const isLong = (dimension) => dimension.values.some((value) => value.length > LONG_CHARS);
+
+// Under how many prompts a parameter varies: what was tried, rather than what came along.
+function telling(name) {
+  const seen = new Map();
+  for (const job of jobs.slice(0, RANKED_JOBS)) {
+    const value = valueOf(job, name), first = seen.get(job.prompt);
+    if (value !== MISSING && first !== true) seen.set(job.prompt, first === undefined || first === value ? value : true);
+  }
+  return [...seen.values()].filter((v) => v === true).length;
+}
+
+function takeData(next) {
+  data = next;
+  jobs = data.jobs;
+  entries = inManifestOrder(jobs).flatMap(entriesOf);
+  dimensions = dimensionsOf();
+  for (const d of dimensions) d.telling = telling(d.name);
+  filterable = dimensions.filter((d) => d.name !== "prompt" && d.name !== "model" && d.values.length <= FILTER_VALUES_MAX)
+    .sort((a, b) => isLong(a) - isLong(b) || b.telling - a.telling);
+}
+const RANKED_JOBS = 2000;
+takeData(data);
 
 // ---- what is being looked at: in the address, so that a reload, a bookmark or a mail keeps it
-const START = { tab: "gallery", q: "", state: "", model: "", sort: "", rejected: "", rows: "", cols: "" };
+const START = { tab: "gallery", q: "", state: "", model: "", sort: "", mark: "", rows: "", cols: "" };
 const view = { ...START, where: {} };
 
 function readAddress() {
@@ -113,23 +154,50 @@ function writeAddress() {
   history.replaceState(null, "", query.size ? `#${query}` : location.pathname + location.search);
 }
 
-// ---- rejects: kept by this browser, per batch
-const STORE = `batcher.rejects.${data.batch}.${data.run.began_ms}`;
-const rejects = new Set();
-try {
-  for (const id of JSON.parse(localStorage.getItem(STORE) || "[]")) rejects.add(id);
-} catch { /* no storage here: marks last as long as the page */ }
-
-function toggleReject(id) {
-  if (!rejects.delete(id)) rejects.add(id);
-  try { localStorage.setItem(STORE, JSON.stringify([...rejects])); } catch { /* as above */ }
+// ---- marks: those of marks.jsonl, and what was marked since
+const MARKS = { star: ["★", "Star", "s"], keep: ["✓", "Keep", "k"], reject: ["✕", "Reject", "x"] };
+const STORE = `batcher.marks.${data.batch}.${data.run.began_ms}`;
+const marks = new Map(Object.entries(data.marks || {}));
+let ownMarks = {};
+let sendMark = (id) => {
+  ownMarks[id] = marks.get(id) || {};
+  try { localStorage.setItem(STORE, JSON.stringify(ownMarks)); } catch { /* no storage here: marks last as long as the page */ }
+};
+if (!data.view) {
+  try { ownMarks = JSON.parse(localStorage.getItem(STORE) || "{}"); } catch { /* as above */ }
+  for (const [id, mark] of Object.entries(ownMarks)) marks.set(id, mark);
 }
 
-function saveList(ids, name) {
+const markOf = (id) => (marks.get(id) || {}).mark || "";
+const noteOf = (id) => (marks.get(id) || {}).note || "";
+const marked = (word) => jobs.filter((job) => markOf(job.job) === word).map((job) => job.job);
+
+function toggleMark(id, word) {
+  marks.set(id, { mark: markOf(id) === word ? null : word, note: noteOf(id) || null });
+  sendMark(id);
+}
+
+function setNote(id, note) {
+  marks.set(id, { mark: markOf(id) || null, note: note.trim() || null });
+  sendMark(id);
+}
+
+const markWithKey = (event) => (event.ctrlKey || event.metaKey || event.altKey ? undefined : Object.keys(MARKS).find((word) => MARKS[word][2] === event.key));
+const markButtons = (id, done) => Object.entries(MARKS).map(([word, [sign, title, key]]) => h("button", {
+  class: `mark m-${word}`, type: "button", tabindex: -1, "aria-pressed": String(markOf(id) === word), "aria-label": `${title} ${id}`, title: `${title} (${key})`,
+  onclick: (event) => { event.stopPropagation(); toggleMark(id, word); done(); },
+}, sign));
+
+function saveMarks() {
+  const lines = [...marks].map(([job, { mark, note }]) => JSON.stringify({ job, mark: mark || null, ...(note ? { note } : {}), at: new Date().toISOString() }));
+  saveList(lines, "marks.jsonl", plural(lines.length, "mark"));
+}
+
+function saveList(ids, name, what = plural(ids.length, "job id")) {
   const address = URL.createObjectURL(new Blob([ids.join("\n") + "\n"], { type: "text/plain" }));
   h("a", { href: address, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(address), 10000);
-  toast(`${plural(ids.length, "job id")} saved as ${name}`);
+  toast(`${what} saved as ${name}`);
 }
 
 let toastTimer = 0;
@@ -141,8 +209,7 @@ function toast(text) {
   toastTimer = setTimeout(() => box.classList.remove("on"), 2600);
 }
 
-function copier(text) {
-  return h("button", { class: "button", type: "button", onclick: () => navigator.clipboard.writeText(text).then(() => toast("Copied"), () => toast("This browser does not allow copying here")) }, "Copy");
-}
+const copy = (text) => navigator.clipboard.writeText(text).then(() => toast("Copied"), () => toast("This browser does not allow copying here"));
+const copier = (text) => h("button", { class: "button", type: "button", onclick: () => copy(text) }, "Copy");
 
 const dot = (state) => h("span", { class: `dot s-${state}` });

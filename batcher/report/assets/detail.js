@@ -1,6 +1,7 @@
 // One output, large: beside its input, with everything that is known of it.
 const sheet = byId("detail");
 let looking = { list: [], at: 0 };
+let wide = false, paired = false;
 
 function openDetail(list, at) {
   looking = { list, at };
@@ -16,7 +17,16 @@ function turn(by) {
 
 function drawDetail() {
   const entry = looking.list[looking.at];
-  sheet.replaceChildren(h("div", { class: "sheet" }, stageOf(entry), sideOf(entry)));
+  const other = paired && looking.list[looking.at + 1];
+  sheet.classList.toggle("full", wide);
+  sheet.replaceChildren(h("div", { class: "sheet" }, other ? h("div", { class: "two" }, stageOf(entry), stageOf(other)) : stageOf(entry), sideOf(entry)));
+}
+
+// Marks are about the left one of two; its neighbour comes to the left with the next step.
+function remarked() {
+  drawDetail();
+  sheet.focus();
+  if (gallery) gallery.refresh();
 }
 
 function stageOf(entry) {
@@ -28,7 +38,8 @@ function stageOf(entry) {
   }
   const figures = (job.media || []).filter((m) => m.path).slice(0, 3).map((m) => h("figure", { class: "in" }, inputOf(m), h("figcaption", {}, `${m.field} (input)`)));
   const caption = file ? [file.width && `${file.width}×${file.height}`, file.duration_s && `${file.duration_s.toFixed(2)} s`, file.fps && `${file.fps} fps`, size(file.bytes)].filter(Boolean).join(" · ") : job.state;
-  figures.push(h("figure", { class: "out" }, main, h("figcaption", {}, caption)));
+  const sign = markOf(job.job) && h("span", { class: `sign m-${markOf(job.job)}` }, `${MARKS[markOf(job.job)][0]} ${markOf(job.job)}`);
+  figures.push(h("figure", { class: "out" }, main, h("figcaption", {}, sign, caption)));
   return h("div", { class: "stage" }, h("div", { class: "pair" }, figures));
 }
 
@@ -38,8 +49,8 @@ function inputOf(medium) {
 }
 
 function sideOf({ job, file }) {
-  const rejected = rejects.has(job.job);
-  const mark = () => { toggleReject(job.job); drawDetail(); sheet.focus(); if (gallery) gallery.refresh(); };
+  const note = h("textarea", { class: "jotting", id: "note", rows: 2, maxlength: 4000, placeholder: "Note   n", "aria-label": "Note", onchange: (event) => setNote(job.job, event.target.value) });
+  note.value = noteOf(job.job);
   return h("div", { class: "side" },
     h("header", {},
       h("span", { class: "pill" }, dot(job.state), job.state),
@@ -50,10 +61,11 @@ function sideOf({ job, file }) {
     h("p", { class: "say" }, job.prompt || job.job),
     job.quality && h("p", { class: "warn" }, `Quality: ${job.quality}`),
     job.message && h("p", { class: "warn" }, [job.stage && `at ${job.stage}`, job.code].filter(Boolean).join(", "), job.stage || job.code ? ": " : "", job.message),
+    h("div", { class: "bar marking" }, markButtons(job.job, remarked), h("button", { class: "button", type: "button", "aria-pressed": String(wide), title: "Only the output (f)", onclick: () => { wide = !wide; drawDetail(); } }, "Full screen"), h("button", { class: "button", type: "button", "aria-pressed": String(paired), title: "Beside the next one (2)", onclick: () => { paired = !paired; drawDetail(); } }, "Two")),
+    note,
     list(parametersOf(job)),
     list(recordOf(job, file)),
-    h("div", { class: "bar" }, h("button", { class: "button", type: "button", "aria-pressed": String(rejected), onclick: mark }, rejected ? "Take back" : "Reject"),
-      file && !file.away && h("a", { class: "button", href: file.path, target: "_blank", rel: "noopener" }, "Open file")));
+    h("div", { class: "bar" }, file && !file.away && h("a", { class: "button", href: file.path, target: "_blank", rel: "noopener" }, "Open file")));
 }
 
 const list = (pairs) => (pairs.length ? h("dl", {}, pairs.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])) : null);
@@ -71,12 +83,12 @@ function linkTo(url) {
 }
 
 function recordOf(job, file) {
-  const pairs = [["job", h("span", { class: "mono" }, job.job)], ["cost", money(job.cost_usd)]];
+  const pairs = [["job", h("button", { class: "mono copy", type: "button", title: "Copy", onclick: () => copy(job.job) }, job.job)], ["cost", money(job.cost_usd)]];
   if (job.submitted_ms) pairs.push(["submitted", moment(job.submitted_ms)]);
   if (job.submitted_ms && job.completed_ms) pairs.push(["generated in", duration((job.completed_ms - job.submitted_ms) / 1000)]);
   if (job.completed_ms && job.finished_ms && job.state === "done") pairs.push(["downloaded in", duration((job.finished_ms - job.completed_ms) / 1000)]);
   if (job.attempt > 1) pairs.push(["attempt", String(job.attempt)]);
-  if (job.request_id) pairs.push(["request", h("span", { class: "mono" }, job.request_id)]);
+  if (job.request_id) pairs.push(["request", h("button", { class: "mono copy", type: "button", title: "Copy", onclick: () => copy(job.request_id) }, job.request_id)]);
   if (job.source) pairs.push(["manifest", job.source]);
   if (file) pairs.push(["file", file.away || decodeURIComponent(file.path)]);
   return pairs;
@@ -85,8 +97,13 @@ function recordOf(job, file) {
 sheet.addEventListener("click", (event) => { if (event.target === sheet) sheet.close(); });
 sheet.addEventListener("close", () => { sheet.replaceChildren(); if (gallery && view.tab === "gallery") gallery.focus(looking.at); });
 sheet.addEventListener("keydown", (event) => {
-  if (event.target.tagName === "VIDEO") return;
+  if (event.target.tagName === "TEXTAREA") { if (event.key === "Escape") { event.preventDefault(); event.target.blur(); sheet.focus(); } return; }
+  if (event.target.tagName === "VIDEO" && event.key.startsWith("Arrow")) return;
+  const word = markWithKey(event);
   if (event.key === "ArrowRight") turn(1);
   else if (event.key === "ArrowLeft") turn(-1);
-  else if (event.key === "x") { toggleReject(looking.list[looking.at].job.job); drawDetail(); if (gallery) gallery.refresh(); }
+  else if (word) { toggleMark(looking.list[looking.at].job.job, word); remarked(); }
+  else if (event.key === "f") { wide = !wide; drawDetail(); }
+  else if (event.key === "2") { paired = !paired; drawDetail(); }
+  else if (event.key === "n") { event.preventDefault(); byId("note").focus(); }
 });

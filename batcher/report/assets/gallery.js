@@ -1,7 +1,7 @@
 // The gallery: filters and sorts entries, and draws only the rows that can be seen.
-const CARD_MIN_PX = 264, CARD_GAP_PX = 14, WORDS_PX = 116, THUMB_SHAPE = 0.5625, ROWS_AROUND = 1;
+const CARD_MIN_PX = 264, CARD_GAP_PX = 14, WORDS_PX = 116, SHAPE_MIN = 0.5625, SHAPE_MAX = 1, ROWS_AROUND = 1;
 const SORTS = {
-  "": ["Ledger order", (a, b) => a.at - b.at],
+  "": ["Manifest order", () => 0],
   newest: ["Newest first", (a, b) => (b.job.finished_ms || b.job.submitted_ms || 0) - (a.job.finished_ms || a.job.submitted_ms || 0)],
   slowest: ["Slowest first", (a, b) => (b.took_s || 0) - (a.took_s || 0)],
   dearest: ["Dearest first", (a, b) => (b.job.cost_usd || 0) - (a.job.cost_usd || 0)],
@@ -17,10 +17,10 @@ function matches() {
   const found = entries.filter(({ job, text }) =>
     (!view.state || (view.state === "poor" ? job.quality : job.state === view.state)) &&
     (!view.model || job.model === view.model) &&
-    (!view.rejected || rejects.has(job.job) === (view.rejected === "only")) &&
+    (!view.mark || (view.mark === "unrejected" ? markOf(job.job) !== "reject" : view.mark === "none" ? !markOf(job.job) : markOf(job.job) === view.mark)) &&
     where.every(([name, value]) => valueOf(job, name) === value) &&
     words.every((word) => text.includes(word)));
-  return view.sort in SORTS && view.sort ? found.sort((a, b) => SORTS[view.sort][1](a, b) || a.at - b.at) : found;
+  return view.sort in SORTS && view.sort ? found.sort(SORTS[view.sort][1]) : found;
 }
 
 function choice(label, value, options, change) {
@@ -75,20 +75,31 @@ function drawGallery(panel) {
 const sorter = (refresh) => choice("Sort", view.sort, Object.entries(SORTS).map(([key, [name]]) => [key, name]), (v) => { view.sort = v; refresh(); });
 
 function tallyLine(refresh) {
-  const outputs = matching.filter((entry) => entry.file).length;
+  const outputs = matching.filter((entry) => entry.file).length, all = entries.filter((entry) => entry.file).length;
   const some = matching.length !== entries.length;
-  const rest = matching.length - outputs;
-  const words = `${plural(outputs, "output")}${rest ? `, ${plural(rest, "job")} without one` : ""}${some ? ` of ${number(entries.length)}` : ""}`;
+  const rest = matching.length - outputs, unseen = some ? 0 : Math.max(0, data.status.total - jobs.filter((job) => !job.orphaned).length);
+  const words = [some ? `${number(outputs)} of ${plural(all, "output")}` : plural(outputs, "output"), rest && `${plural(rest, "job")} without one`, unseen && `${number(unseen)} not begun`].filter(Boolean).join(", ");
   const line = [h("span", { class: "tally", id: "tally" }, words)];
   if (some) line.push(h("button", { class: "button", type: "button", onclick: () => { Object.assign(view, START, { where: {} }); refresh(); } }, "Clear filters"));
   line.push(h("span", { class: "grow" }), sorter(refresh));
-  if (rejects.size) {
+  const rejects = marked("reject"), options = [["", "all"], ["none", "unmarked"], ...Object.keys(MARKS).map((word) => [word, word]), ["unrejected", "all but reject"]];
+  line.push(choice("Marks", view.mark, options, (v) => { view.mark = v; refresh(); }));
+  if (rejects.length && !data.view) {
     line.push(
-      choice("Rejected", view.rejected, [["", "shown"], ["without", "hidden"], ["only", "only"]], (v) => { view.rejected = v; refresh(); }),
-      h("button", { class: "button strong", type: "button", id: "save", title: ["for", data.commands.export, "DEST --except @rejects.txt", data.commands.redo_rejects && `or ${data.commands.redo_rejects}`].filter(Boolean).join(" "), onclick: () => saveList([...rejects], "rejects.txt") }, `Save ${plural(rejects.size, "rejected id")}`));
+      h("button", { class: "button strong", type: "button", id: "save", title: ["for", data.commands.export, "DEST --except @rejects.txt", data.commands.redo_rejects && `or ${data.commands.redo_rejects}`].filter(Boolean).join(" "), onclick: () => saveList(rejects, "rejects.txt") }, `Save ${plural(rejects.length, "rejected id")}`));
   }
+  if (Object.keys(ownMarks).length && !data.view) line.push(h("button", { class: "button", type: "button", id: "save-marks", title: "Put it into the run directory, for @marks:star and others", onclick: saveMarks }, "Save marks.jsonl"));
   return line;
 }
+
+// Height by width of the media area of all cards: that of the outputs in the middle, within limits.
+function usualShape() {
+  const shapes = entries.filter(({ file }) => file && file.width && file.height).map(({ file }) => file.height / file.width).sort((a, b) => a - b);
+  return Math.min(SHAPE_MAX, Math.max(SHAPE_MIN, shapes.length ? shapes[shapes.length >> 1] : SHAPE_MIN));
+}
+
+// Whatever a card shows that may change.
+const lookOf = (entry) => (entry ? JSON.stringify([entry.key, entry.job.state, entry.job.attempt, entry.file && entry.file.path, entry.job.quality, entry.job.cost_usd, entry.job.orphaned, markOf(entry.job.job), filterable.map((d) => d.name)]) : "");
 
 class Grid {
   // Cards stand at computed places in a box as tall as all of them; only those near the window exist.
@@ -114,8 +125,12 @@ class Grid {
 
   show(list) {
     this.list = list;
-    for (const card of this.cards.values()) card.remove();
-    this.cards.clear();
+    this.shape = usualShape();
+    for (const [index, card] of this.cards) {
+      if (card.dataset.look === lookOf(list[index])) continue;  // as it was: a video in it plays on
+      card.remove();
+      this.cards.delete(index);
+    }
     this.focused = Math.min(this.focused, Math.max(0, list.length - 1));
     this.lay();
   }
@@ -124,7 +139,7 @@ class Grid {
     const width = this.box.clientWidth;
     const columns = Math.max(1, Math.floor((width + CARD_GAP_PX) / (CARD_MIN_PX + CARD_GAP_PX)));
     const card = (width - (columns - 1) * CARD_GAP_PX) / columns;
-    return { columns, card, height: Math.round(card * THUMB_SHAPE) + WORDS_PX };
+    return { columns, card, height: Math.round(card * this.shape) + WORDS_PX };
   }
 
   lay() {
@@ -149,6 +164,7 @@ class Grid {
 
   add(index) {
     const card = cardOf(this.list[index], () => openDetail(this.list, index), this.refresh);
+    card.dataset.look = lookOf(this.list[index]);
     card.tabIndex = index === this.focused ? 0 : -1;
     card.addEventListener("focus", () => { this.focused = index; });
     this.cards.set(index, card);
@@ -160,7 +176,7 @@ class Grid {
     if (!event.target.classList.contains("card")) return;
     if (event.key in moves) this.focus(this.focused + moves[event.key]);
     else if (event.key === "Enter" || event.key === " ") openDetail(this.list, this.focused);
-    else if (event.key === "x") { toggleReject(this.list[this.focused].job.job); this.refresh(); this.focus(this.focused); }
+    else if (markWithKey(event)) { toggleMark(this.list[this.focused].job.job, markWithKey(event)); this.refresh(); this.focus(this.focused); }
     else return;
     event.preventDefault();
   }
@@ -212,17 +228,14 @@ function thumbOf(entry) {
 }
 
 function chipsOf(job) {
-  const chips = filterable.filter((d) => valueOf(job, d.name) !== MISSING).map((d) => h("span", { class: "chip" }, h("i", {}, d.label), valueOf(job, d.name)));
+  const chips = filterable.filter((d) => valueOf(job, d.name) !== MISSING).map((d) => h("span", { class: "chip", title: valueOf(job, d.name) }, h("i", {}, d.label), short(valueOf(job, d.name))));
   return chips.length ? chips : [h("span", { class: "chip" }, shortModel(job.model))];
 }
 
 function cardOf(entry, open, refresh) {
-  const { job, file } = entry, rejected = rejects.has(job.job);
+  const { job, file } = entry, rejected = markOf(job.job) === "reject";
   const thumb = thumbOf(entry);
-  thumb.append(h("button", {
-    class: "reject", type: "button", tabindex: -1, "aria-pressed": String(rejected), "aria-label": `Reject ${job.job}`, title: "Reject (x)",
-    onclick: (event) => { event.stopPropagation(); toggleReject(job.job); refresh(); },
-  }, "✕"));
+  thumb.append(h("div", { class: "marks" }, markButtons(job.job, refresh)));
   const card = h("article", { class: rejected ? "card rejected" : "card", role: "gridcell", "data-job": job.job, "aria-label": `${job.prompt || job.job}, ${job.state}`, onclick: open },
     thumb,
     h("div", { class: "words" },

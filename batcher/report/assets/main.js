@@ -6,7 +6,7 @@ function drawHead() {
   const { run, status } = data, models = [...new Set(jobs.map((job) => shortModel(job.model)))];
   const spent = run.began_ms && run.ended_ms ? `, ${run.runs > 1 ? `${run.runs} runs` : `ran ${duration((run.ended_ms - run.began_ms) / 1000)}`}` : "";
   const words = [models.length > 2 ? `${models.length} models` : models.join(", "), run.began_ms && `began ${moment(run.began_ms)}${spent}`, run.api === "sandbox" && "sandbox"].filter(Boolean).join(" · ");
-  byId("top").replaceChildren(h("div", { class: "grow" }, h("h1", {}, data.batch), h("p", {}, words)), ...[liveOf(status)].filter(Boolean), h("button", { class: "pill", type: "button", id: "theme", onclick: nextTheme }));
+  byId("top").replaceChildren(h("div", { class: "grow" }, h("h1", {}, data.batch), h("p", {}, words)), ...[liveOf(status)].filter(Boolean), h("button", { class: "pill", type: "button", title: "Keys (?)", "aria-label": "Keys", onclick: showKeys }, "?"), h("button", { class: "pill", type: "button", id: "theme", onclick: nextTheme }));
   setTheme(document.documentElement.dataset.theme || "auto");
 }
 
@@ -90,9 +90,20 @@ byId("tabs").addEventListener("keydown", (event) => {
 
 addEventListener("keydown", (event) => {
   const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName);
+  if (event.key === "?" && !typing) showKeys();
   if (event.key === "/" && !typing && !sheet.open) { event.preventDefault(); byId("search")?.focus(); }
   if (event.key === "Escape" && event.target.id === "search") event.target.blur();
 });
+const KEYS = [["/", "search"], ["← → ↑ ↓", "from card to card, from output to output"], ["Enter", "one output, large"], ["s  k  x", "star, keep, reject; again: take it back"],
+  ["n", "a note on the large one"], ["f", "only the output, as large as the window"], ["2", "the next one beside it"], ["Esc", "back"], ["?", "these keys"]];
+
+function showKeys() {
+  const box = byId("keys");
+  box.replaceChildren(h("div", { class: "side" }, h("header", {}, h("b", {}, "Keys"), h("span", { class: "grow" }), h("button", { class: "button", type: "button", "aria-label": "Close", onclick: () => box.close() }, "✕")),
+    h("dl", {}, KEYS.flatMap(([key, what]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, what)]))));
+  if (!box.open) box.showModal();
+}
+
 addEventListener("hashchange", () => { readAddress(); show(view.tab); });
 
 try { const theme = localStorage.getItem("batcher.theme"); if (THEMES.includes(theme) && theme !== "auto") document.documentElement.dataset.theme = theme; } catch { /* auto */ }
