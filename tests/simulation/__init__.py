@@ -14,8 +14,9 @@ process dies or the power goes. After every run of the engine the invariants in 
 ``fetcher``   downloads
 ``scenario``  what is drawn from a seed
 ``process``   one run of ``batcher.app``, but for the network and the manifest's file
+``by_hand``   ``cancel`` and ``resolve``
 ``mischief``  what a run has to notice before it sends or writes anything
-``checks``    the invariants
+``checks``    the invariants, ``money`` of the budget, ``ends`` of the very end
 ``story``     one seed from its first run to the last
 ``mutations`` proof that the simulation would notice
 """

@@ -11,17 +11,18 @@ from typing import Any
 from batcher.engine.unwatched import LEAST_HOLD_S
 from batcher.errors import InputError, RunDirError
 from batcher.jobs.job import Artifact
-from batcher.jobs.lifecycle import IllegalTransition, Record, State
-from batcher.layout import MEDIA_NAME, METADATA_NAME, SUPERSEDED_NAME
+from batcher.jobs.lifecycle import IllegalTransition, Record, Stage, State
+from batcher.layout import LEDGER_NAME, MEDIA_NAME, METADATA_NAME
 from batcher.ledger.finished import JobRecord
-from batcher.ledger.ledger import read_ledger, read_snapshot
+from batcher.ledger.ledger import read_ledger
 from batcher.ledger.lines import LineReader
 from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 
 from .disk import SimDisk
+from .money import overspent
 from .process import ROOT, Process
-from .server import Posting, Request
+from .server import PRICE_USD, Posting
 
 TOLERANCE_S = 1e-4
 DISK_SLACK_S = 0.5
@@ -62,7 +63,9 @@ class Checks:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._world, self._server, self._disk = process.world, process.server, process.disk
-        self.start: dict[str, Record] = {}
+        self.start: dict[str, JobRecord] = {}
+        self._planned = {(job.id, job.digest) for job in process.spec.jobs}
+        self._known_lines = len(lines_in(self._disk.content(ROOT / LEDGER_NAME)))
 
     def before(self) -> None:
         """Note where everything stands as the process begins."""
@@ -79,6 +82,8 @@ class Checks:
 
     def poll_leaves(self, request_id: str) -> None:
         """Nobody counts on a request that a crash could make us forget."""
+        if self._process.asks_first:
+            return
         known = f'"request_id":"{request_id}"'.encode()
         surely = known in self._segment(self._disk.durable_content)
         seen_by_process = any(known in content for content in ledger_of(self._disk).values())
@@ -96,17 +101,31 @@ class Checks:
     def post_leaves(self, job_id: str) -> int:
         """Intent is durable, permission given, and there is a slot."""
         assert self._process.ledger is not None
-        attempt = self._process.ledger.snapshot.records[job_id].attempt
+        record = self._process.ledger.snapshot.records[job_id]
+        attempt = record.attempt
+        if (job_id, record.digest) not in self._planned:
+            self._world.violate(f"{job_id} was POSTed, which nobody planned")
+            return attempt
         self._check_intent(job_id, attempt)
         self._check_permission(job_id, attempt)
         self._check_slots(job_id)
+        self._check_canary(job_id)
         return attempt
 
     def created(self) -> None:
         """What was charged stays within --max-cost."""
         limit_usd, charged_usd = self._process.spec.max_cost_usd, self._server.charged_usd()
-        if limit_usd is not None and charged_usd > limit_usd + 1e-6:
+        as_priced = self._server.price_usd == PRICE_USD
+        if as_priced and limit_usd is not None and charged_usd > limit_usd + 1e-6:
             self._world.violate(f"charged {charged_usd} with --max-cost {limit_usd}")
+
+    def _check_budget(self) -> None:
+        """Each job that was let in fitted, by what the ledger knew then."""
+        limit_usd = self._process.spec.max_cost_usd
+        if limit_usd is not None and len(ledger_of(self._disk)) == 1:
+            lines = lines_in(self._disk.content(ROOT / LEDGER_NAME))
+            for wrong in overspent(lines, self._known_lines, limit_usd):
+                self._world.violate(wrong)
 
     def _segment(self, content: Callable[[Path], bytes | None]) -> bytes:
         """What the process wrote to its ledger, as ``content`` has it."""
@@ -178,6 +197,19 @@ class Checks:
         if busy >= limit:
             self._world.violate(f"POST of {job_id} left with {busy} unfinished of at most {limit}")
 
+    def _check_canary(self, job_id: str) -> None:
+        """The others wait until the first jobs went well."""
+        assert self._process.ledger is not None
+        canary = self._process.canary
+        for one in sorted(canary) if job_id not in canary else ():
+            record = self._process.ledger.snapshot.get(one)
+            well = record is not None and (
+                record.state in (State.COMPLETED, State.DONE) or record.stage == Stage.DOWNLOAD
+            )
+            if not well:
+                state = record.state if record is not None else "pending"
+                self._world.violate(f"POST of {job_id} left, and of the canary {one} is {state}")
+
     def _posted_now(self, posted: list[Posting]) -> bool:
         return bool(posted) and posted[-1].run == self._process.spec.number
 
@@ -202,6 +234,7 @@ class Checks:
             return
         self._check_answers(snapshot)
         self._check_files(snapshot)
+        self._check_budget()
         if died:
             self._note_unclaimed(snapshot)
             return
@@ -316,55 +349,6 @@ class Checks:
                 self._world.violate(f"the run ended {over_s:.3f} s after its grace")
 
 
-def check_end(process: Process) -> None:
-    """After calm runs until nothing changed: every result that was paid for is where it belongs."""
-    world, server, disk = process.world, process.server, process.disk
-    snapshot = read_snapshot(ROOT, disk)
-    now_s = world.now_s()
-    for job_id, record in snapshot.items():
-        request = server.requests.get(record.request_id or "")
-        if request is not None and _deliverable(request, now_s) and record.state is not State.DONE:
-            hidden = request.fate == "hides" and record.state is State.FAILED
-            if not hidden:
-                world.violate(f"{request.id} is finished, but {job_id} is {record.state}")
-    _check_folders(process, snapshot)
-
-
-def check_all_done(process: Process) -> None:
-    """After calm runs with both retries allowed, nothing is left over."""
-    snapshot = read_snapshot(ROOT, process.disk)
-    for job in process.spec.jobs:
-        record = snapshot.get(job.id)
-        exhausted = record is not None and record.attempt >= process.spec.policy.max_attempts
-        if (record is None or record.state is not State.DONE) and not exhausted:
-            state = record.state if record is not None else "forgotten"
-            process.world.violate(f"{job.id} is {state} after calm runs with every retry")
-
-
-def _check_folders(process: Process, snapshot: Snapshot) -> None:
-    """In media/ lies what the ledger lists and nothing else; older results lie beside it.
-
-    What the user damaged is not fetched again for a job that left the manifest, or that has expired. A
-    file that was published just before a crash stays where its job is bought again instead of fetched.
-    """
-    disk, world = process.disk, process.world
-    records = snapshot.records.values()
-    listed = {a.path for r in records for a in r.files}
-    due = {a.path for r in records if r.state is State.DONE and not r.orphaned for a in r.files}
-    there = {f"{MEDIA_NAME}/{name}" for name in disk.list_dir(ROOT / MEDIA_NAME)}
-    if not due <= there <= listed | disk.unclaimed:
-        world.violate(f"media/ holds {sorted(there)}, the ledger lists {sorted(listed)}")
-    kept = {
-        hashlib.sha256(disk.content(ROOT / folder / name) or b"").hexdigest()
-        for folder in (MEDIA_NAME, SUPERSEDED_NAME)
-        for name in disk.list_dir(ROOT / folder)
-    }
-    for line in ledger_lines(disk):
-        for artifact in line.get("files", ()) if line.get("event") == "done" else ():
-            if artifact["sha256"] not in kept and artifact["sha256"] not in disk.tampered:
-                world.violate(f"a result of {line['job']}, attempt {line['attempt']}, is lost")
-
-
 def _value(record: JobRecord, name: str) -> object:
     """A field, with files as no more than what they are told apart by."""
     value = getattr(record, name)
@@ -375,11 +359,6 @@ def _value(record: JobRecord, name: str) -> object:
 
 def _told_apart(files: tuple[Artifact, ...]) -> list[tuple[str, int, str]]:
     return [(file.path, file.bytes, file.sha256) for file in files]
-
-
-def _deliverable(request: Request, now_s: float) -> bool:
-    good = request.fate in ("fine", "strange", "hides", "expires")
-    return good and not request.cancelled and not request.is_gone(now_s)
 
 
 def _undone(posting: Posting) -> bool:

@@ -104,11 +104,15 @@ class Onlooker(Silence):
 class Process:
     """A process that runs ``spec``. Its fields tell what became of it."""
 
+    asks_first = False
+    """Whether it asks about requests that no ledger may know yet."""
+
     def __init__(self, world: World, disk: SimDisk, server: Server, spec: RunSpec) -> None:
         self.world, self.disk, self.server, self.spec = world, disk, server, spec
         self.watch: Watch
         self.ledger: Ledger | None = None
         self.plan: Plan | None = None
+        self.canary: frozenset[str] = frozenset()
         self.shown = Onlooker()
         self.control: Control | None = None
         self.summary: Summary | None = None
@@ -186,7 +190,7 @@ class Process:
 
     def _prepare(self, *given: Any) -> Prepared:
         prepared = prepare(*given)
-        self.plan = prepared.plan
+        self.plan, self.canary = prepared.plan, prepared.canary
         return prepared
 
     def _open_ledger(self, *given: Any, **named: Any) -> Ledger:

@@ -14,6 +14,8 @@ from .server import PRICE_USD, Climate
 
 MODEL = "vendor/model/text-to-video"
 DAY_S = 86_400.0
+TWINS = ["1", "1.0", "1.1", "1.0.0", "1.2", "a", "a.0", "a-train", "1.0.1"]
+"""Ids whose outputs could get one name."""
 HOME_API = "https://api.example"
 DISASTERS = [*["crash"] * 6, "signal", "signal", "full", "broken disk", "poor", "token", "tamper"]
 CALM_PACE = Pace(job_timeout_s=DAY_S)
@@ -75,7 +77,9 @@ class Scenario:
     def __init__(self, rng: Random) -> None:
         self._rng = rng
         self._versions: dict[str, int] = {}
-        self._explicit = {f"job-{n}": rng.random() < 0.6 for n in range(1, 30)}
+        plain = [f"job-{n}" for n in range(1, 30)]
+        self._names = TWINS + plain if rng.random() < 0.3 else plain
+        self._explicit = {name: name in TWINS or rng.random() < 0.6 for name in self._names}
         self._made = 0
         self._trouble = rng.choice([0.0, 0.05, 0.15, 0.3, 0.6])
         self.names: list[str] = []
@@ -103,6 +107,8 @@ class Scenario:
             max_cost_usd=rng.randint(1, 10) * PRICE_USD if rng.random() < 0.25 else None,
             max_failures=rng.choice([0, 1, 3]) if rng.random() < 0.1 else None,
             climate=self._climate(),
+            canary=rng.choice([1, 2]) if rng.random() < 0.15 else None,
+            edited=self._edited_meanwhile(),
         )
         return self._with_disasters(spec)
 
@@ -122,7 +128,7 @@ class Scenario:
 
     def _add(self) -> None:
         self._made += 1
-        name = f"job-{self._made}"
+        name = self._names[self._made - 1]
         self._versions.setdefault(name, 1)
         self.names.append(name)
 
@@ -141,6 +147,17 @@ class Scenario:
                 self._versions[name] += self._explicit[name]
             case "bring back" if gone:
                 self.names.append(rng.choice(gone))
+
+    def _edited_meanwhile(self) -> tuple[Job, ...]:
+        """What somebody makes of the manifest once its plan is made; mostly nothing."""
+        rng = self._rng
+        if rng.random() >= 0.15:
+            return ()
+        jobs = [job for job in self.jobs() if rng.random() < 0.8]
+        jobs = [make_job(j.id, 99, explicit=True) if rng.random() < 0.2 else j for j in jobs]
+        jobs += [make_job(f"late-{n}", 1, explicit=True) for n in range(rng.randint(1, 3))]
+        rng.shuffle(jobs)
+        return tuple(jobs)
 
     def _selection(self) -> Selection:
         rng = self._rng

@@ -58,7 +58,9 @@ class Request:
     ends_s: float
     fate: str
     outputs: int
-    tells_cost: bool
+    price_usd: float
+    tells_cost_s: float
+    """From when on its cost is told."""
     gone_s: tuple[float, float] = (FOREVER_S, FOREVER_S)
     cancelled: bool = False
     cancel_told: bool = False
@@ -76,7 +78,7 @@ class Request:
 
     def charged_usd(self, now_s: float) -> float:
         refunded = self.fate in ("error_code", "cancelled") and now_s >= self.ends_s
-        return 0.0 if self.cancelled or refunded else PRICE_USD
+        return 0.0 if self.cancelled or refunded else self.price_usd
 
     def content(self, index: int) -> bytes:
         return f"media of {self.id}, output {index}".encode() * 3
@@ -125,6 +127,10 @@ class Server:
         self.climate = Climate()
         self.in_flight: list[tuple[Posting, str]] = []
         self.rng = world.rng("server")
+        prices = world.rng("prices")
+        self.price_usd = PRICE_USD * prices.choice([1.0, 1.0, 1.0, 1.0, 1.0, 3.0, 10.0])
+        """What a request really costs."""
+        self.tells_late = prices.random() < 0.3
 
     def charged_usd(self) -> float:
         now_s = self.world.now_s()
@@ -144,14 +150,20 @@ class Server:
             ends_s=ends_s,
             fate="fine",
             outputs=rng.choice([1, 1, 1, 2, 3]),
-            tells_cost=rng.random() < 0.8,
+            price_usd=self.price_usd,
+            tells_cost_s=self._tells_cost_s(ends_s),
         )
         if rng.random() < climate.fate:
             self._spoil(request)
         self.requests[request.id] = posting.request = request
-        self.balance_usd -= PRICE_USD
+        self.balance_usd -= self.price_usd
         self.world.note(f"created {request.id} for {posting.job}: {request.fate}")
         return request
+
+    def _tells_cost_s(self, ends_s: float) -> float:
+        if self.rng.random() < 0.2:
+            return FOREVER_S
+        return ends_s + (self.rng.uniform(0.0, 40.0) if self.tells_late else 0.0)
 
     def _spoil(self, request: Request) -> None:
         request.fate = self.climate.pick(FATES, self.rng)
@@ -238,7 +250,7 @@ class SimService:
             server.in_flight.remove(flight)
         if self._world.now_s() >= server.token_dies_s:
             raise AuthRefused("token revoked", http_status=rng.choice([401, 403]))
-        if server.balance_usd < PRICE_USD:
+        if server.balance_usd < server.price_usd:
             raise BalanceExhausted("no balance", http_status=402)
         climate = server.climate
         trouble = climate.pick(_POST_TROUBLE, rng) if rng.random() < climate.post else ""
@@ -270,7 +282,7 @@ class SimService:
         """The client let go of a POST on the wire: it may arrive all the same."""
         if flight in self._server.in_flight and not self._world.dead:
             self._server.in_flight.remove(flight)
-            if self._rng.random() < 0.5 and self._server.balance_usd >= PRICE_USD:
+            if self._rng.random() < 0.5 and self._server.balance_usd >= self._server.price_usd:
                 self._server.create(posting)
 
     async def _ask(self, what: str) -> None:
@@ -302,7 +314,7 @@ class SimService:
         return result
 
     def _result(self, request: Request, now_s: float) -> Result:
-        cost_usd = request.charged_usd(now_s) if request.tells_cost else None
+        cost_usd = request.charged_usd(now_s) if now_s >= request.tells_cost_s else None
         if request.cancelled:
             return Result(Phase.CANCELLED, "cancelled", cost_usd=cost_usd)
         if now_s < request.starts_s:

@@ -17,8 +17,10 @@ from batcher.ledger.ledger import read_ledger
 from batcher.ledger.lines import LineReader
 from batcher.ledger.snapshot import Snapshot
 
-from .checks import Checks, check_all_done, check_end, ledger_of
+from .by_hand import ByHand
+from .checks import Checks, ledger_of
 from .disk import SimDisk
+from .ends import check_all_done, check_end
 from .mischief import Mischief
 from .process import ROOT, Process
 from .scenario import RunSpec, Scenario
@@ -29,6 +31,7 @@ CALM_RUNS_MAX = 12
 RESERVE_ROOM_BYTES = 256 * 1024
 KEPT_OPEN = 1
 MISCHIEF_SHARE = 0.3
+BY_HAND_SHARE = 0.15
 Move = tuple[State, EventName]
 
 
@@ -96,6 +99,7 @@ class Story:
         for _ in range(self.scenario.runs):
             self._number += 1
             self._meddle()
+            self._by_hand()
             self._run(self.scenario.draw(self._number))
             if self.world.broken:
                 return
@@ -127,6 +131,16 @@ class Story:
         world.note(f"--- run {spec.number}: {_told(spec)}")
         self._prepare(spec)
         process = Process(world, disk, self.server, spec)
+        self._live(process)
+        self._mischief.keep()
+        for name in _edited(process):
+            self.scenario.revert(name)
+            world.seen["conflicts"] += 1
+        return process
+
+    def _live(self, process: Process) -> None:
+        """Let a process live until it ends or dies, and look at what it leaves."""
+        world, disk, spec = self.world, self.disk, process.spec
         checks = Checks(process)
         process.watch = checks
         checks.before()
@@ -139,17 +153,27 @@ class Story:
             disk.crash()
         world.dead = False
         checks.after(died)
-        self._mischief.keep()
-        for name in _edited(process):
-            self.scenario.revert(name)
-            world.seen["conflicts"] += 1
-        return process
 
     def _meddle(self) -> None:
         """Perhaps somebody does something to the directory between two runs."""
         if self._chance.random() < MISCHIEF_SHARE:
             self._prepare(calm := RunSpec(self._number, self.scenario.jobs()))
             self._mischief.try_one(calm)
+
+    def _by_hand(self) -> None:
+        """Perhaps the user cancels what is queued, or settles what is unknown."""
+        if self._chance.random() >= BY_HAND_SHARE or not any(ledger_of(self.disk).values()):
+            return
+        self._number += 1
+        crash_at = self._chance.randint(1, 40) if self._chance.random() < 0.3 else None
+        process = ByHand(
+            self.world,
+            self.disk,
+            self.server,
+            RunSpec(self._number, self.scenario.jobs(), crash_at=crash_at),
+        )
+        process.rng = self.world.rng(f"by hand {self._number}")
+        self._live(process)
 
     def _prepare(self, spec: RunSpec) -> None:
         disk, server, now_s = self.disk, self.server, self.world.now_s()
