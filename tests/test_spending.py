@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import replace
 
 import pytest
-from engine import Api, Batch, answer, in_virtual_time, job, observer_that, some_jobs
+from engine import Api, Batch, after, answer, in_virtual_time, job, observer_that, some_jobs
 
 from batcher.app import run as app
 from batcher.app.host import Host
@@ -169,6 +169,21 @@ async def test_a_cost_that_comes_after_the_result_is_asked_for_again(batch):
     assert ended.records["late"].reported_usd == 2.0
     assert batch.story("late") == ["submitting", "submitted", "completed", "done", "cost"]
     assert [row["cost_usd"] for row in batch.rows if row["job"] == "late"] == [2.0]
+
+
+@in_virtual_time
+async def test_a_cost_that_comes_while_its_job_is_taken_up_again_is_left_alone(batch):
+    """The question is slow; meanwhile ``--retry-failed`` finds that the old request goes on."""
+    failed = job("failed")
+    batch.api.results["failed"] = [answer(Phase.FAILED, message="no")]
+    batch.api.results["known"] = [answer(cost_usd=1.0)]
+    await batch.run([job("known"), failed])
+    late = after(20, answer(Phase.FAILED, message="no", cost_usd=2.0))
+    batch.api.results["failed"] = [late, *[answer(Phase.RUNNING)] * 30]
+    batch.policy = Policy(retry_failed=True)
+    ended = await batch.run([job("first"), failed], concurrency=1, poll_interval_s=5.0)
+    assert (ended.error, ended.ids(State.DONE)) == (None, ["known", "first", "failed"])
+    assert "cost" not in batch.story("failed")
 
 
 @in_virtual_time
