@@ -17,9 +17,9 @@ from batcher.ledger.snapshot import Snapshot
 
 @dataclass(slots=True)
 class Account:
-    """Writes attempts down before they are submitted, and what they count with afterwards.
+    """Records attempts before they are submitted, and their cost afterwards.
 
-    Without a cap a book that can't be written is warned of, once, and left alone.
+    Without a cap, a book that can't be written causes one warning and is then ignored.
     """
 
     book: Book
@@ -55,12 +55,12 @@ class Account:
         self._settle((self.book.run_dir, job_id, record.attempt), self._counted_usd(record))
 
     def follow(self, ledger: Ledger, is_ours: Callable[[str], bool]) -> None:
-        """Put right what a dead run of this directory left, then settle as ``ledger`` is written."""
+        """Correct what a dead run of this directory left, then follow each line of ``ledger``."""
         self.put_right(ledger.snapshot, self.book.run_dir, is_ours)
         ledger.on_change = self.changed
 
     def put_right(self, snapshot: Snapshot, run_dir: str, is_ours: Callable[[str], bool]) -> None:
-        """Let reservations of ``run_dir`` that a dead run left count with what the ledger says."""
+        """Replace reservations of ``run_dir`` that a dead run left with the ledger's costs."""
         for entry in self.book.open_reservations():
             if entry.run_dir != run_dir or not is_ours(entry.job):
                 continue
@@ -74,7 +74,7 @@ class Account:
         return self.assume_price_usd if record.charge_usd is None else record.charge_usd
 
     def _settle(self, key: tuple[str, str, int], usd: float) -> None:
-        """A settlement that can't be written leaves the book with too much, never with too little."""
+        """If a cost can't be written, the book counts too much, never too little."""
         if self._broken:
             return
         try:

@@ -1,4 +1,4 @@
-"""``--max-cost``: what may still be bought, over every attempt that the ledger counts."""
+"""``--max-cost``: what may still be spent, counting every attempt in the ledger."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEARLY_SPENT = 0.8
 
 
 class Caps(NamedTuple):
-    """What the run directory may cost, and what an attempt counts with whose price nobody knows."""
+    """The run directory's cost cap, and the cost assumed for an attempt without a known price."""
 
     max_cost_usd: float | None = None
     assume_price_usd: float | None = None
@@ -27,7 +27,7 @@ NO_CAPS = Caps()
 
 
 class Budget:
-    """Holds before each POST. One shard of several has its part of what is left."""
+    """Checked before each POST. Each of several shards has its part of what is left."""
 
     def __init__(
         self, ledger: Ledger, price_of: PriceOf, caps: Caps = NO_CAPS, shard: Shard | None = None
@@ -44,13 +44,13 @@ class Budget:
 
     @property
     def is_bounded(self) -> bool:
-        """Whether there is anything to hold."""
+        """Whether there is a cap."""
         return self.max_cost_usd is not None
 
     def price_usd(self, job: Job) -> float | None:
         """What one attempt of ``job`` may cost in USD, by its price and by what others like it cost.
 
-        None where nobody named a price.
+        None if no price is known.
         """
         price_usd = self._price_of(job)
         return self._snapshot.costs.expected_usd(price_key(job), job.model, price_usd)
@@ -66,7 +66,7 @@ class Budget:
         return fits
 
     def shortfall(self) -> StoppedError | None:
-        """That some jobs did not fit, if any."""
+        """The reason to stop if some jobs did not fit."""
         if not self.left_out:
             return None
         return StoppedError(
@@ -75,13 +75,13 @@ class Budget:
         )
 
     def spent_usd(self) -> float:
-        """What counts so far, of this shard if there are several; at least what was spent for sure."""
+        """USD counted so far, for this shard if there are several; never less than was surely spent."""
         if self._shard is None:
             return self._snapshot.spent_usd + self._snapshot.unpriced_attempts * self._assume_price_usd
         return self._spent_by_shard_usd()[self._shard.number - 1]
 
     def warning(self) -> str | None:
-        """That most of ``--max-cost`` is spent: once."""
+        """A warning, once, that most of ``--max-cost`` is spent."""
         if self._warned or not self.max_cost_usd:
             return None
         spent_usd = self.spent_usd()
@@ -98,11 +98,11 @@ class Budget:
 
 
 def even_level_usd(spent_usd: Sequence[float], max_cost_usd: float) -> float:
-    """Up to what each shard may spend so that together they stay within ``max_cost_usd``.
+    """The amount each shard may spend so that all together stay within ``max_cost_usd``.
 
-    The level to which all shards that are below it can be filled up. As they are, it stays what it
-    is: so shards that begin at different times, and know of each other only what was spent when they
-    began, go by the same one.
+    The level to which all shards below it can be filled. Filling them does not change the level, so
+    shards that start at different times, and know only what the others had spent by then, compute
+    the same level.
     """
     left_usd = max_cost_usd
     level_usd = 0.0

@@ -1,4 +1,4 @@
-"""``--canary``: a few jobs go first, spread over all that varies; the rest waits for how they fare."""
+"""``--canary``: a few varied jobs run first; the others wait for their outcome."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ GROUPS_MAX = 10_000
 
 @dataclass(slots=True)
 class CanaryChoice:
-    """Chooses jobs that differ as much as those of the manifest do: in model, then in parameters."""
+    """Chooses jobs that cover the manifest's variety: first of models, then of parameters."""
 
     jobs: int
     _groups: dict[str, dict[Any, list[str]]] = field(init=False, default_factory=dict)
 
     def add(self, job: Job) -> None:
-        """Take in one job that would be bought."""
+        """Add one job that would be submitted."""
         groups = self._groups.setdefault(job.model, {})
         key = settings_of(job.input)
         if key not in groups and len(groups) >= GROUPS_MAX:
@@ -38,13 +38,13 @@ class CanaryChoice:
             ids.append(job.id)
 
     def ids(self) -> frozenset[str]:
-        """The ids of up to ``jobs`` jobs: from each model and each combination, as far as they go."""
+        """The ids of up to ``jobs`` jobs: from each model and each combination, as far as possible."""
         by_model = [_in_turn(list(groups.values()), self.jobs) for groups in self._groups.values()]
         return frozenset(_round_robin(by_model)[: self.jobs])
 
 
 def _in_turn(groups: list[list[str]], count: int) -> list[str]:
-    """Ids of one model: where there are more combinations than ``count``, evenly from all of them."""
+    """Ids of one model. If there are more combinations than ``count``, spread evenly over them."""
     if len(groups) <= count:
         return _round_robin(groups)
     return [groups[index * len(groups) // count][0] for index in range(count)]
@@ -58,7 +58,7 @@ def _round_robin(lists: list[list[str]]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class CanaryReport:
-    """How the first jobs fared. ``cost_usd`` is None where nobody knows what one of them cost.
+    """The outcome of the first jobs. ``cost_usd`` is None if the cost of any of them is unknown.
 
     ``unjudged`` have not ended: they outlasted ``--job-timeout``, or were never submitted.
     """
@@ -78,18 +78,18 @@ class CanaryReport:
 
 
 GoOn = Callable[[CanaryReport], bool]
-"""Shows a canary that went well, and asks where there is somebody to ask."""
+"""Shows a successful canary, and asks whether to continue if a user can answer."""
 
 
 def just_go_on(report: CanaryReport) -> bool:
-    """For callers that have nobody to ask."""
+    """For callers without a user to ask."""
     del report
     return True
 
 
 @dataclass(slots=True)
 class Canary:
-    """Holds the rest back until the jobs in ``ids`` are settled, then lets it pass, or stops the run.
+    """Holds the other jobs until those in ``ids`` have ended, then releases them or stops the run.
 
     The jobs in ``ids`` have to be submitted first.
     """
@@ -105,7 +105,7 @@ class Canary:
     _judged: bool = field(init=False, default=False)
 
     async def holds_back(self, job_id: str) -> StoppedError | None:
-        """Return when the job may be submitted; the reason to stop where it may not."""
+        """Return when the job may be submitted; the reason to stop if it may not."""
         if job_id in self.ids:
             self._open.add(job_id)
             self._settled.clear()
@@ -119,7 +119,7 @@ class Canary:
 
     @contextmanager
     def watching(self, job_id: str) -> Iterator[None]:
-        """Around all that happens to a job."""
+        """Wraps a job's whole lifecycle."""
         try:
             yield
         finally:
@@ -128,7 +128,7 @@ class Canary:
                 self._settled.set()
 
     def report(self) -> CanaryReport:
-        """How the jobs fared so far."""
+        """The jobs' outcome so far."""
         records = [record for job_id in self.ids if (record := self.snapshot.get(job_id)) is not None]
         charges = [record.charge_usd for record in records]
         known = [usd for usd in charges if usd is not None]
@@ -155,16 +155,16 @@ class Canary:
 
 
 def no_canary(snapshot: Snapshot, clock: Clock) -> Canary:
-    """One that holds nothing back."""
+    """A canary that holds no job."""
     return Canary(frozenset(), DEFAULT_CANARY_FAILURES, snapshot, clock)
 
 
 def _went_wrong(record: JobRecord) -> bool:
-    """Failed, cancelled, or without an answer; a download that failed is another matter."""
+    """Failed, cancelled, or without an answer; a failed download doesn't count."""
     failed = record.state is State.FAILED and record.stage is not Stage.DOWNLOAD
     return failed or record.state in (State.UNKNOWN, State.CANCELLED)
 
 
 def _has_ended(record: JobRecord) -> bool:
-    """Whether it is known how a job fared; of an unknown one it is known that nobody can tell."""
+    """Whether a job has reached its outcome; ``unknown`` is one."""
     return record.state not in (State.PENDING, State.SUBMITTED)

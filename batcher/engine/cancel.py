@@ -1,4 +1,4 @@
-"""Cancelling a request, and what then became of it: only a request that surely ended is given up."""
+"""Cancels a request and learns its outcome: only a request that surely ended is abandoned."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from batcher.errors import CallError, NotFound
 from batcher.ports import CancelOutcome, Phase, Result, Service
 
 Call = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
-"""Makes one exchange, through a gate or directly."""
+"""Makes one HTTP exchange, through a gate or directly."""
 
 
 async def directly(exchange: Callable[[], Awaitable[Any]]) -> Any:
@@ -19,8 +19,8 @@ async def directly(exchange: Callable[[], Awaitable[Any]]) -> Any:
 async def cancel_request(service: Service, request_id: str, call: Call = directly) -> CancelOutcome:
     """Ask to cancel a request, then once for its result. Raises like ``Service.cancel``.
 
-    CANCELLED: it ended without a result. REQUESTED: it may still bring one. NOT_CANCELLABLE: it runs
-    on, or has finished; in both cases it stays ``submitted``, and the next run fetches what comes of it.
+    CANCELLED: it ended without a result. REQUESTED: it may still give one. NOT_CANCELLABLE: it is
+    running or has finished. In these two cases it stays ``submitted``; the next run fetches its result.
     """
     outcome: CancelOutcome = await call(lambda: service.cancel(request_id))
     if outcome is CancelOutcome.NOT_CANCELLABLE:

@@ -26,11 +26,11 @@ Stores = tuple[RunDir, Describes]
 
 
 class NoUrl(DownloadError):
-    """A fresh result no longer has the output that was being fetched."""
+    """A fresh result no longer lists the output that was being fetched."""
 
 
 class PartlyFetched(DownloadError):
-    """Some outputs are whole and in the dataset, and some could not be had."""
+    """Some outputs are complete and in the dataset; others could not be fetched."""
 
     def __init__(self, missing: DownloadError, whole: tuple[Artifact, ...]) -> None:
         super().__init__(f"{len(whole)} other outputs are in place; {missing}")
@@ -39,7 +39,7 @@ class PartlyFetched(DownloadError):
 
 
 def _one_of(failures: dict[int, DownloadError], count: int) -> DownloadError:
-    """The first failure, told with which outputs failed."""
+    """The first failure, naming the outputs that failed."""
     index, first = next(iter(failures.items()))
     if count == 1:
         return first
@@ -51,7 +51,7 @@ def _one_of(failures: dict[int, DownloadError], count: int) -> DownloadError:
 
 
 class Collector:
-    """Fetches what was paid for. Nothing here ever leads to a second POST."""
+    """Fetches paid results. Nothing here ever causes a second POST."""
 
     def __init__(
         self, fetcher: Fetcher, watcher: Watcher, ledger: Ledger, stores: Stores, inspector: Inspector
@@ -63,10 +63,10 @@ class Collector:
         self._inspector = inspector
 
     async def collect(self, job_id: str, result: Result | None) -> bool:
-        """Bring the outputs of a job on disk; True once it is done.
+        """Save a job's outputs to disk; True once it is done.
 
-        ``result`` is the API's answer where it was just given. A download that failed before and
-        fails the same way again appends nothing.
+        ``result`` is the API's answer if it has just arrived. If a download fails again in the
+        same way as before, nothing is appended.
         """
         record = self._ledger.snapshot.records[job_id]
         try:
@@ -97,9 +97,9 @@ class Collector:
         return await self._watcher.ask(record.request_id, ASK_AGAIN_S)
 
     async def _fetch_all(self, job_id: str, record: JobRecord, result: Result) -> tuple[Artifact, ...]:
-        """Fetch every output that isn't in place. One that can't be had keeps none of the others back.
+        """Fetch every output that isn't in place. One failure does not stop the others.
 
-        Raises PartlyFetched with what is whole, if something is and something is not.
+        Raises PartlyFetched with the complete outputs if only some are complete.
         """
         count = result.output_count
         if result.phase is not Phase.SUCCEEDED or not count:
@@ -139,7 +139,7 @@ class Collector:
         )
 
     async def _write(self, job_id: str, index: int, text: str) -> Fetched:
-        """Keep an output that came with the answer: a text, or what a ``data:`` URI holds."""
+        """Save an output that came inside the answer: a text, or the content of a ``data:`` URI."""
         content, kind = read_inline(text)
         await self._run_dir.write_partial(job_id, index, content)
         sha256 = hashlib.sha256(content).hexdigest()
@@ -148,9 +148,9 @@ class Collector:
     async def _publish(
         self, job_id: str, count: int, known: dict[int, Artifact], fetched: dict[int, Fetched]
     ) -> dict[int, Artifact]:
-        """Let whole files into the dataset; they are there on return, by index.
+        """Move complete files into the dataset; they are there on return, by index.
 
-        ``known`` are those on record: what is fetched again keeps its name.
+        ``known`` are those on record: a file that is fetched again keeps its name.
         """
         files = {}
         for index, file in fetched.items():
@@ -164,7 +164,7 @@ class Collector:
         return files
 
     def _free_name(self, job_id: str, name: str) -> str:
-        """``name``, or another one if a file of another job has it: no such file is ever replaced."""
+        """``name``, or another one if another job's file has it: such a file is never replaced."""
         while any(self._is_anothers(there, job_id) for there in self._run_dir.namesakes(name)):
             name = next_name(name)
         return name
@@ -211,7 +211,7 @@ class Collector:
 
 
 def _by_index(job_id: str, record: JobRecord, count: int) -> dict[int, Artifact]:
-    """The files on record by the number of their output: those of a job that is not done have gaps."""
+    """The files on record by output number: a job that is not done may have gaps."""
     if len(record.files) == count:
         return dict(enumerate(record.files))
     numbered = {}

@@ -1,4 +1,4 @@
-"""The line to the API: every call goes through its gate, and an outage is noticed here."""
+"""The connection to the API: every call passes its gate, and outages are detected here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class ApiLine:
-    """Passes calls on, one exchange each; retrying is the lanes' business."""
+    """Makes calls, one exchange each; the lanes do the retries."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class ApiLine:
         return self._gate.delay_s(self._clock.monotonic()) == 0.0
 
     def waits(self) -> Iterator[str]:
-        """What all calls wait for now, and until when, in words; nothing while they go out."""
+        """What all calls are waiting for and until when, in words; empty if they are not waiting."""
         now_s = self._clock.monotonic()
         closed_s = self._gate.closed_s(now_s)
         if self._failing_since_s is not None:
@@ -67,7 +67,7 @@ class ApiLine:
         return self._outage_s if self._ever_answered else min(FIRST_ANSWER_S, self._outage_s)
 
     async def turn(self) -> None:
-        """Wait, for less than a moment, until this turn of the event loop has room for one more call."""
+        """Wait until an event-loop iteration has room for one more call."""
         await self._turns.take()
 
     async def ready(self, model: str | None = None) -> None:
@@ -87,7 +87,7 @@ class ApiLine:
         return await self.exchange(exchange)
 
     async def exchange(self, exchange: Callable[[], Awaitable[T]], model: str | None = None) -> T:
-        """Make one exchange now, and learn from how it went; ``model`` is that of a POST."""
+        """Make one exchange now, and learn from its outcome; ``model`` is that of a POST."""
         began_s = self._clock.monotonic()
         try:
             with self._traffic.calling(model):
@@ -96,7 +96,7 @@ class ApiLine:
             self.turned_away += 1
             pause_s = self._gate.turned_away(self._clock.monotonic(), error.retry_after_s)
             self._traffic.refused(model, pause_s)
-            self._failing_since_s = None  # it answers, and told us to wait: that is no outage
+            self._failing_since_s = None  # it answered and asked us to wait: not an outage
             raise
         except NotSent as error:
             self._gate.unreachable(self._clock.monotonic())

@@ -28,7 +28,7 @@ async def obey_halt(
 ) -> None:
     """When the run is halted, cancel polls and downloads at once, and POSTs after ``grace_s`` seconds.
 
-    ``live`` are all tasks of the run, ``posting`` those in the middle of a POST; both change meanwhile.
+    ``live`` are all tasks of the run, ``posting`` those inside a POST; both change during the wait.
     """
     await control.halting.wait()
     for task in [task for task in live if task not in posting]:
@@ -45,7 +45,7 @@ async def obey_halt(
 
 
 class Cancels:
-    """Cancels requests of the jobs in ``watched``: the selected ones, whose requests this run polls."""
+    """Cancels requests of the jobs in ``watched``: the selected ones that this run polls."""
 
     def __init__(self, service: Service, line: ApiLine, ledger: Ledger, view: RunView) -> None:
         self.watched: dict[str, None] = {}
@@ -55,9 +55,9 @@ class Cancels:
         self._view = view
 
     async def cancel_queued(self, timeout_s: float) -> None:
-        """Ask for the cancel of each, for ``timeout_s`` seconds: what is cancelled is pending again.
+        """Ask to cancel each, within ``timeout_s`` seconds; cancelled jobs are pending again.
 
-        That it is asked for is on disk before: if this process dies meanwhile, the next run knows.
+        Each cancel is on disk before it is sent: if this process dies, the next run knows.
         """
         queued = [job_id for job_id in self.watched if self._is_submitted(job_id)]
         try:
@@ -73,7 +73,7 @@ class Cancels:
             await asyncio.gather(*pending, return_exceptions=True)
 
     async def note_cancelled(self, job_id: str) -> bool:
-        """Record that a request was found cancelled; whether its job stays so.
+        """Record that a request was found cancelled; returns whether its job stays cancelled.
 
         A cancel that an interrupted run asked for makes its job pending again.
         """

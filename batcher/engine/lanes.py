@@ -1,4 +1,4 @@
-"""The lanes of a run with all that they share: the runner is given them, and builds none."""
+"""The lanes of a run and what they share: the runner receives them and builds none."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BACKLOG_PER_DOWNLOAD = 64
 
 @dataclass(frozen=True, slots=True)
 class Deps:
-    """What the engine works with: given, never made here."""
+    """What the engine needs: passed in, never made here."""
 
     service: Service
     fetcher: Fetcher
@@ -52,7 +52,7 @@ class Deps:
 @dataclass(frozen=True, slots=True)
 class Lanes:
     """Submitting (``slots``, ``starts``, ``submitter``), polling (``watcher``, ``polling``), downloading
-    (``collector``, ``backlog``); what watches over requests and costs beside them; and what all share.
+    (``collector``, ``backlog``); tasks that watch requests and costs; and what all of them share.
     """
 
     view: RunView
@@ -72,7 +72,7 @@ class Lanes:
 
 
 def lanes_of(deps: Deps, pace: Pace, budget: Budget) -> Lanes:
-    """Lanes as fast and as patient as ``pace`` says, which spend what ``budget`` allows."""
+    """Lanes with the limits and timeouts of ``pace``, which spend what ``budget`` allows."""
     view, snapshot, clock = RunView(), deps.ledger.snapshot, deps.clock
     auto = AutoSlots(clock) if pace.adapts else None
     traffic, slots = auto or Unlimited(), auto or Slots(pace.concurrency)

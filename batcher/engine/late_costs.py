@@ -1,4 +1,4 @@
-"""Costs that the API names only after the result: asked for again, so that budgets count with them."""
+"""Costs that the API reports only after the result: asked for again, so that budgets include them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from batcher.pacing.timings import seconds_between
 
 LOOK_S = 1.0
 WAITS_S = (2.0, 5.0, 15.0, 60.0)
-"""How long after the job's end, and then after each question, the next one comes."""
+"""Seconds from the job's end to the first request for its cost, then between requests."""
 ASK_S = 30.0
 RECENT_S = 86_400.0
-"""Results, and costs with them, are not kept for ever."""
+"""Seconds. Older jobs are not asked about: results, with their costs, expire."""
 SILENT_JOBS = 3
-"""So many jobs of which no cost was to be had, and none of any other: the API reports no costs."""
+"""After this many jobs without a cost, and none with one, assume that the API reports no costs."""
 _ENDED = (State.COMPLETED, State.DONE, State.FAILED)
 
 
 @dataclass(slots=True)
 class LateCosts:
-    """Asks again for the costs of finished jobs. It never delays a job, and the run's end only once.
+    """Asks again for the costs of finished jobs. Never delays a job; delays the run's end only once.
 
-    ``wanted`` says whether anybody counts with them.
+    ``wanted`` says whether the costs are needed.
     """
 
     watcher: Watcher
@@ -35,7 +35,7 @@ class LateCosts:
     clock: Clock
     wanted: bool
     _due: dict[str, tuple[int, float]] = field(init=False, default_factory=dict)
-    """How often each job was asked about, and when it is the next time."""
+    """For each job, how often it was asked about and when to ask next."""
     _some: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     """Set while any is due."""
     _silent: int = field(init=False, default=0)
@@ -46,7 +46,7 @@ class LateCosts:
             self._put(job_id, 0)
 
     async def take_over(self, is_ours: Callable[[str], bool]) -> None:
-        """Ask once for what earlier runs ended too soon to hear; ``is_ours`` tells this shard's ids."""
+        """Ask once for costs that earlier runs ended too soon to get; ``is_ours`` selects this shard."""
         now = iso(self.clock.now())
         for job_id, record in self.ledger.snapshot.records.open.items():
             age_s = seconds_between(record.submitting_at or "", now)
@@ -79,7 +79,7 @@ class LateCosts:
         return knows_some or (self.wanted and self._silent < SILENT_JOBS)
 
     def _is_missing(self, job_id: str) -> bool:
-        """Also where it is 0 while a price was named: some report it before they know it."""
+        """Also true for a cost of 0 with a price known: some models report 0 too early."""
         record = self.ledger.snapshot.get(job_id)
         if record is None or record.request_id is None or record.state not in _ENDED:
             return False
@@ -99,7 +99,7 @@ class LateCosts:
             return
         record = self.ledger.snapshot.records[job_id]
         if record.request_id != request_id or not self._is_missing(job_id):
-            return  # meanwhile it was told, or the job went on
+            return  # the cost arrived meanwhile, or the job changed state
         cost_usd = result.cost_usd if result is not None else None
         if cost_usd is not None and cost_usd != record.reported_usd:
             await self.ledger.record(EventName.COST, job_id, cost_usd=cost_usd)

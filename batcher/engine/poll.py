@@ -1,4 +1,4 @@
-"""The polling lane: ask for a request's result until the API's word on it is final."""
+"""The polling lane: ask for a request's result until the API's answer is final."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ RETRY_CAP_S = 30.0
 
 @dataclass(slots=True)
 class Absence:
-    """Counts answers of 404 in a row: only at least 5 of them over at least 10 s mean "gone"."""
+    """Counts consecutive 404s: only at least 5 of them over at least 10 s mean "gone"."""
 
     polls: int = 0
     since_s: float = 0.0
 
     def note(self, now_s: float) -> bool:
-        """Take in one more 404; whether the request is now taken for gone."""
+        """Count one more 404; returns whether the request now counts as gone."""
         if not self.polls:
             self.since_s = now_s
         self.polls += 1
@@ -41,9 +41,9 @@ class Absence:
 
 @dataclass(slots=True)
 class Doubt:
-    """Counts ends in a row that are hard to believe: finished without an output, or for no amount.
+    """Counts consecutive implausible results: finished without an output, or with an odd cost.
 
-    Results may come into being a little after the word for them. Asked again after 1, 2, 4 and more
+    A result may appear a little after its status. The request is asked again after 1, 2, 4 and more
     seconds: a missing output is believed after at least 5 answers over 20 s, an odd cost after 3.
     """
 
@@ -51,7 +51,7 @@ class Doubt:
     since_s: float = 0.0
 
     def note(self, result: Result, now_s: float) -> float | None:
-        """Take in an answer: seconds until the next, None once this one is to be believed."""
+        """Count an answer; returns seconds until the next, or None to believe this one."""
         if result.phase is not Phase.SUCCEEDED or (result.output_count and not result.cost_is_odd):
             return None
         if not self.answers:
@@ -68,7 +68,7 @@ class Gone(CallError):
 
 
 class Watcher:
-    """Polls requests. Errors of single polls never end a watch; only final answers do."""
+    """Polls requests. Errors of single polls never end the polling; only final answers do."""
 
     def __init__(
         self, service: Service, line: ApiLine, control: Control, clock: Clock, rng: Random
@@ -80,10 +80,10 @@ class Watcher:
         self._rng = rng
 
     async def ask(self, request_id: str, timeout_s: float | None = None) -> Result | None:
-        """The API's present word on a request, through every passing error and what is hard to believe.
+        """The request's current result; retries transient errors and implausible answers.
 
-        None where the token was refused, or nothing but errors came for ``timeout_s`` seconds.
-        Raises Gone where the request is not known any more.
+        None if the token was refused, or only errors came for ``timeout_s`` seconds.
+        Raises Gone if the API no longer knows the request.
         """
         absence, doubt, failures, began_s = Absence(), Doubt(), 0, self._clock.monotonic()
         while timeout_s is None or not failures or self._clock.monotonic() - began_s < timeout_s:
@@ -115,7 +115,7 @@ class Watcher:
     ) -> Result | None:
         """Poll until the request is finished.
 
-        None where the job's time was up or the token was refused: it goes on at the API, and the
+        None if the job timed out or the token was refused: it continues at the API, and the
         next run polls it again. Raises Gone.
         """
         watched_s = self._clock.monotonic()
@@ -134,7 +134,7 @@ class Watcher:
 
 
 def is_final_no(result: Result) -> bool:
-    """Whether nothing will ever come of the request: only then may it be bought again."""
+    """Whether the request can never give a result: only then may the job be submitted again."""
     return result.phase in (Phase.FAILED, Phase.CANCELLED) or (
         result.phase is Phase.SUCCEEDED and not result.output_count
     )

@@ -1,7 +1,7 @@
 """The engine: takes each job of a plan through its lifecycle.
 
 Three lanes with limits of their own: submitting (a cap on unfinished requests, a rate), polling,
-downloading. A request holds its slot from before its POST to the API's last word, not for a download.
+downloading. A request holds its slot from before its POST to the API's final answer, not for a download.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GRACE_FOR_CANCELS = 0.2
 
 
 class Runner:
-    """One run. ``control`` may be told from outside to drain or to halt."""
+    """One run. ``control`` lets the caller drain or halt it."""
 
     def __init__(
         self, deps: Deps, pace: Pace, lanes: Lanes, breaker: Breaker, canary: Canary | None = None
@@ -51,14 +51,14 @@ class Runner:
         self._canary = canary or no_canary(deps.ledger.snapshot, deps.clock)
         self.view.waits = self._waits
         self._watched_since_s: dict[str, float] = {}
-        # In the order in which they began, so that a halt takes the same course each time.
+        # Insertion-ordered, so that cancellation order is deterministic.
         self._live: dict[asyncio.Task[None], None] = {}
 
     async def run(self, plan: Plan, work: Iterable[tuple[Job, Decision]]) -> None:
-        """Carry out ``plan``: first what was taken over, then ``work`` in its order.
+        """Carry out ``plan``: first requests of earlier runs, then ``work`` in its order.
 
-        Returns when every job came as far as it can, and that is on disk; ``control.error`` tells why
-        not all did.
+        Returns when every job is as far as it can get, and that is on disk; ``control.error`` says
+        why some did not finish.
         """
         self.view.selected = plan.selected
         self._deps.observer.started(self.view)
@@ -89,7 +89,7 @@ class Runner:
         await self._ledger.settled()
 
     def _waits(self) -> Iterator[str]:
-        """What is awaited, for the lines that a long wait is told in."""
+        """What the run is waiting for, for the messages during long waits."""
         yield from self._lanes.line.waits()
         clock = self._deps.clock
         if (since_s := next(iter(self._watched_since_s.values()), None)) is not None:
@@ -102,17 +102,17 @@ class Runner:
             yield "a download is given up 2 minutes after its last byte"
 
     def shortfall(self) -> BatcherError | None:
-        """The reason to stop that shows only at the end: jobs that the budget had no room for."""
+        """The reason to stop that is known only at the end: jobs that did not fit the budget."""
         return self._lanes.budget.shortfall()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._tasks.create_task(self._guarded(work))
         self._live[task] = None
         task.add_done_callback(lambda ended: self._live.pop(ended, None))
-        task.add_done_callback(lambda _: work.close())  # a task cancelled before its start left it
+        task.add_done_callback(lambda _: work.close())  # if cancelled before its start
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        """A lane that meets an error of ours stops the run in good order instead of tearing it down."""
+        """An error in a lane drains the run instead of crashing it."""
         try:
             await work
         except BatcherError as error:
@@ -122,7 +122,7 @@ class Runner:
         self._deps.observer.changed(self.view)
 
     def _take_over(self, plan: Plan) -> None:
-        """Requests of earlier runs hold their slots first, even where they are more than the cap."""
+        """Requests of earlier runs take their slots first, even if they exceed the limit."""
         for job_id in plan.resumed:
             record = self._ledger.snapshot.records[job_id]
             self._lanes.slots.hold(record.model)
@@ -141,7 +141,7 @@ class Runner:
                     await self._deps.clock.sleep(0)
                 if job.id not in resumed:
                     await self._begin(job, decision)
-        except InputError as error:  # what the plan counted and can't be read any more stays pending
+        except InputError as error:  # a job that was planned but can't be read any more stays pending
             self._deps.observer.warn(f"the manifest changed while the run was under way:\n{error}")
 
     async def _begin(self, job: Job, decision: Decision) -> None:
@@ -178,12 +178,12 @@ class Runner:
             self._deps.observer.changed(self.view)
 
     async def _backlog_shrinks(self) -> None:
-        """Buy nothing more while downloads lag far behind: results expire."""
+        """Pause submitting while downloads lag far behind: results expire."""
         await self._lanes.backlog.acquire()
         self._lanes.backlog.free()
 
     async def _buy(self, job: Job, *, ask_first: bool) -> None:
-        """Submit a job, watch it, collect it. Its slot is held already."""
+        """Submit a job, poll it, fetch its outputs. The caller already holds its slot."""
         result: Result | None = None
         with self._canary.watching(job.id):
             try:
@@ -217,17 +217,17 @@ class Runner:
             self._lanes.cancels.watched.pop(job.id, None)
         self._note_submit(outcome, job)
         await self._set_aside(self._ledger.snapshot.get(job.id))
-        # A halt waits for the answer of a POST, not for what comes of it.
+        # A halt waits for the answer to a POST, not for the request's result.
         return outcome is Outcome.ACCEPTED and not self.control.halted
 
     async def _tidy(self) -> None:
-        """Finish what a run that died between its intent and the end of ``_set_aside`` left."""
+        """Finish ``_set_aside`` for a run that died between an intent and its end."""
         for job_id, record in list(self._ledger.snapshot.records.open.items()):
             if self._deps.run_dir.is_ours(job_id):
                 await self._set_aside(record)
 
     async def _set_aside(self, record: JobRecord | None) -> None:
-        """Move the files of an attempt that was bought again, before new ones take their names."""
+        """Move the files of a superseded attempt away before new ones take their names."""
         if record is not None and record.replaced is not None:
             self._deps.metadata.mark_stale()
             await self._deps.run_dir.set_aside(record.replaced)
@@ -286,7 +286,7 @@ class Runner:
                 "output": result.output,
                 "unfinished_s": unfinished_s,
             }
-            # Nobody waits for this line: ``done`` waits for its own, which stands behind it.
+            # No need to await this line: ``done`` awaits its own, which comes after it.
             self._ledger.append(EventName.COMPLETED, job_id, **seen)
             self._count(failed=False)
             return result

@@ -1,4 +1,4 @@
-"""How fast a run goes: which poll schedule a request gets, and limits that adapt with ``-c auto``."""
+"""The pace of a run: a poll schedule for each request, and adaptive limits for ``-c auto``."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from batcher.pacing.timings import seconds_between, timing_key
 STARTS_AT_ONCE = 100
 START_STEP_S = 0.001
 LOOK_AGAIN_S = 0.5
-"""How often a full window is asked whether it has grown meanwhile."""
+"""Seconds between checks whether a full window has grown."""
 
 
 class Traffic(Protocol):
-    """Who is asked before each call and told of what came of it. ``model`` is None but for a POST."""
+    """Called before and around each call. ``model`` is None except for a POST."""
 
     def waiting(self, model: str | None) -> AbstractContextManager[None]:
-        """Around all waiting that comes before a call."""
+        """Wraps all waiting before a call."""
         ...
 
     def calling(self, model: str | None) -> AbstractContextManager[None]:
-        """Around the call itself."""
+        """Wraps the call itself."""
         ...
 
     async def turn(self, model: str | None) -> None:
-        """Wait until the call may go out as far as limits of our own are concerned."""
+        """Wait until our own limits allow the call."""
         ...
 
     def answered(self, model: str | None, took_s: float) -> None: ...
@@ -43,7 +43,7 @@ class Traffic(Protocol):
 
 
 class Unlimited:
-    """With a fixed ``-c`` there is nothing to find out."""
+    """For a fixed ``-c``: no limit to discover."""
 
     def waiting(self, model: str | None) -> AbstractContextManager[None]:
         return nullcontext()
@@ -59,7 +59,7 @@ class Unlimited:
 
 
 class Polling:
-    """Gives each request its schedule: what the ledger tells of its like, or a fixed interval."""
+    """Gives each request its schedule: learned from similar requests, or a fixed interval."""
 
     def __init__(self, snapshot: Snapshot, clock: Clock, polls: LearnedPolls, traffic: Traffic) -> None:
         self._snapshot = snapshot
@@ -82,14 +82,14 @@ class Polling:
             self._traffic.finished(record.model, self._clock.monotonic() - watch.began_at_s + age_s)
 
     def _age_s(self, submitting_at: str | None) -> float:
-        """By the wall clock, across runs: no more than a hint."""
+        """Measured by the wall clock, across runs: only a hint."""
         if submitting_at is None:
             return 0.0
         return max(seconds_between(submitting_at, iso(self._clock.now())) or 0.0, 0.0)
 
 
 class Starts:
-    """Spreads the start of a large run: what begins as one is polled as one, a thousand at a time."""
+    """Spreads the start of a large run: requests that start together are polled together."""
 
     def __init__(self, clock: Clock, concurrency: int) -> None:
         self._clock = clock
@@ -97,7 +97,7 @@ class Starts:
         self._free = STARTS_AT_ONCE
 
     async def space_out(self) -> None:
-        """Wait a little where this is one of many requests that fill the slots for the first time."""
+        """Wait a little if this is one of many requests that fill the slots for the first time."""
         self._left -= 1
         self._free -= 1
         if self._left > 0 and self._free < 0:
@@ -105,7 +105,7 @@ class Starts:
 
 
 class AutoSlots(Slots):
-    """``-c auto``: slots and calls by limits that are found out, a window for each model."""
+    """``-c auto``: discovered limits on slots and calls, with one window for each model."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(AUTO_START)
@@ -152,13 +152,13 @@ class AutoSlots(Slots):
             await self._post_turn(model)
         rate = self.adaptive.rate
         line = None
-        while line != rate.line:  # a refusal meanwhile has everybody line up again
+        while line != rate.line:  # after a refusal, all waiting calls queue again
             line = rate.line
             if wait_s := rate.reserve_s(self._clock.monotonic()):
                 await self._clock.sleep(wait_s)
 
     async def _post_turn(self, model: str) -> None:
-        """A window that shrank while a job held its slot keeps it waiting, while it can gain room."""
+        """If the window shrank while a job held its slot, wait as long as it can get room."""
         while (others := self._held[model] - self._waiting[model]) > self._stranded[model]:
             if self._has_room(model, others):
                 break
@@ -188,21 +188,21 @@ class AutoSlots(Slots):
         self.adaptive.window(model or "").finished(took_s)
 
     def queued(self, model: str | None) -> None:
-        """A request of ``model`` has others before it."""
+        """A request of ``model`` is waiting in the API's queue."""
         self.adaptive.queued(model or "", self._clock.monotonic())
 
     def _unfinished(self, model: str | None) -> int:
         return max(self._held[model] - self._waiting[model] - self._calling[model], 0)
 
     def _others(self, model: str) -> int:
-        """Unfinished requests besides that of the POST which was just answered."""
+        """Unfinished requests, without the one whose POST was just answered."""
         return max(self._unfinished(model) - 1, 0)
 
     def _has_room(self, model: str | None, held: int) -> bool:
         return self.adaptive.window(model or "").has_room(held, self._clock.monotonic())
 
     async def _changes(self) -> None:
-        """Until a slot was given back, or for a moment: a full window grows by itself."""
+        """Wait until a slot is freed, or briefly: a full window grows by itself."""
         self._changed.clear()
         moment = asyncio.create_task(self._clock.sleep(LOOK_AGAIN_S))
         change = asyncio.create_task(self._changed.wait())

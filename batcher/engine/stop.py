@@ -1,4 +1,4 @@
-"""How a run is held and how it ends: its limits, the reason to stop, and the circuit breaker."""
+"""How a run is limited and stopped: its limits, the reason to stop, and the circuit breaker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PERCENT_FROM_JOBS = 50
 
 
 class Slots:
-    """How many requests may be unfinished at the API. What was taken over may exceed the limit.
+    """Limits unfinished requests at the API. Requests of earlier runs may exceed the limit.
 
     One limit for all models here.
     """
@@ -26,12 +26,12 @@ class Slots:
         self._changed = asyncio.Event()
 
     def widen(self, more: int) -> None:
-        """Let the limit be ``more`` than at first: others, who shared a cap with it, have ended."""
+        """Set the limit to ``more`` above its first value: shards that shared a cap have ended."""
         self.limit = max(self.limit, self._own + more)
         self._changed.set()
 
     def hold(self, model: str | None = None) -> None:
-        """Take a slot, whether or not there is room: for requests that exist already."""
+        """Take a slot even without room: for requests that exist already."""
         del model
         self.held += 1
 
@@ -42,19 +42,19 @@ class Slots:
         self._changed.set()
 
     def strand(self, model: str | None = None) -> None:
-        """Take a slot for good: a request that nobody watches any more is unfinished all the same."""
+        """Take a slot permanently: a request that is no longer polled is still unfinished."""
         del model
         self.held += 1
         self.stranded += 1
         self._changed.set()
 
     def close(self) -> None:
-        """Let nobody wait any more."""
+        """End all waiting for slots."""
         self.closed = True
         self._changed.set()
 
     async def acquire(self, model: str | None = None) -> bool:
-        """Wait for room, then take a slot; False where none can come free any more.
+        """Wait for room, then take a slot; False if none can come free any more.
 
         For one caller at a time: admission keeps the order.
         """
@@ -70,13 +70,13 @@ class Slots:
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
-    """What a run may do at a time. A part of a larger run is told when it may do more."""
+    """The limits of a run. A shard of a larger run may be given more later."""
 
     slots: Slots
     rate: RateLimit
 
     def widen(self, more_slots: int, more_per_s: float) -> None:
-        """Add to what the limits were at first. Less than was added before changes nothing."""
+        """Add to the first values of the limits. Less than was added before changes nothing."""
         self.slots.widen(more_slots)
         self.rate.widen(more_per_s)
 
@@ -84,10 +84,10 @@ class RunLimits:
 class Control:
     """Why the run stops before its end, if it does.
 
-    *Draining* submits nothing more and finishes what is in flight. *Halted* lets go of polls and
-    downloads as well, and waits for the answers of POSTs under way only. *Aborting* doesn't.
+    *Draining* submits nothing more and finishes what is in flight. *Halted* also cancels polls and
+    downloads, and waits only for the answers to POSTs in flight. *Aborting* doesn't wait for them.
 
-    ``limits`` are None where nothing is submitted from here.
+    ``limits`` are None if nothing is submitted from here.
     """
 
     def __init__(self, limits: RunLimits | None = None) -> None:
@@ -99,7 +99,7 @@ class Control:
 
     @property
     def halted(self) -> bool:
-        """Whether polls and downloads are to be let go."""
+        """Whether polls and downloads must be cancelled."""
         return self.halting.is_set()
 
     @property
@@ -115,14 +115,14 @@ class Control:
             self.limits.slots.close()
 
     def halt(self, error: BatcherError) -> None:
-        """Let go of everything. Stronger than a reason to drain; the first of its kind stays."""
+        """Cancel everything. Overrides a reason to drain; the first reason to halt stays."""
         if not self.halted:
             self.error = error
         self.draining = True
         self.halting.set()
 
     def abort(self, error: BatcherError) -> None:
-        """Halt, and don't wait for POSTs under way either: what they did stays unknown."""
+        """Halt without waiting for POSTs in flight: their outcome stays unknown."""
         self.halt(error)
         self.aborting.set()
 
@@ -131,8 +131,8 @@ class Control:
 class Breaker:
     """Stops submitting when too many jobs of this run failed at submit or generate.
 
-    ``limit`` is a number of jobs or, with ``percent``, a share of the finished ones, which is looked
-    at from the 50th on.
+    ``limit`` is a number of jobs or, with ``percent``, a share of the finished ones, which is checked
+    from the 50th on.
     """
 
     limit: float | None = None

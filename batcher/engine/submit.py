@@ -1,4 +1,4 @@
-"""The submitting lane: intent before effect, one POST at a time for each job, its answer on record."""
+"""The submitting lane: intent before effect, one POST at a time for each job, its answer recorded."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ LOCAL_MEDIA = "local_media"
 
 
 class BodyOf(Protocol):
-    """Makes the JSON body of a job's POST; off the loop where that takes time, as local media do.
+    """Makes the JSON body of a job's POST; in a thread if that is slow, as for local media.
 
-    Raises OSError or ValueError where a local file is gone or is no longer what was planned.
+    Raises OSError or ValueError if a local file is gone or differs from the planned one.
     """
 
     def __call__(self, job: Job) -> bytes: ...
 
 
 class Outcome(Enum):
-    """What became of a job that was to be submitted."""
+    """The outcome of an attempt to submit a job."""
 
     ACCEPTED = auto()
     FAILED = auto()
     UNKNOWN = auto()
     PUT_OFF = auto()
-    """Not accepted, for reasons that pass: the same job may try again."""
+    """Not accepted for a temporary reason: the job may be tried again."""
     LEFT = auto()
-    """The run stops, or the budget has no room: the job stays pending."""
+    """The run is stopping, or the budget has no room: the job stays pending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Terms:
 
 
 class Submitter:
-    """POSTs jobs. Of each it records the intent before, and the answer before anything else."""
+    """POSTs jobs. Records the intent before each POST, and the answer right after it."""
 
     def __init__(
         self, service: Service, line: ApiLine, ledger: Ledger, control: Control, terms: Terms
@@ -87,7 +87,7 @@ class Submitter:
         self.posting: set[asyncio.Task[Any]] = set()
 
     async def submit(self, job: Job) -> Outcome:
-        """Take ``job`` to an answer, waiting out every refusal that surely created nothing."""
+        """Submit ``job`` until it is answered; retries each refusal that surely created no request."""
         terms = self._terms
         while True:
             await self._line.ready(job.model)
@@ -96,7 +96,7 @@ class Submitter:
             if self._control.draining or not terms.budget.admits(job):
                 return Outcome.LEFT
             body = await self._body(job)
-            # While local media were read, the run may have been stopped, or the money spent.
+            # While local media were read, the run may have stopped or the budget been spent.
             if self._control.draining or not terms.budget.admits(job):
                 return Outcome.LEFT
             if not await self._has_room(job):
@@ -107,7 +107,7 @@ class Submitter:
                 return outcome
 
     async def _has_room(self, job: Job) -> bool:
-        """Write the attempt down in the account's book; False if a cap is reached, or the run stops."""
+        """Reserve in the account's book; False if a cap is reached or the run stops."""
         if (account := self._terms.account) is None:
             return True
         attempt = next_attempt(self._ledger.snapshot.get(job.id))
@@ -119,7 +119,7 @@ class Submitter:
         return not self._control.draining
 
     async def _body(self, job: Job) -> bytes | UnreadableMedia:
-        """The body of the POST, ready before the intent: between the two nothing may take time."""
+        """The body of the POST, made before the intent: there must be no delay between the two."""
         try:
             if is_quick(job):
                 return self._terms.body_of(job)
@@ -129,7 +129,7 @@ class Submitter:
 
     @contextmanager
     def _critical(self) -> Iterator[None]:
-        """A stretch that a halt waits for: between the intent and the record of its answer."""
+        """Code that a halt waits for: from the intent to the record of its answer."""
         task = asyncio.current_task()
         assert task is not None
         self.posting.add(task)
@@ -148,7 +148,7 @@ class Submitter:
         if self._ledger.full:
             self._control.halt(RunDirError(f"{self._ledger.path}: no space left on the disk"))
         if self._control.halted or not self._line.is_open:
-            # Between intent and POST the run was told to stop, or the API to wait: nothing was sent.
+            # Between intent and POST the run was stopped, or the API asked to wait: nothing was sent.
             return await self._put_off(
                 job, "not sent: the run was stopping, or the API asked for a pause"
             )
@@ -180,7 +180,7 @@ class Submitter:
         return covered
 
     async def _keep(self, job: Job, request_id: str) -> None:
-        """Record what was paid for. Where that fails, the id is at least in the error."""
+        """Record the paid request. If that fails, at least the error contains its id."""
         try:
             await self._ledger.record(EventName.SUBMITTED, job.id, request_id=request_id)
         except RunDirError as error:
@@ -223,7 +223,7 @@ class Submitter:
 
 
 def _given_twice(request_id: str) -> OutcomeUnknown:
-    """Two jobs with one request would share one output; which request this POST made is not known."""
+    """Two jobs with one request id would share an output; which request this POST made is unknown."""
     return OutcomeUnknown(f"answered with request id {request_id}, which an earlier POST was given")
 
 

@@ -1,4 +1,4 @@
-"""Refusals that are not about one row: the run stops at once, rather than meeting them in every row."""
+"""Refusals that are not about one row: the run stops at once instead of failing every row."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from batcher.errors import (
 )
 
 SAME_ANSWERS = 5
-"""So many rows in a row refused in the same words, before any was accepted: it isn't the rows."""
+"""After this many consecutive refusals in the same words, with none accepted, stop the run."""
 UNANSWERED_IN_A_ROW = 5
-"""So many POSTs in a row without a usable answer: each may have been paid for."""
+"""Stop after this many consecutive POSTs without a usable answer: each may have cost money."""
 INVALID_MODEL = 400001
 """docs/api.md, "Errors": InvalidResourceIdentifier, a wrong model_id."""
 
 
 def whole_run(error: CallError, model: str) -> BatcherError | None:
-    """The reason to stop that one refused POST is: what to do about it, then what the API said.
+    """The reason to stop after one refused POST: the remedy, then the API's message.
 
-    None where the answer is about the row.
+    None if the answer is about the row.
     """
     if isinstance(error, BalanceExhausted):
         remedy = "top it up and run the same command again"
@@ -42,7 +42,7 @@ def whole_run(error: CallError, model: str) -> BatcherError | None:
 
 @dataclass(slots=True)
 class SameAnswer:
-    """Notices that the first submissions of a run are all refused for one and the same reason."""
+    """Detects that the first submissions of a run are all refused for the same reason."""
 
     limit: int = SAME_ANSWERS
     in_a_row: int = 0
@@ -50,11 +50,11 @@ class SameAnswer:
     _over: bool = False
 
     def accepted(self) -> None:
-        """A submission was taken: what is refused from now on is the rows' own fault."""
+        """A submission was accepted: later refusals are about the rows themselves."""
         self._over = True
 
     def refused(self, error: CallError) -> StoppedError | None:
-        """Count a refused row; the reason to stop once ``limit`` were refused in the same words."""
+        """Count a refused row; returns the reason to stop after ``limit`` in the same words."""
         answer = (error.code, error.message)
         self.in_a_row = self.in_a_row + 1 if answer == self._last else 1
         self._last = answer
@@ -69,9 +69,9 @@ class SameAnswer:
 
 @dataclass(slots=True)
 class NoAnswers:
-    """Notices that POSTs go unanswered one after the other: what they make is paid for and unknown.
+    """Detects consecutive unanswered POSTs: what they create is paid for and unknown.
 
-    Before any was accepted, as many as there are slots are enough, if more than one: they fill them all.
+    Before the first is accepted, as many as there are slots (if more than one) are enough: all are full.
     """
 
     slots: int
@@ -84,7 +84,7 @@ class NoAnswers:
         self.in_a_row = 0
 
     def missed(self, error: OutcomeUnknown) -> StoppedError | None:
-        """Count a POST without an answer; the reason to stop once too many came in a row."""
+        """Count a POST without an answer; returns the reason to stop after too many in a row."""
         self.in_a_row += 1
         fills_all = not self._ever_accepted and self.in_a_row >= max(self.slots, 2)
         if self.in_a_row < UNANSWERED_IN_A_ROW and not fills_all:

@@ -1,7 +1,7 @@
-"""Who wakes together need not start together: so many calls begin in one turn of the event loop.
+"""Limits how many API calls start per event-loop iteration.
 
-An fsync that covers a thousand intents wakes a thousand tasks at once. If all of them began their calls
-in that turn, nobody else would be heard for a third of a second: no answer, no signal, no progress.
+An fsync that covers 1,000 intents wakes 1,000 tasks at once. If all of them started their calls in one
+iteration, answers, signals and progress would be delayed by a third of a second.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ CALLS_PER_TURN: Final = 6
 
 
 class Turns:
-    """Lets so many through in each turn of the event loop, in their order."""
+    """Lets a limited number through per event-loop iteration, first in, first out."""
 
     def __init__(self, per_turn: int = CALLS_PER_TURN) -> None:
         self._per_turn = per_turn
@@ -23,7 +23,7 @@ class Turns:
         self._is_due = False
 
     async def take(self) -> None:
-        """Return in a turn that has room: this one, where nobody came before."""
+        """Return in an iteration that has room: at once if no other task is waiting."""
         if not self._is_due:
             self._is_due = True
             asyncio.get_running_loop().call_soon(self._next_turn)

@@ -1,8 +1,8 @@
-"""Requests that may be unfinished at the API though no task watches them: they keep their slots.
+"""Requests that no task polls but that may be unfinished at the API: they keep their slots.
 
-A POST that was never answered may have made a request. It counts against ``-c`` for as long as such a
-request may take: twice the longest generation that the ledger knows of its model, and where it knows
-none, ``--job-timeout``, or a quarter of an hour if that is less.
+A POST that was never answered may have created a request. It counts against ``-c`` for as long as such
+a request may take: twice the longest generation of its model in the ledger, or, if there is none, the
+smaller of ``--job-timeout`` and 15 minutes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOOK_S = 5.0
 
 @dataclass(slots=True)
 class Unwatched:
-    """Holds a slot for each such request, and frees it once the request can't be unfinished any more."""
+    """Holds a slot for each such request, and frees it once the request must have finished."""
 
     slots: Slots
     snapshot: Snapshot
@@ -34,9 +34,9 @@ class Unwatched:
     _told: bool = field(init=False, default=False)
 
     def take_over(self, watched: Container[str], is_ours: Callable[[str], bool]) -> None:
-        """Hold slots for what earlier runs left, but for requests that this run watches itself.
+        """Hold slots for requests of earlier runs, except those that this run polls itself.
 
-        ``is_ours`` tells the ids of this run's shard: the others hold slots of their own.
+        ``is_ours`` selects the ids of this run's shard: other shards hold their own slots.
         """
         for job_id, record in self.snapshot.unfinished():
             lingers = record.state is State.UNKNOWN or record.state is State.SUBMITTED
@@ -51,14 +51,14 @@ class Unwatched:
         self.slots.hold(model)
 
     async def free_in_time(self) -> None:
-        """Free each slot when its time is over. Runs until it is cancelled."""
+        """Free each slot when its time has passed. Runs until it is cancelled."""
         while True:
             await self.clock.sleep(LOOK_S)
             if self._held:
                 self._free_due()
 
     def tell(self, warn: Callable[[str], None]) -> None:
-        """Say so, once, if nothing can be submitted only because of such requests."""
+        """Warn, once, if such requests alone prevent all submissions."""
         if not self._told and 0 < self.slots.limit <= self.slots.held == len(self._held):
             self._told = True
             warn(str(self))
@@ -87,7 +87,7 @@ class Unwatched:
         return max(LONGEST_TIMES * seen_s, LEAST_HOLD_S)
 
     def _age_s(self, record: Record) -> float:
-        """By the wall clock, across runs; a clock that was set back makes nothing older."""
+        """Measured by the wall clock, across runs; never negative if the clock was set back."""
         if record.submitting_at is None:
             return 0.0
         return max(seconds_between(record.submitting_at, iso(self.clock.now())) or 0.0, 0.0)

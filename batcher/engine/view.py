@@ -1,4 +1,4 @@
-"""What a run looks like from outside while it goes on: plain numbers, and who may watch them."""
+"""The state of a run in progress as plain numbers, and the observer that sees them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol
 
 
 class Spending(NamedTuple):
-    """USD of a run directory, earlier runs included: spent, the cap (``--max-cost``), and what it will
-    have cost when the plan is carried out; None if there is none, or it isn't known."""
+    """USD of a run directory, earlier runs included: spent, the cap (``--max-cost``), and the expected
+    total when the plan is done; None if there is none, or it isn't known."""
 
     spent_usd: float = 0.0
     cap_usd: float | None = None
@@ -18,28 +18,28 @@ class Spending(NamedTuple):
 
 @dataclass(slots=True)
 class RunView:
-    """Counts of a run in progress. ``selected`` jobs end up in ``done`` or stay something else."""
+    """Counts of a run in progress. ``selected`` jobs become ``done`` or keep another state."""
 
     selected: int = 0
     done: int = 0
     failed: int = 0
     unknown: int = 0
     queued: int = 0
-    """Requests that wait or run at the API."""
+    """Requests that are queued or running at the API."""
     downloading: int = 0
     submitted_now: int = 0
     cancelled_now: int = 0
     not_cancellable: int = 0
-    """Requests that ``--on-interrupt cancel`` asked to cancel, and that run already."""
+    """Requests that ``--on-interrupt cancel`` could not cancel because they already run."""
     timed_out: list[str] = field(default_factory=list)
     money: Callable[[], Spending] = field(default=Spending, repr=False, compare=False)
-    """What is spent at the moment."""
+    """The current spending."""
     waits: Callable[[], Iterable[str]] = field(default=tuple, repr=False, compare=False)
-    """What is awaited at the moment, and until when, in words."""
+    """What the run is waiting for now, and until when, in words."""
 
 
 class Observer(Protocol):
-    """Who is told how a run goes. Called on the event loop: must not block."""
+    """Receives a run's progress. Called on the event loop: must not block."""
 
     def started(self, view: RunView) -> None: ...
     def changed(self, view: RunView) -> None: ...
@@ -48,7 +48,7 @@ class Observer(Protocol):
 
 
 class Silence:
-    """Watches nothing."""
+    """An observer that ignores everything."""
 
     def started(self, view: RunView) -> None: ...
     def changed(self, view: RunView) -> None: ...
