@@ -44,7 +44,7 @@ class AppendFile(Protocol):
         ...
 
     def size_at_path(self) -> int | None:
-        """Size in bytes of what the *path* names now; None where that is no longer this file."""
+        """Size in bytes of what the *path* names now; None if that is no longer this file."""
         ...
 
     def close(self) -> None: ...
@@ -78,7 +78,7 @@ class Disk(Protocol):
         ...
 
     def size(self, path: Path) -> int | None:
-        """Size in bytes, or None where there is no such file."""
+        """Size in bytes, or None if there is no such file."""
         ...
 
     def device_and_inode(self, path: Path) -> tuple[int, int] | None:
@@ -112,7 +112,7 @@ class Disk(Protocol):
         ...
 
     def list_dir(self, path: Path) -> list[str]:
-        """Names in a directory, sorted; none where there is no such directory."""
+        """Names in a directory, sorted; none if there is no such directory."""
         ...
 
 

@@ -76,7 +76,7 @@ class InputError(BatcherError):
 class ManifestError(InputError):
     """Rows with problems. ``problems`` holds lines ``file:line: field: what is wrong``.
 
-    ``total`` counts all of them where ``problems`` was cut short. ``advice`` is a line behind them.
+    ``total`` counts all of them if ``problems`` was cut short. ``advice`` is a line behind them.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class InterruptedRunError(BatcherError):
 class CallError(BatcherError):
     """One call to the API did not give what was asked for.
 
-    ``http_status`` and ``error_code`` are the API's own where it gave any.
+    ``http_status`` and ``error_code`` are the API's own if it gave any.
     """
 
     kind: ClassVar[RetryKind] = RetryKind.PERMANENT
@@ -173,7 +173,7 @@ class NotSent(CallError):
 
 
 class TurnedAway(CallError):
-    """429, or 503 with ``Retry-After``. ``retry_after_s`` is None where no wait was named."""
+    """429, or 503 with ``Retry-After``. ``retry_after_s`` is None if no wait was named."""
 
     kind = RetryKind.TRANSIENT
 

@@ -29,8 +29,8 @@ class Result(msgspec.Struct, frozen=True):
     """An answer about a request. ``word`` is the API's own status word.
 
     ``urls`` are the outputs in the order of the answer, unchecked: they are the server's word.
-    ``message`` and ``error_code`` tell of a failure; ``cost_usd`` is None where none was reported,
-    ``model`` where the answer doesn't name one.
+    ``message`` and ``error_code`` tell of a failure; ``cost_usd`` is None if none was reported,
+    ``model`` if the answer doesn't name one.
     """
 
     phase: Phase

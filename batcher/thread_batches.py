@@ -1,7 +1,7 @@
 """Small pieces of work that gather while the threads are busy, and share the next hop to one.
 
 A hop to a thread and back costs more than anything else that a small piece needs. Nothing waits for
-company: where a thread is free, what came in one turn of the event loop leaves at its end.
+company: if a thread is free, what came in one turn of the event loop leaves at its end.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def _distinct(media: Iterable[MediaUrl]) -> Iterator[MediaUrl]:
 
 
 def problem_of(media: MediaUrl, looked: Looked) -> str | None:
-    """What is wrong with a URL, given what its server says; None where nothing is."""
+    """What is wrong with a URL, given what its server says; None if nothing is."""
     if looked.problem is not None:
         return looked.problem
     found = looked.media_type

@@ -76,7 +76,7 @@ class Site:
 async def connect(
     sandbox: SandboxOptions | None, host: Host, run_dir: Path | None, *, spending: bool = True
 ) -> AsyncIterator[Site]:
-    """The API, ready for calls. Raises CredentialsError where ``spending`` and there is no token.
+    """The API, ready for calls. Raises CredentialsError if ``spending`` and there is no token.
 
     The sandbox keeps its requests in ``run_dir``, so that they outlive this process.
     """

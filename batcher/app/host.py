@@ -50,7 +50,7 @@ class Host:
     on_end: Callable[[ListedJob], None] | None = None
     """Is given each job that this run brings to its end, once that is durable; must not block."""
     go_on: GoOn = just_go_on
-    """Shows how the canary fared, and asks where there is somebody to ask."""
+    """Shows how the canary fared, and asks if there is somebody to ask."""
     signals: Callable[[Control], AbstractContextManager[None]] = no_signals
     """Makes signals reach a run's control while it runs."""
 

@@ -39,7 +39,7 @@ class Survey:
     canary: CanaryChoice | None = None
 
     def price_usd(self, job: Job) -> float | None:
-        """Take in a job that would be bought; its price in USD, None where nobody names one."""
+        """Take in a job that would be bought; its price in USD, None if nobody names one."""
         self.urls.look_at(job, self.estimate.specs.get(job.model))
         if self.canary is not None:
             self.canary.add(job)
@@ -63,7 +63,7 @@ class Prepared:
 
     @cached_property
     def canary(self) -> frozenset[str]:
-        """The jobs that go first; none where they would be all that there is to buy."""
+        """The jobs that go first; none if they would be all that there is to buy."""
         choice = self.survey.canary
         if choice is None or self.plan.to_buy <= choice.jobs:
             return frozenset()
@@ -201,9 +201,9 @@ def _check_limits(prepared: Prepared, snapshot: Snapshot) -> None:
 def confirm(prepared: Prepared, host: Host, moved: str | None = None) -> None:
     """Ask on a terminal before buying much, or anything while paid jobs have left the manifest.
 
-    Also if the run directory may be a copy: ``moved`` says why. Raises UnreachableError where a cap
-    needs prices that can't be asked now, InputError or UsageError where there is nobody to ask,
-    UsageError where the answer is no.
+    Also if the run directory may be a copy: ``moved`` says why. Raises UnreachableError if a cap
+    needs prices that can't be asked now, InputError or UsageError if there is nobody to ask,
+    UsageError if the answer is no.
     """
     options, made = prepared.options, prepared.plan
     if not made.to_buy:
@@ -231,7 +231,7 @@ def confirm(prepared: Prepared, host: Host, moved: str | None = None) -> None:
 
 
 def _check_prices_known(prepared: Prepared) -> None:
-    """Raises UnreachableError where a cap can't be kept because the API can't be asked for prices."""
+    """Raises UnreachableError if a cap can't be kept because the API can't be asked for prices."""
     if not prepared.options.money.has_cap:
         return
     for model in sorted(prepared.unpriced_models()):

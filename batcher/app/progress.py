@@ -278,7 +278,7 @@ class Quiet:
 
 @contextmanager
 def byte_bar(total_bytes: int, stream: TextIO, *, shown: bool) -> Iterator[Callable[[int], object]]:
-    """A bar that counts bytes, where there is a terminal to show it on; gives what moves it on."""
+    """A bar that counts bytes, if there is a terminal to show it on; gives what moves it on."""
     with _tqdm()(
         total=total_bytes, unit="B", unit_scale=True, file=stream, disable=not shown, **_shape(stream)
     ) as bar:

@@ -56,7 +56,7 @@ from batcher.terminal import legible
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan for somebody to read. ``urls`` is None where they were not asked about, ``shown`` are the
+    """A plan for somebody to read. ``urls`` is None if they were not asked about, ``shown`` are the
     jobs whose bodies were asked for."""
 
     prepared: Prepared
@@ -72,7 +72,7 @@ async def run(options: Options, host: Host) -> Summary:
     """Plan, then submit, poll and download; resumes whatever the run directory already holds.
 
     The summary's ``exit_code`` is 0, 1, or that of the reason why the run stopped early. Raises a
-    BatcherError where nothing ran.
+    BatcherError if nothing ran.
     """
     manifest = open_manifest(options.manifest, options.overrides, options.also)
     run_dir, shard = run_dir_of(options, manifest, host.disk), options.selection.shard

@@ -29,6 +29,6 @@ def run_dir_of(options: Options, manifest: Manifest, disk: Disk) -> Path:
 
 
 def check_existing(options: Options, run_dir: Path, disk: Disk) -> None:
-    """Raises RunDirError where ``--existing`` finds no run directory."""
+    """Raises RunDirError if ``--existing`` finds no run directory."""
     if options.money.existing and not segments_in(run_dir, disk):
         raise RunDirError(f"{run_dir}: no run directory is there, and --existing begins none")

@@ -31,8 +31,8 @@ class ContentRange(msgspec.Struct, frozen=True):
 class MediaAnswer(msgspec.Struct, frozen=True):
     """The head of an answer.
 
-    ``length`` is the body's size in bytes where it was announced; ``validator`` is what ``If-Range``
-    may carry, None where a later request could not be sure of getting the rest of the same file.
+    ``length`` is the body's size in bytes if it was announced; ``validator`` is what ``If-Range``
+    may carry, None if a later request could not be sure of getting the rest of the same file.
     """
 
     status: int

@@ -42,9 +42,9 @@ class Fetcher(Protocol):
     async def fetch(self, url: str, partial: Path, refresh: Refresh) -> Fetched:
         """Download ``url`` into the file ``partial``, whole and fsynced on return.
 
-        ``partial`` is written anew (its folder must exist) and removed where the download fails or is
+        ``partial`` is written anew (its folder must exist) and removed if the download fails or is
         cancelled. ``refresh`` gives a fresh URL of the same file; what it raises passes through.
-        Retries within; raises DownloadRefused or DownloadStalled in the end, RunDirError where the
+        Retries within; raises DownloadRefused or DownloadStalled in the end, RunDirError if the
         disk refuses.
         """
         ...

@@ -39,9 +39,9 @@ class LookupLimits:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What a server says of a file. ``problem`` is why it can't be fetched, None where it can.
+    """What a server says of a file. ``problem`` is why it can't be fetched, None if it can.
 
-    ``media_type`` and ``size_bytes`` are None where the server doesn't say.
+    ``media_type`` and ``size_bytes`` are None if the server doesn't say.
     """
 
     problem: str | None = None

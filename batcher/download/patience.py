@@ -45,7 +45,7 @@ class DownloadLimits:
 
 
 class ServerBusy(DownloadInterrupted):
-    """A 5xx or 429. ``retry_after_s`` is the wait that the server named, 0 where it named none."""
+    """A 5xx or 429. ``retry_after_s`` is the wait that the server named, 0 if it named none."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)

@@ -31,7 +31,7 @@ class PartialFile:
 
     ``size_bytes`` counts all of it, written or still in memory; ``head`` holds its first bytes. A file
     that fits one piece touches the disk once, on :meth:`finish`. Of a larger one a piece is written
-    while the next arrives. Every method raises RunDirError where the disk refuses.
+    while the next arrives. Every method raises RunDirError if the disk refuses.
     """
 
     def __init__(self, path: Path, writers: Writers) -> None:
@@ -78,7 +78,7 @@ class PartialFile:
         return await self._settled(self._writers.run(partial(into, self.path)))
 
     async def abandon(self) -> None:
-        """Close the file and remove it. Raises nothing; harmless where nothing was written."""
+        """Close the file and remove it. Raises nothing; harmless if nothing was written."""
         try:
             with contextlib.suppress(RunDirError):
                 await self._written()

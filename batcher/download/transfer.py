@@ -76,8 +76,8 @@ class Transfer:
     async def attempt(self, url: str) -> Fetched:
         """Get the file, or go on where the last attempt broke off.
 
-        Raises DownloadRefused for what must not be accepted, another DownloadError where a further
-        attempt may succeed (UrlExpired: with a fresh URL), and RunDirError where the disk refuses.
+        Raises DownloadRefused for what must not be accepted, another DownloadError if a further
+        attempt may succeed (UrlExpired: with a fresh URL), and RunDirError if the disk refuses.
         """
         await self._keep_or_restart(url)
         try:

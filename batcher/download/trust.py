@@ -84,7 +84,7 @@ class TrustPolicy:
 
     ``api_base`` is the API's URL (its own host is trusted, with its own scheme and port as well);
     ``allow_hosts`` the user's ``--allow-host`` entries: ``HOST``, ``*.DOMAIN``, either with ``:PORT``.
-    Raises UsageError where one of them names no host.
+    Raises UsageError if one of them names no host.
     """
 
     api_base: str
@@ -136,7 +136,7 @@ class TrustPolicy:
 class TrustedResolver(AbstractResolver):
     """``inner``, minus names with an address that is nobody's business.
 
-    ``resolve`` raises DownloadRefused (code ``host``) where any of a name's addresses is not a public
+    ``resolve`` raises DownloadRefused (code ``host``) if any of a name's addresses is not a public
     one, unless the policy says that the user named the host, or it is one of ``proxies``.
     """
 
@@ -194,7 +194,7 @@ def _inner_ipv4(ip: IPAddress) -> IPAddress:
 
 @lru_cache(HOSTS_KEPT)
 def normal_host(host: str) -> str | None:
-    """``host`` in the one spelling that comparisons use; None where it is not a usable host.
+    """``host`` in the one spelling that comparisons use; None if it is not a usable host.
 
     Lower case, IDNA-encoded, without the root's dot; addresses in their shortest form, without
     brackets.

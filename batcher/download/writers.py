@@ -1,6 +1,6 @@
 """The threads that write: small files whole and several at a time, large ones piece by piece.
 
-An fsync costs less where others came just before it. So small files gather while the threads are busy,
+An fsync costs less if others came just before it. So small files gather while the threads are busy,
 as ledger lines do: all of a group are written, the system is told to begin, then each is fsynced.
 """
 
@@ -79,7 +79,7 @@ class Writers:
     def store(self, path: Path, pieces: Sequence[bytes]) -> asyncio.Future[str]:
         """Write a whole file and make it durable; the future has its SHA-256 in hex.
 
-        The future fails with an OSError where the disk refuses. Whoever gave it up has to wait for it
+        The future fails with an OSError if the disk refuses. Whoever gave it up has to wait for it
         all the same: the file is being written.
         """
         return self._small.add(Small(path, pieces))

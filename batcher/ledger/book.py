@@ -36,7 +36,7 @@ _DUST_USD = 1e-9
 
 
 class Entry(msgspec.Struct, omit_defaults=True, gc=False):
-    """One line. ``at`` is UTC in ISO 8601, of the reservation also where the line settles it."""
+    """One line. ``at`` is UTC in ISO 8601, of the reservation also if the line settles it."""
 
     kind: str
     at: str

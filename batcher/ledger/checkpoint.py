@@ -1,7 +1,7 @@
 """A snapshot kept beside its ledger, so that a million jobs need not be folded again each time.
 
 The ledger stays the only state. A checkpoint says of how many of its bytes it is the fold, and their
-SHA-256: it counts only where the ledger still begins with exactly these bytes, and where it is whole
+SHA-256: it counts only if the ledger still begins with exactly these bytes, and if it is whole
 itself. Anything else is as good as no checkpoint.
 """
 
@@ -63,7 +63,7 @@ def encode_checkpoint(
 def restore_checkpoint(snapshot: Snapshot, checkpoint: BinaryIO, ledger: Callable[[], BinaryIO]) -> int:
     """Let ``snapshot``, an empty one, begin where a checkpoint ends: returns how many bytes that covers.
 
-    0, and nothing happens, where it is not of this ledger, of another version, or not whole.
+    0, and nothing happens, if it is not of this ledger, of another version, or not whole.
     """
     try:
         head = _decode_head(checkpoint.readline())
@@ -83,7 +83,7 @@ def restore_checkpoint(snapshot: Snapshot, checkpoint: BinaryIO, ledger: Callabl
 
 
 def _read(checkpoint: BinaryIO, head: _Head) -> Saved | None:
-    """What was saved; None where any byte differs. Bulks are read as the body comes to name them."""
+    """What was saved; None if any byte differs. Bulks are read as the body comes to name them."""
     bulks_sha256 = hashlib.sha256()
 
     def read_bulk(_: type, size_bytes: int) -> Bulk:
@@ -102,7 +102,7 @@ def _read(checkpoint: BinaryIO, head: _Head) -> Saved | None:
 
 
 def _sha256(file: BinaryIO, size_bytes: int) -> str | None:
-    """Of the first ``size_bytes`` of ``file``, in hex; None where it is shorter."""
+    """Of the first ``size_bytes`` of ``file``, in hex; None if it is shorter."""
     digest, left_bytes = hashlib.sha256(), size_bytes
     for piece in _pieces(file, size_bytes):
         digest.update(piece)

@@ -30,7 +30,7 @@ def restored_bytes(snapshot: Snapshot, run_dir: Path, disk: Disk) -> int:
 def keep_checkpoint(snapshot: Snapshot, run_dir: Path, disk: Disk, size_bytes: int) -> None:
     """Keep ``snapshot``, the fold of a ledger of ``size_bytes`` that is all on disk.
 
-    A convenience: where it can't be written, it isn't.
+    A convenience: if it can't be written, it isn't.
     """
     if segments_in(run_dir, disk) != [LEDGER_NAME]:
         return

@@ -33,7 +33,7 @@ class GroupCommit:
         self.group_start = 0
         """Where the group begins that the next line will belong to."""
         self.first_written: Callable[[], None] | None = None
-        """Called once, when the first group is durable; where nothing was written before."""
+        """Called once, when the first group is durable; only if the file was empty."""
         self._path = path
         self._file = file
         self._reserve = reserve
@@ -100,11 +100,11 @@ class GroupCommit:
         self._file.sync()
         if self.first_written is not None:
             first_written, self.first_written = self.first_written, None
-            with suppress(OSError):  # a convenience: where there is no room for it, it isn't there
+            with suppress(OSError):  # optional: skipped if there is no room for it
                 first_written()
 
     def _write_whole(self, data: bytes, start: int) -> None:
-        """Write all of ``data`` or, where that fails, none of it."""
+        """Write all of ``data`` or, if that fails, none of it."""
         try:
             self._file.write(data)
         except OSError:

@@ -47,7 +47,7 @@ class Costs:
     def expected_usd(self, key: str, model: str, price_usd: float | None) -> float | None:
         """What an attempt priced at ``price_usd`` is expected to cost at most.
 
-        The highest cost reported for the same ``key``; where none was, the price times the worst
+        The highest cost reported for the same ``key``; if none was, the price times the worst
         factor by which this model's costs passed their prices. Never less than the price.
         """
         if price_usd is None:

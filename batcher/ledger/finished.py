@@ -208,7 +208,7 @@ class FinishedJobs:
         return Cells(*_CELLS.unpack_from(self._cells, row * _CELLS.size))
 
     def get(self, job_id: str) -> Finished | None:
-        """A done job; None where none of this name is packed."""
+        """A done job; None if none of this name is packed."""
         row = self._rows.get(job_id)
         return Finished(self, row) if row is not None else None
 
@@ -231,7 +231,7 @@ class FinishedJobs:
         return DoneCount(sum(listed.values()), sum(n for flags, n in listed.items() if flags & _POOR))
 
     def take(self, job_id: str, record: Record) -> bool:
-        """Pack a done job; False where its record is not like others."""
+        """Pack a done job; False if its record is not like others."""
         number = self._model_numbers.get(record.model)
         if number is None:
             number = self._model_numbers[record.model] = len(self.models)

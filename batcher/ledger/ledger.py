@@ -40,7 +40,7 @@ AnySnapshot = TypeVar("AnySnapshot", bound=Snapshot)
 def read_snapshot(run_dir: Path, disk: Disk) -> Snapshot:
     """What the ledger in ``run_dir`` says, live or at rest; writes nothing and takes no lock.
 
-    Raises LedgerError where there is no ledger or it is damaged.
+    Raises LedgerError if there is no ledger or it is damaged.
     """
     lines = LineReader(run_dir, disk)
     return read_ledger(Snapshot(lines.at), run_dir, lines, disk)
@@ -203,7 +203,7 @@ class Ledger:
         """Add one line about ``job``; the future is done when the line is durable.
 
         ``attempt`` defaults to the job's current one. Raises IllegalTransition, and the error that
-        ended the ledger where a write failed before.
+        ended the ledger if a write failed before.
         """
         if self._commit.error is not None:
             raise self._commit.error
@@ -238,7 +238,7 @@ class Ledger:
         await self.durable(self.append(name, job, **fields))
 
     async def durable(self, covered: asyncio.Future[None]) -> None:
-        """Wait for a future that ``append`` gave. Raises RunDirError where the write failed."""
+        """Wait for a future that ``append`` gave. Raises RunDirError if the write failed."""
         await asyncio.shield(covered)
 
     @property

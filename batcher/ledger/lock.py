@@ -27,7 +27,7 @@ START_PATIENCE_S = 30.0
 def take_hold(hidden: Path, shard: Shard | None, disk: Disk) -> Callable[[], None]:
     """Take the lock of a run of ``shard``, or of everything; returns what lets go of it.
 
-    Raises LockedError where another run holds the directory, or shards of another division do.
+    Raises LockedError if another run holds the directory, or shards of another division do.
     """
     with _starting(hidden, disk):
         locks = _locks(hidden, disk)
@@ -62,7 +62,7 @@ def _locks(hidden: Path, disk: Disk) -> list[str]:
 
 
 def _try(hidden: Path, names: list[str], disk: Disk) -> None:
-    """Raises LockedError where one of the locks is taken."""
+    """Raises LockedError if one of the locks is taken."""
     for name in names:
         disk.lock(hidden / name)()
 

@@ -87,7 +87,7 @@ def read_into(snapshot: Snapshot, run_dir: Path, lines: LineReader, disk: Disk) 
 
 
 def _check_not_emptied(run_dir: Path, emptied: list[str]) -> None:
-    """Raises LedgerError where a segment has no line now, and had some."""
+    """Raises LedgerError if a segment has no line now, and had some."""
     if emptied:
         raise LedgerError(
             f"{run_dir / emptied[0]}: holds no line any more: a run would buy again what was paid for. "
@@ -96,7 +96,7 @@ def _check_not_emptied(run_dir: Path, emptied: list[str]) -> None:
 
 
 def _course(path: Path, number: int, start: int, disk: Disk) -> Course:
-    """A segment from byte ``start`` on, with the stretches that it has now: none where it is empty."""
+    """A segment from byte ``start`` on, with the stretches that it has now: none if it is empty."""
     marks = [Mark(start, {})] if start or disk.size(path) else []
     try:
         with disk.open_read(path) as file:
@@ -122,12 +122,12 @@ def _marks(data: bytes, offset: int) -> Iterator[Mark]:
 
 
 def _reached(name: str, courses: dict[str, Course]) -> int:
-    """How far a segment was folded, in bytes; 0 where it isn't there."""
+    """How far a segment was folded, in bytes; 0 if it isn't there."""
     return courses[name].reached if name in courses else 0
 
 
 def _check_nothing_missing(waiting: list[Course], courses: dict[str, Course], run_dir: Path) -> None:
-    """Raises LedgerError where a segment is shorter than it was when another one went on after it."""
+    """Raises LedgerError if a segment is shorter than it was when another one went on after it."""
     for course in waiting:
         for name, reach in course.marks[0].after.items():
             there = courses.get(name)
@@ -148,7 +148,7 @@ class _Chain(NamedTuple):
 
     @property
     def order(self) -> tuple[int, bool, int]:
-        """The attempt's beginning comes first, also where it ended in ``deferred``, or failed late."""
+        """The attempt's beginning comes first, also if it ended in ``deferred``, or failed late."""
         first, last = self.events[0][0].event, self.events[-1][0].event
         return self.attempt, first is not EventName.SUBMITTING, _RANKS[last]
 
@@ -177,7 +177,7 @@ class _Chains:
 def _fold_by_rank(waiting: list[Course], snapshot: Snapshot, disk: Disk) -> None:
     """Segments that don't tell what came before what: put together by hand, or copied from elsewhere.
 
-    Raises LedgerError where they contradict each other.
+    Raises LedgerError if they contradict each other.
     """
     chains = _Chains(snapshot)
     for course in waiting:

@@ -33,7 +33,7 @@ class Bulk:
         return sum(memoryview(piece).nbytes for piece in self.pieces)
 
     def whole(self) -> bytearray:
-        """All of it; the very piece where it is one, as after it was read."""
+        """All of it; the very piece if it is one, as after it was read."""
         first = self.pieces[0] if len(self.pieces) == 1 else None
         return first if isinstance(first, bytearray) else bytearray().join(map(memoryview, self.pieces))
 
@@ -63,14 +63,14 @@ class PackedMap:
         return sum(len(keys) for keys, _ in self._shards.values())
 
     def get(self, text: str) -> int | None:
-        """What ``text`` stands for; None where it isn't there."""
+        """What ``text`` stands for; None if it isn't there."""
         key = _key(text)
         keys, values = self._shards.get(key % SHARDS, _EMPTY)
         at = bisect_left(keys, key)
         return values[at] if at < len(keys) and keys[at] == key else None
 
     def setdefault(self, text: str, value: int) -> int:
-        """What ``text`` stands for: ``value``, from now on, where it stood for nothing."""
+        """What ``text`` stands for: ``value``, from now on, if it stood for nothing."""
         key = _key(text)
         shard = self._shards.get(key % SHARDS)
         if shard is None:

@@ -1,4 +1,4 @@
-"""Every job of a ledger by its id: a record each, or a packed row where it is done."""
+"""Every job of a ledger by its id: a record each, or a packed row if it is done."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Records(Mapping[str, JobRecord]):
         return record
 
     def find(self, job_id: str) -> JobRecord | None:
-        """The job's record; None where the ledger doesn't mention it."""
+        """The job's record; None if the ledger doesn't mention it."""
         record = self.open.get(job_id)
         if record is None and self.finished is not None:
             return self.finished.get(job_id)

@@ -125,7 +125,7 @@ class _Folding:
     def take_in(self, data: bytes, offset: int) -> _Spoilt | None:
         """Fold whole lines up to the first that can't be read. A million jobs come by here.
 
-        A line begins its group or goes on with that of the line before: where it does neither, lines
+        A line begins its group or goes on with that of the line before: if it does neither, lines
         before it were added, removed or rewritten by something else.
         """
         read = decode_line if is_clean(data) else read_line
@@ -206,7 +206,7 @@ def _contradiction(stretch: Stretch, found: _Illegal, disk: Disk) -> LedgerError
 
 
 def check_version(snapshot: Snapshot) -> None:
-    """Raises LedgerError where a newer version wrote the ledger."""
+    """Raises LedgerError if a newer version wrote the ledger."""
     if snapshot.rule > RULE:
         raise LedgerError(
             f"written by a newer batcher (ids by rule {snapshot.rule}, this one knows {RULE}); "

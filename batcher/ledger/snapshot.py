@@ -91,12 +91,12 @@ class Snapshot:
     """
 
     may_restore = True
-    """Whether it can begin with what was saved: not where a subclass keeps more."""
+    """Whether it can begin with what was saved: not if a subclass keeps more."""
 
     def __init__(self, line_at: LineAt | None = None, shards: int = 0) -> None:
         self._line_at = line_at
         self.spent_by_shard_usd = [0.0] * shards
-        """The same sum as ``spent_usd``, for each shard of the jobs; where asked for."""
+        """The same sum as ``spent_usd``, for each shard of the jobs; if asked for."""
         self.unpriced_by_shard = [0] * shards
         self.records = Records(line_at)
         self.runs: dict[int, LastRun] = {}
@@ -111,7 +111,7 @@ class Snapshot:
         self.timings = Timings()
         self.costs = Costs()
         self.owners: PackedMap | None = None
-        """By the SHA-256 of each output, the place of its job's ``submitting`` line; where asked for."""
+        """By the SHA-256 of each output, the place of its job's ``submitting`` line; if asked for."""
         self.requests = PackedMap()
         """Every request id that any attempt was ever given, and the place of its first line."""
         self.dataset_changes = 0
@@ -131,7 +131,7 @@ class Snapshot:
         return FIRST_RULE if len(self.records) else RULE
 
     def get(self, job_id: str) -> JobRecord | None:
-        """The job's record, or None where the ledger doesn't mention it."""
+        """The job's record, or None if the ledger doesn't mention it."""
         return self.records.find(job_id)
 
     def line_at(self, place: int) -> Event:
@@ -176,7 +176,7 @@ class Snapshot:
     def apply(self, event: Event, place: int = -1) -> JobRecord:
         """Take in one job event that stands at ``place``.
 
-        Raises IllegalTransition, and changes nothing, where the table has no such move.
+        Raises IllegalTransition, and changes nothing, if the table has no such move.
         """
         take_in = _APPLY.get(event.event)
         if take_in is None:
@@ -197,7 +197,7 @@ class Snapshot:
         return record
 
     def pack(self, durable: int | None = None) -> None:
-        """Pack what was done before the last :data:`KEPT_OPEN`, where the ledger can be read back.
+        """Pack what was done before the last :data:`KEPT_OPEN`, if the ledger can be read back.
 
         ``durable``: the place before which it can, of the segment that is being written.
         """

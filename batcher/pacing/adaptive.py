@@ -1,7 +1,7 @@
 """How many at once, and how fast: limits that nobody told, found by their refusals.
 
 A refused POST means too many unfinished requests; a refused poll can only mean too many calls a second.
-Each limit climbs until it is refused, then stays at what was found, and tries a little more only where a
+Each limit climbs until it is refused, then stays at what was found, and tries a little more only if a
 refusal can be afforded: the more often a ceiling was confirmed, the rarer. Additive increase with a cut
 by half would give a quarter of the capacity away, and meet a refusal every few seconds.
 """
@@ -309,7 +309,7 @@ class Adaptive:
         return self._latency.is_high(took_s) or self.rate.behind_s(now_s) > FAR_BEHIND_S
 
     def spacing_s(self, model: str, now_s: float) -> float:
-        """Seconds until a POST may go out: where calls are what is scarce, they come evenly."""
+        """Seconds until a POST may go out: if calls are what is scarce, they come evenly."""
         return 0.0 if math.isinf(self.rate.level_per_s) else self.window(model).reserve_s(now_s)
 
     def accepted(self, model: str, unfinished: int, now_s: float) -> None:

@@ -26,7 +26,7 @@ def full_jitter_s(attempt: int, rng: Random, *, base_s: float, cap_s: float) -> 
 class Gate:
     """One gate for all calls to the API, so that a 429 pauses everybody once and a herd never forms.
 
-    A wait that the server named is kept to the full; where it named none, or can't be reached, the
+    A wait that the server named is kept to the full; if it named none, or can't be reached, the
     pauses grow with each refusal in a row.
     """
 
@@ -38,7 +38,7 @@ class Gate:
         self._misses = 0
 
     def delay_s(self, now_s: float) -> float:
-        """Seconds until a call may go out: 0 where the gate is open.
+        """Seconds until a call may go out: 0 if the gate is open.
 
         A closed gate adds a little of its own for each caller, so that they don't leave as one.
         """

@@ -40,7 +40,7 @@ class Inspection:
     """Where it gains next to nothing over an even interval: that interval, which can't be wrong."""
 
     def after_s(self, age_s: float) -> float | None:
-        """The age of the next look; None where ``age_s`` is beyond all that was thought of."""
+        """The age of the next look; None if ``age_s`` is beyond all that was thought of."""
         if self.even_s is not None:
             return age_s + self.even_s
         index = bisect_right(self.ages_s, age_s) - 1
@@ -72,7 +72,7 @@ def inspect(curve: Finishing, calls: float, call_worth_s: float | None = None) -
 
 
 def _even_if_as_good(best: Inspection, curve: Finishing) -> Inspection:
-    """An even interval with the same calls, where what is known promises no more than a little."""
+    """An even interval with the same calls, if what is known promises no more than a little."""
     even_s = curve.waiting_s() / max(best.calls - 0.5, 0.5)
     as_good = best.staleness_s > EVEN_IS_AS_GOOD * even_s / 2
     return replace(best, even_s=even_s) if as_good else best

@@ -92,7 +92,7 @@ class _Lesson:
     late_s: float = math.inf
     watches: dict[Watch, None] = field(default_factory=dict)
     queue_per_s: float = 0.0
-    """How fast requests move up in the queue; 0 where nobody told."""
+    """How fast requests move up in the queue; 0 if nobody told."""
 
 
 class LearnedPolls:

@@ -83,7 +83,7 @@ class Timings:
         return len(self._seen.get(key, ()))
 
     def key_of(self, job_id: str) -> TimingKey | None:
-        """The key of a request under way; None where it isn't known."""
+        """The key of a request under way; None if it isn't known."""
         under_way = self._under_way.get(job_id)
         return under_way[0] if under_way is not None else None
 
@@ -136,7 +136,7 @@ class Timings:
 
 
 def seconds_between(earlier: str, later: str) -> float | None:
-    """From one moment in ISO 8601 to another; None where one of them is none."""
+    """From one moment in ISO 8601 to another; None if one of them is none."""
     try:
         between = datetime.fromisoformat(later) - datetime.fromisoformat(earlier)
     except (ValueError, TypeError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """How long what a plan buys may take. ``duration_s`` is None where a model was never seen.
+    """How long what a plan buys may take. ``duration_s`` is None if a model was never seen.
 
     ``seen`` counts the generations that it is judged by.
     """

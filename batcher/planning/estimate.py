@@ -17,7 +17,7 @@ NO_PRICE = "no price is known"
 class PriceLine(NamedTuple):
     """What jobs that are priced alike have in common.
 
-    ``quote`` is the catalogue's price, ``assumed_usd`` the user's where there is none; with neither,
+    ``quote`` is the catalogue's price, ``assumed_usd`` the user's if there is none; with neither,
     ``problem`` says why nobody knows.
     """
 

@@ -84,7 +84,7 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 
 def expires_at(url: str) -> datetime | None:
-    """When a signed URL stops working, as it says itself; None where it says nothing.
+    """When a signed URL stops working, as it says itself; None if it says nothing.
 
     Knows the ways of S3 and its kin (``X-Amz-Date`` + ``X-Amz-Expires``), of CloudFront and older S3
     (``Expires``, in Unix time), and of Azure (``se``, beside its ``sig``).

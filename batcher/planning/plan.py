@@ -172,7 +172,7 @@ class BucketTotal:
     examples: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, job_id: str, decision: Decision, price_usd: float | None) -> None:
-        """Count one job; a price counts only where the job may be bought."""
+        """Count one job; a price counts only if the job may be bought."""
         self._count(job_id, decision.reason)
         if decision.buys:
             self.buys += 1
@@ -224,7 +224,7 @@ class Plan:
 
     @property
     def estimated_cost_usd(self) -> float | None:
-        """What they may cost in USD; None where a price is not known."""
+        """What they may cost in USD; None if a price is not known."""
         if any(b.unpriced for b in self.buckets.values()):
             return None
         return sum(b.price_usd for b in self.buckets.values())

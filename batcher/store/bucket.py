@@ -37,8 +37,8 @@ from batcher.store.objects.opening import open_bucket
 async def claimed(run_dir: RunDir, shard: Shard | None, disk: Disk) -> AsyncIterator[None]:
     """Hold the bucket, if there is one, for as long as a run lasts, and leave it the ledger at the end.
 
-    Raises LockedError where another state directory holds it, or another run this state directory;
-    LedgerError where the ledger there and the one here are not the same one; RunDirError,
+    Raises LockedError if another state directory holds it, or another run this state directory;
+    LedgerError if the ledger there and the one here are not the same one; RunDirError,
     CredentialsError.
     """
     if not isinstance(run_dir, BucketRunDir):
@@ -82,7 +82,7 @@ async def _begin(run_dir: BucketRunDir, disk: Disk) -> bool:
 async def _end(run_dir: BucketRunDir, presence: Presence, disk: Disk, *, anew: bool) -> None:
     """Leave ledger and metadata to the bucket, and let go of it if no other shard is at work.
 
-    A run that never came to its work leaves all as it found it. Where the store fails, it stays ours.
+    A run that never came to its work leaves all as it found it. If the store fails, it stays ours.
     """
     if run_dir.store_failed:
         return
@@ -130,7 +130,7 @@ def open_run_dir(
 ) -> RunDir:
     """The run directory at ``root``, with its bucket if its outputs lie in one.
 
-    Raises UsageError where they lie in another one than ``bucket_url``, and what ``open_bucket`` does.
+    Raises UsageError if they lie in another one than ``bucket_url``, and what ``open_bucket`` does.
     """
     holds_batch = bool(segments_in(root, disk))
     # Where a run came to nothing, nothing ties the directory to the bucket that it tried.

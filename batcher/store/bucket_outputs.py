@@ -69,7 +69,7 @@ class BucketRunDir(RunDir):
             self._disk.remove(self.root / file.path)
 
     def missing(self, record: JobRecord) -> list[int]:
-        """All of a job's files where one is missing: those that are there can't be looked into.
+        """All of a job's files if one is missing: those that are there can't be looked into.
 
         Where none is, copies that a run left here when it died are let go of.
         """

@@ -54,7 +54,7 @@ class Presence:
             leave()
 
     def enter(self) -> Callable[[], None]:
-        """Be at work, until what is returned is called. Raises LockedError where the same run is."""
+        """Be at work, until what is returned is called. Raises LockedError if the same run is."""
         return self._disk.lock(self._hidden / self._own)
 
     def is_alone(self) -> bool:
@@ -70,9 +70,9 @@ class Presence:
 
 
 async def is_ours(bucket: Bucket, root: Path) -> bool:
-    """Whether this state directory holds the bucket; False where nobody does.
+    """Whether this state directory holds the bucket; False if nobody does.
 
-    Raises LockedError where another one does.
+    Raises LockedError if another one does.
     """
     held = await bucket.get_bytes(HOLDER_KEY)
     if held is None:
@@ -83,7 +83,7 @@ async def is_ours(bucket: Bucket, root: Path) -> bool:
 
 
 async def claim(bucket: Bucket, root: Path, disk: Disk) -> bool:
-    """Hold the bucket; returns whether nobody did before. Raises LockedError where another does."""
+    """Hold the bucket; returns whether nobody did before. Raises LockedError if another does."""
     if await is_ours(bucket, root):
         return False
     path = root / HOLDER_KEY
@@ -100,7 +100,7 @@ async def claim(bucket: Bucket, root: Path, disk: Disk) -> bool:
 
 
 async def release(bucket: Bucket, root: Path, disk: Disk) -> None:
-    """Let go of the bucket; where it is another's by now, that is left alone."""
+    """Let go of the bucket; if it is another's by now, that is left alone."""
     if await bucket.get_bytes(HOLDER_KEY) == _own_words(root):
         await bucket.delete(HOLDER_KEY)
     with writing(root / HOLDER_KEY):

@@ -29,9 +29,9 @@ async def is_behind(bucket: Bucket, root: Path, disk: Disk) -> bool:
 
 
 async def bring(bucket: Bucket, root: Path, disk: Disk) -> None:
-    """Take up the ledger from the bucket, where it went on elsewhere.
+    """Take up the ledger from the bucket, if it went on elsewhere.
 
-    Raises LedgerError where the two went on without knowing of each other, or where there are outputs
+    Raises LedgerError if the two went on without knowing of each other, or if there are outputs
     and no ledger.
     """
     there = await _segments(bucket)
@@ -130,7 +130,7 @@ def _pieces(file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
 
 
 def _whole_bytes(path: Path) -> int:
-    """How many bytes of a file are whole lines; 0 where there is no such file."""
+    """How many bytes of a file are whole lines; 0 if there is no such file."""
     if not path.is_file():
         return 0
     with reading(path), path.open("rb") as file:

@@ -37,7 +37,7 @@ _decode_row = msgspec.json.Decoder(_Row).decode
 
 
 def check_nothing_lost(run_dir: Path, snapshot: Snapshot, disk: Disk, shard: Shard | None) -> None:
-    """Raises LedgerError where ``run_dir`` holds results of jobs that the ledger doesn't mention.
+    """Raises LedgerError if ``run_dir`` holds results of jobs that the ledger doesn't mention.
 
     Other shards may have brought results since the ledger was read: ``shard`` looks at its own.
     """
@@ -102,7 +102,7 @@ def check_buys_nothing_twice(run_dir: Path, bought: Iterable[str], outputs: dict
 def _stranger(run_dir: Path, snapshot: Snapshot, disk: Disk, shard: Shard | None) -> str | None:
     """A result whose job is not in the ledger, in words.
 
-    A file name says only roughly which job it is of, so media count where the ledger knows no job.
+    A file name says only roughly which job it is of, so media count if the ledger knows no job.
     """
     nothing_known = not snapshot.records and (shard is None or not segments_in(run_dir, disk))
     if nothing_known and (names := disk.list_dir(run_dir / MEDIA_NAME)):

@@ -27,7 +27,7 @@ The code is ``error_code``, or a number that stands in its place (``code``, as t
 - Of the 4xx that the API doesn't document, those count as rejected by which HTTP itself says that
   the request was not carried out (RFC 9110 section 15.5, RFC 6585). 408, 409, 425, 499 and the rest
   may stand for work that began (a proxy gave up waiting), so their outcome is unknown.
-- The status decides even where the body could not be read whole: only for a 2xx does the body matter.
+- The status decides even if the body could not be read whole: only for a 2xx does the body matter.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ PHASES: Final[dict[str, Phase]] = {
 
 @dataclass(frozen=True, slots=True)
 class ApiAnswer:
-    """One HTTP answer. ``body`` is None where it could not be read whole, or was too large.
+    """One HTTP answer. ``body`` is None if it could not be read whole, or was too large.
 
     ``retry_after`` is that header as it came. ``redact`` hides the token in the server's text: a
     server may echo it.
@@ -205,7 +205,7 @@ def phase_of(word: str) -> Phase:
 
 
 def _turned_away_or_document(answer: ApiAnswer, now: datetime) -> dict[str, Any]:
-    """The answer's JSON object, empty where it has none. Raises TurnedAway."""
+    """The answer's JSON object, empty if it has none. Raises TurnedAway."""
     document = document_of(answer.body)
     wait_s = retry_after_s(answer.retry_after, now)
     if answer.status == 429 or (answer.status == 503 and wait_s is not None):
@@ -221,7 +221,7 @@ def _status(answer: ApiAnswer, document: dict[str, Any]) -> int:
 
 
 def _verdict(answer: ApiAnswer, document: dict[str, Any]) -> type[CallError] | None:
-    """The final answer that status and code give together; None where they give none."""
+    """The final answer that status and code give together; None if they give none."""
     code = error_code_of(document)
     by_code = BY_CODE.get(code) if isinstance(code, int) else None
     by_status = BY_STATUS.get(_status(answer, document))
@@ -265,7 +265,7 @@ def _kept(output: object) -> object:
 
 
 def _model(document: dict[str, Any], answer: ApiAnswer) -> str | None:
-    """The model that an answer names: not documented, so taken only where it is plainly there."""
+    """The model that an answer names: not documented, so taken only if it is plainly there."""
     named = document.get("model_id", document.get("model"))
     return _shown(named, answer) if isinstance(named, str) else None
 

@@ -19,7 +19,7 @@ QUICK_ITEMS = 16
 def request_body(job: Job) -> bytes:
     """``job``'s inputs as the API takes them: local media inline, as ``data:`` URIs.
 
-    Blocks while it reads; see :func:`is_quick`. Raises OSError where a file is gone, ValueError where
+    Blocks while it reads; see :func:`is_quick`. Raises OSError if a file is gone, ValueError if
     it is not the one that was planned or the body is over the API's 64 MiB.
     """
     body = msgspec.json.encode({name: _inline(value) for name, value in job.input.items()})

@@ -98,7 +98,7 @@ class SpecSource:
 class Specs:
     """The specs that are known, and for every model that was asked for where its spec came from.
 
-    ``entries`` are the catalogue's own words where it gave any: what a run keeps beside its ledger.
+    ``entries`` are the catalogue's own words if it gave any: what a run keeps beside its ledger.
     """
 
     by_model: Mapping[str, ModelSpec]
@@ -165,7 +165,7 @@ class CatalogCache:
         self._disk = disk
 
     async def read(self) -> dict[str, CachedEntry]:
-        """All entries; none where the file is missing, broken, or another API's."""
+        """All entries; none if the file is missing, broken, or another API's."""
         path = self._path
         return {} if path is None else await self._disk.run(lambda: self._read(path))
 

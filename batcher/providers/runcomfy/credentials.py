@@ -45,7 +45,7 @@ _OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
 class Token:
     """The bearer token. Its ``str`` and ``repr`` are ``***``; :meth:`authorization` uses it.
 
-    Raises CredentialsError where ``text`` could not stand in a header: a line break in it would let
+    Raises CredentialsError if ``text`` could not stand in a header: a line break in it would let
     it write headers of its own. Surrounding white space is dropped.
     """
 
@@ -132,7 +132,7 @@ class Endpoint:
     """The API: its base URL (with ``/v1``, no trailing slash) and the token for it.
 
     Without a token the calls go out without one: some of the catalogue may be open.
-    Raises UsageError where the URL is not one to send a token to.
+    Raises UsageError if the URL is not one to send a token to.
     """
 
     base_url: str
@@ -244,7 +244,7 @@ def _loose(path: Path, mode: int) -> tuple[str, ...]:
 
 
 def base_url(env: Mapping[str, str]) -> str:
-    """The API's base URL: ``RUNCOMFY_MODEL_API_BASE`` where it is set. Raises UsageError."""
+    """The API's base URL: ``RUNCOMFY_MODEL_API_BASE`` if it is set. Raises UsageError."""
     text = env.get(BASE_VARIABLE, "").strip()
     try:
         return checked_base_url(text or DEFAULT_BASE_URL)

@@ -1,7 +1,7 @@
 """The catalogue entries that a run went by, kept in its run directory: ``.batcher/specs.json``.
 
 They say, years later, by which schema the jobs were checked and what they cost then; and they stand in
-where the catalogue can't be reached and the cache is another machine's. Like the cache they are a
+if the catalogue can't be reached and the cache is another machine's. Like the cache they are a
 convenience: a broken file is ignored, and one that can't be written stays unwritten.
 """
 

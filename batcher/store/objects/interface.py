@@ -78,7 +78,7 @@ class Bucket(Protocol):
         ...
 
     async def get_bytes(self, key: str) -> bytes | None:
-        """All of an object that fits into memory; None where there is none."""
+        """All of an object that fits into memory; None if there is none."""
         ...
 
     async def get_file(self, key: str, path: Path) -> str:
@@ -89,11 +89,11 @@ class Bucket(Protocol):
         ...
 
     async def size(self, key: str) -> int | None:
-        """Size in bytes, or None where there is no such object."""
+        """Size in bytes, or None if there is no such object."""
         ...
 
     async def sha256(self, key: str) -> str | None:
-        """SHA-256 in hex of what the store returns, all of it read; None where there is no object."""
+        """SHA-256 in hex of what the store returns, all of it read; None if there is no object."""
         ...
 
     def list(self, folder: str = "") -> AsyncIterator[tuple[str, int]]:
@@ -105,7 +105,7 @@ class Bucket(Protocol):
         ...
 
     async def move(self, old: str, new: str) -> None:
-        """Copy within the store, then delete ``old``. Where only ``new`` is there, it was done."""
+        """Copy within the store, then delete ``old``. If only ``new`` is there, it was done."""
         ...
 
     async def delete(self, key: str) -> None:

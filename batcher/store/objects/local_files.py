@@ -26,7 +26,7 @@ class StoppedReading(Exception):
 class Parts:
     """The bytes of a file, ``part_bytes`` at a time, off the event loop.
 
-    Ends in a RunDirError, never in silence, where the bytes were not those of ``sha256_hex`` or can't be
+    Ends in a RunDirError, never in silence, if the bytes were not those of ``sha256_hex`` or can't be
     read. The library that asks for them hands it on as it is.
     """
 

@@ -45,7 +45,7 @@ def open_bucket(url: str, patience: StoreRetries | None = None) -> Bucket:
     """The bucket at ``url``. Asks no store anything yet.
 
     Raises UsageError for a URL or settings that make no sense, InputError where the library is not
-    installed, CredentialsError where a profile was asked for that isn't there.
+    installed, CredentialsError if a profile was asked for that isn't there.
     """
     place = parse_place(url)
     if place.scheme == "file":

@@ -82,7 +82,7 @@ def _parse_bucket(scheme: str, rest: str) -> BucketLocation:
 
 
 def _complaint(key: str) -> str:
-    """What is wrong with ``key``; nothing where it is fine."""
+    """What is wrong with ``key``; nothing if it is fine."""
     if any(part in ("", ".", "..") for part in key.split("/")):
         return "has an empty, '.' or '..' part"
     if not key.isprintable() or "\\" in key:

@@ -37,7 +37,7 @@ SHA256_NAME: Final = "sha256"
 """Under this name the hash is kept with an object, for people and other tools."""
 
 EXIT_WAIT_S: Final = 0.05
-"""A thread of the library that has just handed a result over still lets go of Python's objects. Where
+"""A thread of the library that has just handed a result over still lets go of Python's objects. If
 the interpreter is taken down in that moment, the process aborts (SIGABRT), with everything done."""
 atexit.register(Event().wait, EXIT_WAIT_S)
 
@@ -164,7 +164,7 @@ class RemoteBucket:
     async def _put_parts(self, key: str, parts: Parts, attributes: dict[str, str]) -> None:
         """A multipart upload, made to fail when cancelled.
 
-        The library takes the parts back where their source fails, but not where its own call is
+        The library takes the parts back if their source fails, but not if its own call is
         cancelled.
         An upload whose last part was handed over may still become whole.
         """
@@ -199,7 +199,7 @@ class RemoteBucket:
             )
 
     async def _pieces(self, key: str) -> AsyncIterator[bytes]:
-        """All bytes of one version of an object. Raises NoSuchObject where there is none."""
+        """All bytes of one version of an object. Raises NoSuchObject if there is none."""
         self._place.checked(key)
         with talking(self._place, key, "read"):
             meta = await obstore.head_async(self._store, key)
