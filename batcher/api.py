@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypedDict, Unpack, cast
 from batcher.app import run as app
 from batcher.app.asked import asked_of, options_from
 from batcher.app.host import Host
+from batcher.app.locked import when_free
 from batcher.app.progress import progress_bar
 from batcher.disk import LocalDisk
 from batcher.engine.view import Observer, Silence
@@ -50,7 +51,7 @@ class RunOptions(TypedDict, total=False):
     ``"5/s"``, ``"20%"``) or plain numbers: seconds, bytes, USD. None stands for an option that was not
     given. ``progress`` shows a bar, in a notebook too; ``observer`` is told how the run goes instead
     (``started``, ``changed``, ``finished`` with a RunView, and ``warn``: see :class:`Observer`). It is
-    called on the event loop and must not block.
+    called on the event loop and must not block. ``on_lock="skip"`` raises LockedError, like ``"fail"``.
     """
 
     output: str | PathLike[str] | None
@@ -93,6 +94,7 @@ class RunOptions(TypedDict, total=False):
     max_failures: int | str | None
     yes: bool
     on_interrupt: Literal["detach", "cancel"]
+    on_lock: str
     grace: float | str
     allow_host: str | Iterable[str]
     max_file_size: int | str
@@ -122,7 +124,7 @@ async def run(
     free; what was paid for is in the ledger, and running again resumes it.
     """
     with _asked(manifest, jobs, options) as (chosen, host):
-        return await _run(chosen, host)
+        return await when_free(lambda: _run(chosen, host), chosen.lock_wait_s, host.clock)
 
 
 async def stream(

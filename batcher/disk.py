@@ -10,8 +10,10 @@ import asyncio
 import errno
 import fcntl
 import os
+import socket
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
@@ -163,12 +165,10 @@ class LocalDisk:
         try:
             held.acquire(timeout=patience_s)
         except Timeout:
-            raise LockedError(
-                f"{path.parent}: another run holds this run directory; wait for it, or choose "
-                "another with -o"
-            ) from None
+            raise LockedError(_held_by(path)) from None
         except OSError as error:
             raise cannot_write(path, error) from error
+        _sign(path)
         return held.release
 
     def is_locked(self, path: Path, guard: Path) -> bool | None:
@@ -264,6 +264,23 @@ class LocalDisk:
             return sorted(os.listdir(path))
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+
+def _sign(lock: Path) -> None:
+    """Say in the lock's file who holds it: for people, so that a full disk is no reason to stop."""
+    with suppress(OSError):
+        lock.write_text(f"{os.getpid()} {socket.gethostname()}\n")
+
+
+def _held_by(lock: Path) -> str:
+    """Who holds the run directory, as its lock's file tells, and since when."""
+    folder = lock.parent.parent if lock.parent.name == ".batcher" else lock.parent
+    who = ""
+    with suppress(OSError, ValueError):
+        pid, host = lock.read_text().split()
+        since = datetime.fromtimestamp(lock.stat().st_mtime, UTC)
+        who = f" (pid {int(pid)} on {host:.255}, since {since:%Y-%m-%d %H:%M:%S} UTC)"
+    return f"{folder}: another run holds this run directory{who}; run again when it has ended"
 
 
 def _open_regular(path: str, flags: int) -> int:

@@ -238,4 +238,6 @@ def test_a_run_directory_that_is_held_is_left_alone_and_no_worker_started(tmp_pa
     dead = "tcp://127.0.0.1:9"
     ended = run_command(None, tmp_path, "run", manifest, "-o", "out", "--dask", dead)
     release()
-    assert (ended.returncode, "another run is at work" in ended.stderr) == (75, True), ended.stderr
+    assert (ended.returncode, "another run holds this run directory" in ended.stderr) == (75, True), (
+        ended.stderr
+    )

@@ -7,7 +7,17 @@ import json
 import pytest
 from engine import FakeClock, in_virtual_time
 
-from batcher.app.progress import LINE_EVERY_S, Bar, JsonLines, LogLines, Quiet, in_words, money_in_words
+from batcher.app.progress import (
+    LINE_EVERY_S,
+    WARNINGS_KEPT,
+    Bar,
+    Held,
+    JsonLines,
+    LogLines,
+    Quiet,
+    in_words,
+    money_in_words,
+)
 from batcher.engine.view import RunView, Silence, Spending
 
 
@@ -105,6 +115,25 @@ def test_the_quiet_say_what_is_wrong_and_the_silent_not_even_that(stream):
     assert stream.getvalue() == ""
     Quiet(stream).warn("odd")
     assert stream.getvalue() == "batcher: odd\n"
+
+
+def test_what_the_held_know_is_told_once_a_human_is_needed(stream):
+    held = Held(stream)
+    held.warn("odd")
+    held.warn("odd")
+    assert stream.getvalue() == ""
+    held.tell()
+    held.tell()
+    assert stream.getvalue() == "batcher: odd\n"
+
+
+def test_the_held_keep_a_bounded_number_of_warnings(stream):
+    held = Held(stream)
+    for number in range(WARNINGS_KEPT + 7):
+        held.warn(f"odd {number}")
+    held.tell()
+    assert len(stream.getvalue().splitlines()) == WARNINGS_KEPT + 1
+    assert "... and 7 more warnings" in stream.getvalue()
 
 
 def test_a_bar_shows_how_far_the_run_is_and_what_goes_on():

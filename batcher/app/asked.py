@@ -132,6 +132,12 @@ def _on_interrupt(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"pace.cancel_on_interrupt": values["on_interrupt"] == "cancel"}
 
 
+def _on_lock(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``skip`` is up to the caller: it means another exit code, not another run."""
+    on_lock = values["on_lock"]
+    return {"lock_wait_s": 0.0 if isinstance(on_lock, str) else on_lock}
+
+
 _GROUPS: Mapping[str, Callable[..., Any]] = {
     "overrides": Overrides,
     "selection": Selection,
@@ -154,5 +160,6 @@ RULES: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "max_cost_per": _max_cost_per,
     "canary_failures": _canary_failures,
     "on_interrupt": _on_interrupt,
+    "on_lock": _on_lock,
 }
 """Options that fill more than one field, or a field in other terms than they are written in."""

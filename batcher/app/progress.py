@@ -24,6 +24,7 @@ BEAT_S = 0.2
 SPINNER_AFTER_BEATS = 4
 SPINNER = "|/-\\"
 BEAT_MIN_S = 0.05
+WARNINGS_KEPT = 50
 UNKNOWN_COLUMNS, UNKNOWN_ROWS = 80, 24
 BAR_FORMAT = (
     "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]{postfix}"
@@ -274,6 +275,29 @@ class Quiet:
         _put(f"batcher: {message}", self._stream)
 
     def finished(self, view: RunView) -> None: ...
+
+
+class Held(Quiet):
+    """Keeps what is wrong to itself until a human turns out to be needed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._kept: dict[str, None] = {}
+        self._more = 0
+
+    def warn(self, message: str) -> None:
+        if len(self._kept) < WARNINGS_KEPT or message in self._kept:
+            self._kept[message] = None
+        else:
+            self._more += 1
+
+    def tell(self) -> None:
+        """Say what was kept, once."""
+        for message in self._kept:
+            super().warn(message)
+        if self._more:
+            super().warn(f"... and {self._more} more warnings")
+        self._kept, self._more = {}, 0
 
 
 @contextmanager

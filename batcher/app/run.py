@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batcher.app.account import bought_elsewhere, open_account
+from batcher.app.bad_jobs import BadJobs
 from batcher.app.calls import timed
 from batcher.app.check_urls import UrlReport, check_urls
 from batcher.app.connect import Site, check_same_api, connect
@@ -241,7 +242,7 @@ async def _execute(
         host.observer.warn(warning)
     if host.on_end is not None:
         ledger.on_end = told_by(ledger, host.on_end)
-    opening = _opening(prepared, site, host)
+    opening, before = _opening(prepared, site, host), BadJobs.of(ledger.snapshot)
     sharded = prepared.options.selection.shard is not None
     metadata = Later() if sharded else Metadata(run_dir, ledger, host.disk)
     try:
@@ -268,6 +269,9 @@ async def _execute(
     stopped_by = runner.control.error or runner.shortfall()
     elapsed_s = host.clock.monotonic() - began_s
     summary = summarise(prepared, ledger.snapshot, runner.view, stopped_by, elapsed_s)
+    fresh = BadJobs.of(ledger.snapshot).since(before)
+    summary.failed_now = fresh.count(State.FAILED, State.CANCELLED)
+    summary.unknown_now, summary.newly = fresh.count(State.UNKNOWN), fresh.first()
     ledger.close_run(_closing(opening, summary, iso(host.clock.now())))
     return summary
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batcher.jobs.lifecycle import Record, Stage, State
+from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import Status, Summary
 from batcher.options.command import as_path, command
@@ -94,6 +95,13 @@ def summary_lines(summary: Summary, snapshot: Snapshot, given: Given) -> Iterato
         yield from f"stopped: {summary.stopped}".split("\n")
 
 
+def needs_a_human(summary: Summary) -> str:
+    """Why an unattended run speaks: where, how it ended, and what this run brought."""
+    came = {"failed": summary.failed_now, "unknown": summary.unknown_now}
+    newly = ", ".join(f"{count} newly {what}" for what, count in came.items() if count)
+    return f"{summary.run_dir}: exit {summary.exit_code}, {newly or 'no new failures'}"
+
+
 def _remedies(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[str]:
     again = given.resume_command()
     if summary.cancelled_now or summary.not_cancellable:
@@ -116,8 +124,8 @@ def _remedies(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[st
         yield f"{summary.completed} are generated but not yet downloaded. Resume with: {again}"
     if summary.pending:
         yield f"{summary.pending} jobs are pending. Resume with: {again}"
-    yield from _failures(snapshot, summary.run_dir, given)
-    yield from _unknowns(snapshot, summary.run_dir, given)
+    yield from _failures(summary, snapshot, given)
+    yield from _unknowns(summary, snapshot, given)
 
 
 def _running_cost(running: list[Record]) -> str:
@@ -128,12 +136,18 @@ def _running_cost(running: list[Record]) -> str:
     return "an unknown amount" if unpriced == len(running) else f"{known} and more (prices unknown)"
 
 
-def _failures(snapshot: Snapshot, run_dir: str, given: Given) -> Iterator[str]:
-    failed = [
+def _in_states(summary: Summary, snapshot: Snapshot, *states: State) -> list[tuple[str, JobRecord]]:
+    """The jobs of the manifest in ``states``, those that came to it in this run first."""
+    found = [
         (job_id, record)
         for job_id, record in snapshot.unfinished()
-        if record.state in (State.FAILED, State.CANCELLED) and not record.orphaned
+        if record.state in states and not record.orphaned
     ]
+    return sorted(found, key=lambda pair: pair[0] not in summary.newly)
+
+
+def _failures(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[str]:
+    failed = _in_states(summary, snapshot, State.FAILED, State.CANCELLED)
     if not failed:
         return
     yield f"{len(failed)} failed or were cancelled:"
@@ -142,19 +156,15 @@ def _failures(snapshot: Snapshot, run_dir: str, given: Given) -> Iterator[str]:
         code = f" [{record.code}]" if record.code is not None else ""
         yield f"  {job_id}: {where}{code} {record.message or ''}".rstrip()
     if len(failed) > PROBLEMS_SHOWN:
-        listing = _list_command(run_dir, "failed,cancelled")
+        listing = _list_command(summary.run_dir, "failed,cancelled")
         yield f"  ... and {len(failed) - PROBLEMS_SHOWN} more: {listing}"
     if any(record.stage is Stage.DOWNLOAD for _, record in failed):
         yield f"  downloads are tried again, at no cost, by: {given.resume_command()}"
     yield f"  to try the others again, at their price: {given.resume_command(retry_failed=True)}"
 
 
-def _unknowns(snapshot: Snapshot, run_dir: str, given: Given) -> Iterator[str]:
-    unknown = [
-        (job_id, record)
-        for job_id, record in snapshot.unfinished()
-        if record.state is State.UNKNOWN and not record.orphaned
-    ]
+def _unknowns(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[str]:
+    unknown = _in_states(summary, snapshot, State.UNKNOWN)
     if not unknown:
         return
     yield f"{len(unknown)} unknown: the POST left, no answer came, so each may have been charged:"
@@ -162,8 +172,9 @@ def _unknowns(snapshot: Snapshot, run_dir: str, given: Given) -> Iterator[str]:
         why = record.message or "this program ended before the answer"
         yield f"  {job_id}: sent {record.submitting_at}; {why}"
     if len(unknown) > PROBLEMS_SHOWN:
-        yield f"  ... and {len(unknown) - PROBLEMS_SHOWN} more: {_list_command(run_dir, 'unknown')}"
-    first = command("resolve", as_path(run_dir), unknown[0][0])
+        listing = _list_command(summary.run_dir, "unknown")
+        yield f"  ... and {len(unknown) - PROBLEMS_SHOWN} more: {listing}"
+    first = command("resolve", as_path(summary.run_dir), unknown[0][0])
     yield f"  look for them on {GENERATIONS_PAGE}, then settle each, as in"
     yield f"    {first} --request-id ID"
     yield f"    {first} --not-created"

@@ -13,7 +13,7 @@ from batcher.app.host import Host
 from batcher.cli.console import duration
 from batcher.cli.event_loop import run_loop
 from batcher.cli.fields import field_notes
-from batcher.cli.observers import observer_for
+from batcher.cli.observers import only_warnings
 from batcher.errors import InputError, UnreachableError
 from batcher.options.command import command
 from batcher.options.facts import SandboxOptions
@@ -55,7 +55,7 @@ def _sandbox(asking: Asking) -> SandboxOptions | None:
 
 
 def _host() -> Host:
-    return Host(observer=observer_for(quiet=True, log_format="text"))
+    return Host(observer=only_warnings())
 
 
 def _list_lines(models: list[dict[str, Any]]) -> Iterator[str]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import sys
 
-from batcher.app.progress import Bar, JsonLines, LogLines, Quiet, Verbose
+from batcher.app.progress import Bar, Held, JsonLines, LogLines, Quiet, Verbose
 from batcher.clock import SystemClock
 from batcher.engine.view import Observer
 
 
 def observer_for(quiet: bool, log_format: str, verbose: bool = False) -> Observer:
-    """The watcher for this process's stderr."""
+    """The watcher of a run, or of a plan, for this process's stderr."""
     if quiet:
-        return Quiet(sys.stderr)
+        return Held(sys.stderr)
     watcher = _watcher(log_format)
     return Verbose(watcher) if verbose else watcher
 
@@ -24,3 +24,8 @@ def _watcher(log_format: str) -> Bar | LogLines:
     if sys.stderr.isatty():
         return Bar(sys.stderr, colour="NO_COLOR" not in os.environ)
     return LogLines(sys.stderr, SystemClock())
+
+
+def only_warnings() -> Observer:
+    """The watcher of a command that has no progress to show."""
+    return Quiet(sys.stderr)

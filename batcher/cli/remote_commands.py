@@ -13,7 +13,7 @@ import click
 from batcher.app import resolve
 from batcher.app.host import Host
 from batcher.cli.event_loop import run_loop
-from batcher.cli.observers import observer_for
+from batcher.cli.observers import only_warnings
 from batcher.terminal import visible, visible_json
 
 
@@ -44,7 +44,7 @@ def resolve_unknown(run_dir: Path, job: str, request_id: str | None) -> int:
 
 
 def _host() -> Host:
-    return Host(observer=observer_for(quiet=True, log_format="text"))
+    return Host(observer=only_warnings())
 
 
 def serve_sandbox(given: dict[str, Any]) -> int:

@@ -19,9 +19,10 @@ import msgspec
 from batcher.app import run as app
 from batcher.app.asked import asked_of, options_from
 from batcher.app.host import Host, interrupted
-from batcher.app.progress import Bar
+from batcher.app.locked import when_free
+from batcher.app.progress import Bar, Held
 from batcher.cli import ending
-from batcher.cli.console import money, summary_lines
+from batcher.cli.console import money, needs_a_human, summary_lines
 from batcher.cli.event_loop import fast_loop, run_loop
 from batcher.cli.observers import observer_for
 from batcher.cli.plan_view import brief_lines, plan_json, plan_page
@@ -30,7 +31,7 @@ from batcher.cli.run_options import typed
 from batcher.engine.canary import CanaryReport
 from batcher.engine.stop import Control
 from batcher.engine.view import Observer, Silence
-from batcher.errors import BatcherError
+from batcher.errors import BatcherError, LockedError
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.summary import Summary
 from batcher.options.run import Options
@@ -62,9 +63,15 @@ def _run_for_real(options: Options, given: dict[str, Any]) -> int:
     try:
         _collect_less_often()
         summary = run_loop(_run(options, host), fast_loop())
+    except LockedError as error:
+        if given["on_lock"] == "skip":
+            return _skipped(error, as_json=given["json"])
+        return _nothing_ran(error, given)
     except BatcherError as error:
+        _tell(observer)
         return _nothing_ran(error, given)
     except ending.EndedBySignal as end:
+        _tell(observer)
         return _nothing_ran(interrupted(end.number), given)
     with ending.perhaps_unheard(summary.exit_code):
         _print_summary(summary, options, host, given)
@@ -78,6 +85,10 @@ def _collect_less_often() -> None:
 
 
 async def _run(options: Options, host: Host) -> Summary:
+    return await when_free(lambda: _prepared_aloud(options, host), options.lock_wait_s, host.clock)
+
+
+async def _prepared_aloud(options: Options, host: Host) -> Summary:
     observer = host.observer
     if not isinstance(observer, Bar):
         return await _engine(options, host)
@@ -121,7 +132,9 @@ def _plan(options: Options, given: dict[str, Any]) -> int:
     elif not given["quiet"]:
         click.echo("\n".join(map(visible, plan_page(planned))))
     bad_urls = planned.urls is not None and planned.urls.problem_count > 0
-    return int(bad_urls or planned.prepared.plan.invalid > 0)
+    if code := int(bad_urls or planned.prepared.plan.invalid > 0):
+        _tell(host.observer)
+    return code
 
 
 def _nothing_ran(error: BatcherError, given: dict[str, Any]) -> int:
@@ -141,15 +154,38 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         error = cause
 
 
+def _skipped(error: LockedError, *, as_json: bool) -> int:
+    """Another run is at work on it, and that is as it should be."""
+    if as_json:
+        _print_json({"skipped": str(error), "exit_code": 0})
+    return 0
+
+
+def _tell(observer: Observer) -> None:
+    """A human is needed: say what was held back."""
+    if isinstance(observer, Held):
+        observer.tell()
+
+
 def _print_summary(summary: Summary, options: Options, host: Host, given: dict[str, Any]) -> None:
     if given["json"]:
         _print_json(msgspec.to_builtins(summary))
-    elif not given["quiet"]:
-        snapshot = read_snapshot(Path(summary.run_dir), host.disk)
-        for line in summary_lines(summary, snapshot, options.given):
-            click.echo(visible(line))
-    if summary.stopped and (given["json"] or given["quiet"]):
+    if summary.exit_code:
+        _tell(host.observer)
+    if given["quiet"]:
+        if summary.exit_code:
+            click.echo(visible(f"batcher: {needs_a_human(summary)}"), err=True)
+            _print_lines(summary, options, host, err=True)
+    elif not given["json"]:
+        _print_lines(summary, options, host, err=False)
+    elif summary.stopped:
         click.echo(visible_lines(f"batcher: {summary.stopped}"), err=True)
+
+
+def _print_lines(summary: Summary, options: Options, host: Host, *, err: bool) -> None:
+    snapshot = read_snapshot(Path(summary.run_dir), host.disk)
+    for line in summary_lines(summary, snapshot, options.given):
+        click.echo(visible(line), err=err)
 
 
 def _confirm(observer: Observer, plan: Plan, run_dir: Path, warning: str | None) -> bool:

@@ -21,11 +21,11 @@ from batcher.distributed.messages import Sight, Task
 from batcher.distributed.outcome import accepted_since, sizes_of, verdict
 from batcher.distributed.worker import look, manifest_sha256
 from batcher.engine.stop import Control
-from batcher.errors import LockedError, RunDirError, UnreachableError
+from batcher.errors import RunDirError, UnreachableError
 from batcher.jobs.shard import Shard
 from batcher.layout import HIDDEN_NAME
 from batcher.ledger.ledger import read_snapshot
-from batcher.ledger.lock import is_held
+from batcher.ledger.lock import check_free
 from batcher.ledger.segments import is_segment, segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import Summary
@@ -107,8 +107,8 @@ def _snapshot(run_dir: Path, host: Host) -> Snapshot:
 
 def _check_free(run_dir: Path, host: Host) -> None:
     """Raises LockedError where another run is at work: known before workers are started for nothing."""
-    if segments_in(run_dir, host.disk) and is_held(run_dir / HIDDEN_NAME, host.disk):
-        raise LockedError(f"{run_dir}: another run is at work here")
+    if segments_in(run_dir, host.disk):
+        check_free(run_dir / HIDDEN_NAME, host.disk)
 
 
 @contextmanager

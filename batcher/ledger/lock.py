@@ -39,12 +39,17 @@ def take_hold(hidden: Path, shard: Shard | None, disk: Disk) -> Callable[[], Non
 
 def is_held(hidden: Path, disk: Disk) -> bool:
     """Whether anybody is at work in the directory."""
+    try:
+        check_free(hidden, disk)
+    except LockedError:
+        return True
+    return False
+
+
+def check_free(hidden: Path, disk: Disk) -> None:
+    """Raises LockedError if anybody is at work in the directory."""
     with _starting(hidden, disk):
-        try:
-            _try(hidden, _locks(hidden, disk), disk)
-        except LockedError:
-            return True
-        return False
+        _try(hidden, _locks(hidden, disk), disk)
 
 
 def is_segment_held(run_dir: Path, name: str, disk: Disk) -> bool | None:

@@ -67,6 +67,12 @@ class Summary(Status, kw_only=True):
     """What ``--on-interrupt cancel`` achieved: those are pending again, these run already."""
     not_redone: int = 0
     """Jobs that ``--redo`` was to buy again, and that had no attempt left."""
+    failed_now: int = 0
+    """Jobs that failed, or were cancelled, in this run."""
+    unknown_now: int = 0
+    """Jobs that became unknown in this run."""
+    newly: tuple[str, ...] = ()
+    """The first of both."""
     stopped: str | None = None
     """Why the run ended before its end, if it did."""
 

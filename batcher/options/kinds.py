@@ -210,6 +210,20 @@ def _show_rate(value: float) -> str:
     return f"{show_number(value)}/s"
 
 
+def _on_lock(text: str) -> str | float:
+    """``fail`` or ``skip`` as they are, ``wait=10m`` as seconds."""
+    word = text.strip()
+    if word in ("fail", "skip"):
+        return word
+    if not word.startswith("wait="):
+        raise ValueError(f"{text!r} is not one of fail, skip, wait=DURATION (wait=10m)")
+    return duration_s(word.removeprefix("wait="))
+
+
+def _show_on_lock(value: str | float) -> str:
+    return value if isinstance(value, str) else f"wait={_show_duration(value)}"
+
+
 def _show_share(value: tuple[float, bool]) -> str:
     return f"{show_number(value[0])}{'%' if value[1] else ''}"
 
@@ -279,5 +293,6 @@ PER_PERIOD = ValueKind(
     separator=",",
 )
 SHARE = ValueKind("N|N%", share, show=_show_share)
+ON_LOCK = ValueKind("fail|skip|wait=DURATION", _on_lock, show=_show_on_lock)
 SPEED = ValueKind("FACTOR", _above_0(_decimal, "the speed"), show=show_number)
 PART = ValueKind("0..1", _part, show=show_number)

@@ -41,5 +41,7 @@ class Options:
     dask: str | None = None
     show: int | None = None
     """A plan shows so many bodies of each model and set of inputs."""
+    lock_wait_s: float = 0.0
+    """How long to wait for another run that holds the run directory."""
     check_urls: bool = False
     """A plan asks about each media URL. Needs the network."""

@@ -43,6 +43,7 @@ from batcher.options.kinds import (
     IDS,
     MODEL,
     NAME,
+    ON_LOCK,
     PART,
     PER_PERIOD,
     PLACE,
@@ -289,6 +290,14 @@ TABLE: Final[tuple[Option, ...]] = (
             default="detach",
         ),
         Option(
+            "on-lock",
+            ON_LOCK,
+            TALK,
+            "When another run holds RUN_DIR: exit 75, exit 0 without a word, or wait for it.",
+            on=RUN,
+            default="fail",
+        ),
+        Option(
             "grace",
             DURATION,
             TALK,
@@ -354,7 +363,7 @@ TABLE: Final[tuple[Option, ...]] = (
         ),
         Option("dry-run", FLAG, ONCE, "The same as `batcher plan`.", on=RUN),
         Option("json", FLAG, TALK, "One JSON object on stdout."),
-        Option("quiet", FLAG, TALK, "Nothing at all unless something is wrong.", short="q"),
+        Option("quiet", FLAG, TALK, "Nothing at all unless a human is needed.", short="q"),
         Option(
             "verbose",
             FLAG,
