@@ -18,7 +18,8 @@ HINTS: Final = {
     ("redo", "rerun", "rebuy"): "batcher run MANIFEST --only GLOB --redo",
     ("open", "show", "gallery", "html"): "batcher report RUN_DIR",
     ("logs", "log", "jobs", "ps", "info", "watch", "follow", "tail"): "batcher status RUN_DIR --follow",
-    ("list", "ls", "runs"): "batcher status RUN_DIR",
+    ("list", "runs", "batches"): "batcher ls",
+    ("diagnose", "health", "ping", "whoami"): "batcher doctor",
     ("stop", "kill", "abort"): "batcher cancel RUN_DIR",
     ("check", "validate", "lint", "dry-run", "estimate", "price", "cost"): "batcher plan MANIFEST",
     ("hash", "audit", "fsck"): "batcher verify RUN_DIR",
@@ -97,14 +98,21 @@ def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> Non
     """Print the versions of this program, of Python, and of the libraries that are installed."""
     if not value or ctx.resilient_parsing:
         return
+    click.echo("\n".join(versions_told()))
+    ctx.exit()
+
+
+def versions_told() -> list[str]:
+    """The versions, in lines: of this program, of Python, of the libraries."""
     import platform
 
     own = next(iter(_versions(DISTRIBUTIONS).values()), "(not installed)")
-    click.echo(f"batcher {own}")
-    click.echo(f"Python {platform.python_version()} on {platform.platform(terse=True)}")
     found = _versions((*LIBRARIES, *EXTRAS))
-    click.echo(", ".join(f"{name} {number}" for name, number in found.items()))
-    ctx.exit()
+    return [
+        f"batcher {own}",
+        f"Python {platform.python_version()} on {platform.platform(terse=True)}",
+        ", ".join(f"{name} {number}" for name, number in found.items()),
+    ]
 
 
 def _versions(names: tuple[str, ...]) -> dict[str, str]:

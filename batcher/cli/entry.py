@@ -23,6 +23,7 @@ EX_SOFTWARE = 70
 SIGINT_EXIT = 130
 SHOW_WORDS = 2
 EXPORT_FORMATS = ["webdataset", "parquet", "csv", "folder", "captions"]
+PLACES = "RUN_DIR|MANIFEST..."
 RUN_DIR = click.Path(path_type=Path, file_okay=False)
 
 
@@ -106,19 +107,47 @@ def completion(shell: str) -> int:
 
 
 @cli.command()
-@click.argument("run_dir", type=RUN_DIR)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.argument("places", type=click.Path(path_type=Path), nargs=-1, required=True, metavar=PLACES)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, for each of several.")
 @click.option("--list", "states", metavar="STATE,...", help="One JSON line per job in these states.")
 @click.option("--quality", type=click.Choice(["good", "bad"]), help="With --list: only these.")
 @click.option("--follow", is_flag=True, help="Go on until the run ends.")
-def status(run_dir: Path, as_json: bool, states: str | None, quality: str | None, follow: bool) -> int:
-    """Say what the ledger says, live or at rest. Never writes; needs no network."""
-    from batcher.cli.read_commands import JobFilter, show_status
+def status(
+    places: tuple[Path, ...], as_json: bool, states: str | None, quality: str | None, follow: bool
+) -> int:
+    """Say what the ledger says, live or at rest. Never writes; needs no network.
+
+    A manifest stands for the run directory that `batcher run` would use for it.
+    """
+    from batcher.cli.read_commands import JobFilter, show_statuses
 
     if quality is not None and states is None:
         raise click.UsageError("--quality goes with --list, as in --list done --quality bad")
     listing = JobFilter(states, quality) if states is not None else None
-    return show_status(run_dir, as_json=as_json, listing=listing, follow=follow)
+    return show_statuses(places, as_json=as_json, listing=listing, follow=follow)
+
+
+@cli.command()
+@click.argument("root", type=RUN_DIR, default="output")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line for each on stdout.")
+def ls(root: Path, as_json: bool) -> int:
+    """List the run directories below ROOT (output/): state, jobs, cost, last run and its exit code."""
+    from batcher.cli.overview_command import list_runs
+
+    return list_runs(root, as_json=as_json)
+
+
+@cli.command()
+@click.argument("run_dir", type=RUN_DIR, required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def doctor(run_dir: Path | None, as_json: bool) -> int:
+    """Check what a run (in RUN_DIR) would meet: token, API, balance, clock, lock, disk, cron.
+
+    Spends nothing. Exits with what a run would exit with.
+    """
+    from batcher.cli.doctor_command import examine
+
+    return examine(run_dir, as_json=as_json)
 
 
 @cli.command()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +42,30 @@ class JobFilter(NamedTuple):
         """The jobs that are meant. Raises UsageError for a state that there isn't."""
         bad = None if self.quality is None else self.quality == "bad"
         return summaries.listed_jobs(snapshot, _states(self.states), bad=bad)
+
+
+def show_statuses(
+    places: Sequence[Path], *, as_json: bool, listing: JobFilter | None, follow: bool
+) -> int:
+    """The status of each run directory, or of the one that belongs to a manifest, one after another."""
+    for number, place in enumerate(places):
+        if number and not as_json and listing is None:
+            click.echo()
+        run_dir = run_dir_named(place)
+        show_status(run_dir, as_json=as_json, listing=listing, follow=follow)
+    return 0
+
+
+def run_dir_named(place: Path) -> Path:
+    """``place``; for a manifest the directory that a run of it would use. Raises what that would."""
+    if not place.is_file():
+        return place
+    from batcher.app.asked import asked_of, options_from
+    from batcher.app.run import run_dir_of
+    from batcher.manifest.load import open_manifest
+
+    options = options_from(asked_of([str(place)], {}, os.environ))
+    return run_dir_of(options, open_manifest(options.manifest, options.overrides, options.also))
 
 
 def show_status(run_dir: Path, *, as_json: bool, listing: JobFilter | None, follow: bool) -> int:

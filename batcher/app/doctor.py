@@ -1,0 +1,184 @@
+"""``doctor``: what a run would meet here, without running: token, API, balance, clock, disk, lock.
+
+Nothing is bought, and nothing stays on disk. Each check tells what it found; a check that a run would
+fail at has that run's exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from batcher.app.connect import Site, connect
+from batcher.app.host import Host
+from batcher.errors import (
+    AuthRefused,
+    BatcherError,
+    CallError,
+    CredentialsError,
+    NotFound,
+    RunDirError,
+    StoppedError,
+    UnreachableError,
+)
+from batcher.http.network import CA_VARIABLES
+from batcher.ledger.ledger import read_snapshot
+from batcher.ledger.lock import check_free
+from batcher.ledger.segments import HIDDEN_NAME, segments_in
+from batcher.providers.runcomfy.credentials import (
+    BASE_VARIABLE,
+    LAST_RESORT_VARIABLE,
+    PRIMARY_VARIABLE,
+    find_token,
+)
+from batcher.providers.runcomfy.server_time import server_time
+from batcher.terminal import visible
+
+CRON_PATH = "/usr/bin:/bin"
+NO_SUCH_REQUEST = "00000000-0000-0000-0000-000000000000"
+SKEW_MAX_S = 60.0
+FREE_MIN_BYTES = 1 << 30
+_PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was found. ``exit_code`` is what a run would end with because of it, 0 if it would not."""
+
+    name: str
+    found: str
+    exit_code: int = 0
+    is_warning: bool = False
+
+    @property
+    def mark(self) -> str:
+        """``ok``, ``careful`` or ``bad``."""
+        return "bad" if self.exit_code else "careful" if self.is_warning else "ok"
+
+
+async def checks(run_dir: Path | None, host: Host) -> AsyncIterator[Check]:
+    """All checks, in the order in which a run would meet what they look at."""
+    async for check in _account(host):
+        yield check
+    if run_dir is not None:
+        yield _ledger(run_dir, host)
+        yield _lock(run_dir, host)
+    for check in _disk(_existing(run_dir or Path.cwd()), host):
+        yield check
+    yield _cron(host)
+
+
+async def _account(host: Host) -> AsyncIterator[Check]:
+    try:
+        found = find_token(host.env, host.home)
+    except CredentialsError as error:
+        yield Check("token", str(error), error.exit_code)
+        return
+    yield Check("token", "; ".join((f"in {found.origin}", *found.warnings)), 0, bool(found.warnings))
+    try:
+        async with connect(None, host, None) as site:
+            api = await _api(site, host)
+            yield api
+            if not api.exit_code:
+                yield await _balance(site, host)
+            yield await _clock(site, host)
+    except BatcherError as error:
+        yield Check("API", str(error), error.exit_code)
+
+
+async def _api(site: Site, host: Host) -> Check:
+    """Ask for a request that there isn't: costs nothing, and is refused without a valid token."""
+    began_s = host.clock.monotonic()
+    try:
+        await site.service.result(NO_SUCH_REQUEST)
+    except NotFound:
+        pass
+    except AuthRefused as error:
+        return Check("API", f"{site.api}: {error}", CredentialsError.exit_code)
+    except CallError as error:
+        return Check("API", f"{site.api}: {error}", UnreachableError.exit_code)
+    took_ms = 1000 * (host.clock.monotonic() - began_s)
+    return Check("API", f"{site.api} answered in {took_ms:.0f} ms and took the token")
+
+
+async def _balance(site: Site, host: Host) -> Check:
+    usd = await site.balance_usd(host)
+    if usd is None:
+        return Check("balance", "can't be asked", is_warning=True)
+    return Check("balance", f"${usd:,.2f}", StoppedError.exit_code if usd <= 0 else 0)
+
+
+async def _clock(site: Site, host: Host) -> Check:
+    """Compare to the API's ``Date``, which is exact to a second."""
+    theirs = await server_time(site.endpoint, site.network)
+    if theirs is None:
+        return Check("clock", "the API names no time to compare to", is_warning=True)
+    skew_s = (host.clock.now() - theirs).total_seconds()
+    far = abs(skew_s) > SKEW_MAX_S
+    ahead = "ahead of" if skew_s > 0 else "behind"
+    return Check("clock", f"{abs(skew_s):.0f} s {ahead} the API's" if far else "agrees with the API's",
+                 is_warning=far)  # fmt: skip
+
+
+def _ledger(run_dir: Path, host: Host) -> Check:
+    if not segments_in(run_dir, host.disk):
+        return Check("ledger", f"{run_dir}: none yet")
+    try:
+        unknown = sum(1 for _ in read_snapshot(run_dir, host.disk).unfinished())
+    except BatcherError as error:
+        return Check("ledger", str(error), error.exit_code)
+    return Check("ledger", f"{run_dir}: can be read, {unknown} jobs in it are not done")
+
+
+def _lock(run_dir: Path, host: Host) -> Check:
+    if not segments_in(run_dir, host.disk):
+        return Check("lock", "free")
+    try:
+        check_free(run_dir / HIDDEN_NAME, host.disk)
+    except BatcherError as error:
+        return Check("lock", str(error), error.exit_code)
+    return Check("lock", "free")
+
+
+def _existing(path: Path) -> Path:
+    """``path``, or the nearest folder above it that is there."""
+    path = path.absolute()
+    while not path.is_dir() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _disk(folder: Path, host: Host) -> Iterator[Check]:
+    """Write a file there, make it durable, remove it."""
+    try:
+        free_bytes = shutil.disk_usage(folder).free
+        began_s = host.clock.monotonic()
+        with tempfile.NamedTemporaryFile(prefix=".batcher-doctor-", dir=folder) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+        took_ms = 1000 * (host.clock.monotonic() - began_s)
+    except OSError as error:
+        yield Check("disk", f"{folder}: {error.strerror or error}", RunDirError.exit_code)
+        return
+    free = f"{folder}: {free_bytes / 1e9:.1f} GB free"
+    yield Check("disk", free, is_warning=free_bytes < FREE_MIN_BYTES)
+    yield Check("fsync", f"{took_ms:.1f} ms")
+
+
+def _cron(host: Host) -> Check:
+    """What cron's bare environment would lack of this one."""
+    lacks = []
+    if shutil.which("batcher", path=CRON_PATH) is None:
+        here = shutil.which("batcher", path=host.env.get("PATH", ""))
+        where = str(Path(here).parent) if here is not None else "the folder of batcher"
+        lacks.append(f"PATH={where}:{CRON_PATH}")
+    names = (PRIMARY_VARIABLE, LAST_RESORT_VARIABLE, BASE_VARIABLE, *_PROXIES, *CA_VARIABLES)
+    lacks += [name for name in names if host.env.get(name)]
+    if not lacks:
+        return Check("cron", "a crontab line would find the program, and the same settings")
+    return Check("cron", f"a crontab needs, above its lines: {', '.join(map(visible, lacks))}")
