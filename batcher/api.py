@@ -37,7 +37,10 @@ from batcher.options.sources import nearest
 from batcher.options.table import BY_KEY
 from batcher.planning.plan import Plan
 
-COMMAND_LINE_ONLY: Final = frozenset({"dry_run", "json", "quiet", "verbose", "log_format"})
+COMMAND_LINE_ONLY: Final = frozenset(
+    {"dry_run", "json", "quiet", "verbose", "log_format", "log_file", "log_level"}
+    | {"metrics_file", "notify", "notify_on"}
+)
 
 
 Manifests = str | PathLike[str] | Iterable[str | PathLike[str]]

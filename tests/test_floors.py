@@ -26,6 +26,7 @@ FRONT_DOOR = {"__init__", "__main__"}
 DOORS = {
     "aiohttp": {"http", "providers", "download", "sandbox"},
     "yaml": {"manifest"},
+    "apprise": {"app"},
     "tqdm": {"app"},
     "openpyxl": {"manifest"},
     "click": {"cli"},

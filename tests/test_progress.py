@@ -65,7 +65,9 @@ def test_lines_say_how_far_the_run_is(stream, clock):
     view.done, view.queued = 3, 0
     lines.finished(view)
     assert stream.getvalue() == (
-        "batcher: started: 3 jobs\nbatcher: 1/3 done, 2 at the API\nbatcher: ended: 3/3 done\n"
+        "2026-01-01T00:00:00Z batcher: started: 3 jobs\n"
+        "2026-01-01T00:01:00Z batcher: 1/3 done, 2 at the API\n"
+        "2026-01-01T00:01:00Z batcher: ended: 3/3 done\n"
     )
 
 
@@ -87,7 +89,7 @@ def test_a_warning_is_a_line_at_once_and_puts_the_next_one_off(stream, clock):
     lines.warn("the disk is slow")
     clock.at_s = 61.0
     lines.changed(RunView())
-    assert stream.getvalue() == "batcher: the disk is slow\n"
+    assert stream.getvalue() == "2026-01-01T00:00:59Z batcher: the disk is slow\n"
 
 
 def test_json_lines_are_objects_with_a_moment_and_a_message(stream, clock):
@@ -200,7 +202,7 @@ async def test_a_long_wait_is_told_once_a_minute_with_what_is_awaited_and_until_
     lines.finished(view)
     await asyncio.sleep(300)
     told = "batcher: 0/2 done, 1 at the API; the API asked for a pause, 3540 s more, until 14:05:10"
-    said = stream.getvalue().splitlines()
+    said = [line.partition("Z ")[2] for line in stream.getvalue().splitlines()]
     assert said == [
         "batcher: started: 2 jobs",
         "batcher: odd",

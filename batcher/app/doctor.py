@@ -26,9 +26,10 @@ from batcher.errors import (
     UnreachableError,
 )
 from batcher.http.network import CA_VARIABLES
+from batcher.layout import HIDDEN_NAME
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.lock import check_free
-from batcher.ledger.segments import HIDDEN_NAME, segments_in
+from batcher.ledger.segments import segments_in
 from batcher.providers.runcomfy.credentials import (
     BASE_VARIABLE,
     LAST_RESORT_VARIABLE,

@@ -221,7 +221,8 @@ class LogLines:
 
     def note(self, text: str) -> None:
         """Print a line that is not one of the lines a minute."""
-        _put(f"batcher: {text}", self._stream)
+        at = self._clock.now().isoformat(timespec="seconds")[:19]
+        _put(f"{at}Z batcher: {text}", self._stream)
 
     def _say(self, text: str) -> None:
         self._last_s = self._clock.monotonic()

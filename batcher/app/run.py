@@ -21,6 +21,7 @@ from batcher.app.host import Host
 from batcher.app.model_names import check_known
 from batcher.app.prepare import Prepared, balance_warning, confirm, prepare
 from batcher.app.run_folder import check_existing, run_dir_of
+from batcher.app.schema_warnings import odd_schemas, unchecked_models
 from batcher.app.show_bodies import ShownJob, shown_jobs
 from batcher.app.watching import spending_of, told_by
 from batcher.clock import iso
@@ -145,7 +146,7 @@ def _foresee(
     if (short := balance_warning(prepared, balance_usd)) is not None:
         trouble.append(short)
     return Planned(
-        prepared, expected, (*prepared.tally.told(), *_odd(prepared), *trouble), urls, balance_usd
+        prepared, expected, (*prepared.tally.told(), *odd_schemas(prepared), *trouble), urls, balance_usd
     )
 
 
@@ -238,7 +239,12 @@ async def _execute(
     ledger, run_dir, account = held
     if account is not None:
         account.follow(ledger, run_dir.is_ours)
-    for warning in (*ledger.warnings, *prepared.tally.told(), *_odd(prepared), *_unchecked(prepared)):
+    for warning in (
+        *ledger.warnings,
+        *prepared.tally.told(),
+        *odd_schemas(prepared),
+        *unchecked_models(prepared),
+    ):
         host.observer.warn(warning)
     if host.on_end is not None:
         ledger.on_end = told_by(ledger, host.on_end)
@@ -276,24 +282,6 @@ async def _execute(
     return summary
 
 
-def _odd(prepared: Prepared) -> Iterator[str]:
-    """Schemas that contradict themselves."""
-    for model, spec in prepared.specs.by_model.items():
-        if spec.undescribed:
-            yield (
-                f"{model}: its schema requires {', '.join(spec.undescribed)} without describing it: "
-                "sent as it is"
-            )
-
-
-def _unchecked(prepared: Prepared) -> Iterator[str]:
-    """Nothing is guessed silently: models whose inputs nobody could check before they were sent."""
-    for model in prepared.specs.unchecked:
-        if prepared.plan.to_buy:
-            why = prepared.specs.sources[model].problem
-            yield f"{model}: sent unchecked, no schema is known ({why})"
-
-
 async def _drive(
     prepared: Prepared,
     site: Site,
@@ -325,6 +313,7 @@ async def _drive(
             prepared.canary, options.money.canary_failures, ledger.snapshot, host.clock, host.go_on
         )
         runner = Runner(deps, options.pace, lanes_of(deps, options.pace, budget), breaker, canary)
+        runner.view.run = ledger.run_id
         runner.view.money = spending_of(prepared, ledger, budget)
         with host.signals(runner.control):
             await runner.run(prepared.plan, prepared.work(ledger.snapshot))

@@ -61,11 +61,12 @@ def run_dir_named(place: Path) -> Path:
     if not place.is_file():
         return place
     from batcher.app.asked import asked_of, options_from
-    from batcher.app.run import run_dir_of
+    from batcher.app.run_folder import run_dir_of
     from batcher.manifest.load import open_manifest
 
     options = options_from(asked_of([str(place)], {}, os.environ))
-    return run_dir_of(options, open_manifest(options.manifest, options.overrides, options.also))
+    manifest = open_manifest(options.manifest, options.overrides, options.also)
+    return run_dir_of(options, manifest, LocalDisk())
 
 
 def show_status(run_dir: Path, *, as_json: bool, listing: JobFilter | None, follow: bool) -> int:

@@ -21,6 +21,7 @@ from batcher.app.asked import asked_of, options_from
 from batcher.app.host import Host, interrupted
 from batcher.app.locked import when_free
 from batcher.app.progress import Bar, Held
+from batcher.app.teller import Ending, Watchers
 from batcher.cli import ending
 from batcher.cli.console import money, needs_a_human, summary_lines
 from batcher.cli.event_loop import fast_loop, run_loop
@@ -28,6 +29,7 @@ from batcher.cli.observers import observer_for
 from batcher.cli.plan_view import brief_lines, plan_json, plan_page
 from batcher.cli.question import agreed
 from batcher.cli.run_options import typed
+from batcher.cli.tellers import watched_by
 from batcher.engine.canary import CanaryReport
 from batcher.engine.stop import Control
 from batcher.engine.view import Observer, Silence
@@ -38,6 +40,7 @@ from batcher.options.run import Options
 from batcher.planning.plan import Plan
 from batcher.terminal import visible, visible_json, visible_lines
 
+INTERNAL_ERROR = 70
 GC_THRESHOLDS = (10_000, 20, 100)
 
 
@@ -50,15 +53,17 @@ def run_manifest(typed_in: dict[str, Any]) -> int:
 
 
 def _run_for_real(options: Options, given: dict[str, Any]) -> int:
-    observer = observer_for(given["quiet"], given["log_format"], given["verbose"])
+    shown = observer_for(given["quiet"], given["log_format"], given["verbose"])
+    observer = watched_by(shown, options, given, os.environ)
     terminal = sys.stdin.isatty() and sys.stderr.isatty()
     asks = terminal and not options.money.assume_yes and options.sandbox is None
     host = Host(
-        observer=observer,
+        observer=observer if observer.wants_more else shown,
         unattended=not terminal,
-        confirm=partial(_confirm, observer) if terminal else None,
-        go_on=partial(_go_on, Silence() if given["quiet"] else observer, asks),
+        confirm=partial(_confirm, shown) if terminal else None,
+        go_on=partial(_go_on, Silence() if given["quiet"] else shown, asks),
         signals=_signals,
+        on_end=observer.job_ended if observer.wants_more else None,
     )
     try:
         _collect_less_often()
@@ -66,16 +71,24 @@ def _run_for_real(options: Options, given: dict[str, Any]) -> int:
     except LockedError as error:
         if given["on_lock"] == "skip":
             return _skipped(error, as_json=given["json"])
-        return _nothing_ran(error, given)
+        return _told_nothing_ran(observer, error, given)
     except BatcherError as error:
-        _tell(observer)
-        return _nothing_ran(error, given)
+        return _told_nothing_ran(observer, error, given)
     except ending.EndedBySignal as end:
-        _tell(observer)
-        return _nothing_ran(interrupted(end.number), given)
+        return _told_nothing_ran(observer, interrupted(end.number), given)
+    except Exception as error:
+        observer.ended(Ending(INTERNAL_ERROR, error=f"internal error: {type(error).__name__}"))
+        raise
+    observer.ended(Ending(summary.exit_code, summary))
     with ending.perhaps_unheard(summary.exit_code):
         _print_summary(summary, options, host, given)
     return summary.exit_code
+
+
+def _told_nothing_ran(observer: Watchers, error: BatcherError, given: dict[str, Any]) -> int:
+    observer.ended(Ending(error.exit_code, error=str(error)))
+    _tell(observer)
+    return _nothing_ran(error, given)
 
 
 def _collect_less_often() -> None:
@@ -89,7 +102,7 @@ async def _run(options: Options, host: Host) -> Summary:
 
 
 async def _prepared_aloud(options: Options, host: Host) -> Summary:
-    observer = host.observer
+    observer = host.observer.shown if isinstance(host.observer, Watchers) else host.observer
     if not isinstance(observer, Bar):
         return await _engine(options, host)
     observer.preparing("reading the manifest, asking the API for models and prices")
@@ -163,8 +176,9 @@ def _skipped(error: LockedError, *, as_json: bool) -> int:
 
 def _tell(observer: Observer) -> None:
     """A human is needed: say what was held back."""
-    if isinstance(observer, Held):
-        observer.tell()
+    shown = observer.shown if isinstance(observer, Watchers) else observer
+    if isinstance(shown, Held):
+        shown.tell()
 
 
 def _print_summary(summary: Summary, options: Options, host: Host, given: dict[str, Any]) -> None:

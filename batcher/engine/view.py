@@ -20,6 +20,8 @@ class Spending(NamedTuple):
 class RunView:
     """Counts of a run in progress. ``selected`` jobs become ``done`` or keep another state."""
 
+    run: str | None = None
+    """The run's id in the ledger."""
     selected: int = 0
     done: int = 0
     failed: int = 0

@@ -85,6 +85,7 @@ class Ledger:
         self._hidden = run_dir / HIDDEN_NAME
         self._shard = shard
         self._opening: RunEvent | None = None
+        self.run_id: str | None = None
         self._after: dict[str, int] = {}
         self._ready: GroupCommit | None = None
         lines = self._lines = LineReader(run_dir, disk)
@@ -179,7 +180,7 @@ class Ledger:
         Another total or manifest is a change of its own: what the last run said no longer holds.
         """
         before = self.snapshot.last_run
-        self._opening = run
+        self._opening, self.run_id = run, run.run
         if before is not None and (before.total, before.manifest) != (run.total, run.manifest):
             self._begin()
 

@@ -84,6 +84,7 @@ class ListedJob(msgspec.Struct, kw_only=True):
     state: State
     source: str | None
     input: dict[str, Any] | None
+    attempt: int | None = None
     stage: str | None = None
     code: int | str | None = None
     message: str | None = None
@@ -186,6 +187,7 @@ def listed_job(job_id: str, record: JobRecord, snapshot: Snapshot) -> ListedJob:
     return ListedJob(
         job=job_id,
         state=record.state,
+        attempt=record.attempt,
         source=intent.source if intent is not None else None,
         input=inputs,
         stage=record.stage,

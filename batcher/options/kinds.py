@@ -294,5 +294,8 @@ PER_PERIOD = ValueKind(
 )
 SHARE = ValueKind("N|N%", share, show=_show_share)
 ON_LOCK = ValueKind("fail|skip|wait=DURATION", _on_lock, show=_show_on_lock)
+ADDRESS = ValueKind("URL", _filled)
+EVENTS = ValueKind("EVENT,...", choice("start", "success", "failure", "attention").parse, separator=",")
+FILE = ValueKind("FILE", _filled, is_path=True)
 SPEED = ValueKind("FACTOR", _above_0(_decimal, "the speed"), show=show_number)
 PART = ValueKind("0..1", _part, show=show_number)

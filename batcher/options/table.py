@@ -44,23 +44,21 @@ from batcher.options.kinds import (
     MODEL,
     NAME,
     ON_LOCK,
-    PART,
     PER_PERIOD,
     PLACE,
     POLL,
     RATE,
     RENAMED,
     SCHEDULER,
-    SEED,
     SHARD,
     SHARE,
     SIZE,
-    SPEED,
     USD,
     VARIABLE,
     choice,
 )
 from batcher.options.option import Group, Many, On, Option, Shapes, under
+from batcher.options.talk import TALK_ROWS
 
 JOBS, MONEY, ONCE, TALK = Shapes
 RUN, PLAN, LIST, MAP = On.RUN, On.PLAN, Many.LIST, Many.MAP
@@ -328,66 +326,7 @@ TABLE: Final[tuple[Option, ...]] = (
             default="2GiB",
         ),
     ),
-    *under(
-        Group.TALK,
-        Option("sandbox", FLAG, JOBS, "Use the embedded stand-in for the API."),
-        Option(
-            "sandbox-speed",
-            SPEED,
-            JOBS,
-            "How many times faster than the real API the sandbox works.",
-            on=RUN,
-            default="1",
-            to="sandbox.speed",
-            hidden=True,
-        ),
-        Option(
-            "sandbox-faults",
-            PART,
-            JOBS,
-            "The share of the sandbox's answers that are faults.",
-            on=RUN,
-            default="0",
-            to="sandbox.faults",
-            hidden=True,
-        ),
-        Option(
-            "sandbox-seed",
-            SEED,
-            JOBS,
-            "Another seed, other faults.",
-            on=RUN,
-            default="0",
-            to="sandbox.seed",
-            hidden=True,
-        ),
-        Option("dry-run", FLAG, ONCE, "The same as `batcher plan`.", on=RUN),
-        Option("json", FLAG, TALK, "One JSON object on stdout."),
-        Option("quiet", FLAG, TALK, "Nothing at all unless a human is needed.", short="q"),
-        Option(
-            "verbose",
-            FLAG,
-            TALK,
-            "A line for each API call and download, with its timing.",
-            short="v",
-        ),
-        Option(
-            "ignore-old-failures",
-            FLAG,
-            TALK,
-            "Exit 0 even if failures of earlier runs remain.",
-            on=RUN,
-            to="ignore_old_failures",
-        ),
-        Option(
-            "log-format",
-            choice("text", "json"),
-            TALK,
-            "How progress and warnings are written to stderr.",
-            on=RUN,
-            default="text",
-        ),
-    ),
+    *TALK_ROWS,
 )
 
 BY_KEY: Mapping[str, Option] = {option.key: option for option in TABLE}

@@ -1,0 +1,90 @@
+"""What a teller is: an observer that also learns how the command ended, whether or not anything ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from batcher.engine.view import Observer, RunView
+from batcher.ledger.summary import ListedJob, Summary
+from batcher.ports import CallObserver, EndedCall
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a command ended. ``summary`` is None if nothing ran; then ``error`` says why."""
+
+    exit_code: int
+    summary: Summary | None = None
+    error: str | None = None
+
+    @property
+    def reason(self) -> str | None:
+        """Why it stopped before its end, or did not begin."""
+        return self.summary.stopped if self.summary is not None else self.error
+
+
+class Teller(Protocol):
+    """Tells somebody outside. No method raises or blocks; ``ended`` may take a few seconds."""
+
+    def started(self, view: RunView) -> None: ...
+    def changed(self, view: RunView) -> None: ...
+    def warn(self, message: str) -> None: ...
+    def call(self, call: EndedCall) -> None: ...
+    def job_ended(self, job: ListedJob) -> None: ...
+    def ended(self, ending: Ending) -> None: ...
+
+
+class Deaf:
+    """A teller that nothing interests: what others are made from."""
+
+    def started(self, view: RunView) -> None: ...
+    def changed(self, view: RunView) -> None: ...
+    def warn(self, message: str) -> None: ...
+    def call(self, call: EndedCall) -> None: ...
+    def job_ended(self, job: ListedJob) -> None: ...
+    def ended(self, ending: Ending) -> None: ...
+
+
+class Watchers:
+    """The observer that is ``shown`` to the user, and tellers beside it."""
+
+    def __init__(self, shown: Observer, tellers: Iterable[Teller]) -> None:
+        self.shown = shown
+        self.finished = shown.finished
+        self._tellers = tuple(tellers)
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether there are tellers, which want to know of each call and each job."""
+        return bool(self._tellers)
+
+    def started(self, view: RunView) -> None:
+        self.shown.started(view)
+        for teller in self._tellers:
+            teller.started(view)
+
+    def changed(self, view: RunView) -> None:
+        self.shown.changed(view)
+        for teller in self._tellers:
+            teller.changed(view)
+
+    def warn(self, message: str) -> None:
+        self.shown.warn(message)
+        for teller in self._tellers:
+            teller.warn(message)
+
+    def call(self, call: EndedCall) -> None:
+        if isinstance(self.shown, CallObserver):
+            self.shown.call(call)
+        for teller in self._tellers:
+            teller.call(call)
+
+    def job_ended(self, job: ListedJob) -> None:
+        for teller in self._tellers:
+            teller.job_ended(job)
+
+    def ended(self, ending: Ending) -> None:
+        for teller in self._tellers:
+            teller.ended(ending)

@@ -1,0 +1,34 @@
+"""One POST to an address that the user named."""
+
+from __future__ import annotations
+
+import os
+
+import aiohttp
+from yarl import URL
+
+from batcher.errors import UsageError
+from batcher.http.network import Network
+
+TIMEOUT_S = 10.0
+
+
+async def post(url: str, body: bytes, media_type: str) -> str | None:
+    """Send ``body``; what went wrong, if anything, without the address. Follows no redirects."""
+    try:
+        target = URL(url)
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as session,
+            session.post(
+                target,
+                data=body,
+                headers={"Content-Type": media_type},
+                allow_redirects=False,
+                **Network(os.environ).arguments(target),
+            ) as response,
+        ):
+            return None if response.status < 300 else f"answered {response.status}"
+    except TimeoutError:
+        return "no answer in time"
+    except (aiohttp.ClientError, OSError, ValueError, UsageError) as error:
+        return f"can't be reached ({type(error).__name__})"

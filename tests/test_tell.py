@@ -1,0 +1,268 @@
+"""Who else is told: webhooks, metrics, a log file, systemd. None of them changes how a run ends."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from aiohttp import web
+from engine import FakeClock
+from prometheus_client.parser import text_string_to_metric_families
+
+from batcher.app import log_file, notify
+from batcher.app.log_file import LogFile
+from batcher.app.metrics_file import MetricsFile
+from batcher.app.notify import Notifier, event_of, send
+from batcher.app.systemd import Systemd
+from batcher.app.teller import Ending, Watchers
+from batcher.engine.view import RunView, Silence
+from batcher.ports import EndedCall
+from batcher.sandbox.catalogue import catalogue
+from tests.api_server import ApiServer, command, environment, run_command
+from tests.test_blackbox import FAST, KLING, write_pairs
+
+
+@pytest.fixture
+def server():
+    served = ApiServer()
+    served.catalogue = {KLING: catalogue()[KLING].listing(include_schema=True)}
+    served.start()
+    yield served
+    served.stop()
+
+
+class Hook:
+    """A webhook on loopback that keeps what it is sent."""
+
+    def __init__(self, status=200):
+        self.got, hook = [], self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                hook.got.append((self.path, body.decode()))
+                self.send_response(status)
+                self.end_headers()
+
+            def log_message(self, *args): ...
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+    @property
+    def events(self):
+        return [json.loads(body)["event"] for _, body in self.got]
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def hook():
+    made = Hook()
+    yield made
+    made.close()
+
+
+def samples(path):
+    return {
+        (sample.name, sample.labels.get("state") or sample.labels.get("outcome")): sample.value
+        for family in text_string_to_metric_families(path.read_text())
+        for sample in family.samples
+    }
+
+
+def test_a_run_is_told_to_a_webhook_to_metrics_and_to_a_log(server, tmp_path, hook):
+    write_pairs(tmp_path / "pairs.csv", 2)
+    server.on_post = lambda served, body: (
+        web.json_response({"message": "not this"}, status=400)
+        if body["prompt"] == "cat number 1"
+        else None
+    )
+    ended = run_command(
+        server, tmp_path, "run", "pairs.csv", *FAST, "--quiet", "--notify", hook.url, "--metrics-file", "m.prom",
+        "--log-file", "batcher.log", "--log-level", "debug", "--log-format", "json",
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert hook.events == ["start", "failure"]
+    last = json.loads(hook.got[-1][1])
+    assert (last["exit_code"], last["batch"], last["summary"]["failed_now"]) == (1, "pairs", 1)
+    found = samples(tmp_path / "m.prom")
+    assert found["batcher_exit_code", None] == 1
+    assert (found["batcher_jobs", "done"], found["batcher_jobs", "failed"]) == (1, 1)
+    assert (found["batcher_posts", "accepted"], found["batcher_posts", "Rejected"]) == (1, 1)
+    assert found["batcher_generation_seconds_count", None] == 1
+    assert ("batcher_last_success_timestamp_seconds", None) not in found
+    lines = [json.loads(line) for line in (tmp_path / "batcher.log").read_text().splitlines()]
+    assert lines[0]["message"] == "started"
+    failed = next(line for line in lines if line.get("state") == "failed")
+    assert (failed["level"], failed["stage"], failed["attempt"]) == ("error", "submit", 1)
+    assert failed["job"].startswith("cat-number-1-")
+    done = next(line for line in lines if line.get("state") == "done")
+    assert done["request_id"] in server.created
+    assert len({line["run"] for line in lines}) == 1
+    assert any(line["level"] == "debug" and line["took_s"] >= 0 for line in lines)
+    assert (lines[-1]["level"], lines[-1]["exit_code"]) == ("error", 1)
+
+
+def test_what_does_not_begin_is_told_too(tmp_path, hook):
+    (tmp_path / "pairs.csv").write_text("prompt\n")
+    ended = run_command(
+        None,
+        tmp_path,
+        "run",
+        "pairs.csv",
+        "--notify",
+        hook.url,
+        "--metrics-file",
+        "m.prom",
+        "--log-file",
+        "b.log",
+    )
+    assert ended.returncode in (65, 77)
+    assert hook.events == ["attention"]
+    assert samples(tmp_path / "m.prom")["batcher_exit_code", None] == ended.returncode
+    assert f"exit_code={ended.returncode}" in (tmp_path / "b.log").read_text()
+
+
+def test_a_run_that_is_told_to_end_tells_of_its_end_and_one_that_is_killed_can_not(
+    server, tmp_path, hook
+):
+    server.generate_s = 30
+    for number, expected in ((signal.SIGTERM, ["start", "failure"]), (signal.SIGKILL, ["start"])):
+        hook.got.clear()
+        write_pairs(tmp_path / "pairs.csv", 1)
+        process = subprocess.Popen(
+            command("run", "pairs.csv", *FAST, "--quiet", "--notify", hook.url, "-o", f"out{number}"),
+            cwd=tmp_path, env=environment(server, tmp_path), stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        until = time.monotonic() + 60
+        while not hook.got and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(number)
+        process.wait(60)
+        assert hook.events == expected
+
+
+def test_nobody_who_is_told_can_change_how_a_run_ends(server, tmp_path):
+    write_pairs(tmp_path / "pairs.csv", 1)
+    ended = run_command(
+        server, tmp_path, "run", "pairs.csv", *FAST, "--notify", "http://127.0.0.1:9/secret-path", "--notify",
+        "nonsense", "--metrics-file", "no/such/folder/m.prom", "--log-file", "/dev/full",
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "--notify http://127.0.0.1/...: can't be reached" in ended.stderr
+    assert "--metrics-file" in ended.stderr
+    assert "--log-file" in ended.stderr
+    assert "secret-path" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "event"), [(0, "success"), (1, "failure"), (69, "failure"), (143, "failure"), (3, "attention"),
+                        (65, "attention"), (77, "attention")],
+)  # fmt: skip
+def test_an_end_is_named_by_who_can_deal_with_it(code, event):
+    assert event_of(Ending(code)) == event
+
+
+def test_only_the_events_that_were_asked_for_are_told(hook):
+    told = Notifier(hook.url, frozenset({"failure"}), {"batch": "b"}, FakeClock(), pytest.fail)
+    told.started(RunView())
+    told.ended(Ending(1))
+    assert hook.events == ["failure"]
+
+
+def test_healthchecks_get_a_ping_at_the_start_and_the_exit_code_at_the_end(monkeypatch):
+    urls = []
+
+    async def post(url, body, media_type):
+        urls.append(url)
+
+    monkeypatch.setattr(notify, "post", post)
+    send("https://hc-ping.com/abc", {"event": "start", "text": ""})
+    send("healthchecks://hc.example.com/ping/abc/", {"event": "failure", "text": "", "exit_code": 69})
+    assert urls == ["https://hc-ping.com/abc/start", "https://hc.example.com/ping/abc/69"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_other_addresses_are_told_through_apprise(hook):
+    port = hook.server.server_port
+    assert send(f"json://127.0.0.1:{port}/x", {"event": "attention", "text": "look at it"}) is None
+    assert json.loads(hook.got[0][1])["message"] == "look at it"
+    assert send("nonsense", {"event": "start", "text": ""}) == "apprise knows no such address"
+
+
+def test_a_refusal_of_the_webhook_is_a_warning():
+    refuses, said = Hook(status=500), []
+    told = Notifier(refuses.url, frozenset(notify.EVENTS), {"batch": "b"}, FakeClock(), said.append)
+    told.ended(Ending(0))
+    refuses.close()
+    assert said == ["--notify http://127.0.0.1/...: answered 500"]
+
+
+def test_metrics_remember_the_last_success_and_are_replaced_as_a_whole(tmp_path):
+    path, clock = tmp_path / "m.prom", FakeClock()
+    MetricsFile(path, 'a "b"\\', clock, pytest.fail).ended(Ending(0))
+    at = samples(path)["batcher_last_success_timestamp_seconds", None]
+    before = path.stat().st_ino
+    MetricsFile(path, 'a "b"\\', clock, pytest.fail).ended(Ending(69))
+    found = samples(path)
+    assert (found["batcher_last_success_timestamp_seconds", None], found["batcher_exit_code", None]) == (
+        at,
+        69,
+    )
+    assert path.stat().st_ino != before
+    assert os.listdir(tmp_path) == ["m.prom"]
+
+
+def test_metrics_tell_how_long_requests_waited_and_ran(tmp_path):
+    clock = FakeClock()
+    metrics = MetricsFile(tmp_path / "m.prom", "b", clock, pytest.fail)
+    for kind, what, outcome, at in (
+        ("submit", "m", "r1", 0), ("result", "r1", "in_queue", 2), ("result", "r1", "in_progress", 5),
+        ("result", "r1", "completed", 12), ("submit", "m", "TurnedAway: 429", 13), ("submit", "m", "given up", 14),
+    ):  # fmt: skip
+        clock.seconds = at
+        metrics._clock = type("At", (), {"monotonic": lambda self, at=at: at, "now": clock.now})()
+        metrics.call(EndedCall(kind, what, outcome, 0.1))
+    metrics.ended(Ending(0))
+    found = samples(tmp_path / "m.prom")
+    assert (found["batcher_queue_seconds_sum", None], found["batcher_generation_seconds_sum", None]) == (
+        5,
+        7,
+    )
+    assert found["batcher_throttled", None] == 1
+    assert found["batcher_posts", "given_up"] == 1
+
+
+def test_the_log_is_rotated_and_keeps_a_bounded_number_of_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(log_file, "ROTATE_AT_BYTES", 200)
+    file = LogFile(tmp_path / "b.log", FakeClock(), as_json=False, level="info", warn=pytest.fail)
+    for number in range(60):
+        file.warn(f"line {number}\nwith a break")
+    file.ended(Ending(0))
+    assert len(os.listdir(tmp_path)) == log_file.KEPT_FILES + 1
+    assert all("Z warning line " in line for line in (tmp_path / "b.log.1").read_text().splitlines())
+
+
+def test_systemd_is_told_that_a_service_is_ready_and_how_it_ended(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listens:
+        listens.bind(str(tmp_path / "s"))
+        told = Systemd({"NOTIFY_SOCKET": str(tmp_path / "s")}, FakeClock())
+        told.started(RunView(selected=3))
+        told.ended(Ending(0))
+        assert listens.recv(99).startswith(b"READY=1\n")
+        assert listens.recv(99).startswith(b"STOPPING=1\n")
+    Systemd({"NOTIFY_SOCKET": str(tmp_path / "gone")}, FakeClock()).ended(Ending(0))
+
+
+def test_without_tellers_the_engine_is_watched_as_before():
+    assert not Watchers(Silence(), ()).wants_more
