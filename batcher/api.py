@@ -91,6 +91,7 @@ class RunOptions(TypedDict, total=False):
     max_cost: float | None
     max_cost_per: Mapping[str, float] | str
     existing: bool
+    allow_removed: bool
     assume_price: float | None
     canary: int | None
     canary_failures: int | str

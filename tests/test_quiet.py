@@ -143,3 +143,17 @@ async def test_waiting_ends_when_the_other_run_does_or_when_the_time_is_over():
     with pytest.raises(LockedError):
         await when_free(busy_until_12, 7, clock)
     assert clock.monotonic() == 7
+
+
+def test_a_rolling_manifest_needs_one_permission_and_still_a_cap(server, tmp_path):
+    rolled = ("run", "pairs.csv", *QUIET)
+    write_pairs(tmp_path / "pairs.csv", 1)
+    assert run_command(server, tmp_path, *rolled).returncode == 0
+    rows = write_pairs(tmp_path / "pairs.csv", 2).read_text().splitlines(keepends=True)
+    (tmp_path / "pairs.csv").write_text(rows[0] + rows[2])
+    refused = run_typed(server, tmp_path, *rolled, "--max-cost", 9)
+    assert (refused.returncode, len(server.posts)) == (65, 1)
+    assert "add --allow-removed (for a rolling manifest) or --yes" in refused.stderr
+    assert run_typed(server, tmp_path, *rolled, "--allow-removed").returncode == 64
+    bought = run_typed(server, tmp_path, *rolled, "--allow-removed", "--max-cost", 9)
+    assert (bought.returncode, bought.stderr, len(server.posts)) == (0, "", 2)

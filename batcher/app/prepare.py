@@ -215,10 +215,12 @@ def confirm(prepared: Prepared, host: Host, moved: str | None = None) -> None:
         f"{made.left_paid} jobs already paid for are no longer in the manifest, and {made.to_buy} "
         "would be bought (an edit of `defaults` looks like that: every job becomes a new one)"
     )
-    warning = ". ".join(filter(None, (leavers if made.left_paid else None, moved))) or None
+    removed = made.left_paid > 0 and not options.money.allow_removed
+    warning = ". ".join(filter(None, (leavers if removed else None, moved))) or None
     if host.confirm is None:
         if warning is not None:
-            raise InputError(f"{warning}. Nothing was submitted; if that is meant, add --yes")
+            flag = "--yes" if moved is not None else "--allow-removed (for a rolling manifest) or --yes"
+            raise InputError(f"{warning}. Nothing was submitted; if that is meant, add {flag}")
         if host.unattended and not options.money.has_cap:
             raise UsageError(
                 f"{made.to_buy} jobs would be bought, there is no terminal to ask on, and no cap was "

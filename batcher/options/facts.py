@@ -141,6 +141,8 @@ class Money:
     canary: int | None = None
     """So many jobs first; the rest only where no more than ``canary_failures`` of them failed."""
     canary_failures: JobShare = DEFAULT_CANARY_FAILURES
+    allow_removed: bool = False
+    """Jobs already paid for may have left the manifest; nothing else is agreed to."""
     assume_yes: bool = False
     """Buy without asking, also while jobs already paid for have left the manifest."""
     existing: bool = False

@@ -275,6 +275,14 @@ TABLE: Final[tuple[Option, ...]] = (
             on=RUN,
             to="money.existing",
         ),
+        Option(
+            "allow-removed",
+            FLAG,
+            MONEY,
+            "Buy though jobs already paid for have left the manifest, as a rolling one's do.",
+            on=RUN,
+            to="money.allow_removed",
+        ),
         Option("yes", FLAG, ONCE, "Don't ask before buying.", short="y", on=RUN, to="money.assume_yes"),
     ),
     *under(
