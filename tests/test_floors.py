@@ -24,7 +24,7 @@ FLOORS = [
 FRONT_DOOR = {"__init__", "__main__"}
 """``import batcher`` and ``python -m batcher``: they stand on no floor, and no room imports them."""
 DOORS = {
-    "aiohttp": {"http", "providers", "download", "sandbox"},
+    "aiohttp": {"http", "providers", "download", "sandbox", "report"},
     "yaml": {"manifest"},
     "apprise": {"app"},
     "tqdm": {"app"},

@@ -190,6 +190,20 @@ def report(run_dir: Path, every_s: float | None) -> int:
 
 @cli.command()
 @click.argument("run_dir", type=RUN_DIR)
+@click.option("--browser/--no-browser", default=True, help="Open it in the browser (the default).")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of 127.0.0.1; any free one.")
+def view(run_dir: Path, browser: bool, port: int) -> int:
+    """Show RUN_DIR live in the browser, and keep the marks that you make there, until Ctrl-C.
+
+    Marks go to marks.jsonl in RUN_DIR, for @marks:MARK and `promote`. Buys nothing; a run may go on.
+    """
+    from batcher.cli.view_command import view_run
+
+    return view_run(run_dir, port, browser=browser)
+
+
+@cli.command()
+@click.argument("run_dir", type=RUN_DIR)
 @click.option("--format", type=click.Choice(EXPORT_FORMATS), required=True)
 @click.option("-o", "--output", "target", type=RUN_DIR, required=True, metavar="DEST")
 @click.option("--filter", "where", metavar="EXPR", help="""Only these: 'meta.split == "train"'.""")

@@ -135,7 +135,8 @@ class Jobs:
                 if isinstance(item, str) and item.startswith(_WEB) and _names_media(name):
                     yield {"field": name, "url": item}
                 elif isinstance(item, dict) and item.keys() == {"path", "sha256"}:
-                    yield {"field": name, **self._local(str(item["path"]))}
+                    hashed = {"field": name, "sha256": str(item["sha256"])}
+                    yield hashed | self._local(str(item["path"]))
 
     def _local(self, shown: str) -> dict[str, str]:
         found = {"name": PurePosixPath(shown).name if not shown.startswith("data:") else "inline"}

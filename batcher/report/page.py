@@ -10,7 +10,16 @@ from typing import Any
 
 import msgspec
 
-SCRIPTS = ("core.js", "gallery.js", "detail.js", "compare.js", "problems.js", "charts.js", "main.js")
+SCRIPTS = (
+    "core.js",
+    "gallery.js",
+    "detail.js",
+    "compare.js",
+    "problems.js",
+    "charts.js",
+    "live.js",
+    "main.js",
+)
 _TEMPLATE, _STYLE = "report.html.j2", "style.css"
 # What could end the script element, or a line in old JavaScript (HTML standard, ECMA-262).
 _UNSAFE_IN_SCRIPT = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
@@ -25,7 +34,7 @@ def render(title: str, data: dict[str, Any]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     return environment.from_string(asset(_TEMPLATE)).render(
         title=title,
-        policy=_policy(style, script),
+        policy=_policy(style, script, served="view" in data),
         style=_trusted(style),
         script=_trusted(script),
         data=_trusted(embedded(data)),
@@ -37,8 +46,11 @@ def embedded(data: Any) -> str:
     return msgspec.json.encode(data).decode().translate(_UNSAFE_IN_SCRIPT)
 
 
-def _policy(style: str, script: str) -> str:
-    """Only this style, only this script, media from beside the page, and no network at all."""
+def _policy(style: str, script: str, *, served: bool) -> str:
+    """Only this style, only this script, media from beside the page, and no network at all.
+
+    ``served``: by ``batcher view``, which the page asks for news and sends its marks to.
+    """
     return "; ".join(
         (
             "default-src 'none'",
@@ -46,6 +58,7 @@ def _policy(style: str, script: str) -> str:
             f"style-src '{_hash(style)}'",
             "img-src 'self' file:",
             "media-src 'self' file:",
+            "connect-src 'self'" if served else "connect-src 'none'",
             "base-uri 'none'",
             "form-action 'none'",
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 from batcher.clock import Clock, iso
 from batcher.disk import Disk, cannot_write
@@ -30,13 +31,26 @@ def write_report(run_dir: Path, disk: Disk, clock: Clock, refresh_s: float | Non
     ``refresh_s``: how often, in seconds, the page of a live run looks for a newer one. Raises
     LedgerError where the ledger can't be read, RunDirError where the page can't be written.
     """
+    data = page_data(run_dir, disk, clock)
+    status: Status = data["status"]
+    data["refresh_s"] = refresh_s if status.live else None
+    path = run_dir / REPORT_NAME
+    try:
+        disk.write_whole(path, [render(status.batch, data).encode()])
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return status
+
+
+def page_data(run_dir: Path, disk: Disk, clock: Clock) -> dict[str, Any]:
+    """All that the page shows, as its ledger and its marks tell it now. Raises BatcherError."""
     history = _history(run_dir, disk)
     status = status_of(run_dir, history, beside=disk)
     jobs = Jobs(run_dir, history)
-    data = {
+    return {
         "batch": status.batch,
         "made_at": iso(clock.now()),
-        "refresh_s": refresh_s if status.live else None,
+        "refresh_s": None,
         "status": status,
         "run": jobs.run(),
         "commands": jobs.commands(),
@@ -44,12 +58,6 @@ def write_report(run_dir: Path, disk: Disk, clock: Clock, refresh_s: float | Non
         "marks": marks_of(run_dir, history),
         "series": series_of(history, status.total),
     }
-    path = run_dir / REPORT_NAME
-    try:
-        disk.write_whole(path, [render(status.batch, data).encode()])
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    return status
 
 
 async def keep_writing(run_dir: Path, disk: Disk, clock: Clock, every_s: float) -> Status:

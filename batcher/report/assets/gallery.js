@@ -124,6 +124,7 @@ class Grid {
   }
 
   show(list) {
+    const focused = this.box.contains(document.activeElement) && this.list[this.focused];
     this.list = list;
     this.shape = usualShape();
     for (const [index, card] of this.cards) {
@@ -131,8 +132,11 @@ class Grid {
       card.remove();
       this.cards.delete(index);
     }
-    this.focused = Math.min(this.focused, Math.max(0, list.length - 1));
+    const same = focused ? list.findIndex((entry) => entry.key === focused.key || (entry.job.job === focused.job.job && !focused.file)) : -1;
+    this.focused = same >= 0 ? same : Math.min(this.focused, Math.max(0, list.length - 1));
     this.lay();
+    for (const [index, card] of this.cards) card.tabIndex = index === this.focused ? 0 : -1;
+    if (same >= 0) this.cards.get(same)?.focus({ preventScroll: true });
   }
 
   measure() {
@@ -167,6 +171,7 @@ class Grid {
     card.dataset.look = lookOf(this.list[index]);
     card.tabIndex = index === this.focused ? 0 : -1;
     card.addEventListener("focus", () => { this.focused = index; });
+    if (data.view && !known.has(this.list[index].key)) card.classList.add("fresh");
     this.cards.set(index, card);
     this.box.append(card);
   }

@@ -11,6 +11,7 @@ function drawHead() {
 }
 
 function liveOf(status) {
+  if (data.view) return h("span", { class: status.live ? "pill live" : "pill live paused", id: "live" }, status.live ? "Live" : "Run ended");
   if (!status.live) return null;
   if (!data.refresh_s) return h("span", { class: "pill live paused" }, `Running · as of ${clock(Date.parse(data.made_at))}`);
   let timer = 0;
@@ -55,7 +56,7 @@ function drawTiles() {
   const used = STATES.filter((state) => status[state]);
   const meter = h("div", { class: "meter", role: "img", "aria-label": used.map((state) => `${status[state]} ${state}`).join(", ") }, used.map((state) => h("i", { class: `s-${state}`, style: { flexGrow: String(status[state]) } })));
   const progress = h("div", { class: "tile" }, h("h2", {}, "Jobs"), h("div", { class: "big" }, number(status.done), h("small", {}, ` of ${number(status.total)} done`)), meter,
-    h("div", { class: "legend" }, used.map((state) => h("span", {}, dot(state), h("b", {}, number(status[state])), ` ${state}`))));
+    h("div", { class: "legend" }, used.map((state) => h("span", {}, dot(state), h("b", {}, number(status[state])), ` ${state}`)), paceOf(status) && h("span", { id: "pace" }, paceOf(status))));
   const finished = jobs.filter((job) => job.state === "done");
   const each = finished.length ? finished.reduce((sum, job) => sum + (job.cost_usd || 0), 0) / finished.length : null;
   const wrong = problemCount();
@@ -111,5 +112,6 @@ readAddress();
 drawHead();
 drawTiles();
 show(view.tab);
+follow();
 try { const y = sessionStorage.getItem("batcher.scroll"); if (y) scrollTo(0, Number(y)); sessionStorage.removeItem("batcher.scroll"); } catch { /* from the top */ }
 document.documentElement.dataset.ready = String(Math.round(performance.now()));

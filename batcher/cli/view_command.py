@@ -1,0 +1,45 @@
+"""``view``: the live page, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import click
+
+from batcher.clock import SystemClock
+from batcher.disk import LocalDisk
+from batcher.terminal import visible
+
+
+def view_run(run_dir: Path, port: int, *, browser: bool) -> int:
+    """Serve the page of ``run_dir`` and open it; 0 once somebody ends it."""
+    return asyncio.run(_serve(run_dir, port, browser=browser))
+
+
+async def _serve(run_dir: Path, port: int, *, browser: bool) -> int:
+    from batcher.report.serve import View
+
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    async with View(run_dir, LocalDisk(), SystemClock()).serving(port) as address:
+        click.echo(address)
+        said = f"batcher: {run_dir} is at this address until Ctrl-C; nothing is bought"
+        click.echo(visible(said), err=True)
+        if browser:
+            await asyncio.to_thread(_open, address)
+        await ended.wait()
+    return 0
+
+
+def _open(address: str) -> None:
+    import webbrowser
+
+    try:
+        opened = webbrowser.open(address)
+    except (OSError, webbrowser.Error):
+        opened = False
+    if not opened:
+        click.echo("batcher: no browser could be opened here: open the address yourself", err=True)
