@@ -58,7 +58,7 @@ class _Sent(msgspec.Struct):
     note: str | None = None
 
 
-class Book:
+class Showcase:
     """What there is to show: data for the page, and the files that it may load."""
 
     def __init__(self, run_dir: Path, disk: Disk, clock: Clock) -> None:
@@ -123,7 +123,7 @@ class View:
     """The server of one run directory."""
 
     def __init__(self, run_dir: Path, disk: Disk, clock: Clock) -> None:
-        self.book = Book(run_dir, disk, clock)
+        self.book = Showcase(run_dir, disk, clock)
         self._clock = clock
         self._secret = secrets.token_urlsafe(24)
         self._hosts: frozenset[str] = frozenset()
