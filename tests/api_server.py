@@ -51,6 +51,8 @@ class ApiServer:
     on_result: Hook | None = None
     on_media: Hook | None = None
     post_delay_s: float = 0.0
+    posts_held: bool = False
+    """Answer no POST while this is set."""
     catalogue: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Entries by model id; without any, the catalogue answers 500."""
     balance: dict[str, Any] | None = None
@@ -121,6 +123,8 @@ class ApiServer:
         self.max_unfinished = max(self.max_unfinished, len(unfinished))
         if self.post_delay_s:
             await asyncio.sleep(self.post_delay_s)
+        while self.posts_held:
+            await asyncio.sleep(0.01)
         if self.after_post and (answer := self.after_post(self, body)) is not None:
             return answer
         root = f"{self.base}/requests/{made.id}"

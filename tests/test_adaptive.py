@@ -150,7 +150,7 @@ def test_slow_answers_make_the_window_smaller_once_in_a_while():
     assert window.limit == pytest.approx(85)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(["accepted", "refused", "slow", "restart"]), st.floats(0, 30)),
@@ -198,7 +198,7 @@ def test_a_refused_rate_is_held_a_little_below_what_was_let_through():
     assert rate.line == line + 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), refused_share=st.floats(0, 1))
 def test_whatever_happens_a_rate_stays_above_nothing(seed, refused_share):
     rate, rng, now_s = CallRate(), Random(seed), 0.0

@@ -276,7 +276,7 @@ def test_help_and_status_start_in_a_blink(server, tmp_path):
 
 
 def test_status_of_a_live_run_counts_what_is_being_submitted(server, tmp_path):
-    server.post_delay_s = 1.5
+    server.posts_held = True
     write_pairs(tmp_path / "pairs.csv", 2)
     process = subprocess.Popen(
         command("run", "pairs.csv", *FAST),
@@ -289,21 +289,25 @@ def test_status_of_a_live_run_counts_what_is_being_submitted(server, tmp_path):
     wait_for(lambda: len(server.posts) == 2)
     live = json.loads(run_command(server, tmp_path, "status", "output/pairs", "--json").stdout)
     assert (live["unknown"], live["submitting"], live["live"]) == (2, 2, True)
+    server.posts_held = False
     assert process.wait(20) == 0
     rest = json.loads(run_command(server, tmp_path, "status", "output/pairs", "--json").stdout)
     assert (rest["unknown"], rest["submitting"], rest["done"], rest["live"]) == (0, 0, 2, False)
 
 
 def test_a_status_that_follows_ends_with_the_run(server, tmp_path):
-    server.post_delay_s = 1.5
+    server.posts_held = True
     write_pairs(tmp_path / "pairs.csv", 2)
     place = {"cwd": tmp_path, "env": environment(server, tmp_path), "stdin": subprocess.DEVNULL}
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command("run", "pairs.csv", *FAST), **place, **silent)
     wait_for(lambda: len(server.posts) == 2)
-    ended = run_command(server, tmp_path, "status", "output/pairs", "--follow", "--json")
-    told = [json.loads(line) for line in ended.stdout.splitlines()]
-    assert (ended.returncode, process.wait(20)) == (0, 0)
+    follow = command("status", "output/pairs", "--follow", "--json")
+    following = subprocess.Popen(follow, **place, stdout=subprocess.PIPE, text=True)
+    first = following.stdout.readline()
+    server.posts_held = False
+    told = [json.loads(line) for line in [first, *following.stdout]]
+    assert (following.wait(20), process.wait(20)) == (0, 0)
     assert len(told) > 1
     assert (told[0]["live"], told[0]["done"]) == (True, 0)
     assert (told[-1]["live"], told[-1]["done"]) == (False, 2)

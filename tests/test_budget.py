@@ -111,7 +111,7 @@ SCRIPT = st.tuples(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     cents=st.lists(st.integers(1, 300), min_size=1, max_size=8),
     cap_percent=st.integers(0, 150),
@@ -153,7 +153,7 @@ DEEDS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     count=st.integers(1, 4),
     earlier_cents=st.lists(st.integers(1, 400), max_size=6),

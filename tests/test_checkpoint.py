@@ -23,7 +23,7 @@ from batcher.ledger.snapshot import Snapshot
 
 RUN = RunEvent(run="a", at="2026-01-01T00:00:00.000Z", total=9, manifest="m.yaml", version=1)
 DIGEST = "0123456789abcdef"
-ANY_FIXTURE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+ANY_FIXTURE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Refolded(Snapshot):

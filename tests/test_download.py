@@ -270,7 +270,7 @@ async def test_a_chunked_body_without_its_end_is_truncated(bench: Any) -> None:
     assert b.requests[1].headers["range"] == "bytes=640-"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     size=st.integers(1, 3 * PIECE_BYTES),
     cuts=st.lists(st.integers(0, 2 * PIECE_BYTES), max_size=5),
@@ -291,7 +291,7 @@ def test_any_sequence_of_cuts_yields_the_same_bytes(
     asyncio.run(scenario())
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=st.integers(0, 200_000), chunk=st.integers(100, 100_000))
 def test_any_chunking_yields_the_same_bytes(tmp_path: Path, size: int, chunk: int) -> None:
     body = BIG[: 8 + size]

@@ -215,10 +215,10 @@ def test_errors_are_no_documents_whatever_their_url_says(
 
 
 def test_a_head_full_of_comments_costs_no_backtracking() -> None:
-    started_s = time.perf_counter()
+    started_s = time.process_time()
     assert sniff(b"<!---->" * (HEAD_BYTES // 7)) is None
     assert sniff(b"<?xml ?>" * (HEAD_BYTES // 8)) is None
-    assert time.perf_counter() - started_s < 0.5
+    assert time.process_time() - started_s < 0.5
 
 
 # --- Headers

@@ -42,8 +42,8 @@ from tests.engine import Batch, LoopClock, QuickDisk, bought, job, some_jobs
 from tests.faults import KLING
 from tests.scripted import ScriptedServer, answer, json_answer
 
-slow = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-quick = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+slow = settings(max_examples=60, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=100, suppress_health_check=list(HealthCheck))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -156,7 +156,7 @@ def test_any_bytes_are_a_plan_or_lines_that_say_what_is_wrong(name, content):
 
 
 @pytest.mark.parametrize("name", ["m.csv", "m.yaml", "m.json"])
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, suppress_health_check=list(HealthCheck))
 @given(content=MANIFEST)
 def test_any_bytes_go_through_the_whole_of_plan(name, content):
     with tempfile.TemporaryDirectory() as folder:

@@ -202,7 +202,7 @@ async def test_garbage_with_good_lines_of_later_groups_behind_it_is_damage(whole
         open_ledger(whole)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_flipped_bytes_never_raise_anything_but_ledger_errors(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("flip")

@@ -232,7 +232,7 @@ TABLE = st.lists(st.tuples(CELL, CELL, CELL), min_size=1, max_size=6)
     st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
     st.sampled_from(["utf-8", *MARKED]),
 )
-@settings(max_examples=200, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=200, suppress_health_check=SLOW)
 def test_what_the_csv_module_writes_is_read_back_or_refused(
     tmp_path, table, delimiter, end, quoting, encoding
 ):

@@ -707,7 +707,7 @@ SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
 @given(TEXT)
-@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=60, suppress_health_check=SLOW)
 def test_any_text_survives_as_prompt_in_every_format(tmp_path, text):
     import csv
     import io
@@ -735,7 +735,7 @@ def test_any_text_survives_as_prompt_in_every_format(tmp_path, text):
     | st.text("jobs:[]{}\n -&a*<", max_size=40).map(lambda text: f"jobs:\n- {text}".encode()),
     st.sampled_from(["a.csv", "a.tsv", "a.yaml", "a.json", "a.jsonl"]),
 )
-@settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=300, suppress_health_check=SLOW)
 def test_no_bytes_give_anything_but_a_manifest_error(tmp_path, content, name):
     path = write(tmp_path, name, content)
     try:

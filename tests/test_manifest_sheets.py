@@ -109,7 +109,7 @@ def as_text(value):
 
 
 @given(st.lists(st.tuples(TYPED, TYPED, TYPED), min_size=1, max_size=5))
-@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=60, suppress_health_check=SLOW)
 def test_what_openpyxl_writes_is_read_back(tmp_path, table):
     told = [
         [cell for cell in cells if not (isinstance(cell, str) and cell[:1] in "=#'")] for cells in table

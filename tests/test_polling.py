@@ -137,7 +137,7 @@ def watch_of(spans, seed=1):
     return LearnedPolls(history, Random(seed)).watch(KEY, 0.0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(spans=SPANS, age_s=st.floats(0.001, 1e5))
 def test_for_any_history_the_next_poll_comes_neither_at_once_nor_never(spans, age_s):
     watch = watch_of(spans)
@@ -146,7 +146,7 @@ def test_for_any_history_the_next_poll_comes_neither_at_once_nor_never(spans, ag
     assert LEARNED_MIN_S <= watch.next_s(age_s) <= max(20 * longest_s, 1.2 * POLL_MAX_S)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(spans=SPANS, running_s=st.lists(st.floats(0, 1e5), max_size=30))
 def test_for_any_history_the_estimate_is_a_distribution(spans, running_s):
     curve = estimate(spans, running_s)
@@ -157,7 +157,7 @@ def test_for_any_history_the_estimate_is_a_distribution(spans, running_s):
     assert curve.waiting_s() > 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(spans=SPANS, calls=st.floats(2, 9))
 def test_the_best_schedule_is_better_than_even_looks_at_the_same_price(spans, calls):
     curve = estimate(spans, [])

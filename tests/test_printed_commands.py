@@ -136,7 +136,7 @@ def as_typed(key, value):
 
 
 @pytest.mark.skipif(BASH is None, reason="no bash")
-@settings(max_examples=40, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=40, phases=[Phase.explicit, Phase.generate])
 @given(st.lists(GIVEN, min_size=1, max_size=5))
 @example([Given(("-x.csv",), {"set": {"-a": "-b", "c": "a\nb\x1b"}, "model": "-m", "output": "--"})])
 @example([Given(("caf\udce9.csv",), {"yes": True, "limit": 3, "set": {"prompt": ""}})])

@@ -316,7 +316,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_answer_of_the_catalogue_gives_a_traceback(value):
     for answer in (value, {"model_id": "a", "input_schema": value}, entry({"f": value})):
         try:

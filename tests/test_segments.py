@@ -85,7 +85,7 @@ def write_split(path, history, epochs):
     return history
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(HISTORIES, EPOCHS)
 def test_stretches_of_many_divisions_read_as_one_history(history, epochs):
     with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +108,7 @@ def reaches(path):
     return {name: reach for name, reach in found.items() if reach}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(HISTORIES.filter(len), EPOCHS, st.data())
 def test_a_segment_that_others_stand_on_is_missed_when_it_is_lost_or_shortened(history, epochs, data):
     with tempfile.TemporaryDirectory() as folder:
@@ -182,7 +182,7 @@ def attempts(job, ways):
             )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(st.lists(st.sampled_from(FORWARD), min_size=1, max_size=3), min_size=1, max_size=3),
     st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=3, max_size=3),

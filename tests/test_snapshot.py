@@ -44,7 +44,7 @@ def told_by_a_run(path, history):
     return asyncio.run(run())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(HISTORIES)
 def test_packing_loses_nothing_neither_for_the_run_nor_for_who_reads_its_ledger(history):
     expected = told(history)
