@@ -303,11 +303,11 @@ def test_a_status_that_follows_ends_with_the_run(server, tmp_path):
     process = subprocess.Popen(command("run", "pairs.csv", *FAST), **place, **silent)
     wait_for(lambda: len(server.posts) == 2)
     follow = command("status", "output/pairs", "--follow", "--json")
-    following = subprocess.Popen(follow, **place, stdout=subprocess.PIPE, text=True)
-    first = following.stdout.readline()
-    server.posts_held = False
-    told = [json.loads(line) for line in [first, *following.stdout]]
-    assert (following.wait(20), process.wait(20)) == (0, 0)
+    with subprocess.Popen(follow, **place, stdout=subprocess.PIPE, text=True) as following:
+        first = following.stdout.readline()
+        server.posts_held = False
+        told = [json.loads(line) for line in [first, *following.stdout]]
+    assert (following.wait(), process.wait(20)) == (0, 0)
     assert len(told) > 1
     assert (told[0]["live"], told[0]["done"]) == (True, 0)
     assert (told[-1]["live"], told[-1]["done"]) == (False, 2)

@@ -99,7 +99,17 @@ class Desk:
 
     @property
     def words(self) -> list[str]:
-        return ["run", "pairs.csv", "--poll", "0.1", "-o", self.url, "--state-dir", str(self.here)]
+        return [
+            "run",
+            "pairs.csv",
+            "--yes",
+            "--poll",
+            "0.1",
+            "-o",
+            self.url,
+            "--state-dir",
+            str(self.here),
+        ]
 
     def objects(self, folder: str = "") -> dict[str, bytes]:
         """What lies in the bucket: a look past the proxy."""
