@@ -141,7 +141,12 @@ def _text(text: str) -> str:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     first = text[:1]
-    if first == "h" and text.startswith(("http://", "https://")) and not _has_space(text):
+    if (
+        first == "h"
+        and "?" in text
+        and text.startswith(("http://", "https://"))
+        and not _has_space(text)
+    ):
         return without_signature(text)
     if first == "d" and is_data_uri(text):
         return f"sha256:{data_uri_sha256(text)}"
@@ -205,7 +210,7 @@ def generated_id(inputs: dict[str, Any], digest: str, rule: int = RULE) -> str:
     """The id of a job that the manifest doesn't name: slug of its prompt, then its digest."""
     if rule == FIRST_RULE:
         return identity_v1.generated_id(inputs, digest)
-    prompt = canonical(inputs.get("prompt"), True)
+    prompt = _text_or_other(inputs.get("prompt"))
     return f"{slug(prompt if isinstance(prompt, str) else '')}-{digest}"
 
 

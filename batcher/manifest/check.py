@@ -92,13 +92,16 @@ class Checker:
             raise Rejects([*draft.problems, ("model", NO_MODEL)])
         spec = self._specs.get(model)
         problems = [*draft.problems]
-        if spec is None or not draft.inputs.keys() <= spec.fields.keys():
+        if spec is not None and draft.inputs.keys() <= spec.fields.keys():
+            perhaps_media: Iterable[str] = spec.perhaps_media
+        else:
             problems += [*_place_file(draft.inputs, spec), *fit_names(draft, spec, scope)]
+            perhaps_media = _perhaps_media(draft.inputs, spec)
         inputs = draft.inputs
         self._resolve_media(draft, _media_fields(draft, spec), scope.directory, problems)
         rule = scope.setting.rule
         digest = identity_v1.input_digest(model, inputs) if rule == FIRST_RULE else ""
-        self._send_files(draft, spec, scope.directory, problems)
+        self._send_files(draft, perhaps_media, scope.directory, problems)
         if spec is not None:
             give_types(inputs, spec)
             if against := spec.problems(without_extra(inputs, spec, scope)):
@@ -164,12 +167,13 @@ class Checker:
                 problems.append(("", str(error)))
 
     def _send_files(
-        self, draft: Draft, spec: ModelSpec | None, directory: Path, problems: list[FieldProblem]
+        self, draft: Draft, names: Iterable[str], directory: Path, problems: list[FieldProblem]
     ) -> None:
         """Send what names a media file as media, also in fields that are only known to be text."""
         inputs = draft.inputs
-        for name, value in inputs.items():
-            if type(value) not in (str, list) or not _may_be_media(name, spec):
+        for name in names:
+            value = inputs.get(name)
+            if type(value) not in (str, list):
                 continue
             base = draft.bases.get(normal(name), directory) if draft.bases else directory
             try:
@@ -241,11 +245,11 @@ def _check_file_name(job_id: str) -> None:
         raise Rejects([("id", what)]) from None
 
 
-def _may_be_media(name: str, spec: ModelSpec | None) -> bool:
-    """Whether an input that is not known to take media may take it: not what a prompt is called."""
-    if spec is not None:
-        return name in spec.perhaps_media or (name not in spec.fields and not is_text_name(name))
-    return not is_text_name(name)
+def _perhaps_media(inputs: dict[str, Any], spec: ModelSpec | None) -> list[str]:
+    """The inputs that may take media though it is not known of them: not what a prompt is called."""
+    known = spec.fields if spec is not None else ()
+    perhaps = spec.perhaps_media if spec is not None else ()
+    return [name for name in inputs if name in perhaps or not (name in known or is_text_name(name))]
 
 
 def _media_fields(draft: Draft, spec: ModelSpec | None) -> Iterable[tuple[str, str | None]]:

@@ -47,7 +47,8 @@ def records(file: ManifestFile, delimiter: str) -> Iterator[Record]:
 class _Records:
     """Feeds lines to ``csv.reader`` and holds those of the record that is being read.
 
-    After a record that the reader doesn't take, its lines but the first are read ``again``.
+    After a record that the reader doesn't take, its lines but the first are read ``again``. Cells beyond
+    the process's own limit are rare: from the first on, each record is read under another limit.
     """
 
     def __init__(self, file: ManifestFile, delimiter: str) -> None:
@@ -57,6 +58,7 @@ class _Records:
         self._again: list[str] = []
         self._held: list[str] = []
         self._begins = 1
+        self._is_long = csv.field_size_limit() > CELL_MAX_CHARS
 
     def __iter__(self) -> Iterator[Record]:
         done = False
@@ -65,38 +67,32 @@ class _Records:
                 yield from self._read()
                 done = True
             except csv.Error as error:
-                cells = self._repaired(str(error))
-                yield self._begins, cells
-                self._begins += 1
+                if "field larger" in str(error) and not self._is_long:
+                    self._is_long = True
+                    self._again += reversed(self._held)
+                    self._held.clear()
+                else:
+                    cells = self._repaired(str(error))
+                    yield self._begins, cells
+                    self._begins += 1
 
     def _read(self) -> Iterator[Record]:
         reader = csv.reader(self._fed(), delimiter=self._delimiter, strict=True)
-        limit = csv.field_size_limit
-        while True:
-            before = limit(CELL_MAX_CHARS)  # it is the whole process's: nobody else shall meet ours
-            try:
-                cells = next(reader, None)
-            finally:
-                limit(before)
-            if cells is None:
-                return
-            begins, count = self._begins, len(self._held)
+        held = self._held
+        for cells in _with_long_cells(reader) if self._is_long else reader:
+            begins, count = self._begins, len(held)
             if count > 1:
                 self._check_swallowed(cells)
-            self._held.clear()
+            held.clear()
             self._begins = begins + count
             yield begins, cells
 
     def _fed(self) -> Iterator[str]:
-        while self._again:
-            yield self._hold(self._again.pop())
-        for line in self._lines:
-            yield self._hold(line)
-
-    def _hold(self, line: str) -> str:
-        is_spaced = ' "' in line and not self._held  # a record begins: outside of all quotes
-        self._held.append(line)
-        return self._closed_up(line) if is_spaced else line
+        held, lines = self._held, self._lines
+        while line := self._again.pop() if self._again else next(lines, ""):
+            is_spaced = ' "' in line and not held  # a record begins: outside of all quotes
+            held.append(line)
+            yield self._closed_up(line) if is_spaced else line
 
     def _closed_up(self, line: str) -> str:
         try:
@@ -131,6 +127,22 @@ class _Records:
 
     def _error(self, what: str) -> ManifestError:
         return ManifestError([f"{self._file.shown}:{self._begins}: {what}"])
+
+
+def _with_long_cells(reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    """The records of ``reader`` with cells up to CELL_MAX_CHARS.
+
+    The limit is the whole process's: it is changed only as long as one record is read.
+    """
+    while True:
+        before = csv.field_size_limit(CELL_MAX_CHARS)
+        try:
+            cells = next(reader, None)
+        finally:
+            csv.field_size_limit(before)
+        if cells is None:
+            return
+        yield cells
 
 
 def _closes_well(rest: str) -> bool:

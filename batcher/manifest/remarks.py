@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
 from batcher.manifest.rows import Row
 
@@ -15,7 +16,8 @@ _GARBLED = re.compile("[\u00c2-\u00f4\u221a\u2248][^\x00-\x7f]|\ufffd")
 _SURELY_GARBLED = re.compile("\u00e2\u20ac|\u00c3[\x80-\xbf]|\ufffd")
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 _BLANKS = "".join(char for char in map(chr, range(0x3001)) if char.isspace()) + _INVISIBLE
-_FIRST = frozenset(("", "#", "=", " ", "\t", "\r", "\n", "\v", "\f"))
+_BEGINNINGS = tuple(f"\0{first}" for first in "\0#= \t\r\n\v\f")
+"""How a text may begin that is worth a look, between NULs: the first of them is an empty one."""
 _CODE_PAGES = ("cp1252", "latin-1", "mac-roman")
 
 
@@ -46,16 +48,21 @@ def judge(row: Row, remarks: Remarks, *, is_table: bool) -> None:
 
     In a table, a cell of nothing but blanks is an empty one.
     """
-    suspects = [
-        name
-        for name, value in row.inputs.items()
-        if type(value) is str and (not value.isascii() or value[:1] in _FIRST)
-    ]  # few rows have any
-    for name in suspects:
-        _look_at(row, name, remarks, is_table)
+    if _needs_look(row.inputs.values()):
+        for name in [name for name, value in row.inputs.items() if type(value) is str]:
+            _look_at(row, name, remarks, is_table)
     for name, value in row.vars.items() if row.vars else ():
         if isinstance(value, str) and (what := sheet_problem(value, is_table=is_table)):
             row.blame(name, what)
+
+
+def _needs_look(values: Collection[Any]) -> bool:
+    """Whether any text in ``values`` may be odd. Few rows have one: all are looked at in one go."""
+    try:
+        text = "\0".join(("", *values, ""))
+    except TypeError:  # numbers, lists
+        return True
+    return not text.isascii() or any(map(text.__contains__, _BEGINNINGS))
 
 
 def _look_at(row: Row, name: str, remarks: Remarks, is_table: bool) -> None:
