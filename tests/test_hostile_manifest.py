@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from batcher.jobs.job import explicit_id_problem
+from batcher.manifest.tally import ALIKE_SHOWN
 from tests.api_server import environment, run_command
 from tests.faults import KLING, SlowServer, ledger, run
 
@@ -67,9 +69,12 @@ def test_ids_that_are_no_plain_file_names_are_refused_with_a_suggestion(server, 
     (tmp_path / "m.jsonl").write_text("\n".join(rows) + "\n")
     refused = run(server, tmp_path, "m.jsonl", "--model", KLING)
     assert refused.returncode == 65
-    for number in range(1, len(BAD_IDS) + 1):
+    for number in range(1, ALIKE_SHOWN + 1):
         assert f"m.jsonl:{number}: id: " in refused.stderr
-    assert refused.stderr.count("try '") == len(BAD_IDS)
+    assert refused.stderr.count("try '") == ALIKE_SHOWN
+    rest = len(BAD_IDS) - ALIKE_SHOWN
+    assert f"m.jsonl:{ALIKE_SHOWN + 1}: id: the same with other values, in {rest} rows" in refused.stderr
+    assert all("; try '" in str(explicit_id_problem(bad)) for bad in BAD_IDS)
     assert "\x1b" not in refused.stderr
     assert not (tmp_path / "output").exists()
 

@@ -7,7 +7,9 @@ A key of a JSON or YAML job is read as a table's header is: trimmed, its case do
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from typing import NamedTuple
 
@@ -78,6 +80,12 @@ class Mapped:
             return META
         return IGNORED if ALL in self.ignore else None
 
+    @property
+    def named(self) -> Iterator[str]:
+        """Each column that is named, as it was typed."""
+        renamed = (name for name, _ in self.rename)
+        return (name for name in (*renamed, *self.vars, *self.meta, *self.ignore) if name != ALL)
+
     def place(self, header: str, number: int | None = None) -> Place | None:
         """What was said of the column ``header``, the ``number``-th (from 1) of its table."""
         said = self._places
@@ -130,14 +138,17 @@ class ColumnRules:
     ``spelled`` maps each name as it is compared to the user's own spelling: of all files of a manifest.
     """
 
-    def __init__(self, *said: Mapped, spelled: dict[str, str] | None = None) -> None:
+    def __init__(self, *said: Mapped, outer: ColumnRules | None = None) -> None:
         self._said = said
-        self.spelled: dict[str, str] = {} if spelled is None else spelled
+        self.spelled: dict[str, str] = outer.spelled if outer is not None else {}
+        self._seen: dict[str, None] = outer._seen if outer is not None else {}
+        self._named: dict[str, None] = outer._named if outer is not None else {}
+        self._named.update(dict.fromkeys(name for mapped in said for name in mapped.named))
         self._known: dict[str, Place] = {}
 
     def inside(self, mapped: Mapped) -> ColumnRules:
         """Those of a file that a ``from`` entry brings in, which says ``mapped`` of it."""
-        return ColumnRules(*self._said, mapped, spelled=self.spelled)
+        return ColumnRules(*self._said, mapped, outer=self)
 
     @property
     def rest(self) -> str | None:
@@ -146,14 +157,28 @@ class ColumnRules:
 
     def of_header(self, header: str, number: int) -> Place:
         """What the ``number``-th column of a table, from 1, is for."""
+        self._seen[f"#{number}"] = None
+        self._see(header)
         return self._spelled(self._said_of(header, number) or place_of(header))
 
     def of_key(self, key: str) -> Place:
         """What a key of a JSON or YAML job is for."""
         place = self._known.get(key)
         if place is None:
+            self._see(key)
             place = self._known[key] = self._spelled(self._said_of(key, None) or place_of(key))
         return place
+
+    def without_column(self) -> Iterator[tuple[str, str | None]]:
+        """Columns that were named and that no file has, so far as they were read, with the nearest."""
+        for name in self._named:
+            if name not in self._seen and normal(name) not in self._seen:
+                near = get_close_matches(name, [seen for seen in self._seen if seen[:1] != "#"], n=1)
+                yield name, near[0] if near else None
+
+    def _see(self, header: str) -> None:
+        name, _ = split_type(header)
+        self._seen.update(dict.fromkeys((header, header.strip(), normal(header), normal(name))))
 
     def is_nested(self, key: str) -> bool:
         """Whether a mapping under ``key`` is taken apart."""

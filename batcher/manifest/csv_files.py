@@ -11,7 +11,7 @@ from typing import Any
 from batcher.errors import ManifestError
 from batcher.jobs.columns import IGNORED, INPUT, KEY, META, NONE, ColumnRules, Place
 from batcher.manifest.headers import AGAIN, TITLES_MAX, header_in
-from batcher.manifest.rows import Row, put, set_reserved
+from batcher.manifest.rows import ManifestChanged, Row, put, set_reserved
 from batcher.schema.dialect import boolean_in, integer_in, json_value, number_in
 from batcher.schema.wording import shown
 
@@ -150,14 +150,28 @@ class Table:
 
 def open_table(shown_as: str, records: Records, columns: ColumnRules) -> Table:
     """Read the header of the table ``shown_as``. Raises ManifestError if it has none or a bad one."""
-    filled = (record for record in records() if not _is_blank(record[1]))
-    first = list(itertools.islice(filled, TITLES_MAX))
+    first = _first_filled(records)
     if not first:
-        raise ManifestError([f"{shown_as}:1: no header: the file is empty"])
+        last = max((line for line, _ in records()), default=1)
+        raise ManifestError([f"{shown_as}:{last}: no header: the file is empty"])
     if any(columns.of_header(cell, index).renamed for index, cell in enumerate(first[0][1], 1)):
         return _compiled(shown_as, records, first[0], columns)
     header, told = header_in(shown_as, first)
     return replace(_compiled(shown_as, records, header, columns), told=tuple(told))
+
+
+def _first_filled(records: Records) -> list[tuple[int, list[str]]]:
+    """The first records that are not blank. What can't be read after a header is left to the rows."""
+    first: list[tuple[int, list[str]]] = []
+    filled = (record for record in records() if not _is_blank(record[1]))
+    try:
+        first.extend(itertools.islice(filled, TITLES_MAX))
+    except ManifestChanged:
+        raise
+    except ManifestError:
+        if not first:
+            raise
+    return first
 
 
 def _compiled(

@@ -19,7 +19,8 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _WESTERN = frozenset("äöüßÄÖÜéèêëàâçîïôûùñáíóúåøæœÅØÆÉÈÀÇÑãõìò“”„‘’–—…€£°«»¡¿·•×´\xa0")
-_DOUBLED = re.compile(r"[^\W\x00-\x7f](?=[^\W\x00-\x7f])")
+_DOUBLED = re.compile(r"[^\W\x00-\x7f](?=[^\W\x00-\x7f])(?!ß)")
+_MIXED = re.compile(r"[A-Za-z][А-я]|[А-я][A-Za-z]")
 _CENTRAL = frozenset("ąćęłńóśźżĄĆĘŁŃÓŚŹŻáčďéěíňřšťúůýžÁČĎÉĚÍŇŘŠŤÚŮÝŽöőüűÖŐÜŰäôľĺŕ„”–…")
 
 
@@ -38,10 +39,12 @@ def _foreign(text: str) -> int:
 
 
 def _cyrillic(text: str) -> float:
-    """Small letters dominate: the wrong one of two Cyrillic encodings shows them as capitals."""
-    return sum(1.0 if "а" <= c <= "я" else 0.5 if "А" <= c <= "Я" else 0.0 for c in text) / _foreign(
-        text
-    )
+    """Small letters dominate: the wrong one of two Cyrillic encodings shows them as capitals.
+
+    No word mixes them with Latin ones, as Western words do that are shown in a Cyrillic encoding.
+    """
+    letters = sum(1.0 if "а" <= c <= "я" else 0.5 if "А" <= c <= "Я" else 0.0 for c in text)
+    return max(0.0, letters - 2 * len(_MIXED.findall(text))) / _foreign(text)
 
 
 def _japanese(text: str) -> float:

@@ -6,6 +6,7 @@ import codecs
 import gzip
 import io
 import os
+import shlex
 import stat
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from batcher.manifest.spool import Spool
 LINE_MAX_CHARS = 64 * 1024 * 1024
 LINES_BETWEEN_CHECKS = 32
 WHOLE_FILE_MAX_CHARS = 512 * 1024 * 1024
+BYTE_ORDER_MARK = "\ufeff"
 GZIP_MARK = b"\x1f\x8b"
 HEAD_BYTES = 64 * 1024
 CHUNK_BYTES = 256 * 1024
@@ -52,6 +54,9 @@ class ManifestFile:
         try:
             with open(path, "rb", opener=_open_without_blocking) as file:
                 status = os.fstat(file.fileno())
+                if stat.S_ISFIFO(status.st_mode):
+                    what = "not a regular file but a pipe; read it as standard input: batcher plan - <"
+                    raise ManifestError([f"{shown}: {what} {shlex.quote(shown)}"])
                 if not stat.S_ISREG(status.st_mode):
                     raise ManifestError([f"{shown}: not a regular file"])
         except (OSError, ValueError) as error:
@@ -117,6 +122,8 @@ class ManifestFile:
         with self._opened_as_text("", errors) as file:
             while line := file.readline(LINE_MAX_CHARS):
                 number += 1
+                if number == 1:
+                    line = line.lstrip(BYTE_ORDER_MARK) or "\n"  # some tools write a second one
                 if number % LINES_BETWEEN_CHECKS == 0:
                     self.check_unchanged(file)
                 if "\0" in line:
@@ -129,7 +136,7 @@ class ManifestFile:
     def text(self) -> str:
         """The whole file as text whose lines end in LF. Raises ManifestError."""
         with self._opened_as_text(None) as file:
-            content = file.read(WHOLE_FILE_MAX_CHARS + 1)
+            content = file.read(WHOLE_FILE_MAX_CHARS + 1).lstrip(BYTE_ORDER_MARK)
             self.check_unchanged(file)
         if len(content) > WHOLE_FILE_MAX_CHARS:
             raise ManifestError([f"{self.shown}: too large to be held; use CSV or JSONL, which stream"])

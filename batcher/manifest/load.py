@@ -141,7 +141,9 @@ class Manifest:
         try:
             for found in self._tree.rows(tally):
                 yield from _jobs_of(found, checker, tally)
-            if not tally.rows:
+            if tally.rows:
+                tally.extend(self._tree.unnamed())
+            else:
                 tally.warnings.append(f"{self.path}: no jobs")
         except ManifestChanged:
             raise

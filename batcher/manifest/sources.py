@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from batcher.errors import ManifestError
 from batcher.jobs.columns import ColumnRules
@@ -22,6 +23,7 @@ from batcher.options.facts import Reading
 from batcher.terminal import legible
 
 STDIN = "-"
+_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/[0-9]+")
 _URL = re.compile(r"(https?|s3|gs|hf):/+(.+)", re.IGNORECASE)
 
 
@@ -31,6 +33,11 @@ def open_source(path: Path, shown_as: str, columns: ColumnRules, reading: Readin
     if text in (STDIN, "/dev/stdin"):
         file = ManifestFile.spooled(sys.stdin.buffer, "stdin", reading.encoding)
         return read_document(file, columns, reading)
+    if _DESCRIPTOR.fullmatch(text) and (stream := _piped(path)) is not None:
+        with stream:
+            return read_document(
+                ManifestFile.spooled(stream, shown_as, reading.encoding), columns, reading
+            )
     if (url := _URL.match(text)) is not None:
         address = f"{url[1]}://{url[2]}"
         raise ManifestError([f"{address}: a URL; download it first: curl -LO '{address}'"])
@@ -41,6 +48,11 @@ def open_source(path: Path, shown_as: str, columns: ColumnRules, reading: Readin
     if media_of(path) is not None and reading.format is None:
         return media_listing([path], shown_as)
     return open_document(path, shown_as, columns, reading)
+
+
+def _piped(path: Path) -> BinaryIO | None:
+    """The pipe that is open under the name of a descriptor, as a shell gives it for ``<(command)``."""
+    return path.open("rb") if path.is_fifo() else None
 
 
 def listing(paths: Sequence[Path], shown_as: str, reading: Reading) -> Document:

@@ -47,6 +47,12 @@ class Tree:
         """
         return self._rows((self.top,), (), tally)
 
+    def unnamed(self) -> Iterator[str]:
+        """After a pass: what is wrong with the names of columns that no file has."""
+        for name, near in self._columns.without_column():
+            hint = f"; the nearest is {near!r}" if near is not None else ""
+            yield f"{self.top.file.shown}: no column is called {name!r}{hint}"
+
     def scope(self, document: Document, around: tuple[RowLayer, ...] = ()) -> Scope:
         """What stands around the rows of ``document``, ``around`` being what includes it."""
         layers = (RowLayer(document.head.layer, document.directory, rest=document.rest), *around)

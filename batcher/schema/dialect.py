@@ -41,6 +41,7 @@ _OWN_REQUIRED = "x-required"
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_DECIMAL_COMMA = re.compile(r"[+-]?(?:0,[0-9]+|[0-9]+,(?![0-9]{3}$)[0-9]+)")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _MEDIA_FORMAT = re.compile(r"(image|video|audio)_ur[il]s?")
 _MEDIA_NAME = re.compile(
@@ -277,10 +278,15 @@ def integer_in(text: str) -> int | None:
 
 
 def number_in(text: str) -> int | float | None:
-    """The finite number that ``text`` writes, else None."""
+    """The finite number that ``text`` writes, with a point or a comma, else None.
+
+    What may be a comma between thousands (``1,500``) is no number.
+    """
     if _INTEGER.fullmatch(text):
         value = int(text)
         return value if INT_MIN <= value <= INT_MAX else None
+    if _DECIMAL_COMMA.fullmatch(text):
+        text = text.replace(",", ".")
     if not _DECIMAL.fullmatch(text):
         return None
     number = float(text)

@@ -11,6 +11,8 @@ from batcher.jobs.job import recorded
 
 SHOWN_CHARS = 60
 WHAT_MAX_CHARS = 300
+NEAR_ENOUGH = 0.7
+"""The least likeness of a name that may have been meant: "aspect" finds no "caption"."""
 
 Problem = tuple[str, str]
 """A field (``image_urls[1]``) and what is wrong with it."""
@@ -69,7 +71,7 @@ def unknown_field(name: str, known: Collection[str]) -> str:
     """That ``name`` is unknown, with the nearest of ``known``."""
     from difflib import get_close_matches
 
-    near = get_close_matches(name.lower(), known, n=1)
+    near = get_close_matches(name.lower(), known, n=1, cutoff=NEAR_ENOUGH)
     return f"unknown field, did you mean {near[0]}?" if near else "unknown field"
 
 
