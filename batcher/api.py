@@ -86,6 +86,7 @@ class RunOptions(TypedDict, total=False):
     downloads: int
     poll: float | str
     job_timeout: float | str
+    max_runtime: float | str
     outage_timeout: float | str
     dask: str | None
     max_cost: float | None

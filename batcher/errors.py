@@ -13,6 +13,7 @@
     ├── LockedError            75   another run holds the run directory
     ├── CredentialsError       77   the token is missing or was refused
     ├── StoppedError            3   stopped on purpose before the end (balance, limits)
+    │   └── OutOfTimeError          --max-runtime is over
     ├── IncompleteError         1   the run ended, and some selected job is not done
     ├── InterruptedRunError   130   SIGINT (129: SIGHUP, 143: SIGTERM)
     ├── CallError                   one call to the API did not give what was asked for
@@ -130,6 +131,10 @@ class StoppedError(BatcherError):
     """Stopped on purpose before the end; what was in flight was finished."""
 
     exit_code = 3
+
+
+class OutOfTimeError(StoppedError):
+    """``--max-runtime`` is over. What still runs at the API is left to the next run."""
 
 
 class IncompleteError(BatcherError):

@@ -19,6 +19,7 @@ from batcher.app.connect import Site, check_same_api, connect
 from batcher.app.guard import check_outputs, moved_since
 from batcher.app.host import Host
 from batcher.app.model_names import check_known
+from batcher.app.outcome import summarise
 from batcher.app.prepare import Prepared, balance_warning, confirm, prepare
 from batcher.app.run_folder import check_existing, run_dir_of
 from batcher.app.schema_warnings import odd_schemas, unchecked_models
@@ -34,8 +35,7 @@ from batcher.engine.canary import Canary
 from batcher.engine.lanes import Deps, lanes_of
 from batcher.engine.runner import Runner
 from batcher.engine.stop import Breaker
-from batcher.engine.view import RunView
-from batcher.errors import BatcherError, LockedError
+from batcher.errors import LockedError, OutOfTimeError
 from batcher.jobs.lifecycle import FORMAT_VERSION, EventName, RunEvent, State
 from batcher.jobs.shard import Shard
 from batcher.ledger.ledger import Ledger, read_snapshot
@@ -46,7 +46,7 @@ from batcher.manifest.load import Manifest, open_manifest
 from batcher.options.record import record_of
 from batcher.options.run import Options
 from batcher.planning.durations import Forecast, forecast
-from batcher.planning.plan import Plan, PlanGroup
+from batcher.planning.plan import Plan
 from batcher.providers.runcomfy.body import request_body
 from batcher.providers.runcomfy.catalog import Specs
 from batcher.providers.runcomfy.kept import keep_entries, kept_entries
@@ -76,12 +76,14 @@ async def run(options: Options, host: Host) -> Summary:
     The summary's ``exit_code`` is 0, 1, or that of the reason why the run stopped early. Raises a
     BatcherError if nothing ran.
     """
+    options = _on_the_clock(options, host)
     manifest = open_manifest(options.manifest, options.overrides, options.also)
     run_dir, shard = run_dir_of(options, manifest, host.disk), options.selection.shard
     tree = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
     check_existing(options, run_dir, host.disk)
     async with connect(options.sandbox, host, run_dir) as site, claimed(tree, shard, host.disk):
-        specs = await _specs(site, manifest, run_dir, host)
+        async with _in_time(options, host):
+            specs = await _specs(site, manifest, run_dir, host)
         async with _ledger_if_any(run_dir, shard, site, host) as held:
             prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
             await check_outputs(prepared, tree, held.snapshot)
@@ -97,6 +99,25 @@ async def run(options: Options, host: Host) -> Summary:
         if shard is not None:
             gather(run_dir, shard, host.disk)
         return summary
+
+
+def _on_the_clock(options: Options, host: Host) -> Options:
+    """``options`` with the time at which ``--max-runtime`` is over: it counts from here."""
+    if options.pace.max_runtime_s is None:
+        return options
+    ends_s = host.clock.monotonic() + options.pace.max_runtime_s
+    return replace(options, pace=replace(options.pace, ends_s=ends_s))
+
+
+@asynccontextmanager
+async def _in_time(options: Options, host: Host) -> AsyncIterator[None]:
+    """Raises OutOfTimeError if ``--max-runtime`` ends what is done inside."""
+    ends_s = options.pace.ends_s
+    try:
+        async with asyncio.timeout(None if ends_s is None else ends_s - host.clock.monotonic()):
+            yield
+    except TimeoutError:
+        raise OutOfTimeError("--max-runtime was over before anything was submitted") from None
 
 
 async def plan(options: Options, host: Host) -> Planned:
@@ -273,6 +294,8 @@ async def _execute(
             "of them was bought; run again to buy them"
         )
     stopped_by = runner.control.error or runner.shortfall()
+    if isinstance(stopped_by, OutOfTimeError) and runner.view.done >= prepared.plan.selected:
+        stopped_by = None  # the time was over, and so was the work
     elapsed_s = host.clock.monotonic() - began_s
     summary = summarise(prepared, ledger.snapshot, runner.view, stopped_by, elapsed_s)
     fresh = BadJobs.of(ledger.snapshot).since(before)
@@ -351,40 +374,3 @@ def _opening(prepared: Prepared, site: Site, host: Host) -> RunEvent:
 def _closing(opening: RunEvent, summary: Summary, at: str) -> RunEvent:
     counts = {state.value: getattr(summary, state.value) for state in State}
     return RunEvent(run=opening.run, at=at, ended=True, exit_code=summary.exit_code, counts=counts)
-
-
-def summarise(
-    prepared: Prepared, snapshot: Snapshot, view: RunView, error: BatcherError | None, elapsed_s: float
-) -> Summary:
-    """What became of a plan: ``view`` as its run left it, ``error`` why that stopped early, if so."""
-    present = status_of(prepared.run_dir, snapshot)
-    made = prepared.plan
-    fields = {name: getattr(present, name) for name in present.__struct_fields__}
-    fields |= {"total": made.total, "duplicates": made.duplicates}
-    fields["pending"] += made.total - present.total
-    return Summary(
-        **fields,
-        selected=made.selected,
-        elapsed_s=round(elapsed_s, 3),
-        submitted_now=view.submitted_now,
-        invalid=made.invalid,
-        cancelled_now=view.cancelled_now,
-        not_cancellable=view.not_cancellable,
-        not_redone=_not_redone(prepared),
-        stopped=str(error) if error is not None else None,
-        exit_code=error.exit_code if error is not None else _exit_code(prepared, view),
-    )
-
-
-def _exit_code(prepared: Prepared, view: RunView) -> int:
-    made = prepared.plan
-    excused = 0
-    if prepared.options.ignore_old_failures:
-        excused = sum(map(made.count, (PlanGroup.FAILED, PlanGroup.CANCELLED, PlanGroup.EXHAUSTED)))
-    left = view.done + excused < made.selected
-    return int(left or made.invalid > 0 or _not_redone(prepared) > 0)
-
-
-def _not_redone(prepared: Prepared) -> int:
-    """How many jobs ``--redo`` was to buy again that have no attempt left."""
-    return prepared.plan.count(PlanGroup.EXHAUSTED) if prepared.options.policy.redo else 0

@@ -11,6 +11,7 @@ from typing import Any
 
 from batcher.app import run as app
 from batcher.app.host import Host
+from batcher.app.outcome import summarise
 from batcher.app.prepare import Prepared, confirm
 from batcher.dataset.metadata import gather
 from batcher.disk import writing
@@ -84,7 +85,7 @@ async def _share_out(client: Any, prepared: Prepared, run_dir: Path, host: Host)
         gather(run_dir, Shard(count, 1), host.disk)
     end.view.submitted_now = accepted_since(run_dir, before, host.disk)
     elapsed_s = host.clock.monotonic() - began_s
-    return app.summarise(prepared, _snapshot(run_dir, host), end.view, end.error, elapsed_s)
+    return summarise(prepared, _snapshot(run_dir, host), end.view, end.error, elapsed_s)
 
 
 async def _reach(options: Options, run_dir: Path, host: Host) -> dict[str, int]:

@@ -14,6 +14,7 @@ from batcher.clock import time_of_day
 from batcher.engine.canary import Canary, no_canary
 from batcher.engine.interrupt import obey_halt
 from batcher.engine.lanes import Deps, Lanes
+from batcher.engine.max_runtime import end_in_time
 from batcher.engine.poll import Gone, is_final_no
 from batcher.engine.stop import Breaker
 from batcher.engine.submit import Outcome
@@ -68,6 +69,7 @@ class Runner:
                 self.control, self._live, self._lanes.submitter.posting, self._deps.clock, grace_s
             ),
             self._lanes.unwatched.free_in_time(),
+            end_in_time(self._pace, self.control, self._deps.clock, self._longest_s),
             self._guarded(self._lanes.late_costs.keep_asking()),
         )
         beside = [asyncio.create_task(work) for work in companions]
@@ -87,6 +89,11 @@ class Runner:
         if self._pace.cancel_on_interrupt and self.control.interrupted:
             await self._lanes.cancels.cancel_queued(self._pace.grace_s * GRACE_FOR_CANCELS)
         await self._ledger.settled()
+
+    def _longest_s(self) -> float | None:
+        """The longest generation seen of any model, in seconds."""
+        seen_s = self._ledger.snapshot.timings.by_model().values()
+        return max((max(spans, default=0.0) for spans in seen_s), default=None)
 
     def _waits(self) -> Iterator[str]:
         """What the run is waiting for, for the messages during long waits."""

@@ -126,6 +126,9 @@ class Pace:
     poll_interval_s: float | None = None
     job_timeout_s: float | None = DEFAULT_JOB_TIMEOUT_S
     outage_timeout_s: float = DEFAULT_OUTAGE_S
+    max_runtime_s: float | None = None
+    ends_s: float | None = None
+    """The reading of the monotonic clock at which ``max_runtime_s`` is over, once a run has begun."""
     grace_s: float = DEFAULT_GRACE_S
     cancel_on_interrupt: bool = False
 

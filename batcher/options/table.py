@@ -227,6 +227,7 @@ TABLE: Final[tuple[Option, ...]] = (
             to="pace.outage_timeout_s",
             default="10m",
         ),
+        Option("max-runtime", DURATION, TALK, "End within this time.", on=RUN, to="pace.max_runtime_s"),
         Option(
             "dask",
             SCHEDULER,
