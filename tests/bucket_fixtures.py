@@ -16,7 +16,7 @@ BUCKETS = iter(range(1_000))
 
 @pytest.fixture(scope="session")
 def moto():
-    pytest.importorskip("obstore", reason="needs pip install 'batcher[s3]'")
+    pytest.importorskip("obstore", reason="needs pip install obstore boto3")
     pytest.importorskip("moto", reason="needs moto's server")
     with moto_server() as url:
         yield url

@@ -280,26 +280,26 @@ def test_a_key_may_not_be_longer_than_stores_take():
 def test_without_the_extra_a_folder_still_works_and_a_store_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "obstore", None)
     open_bucket(tmp_path.as_uri())
-    with pytest.raises(InputError, match=r"pip install 'batcher\[s3\]'"):
+    with pytest.raises(InputError, match=r"pip install obstore boto3"):
         open_bucket("s3://clips")
 
 
 @pytest.mark.parametrize("url", ["gs://clips/a", "az://clips/a"])
 def test_the_other_clouds_are_set_by_their_own_variables(url, signed_in):
-    pytest.importorskip("obstore", reason="needs pip install 'batcher[s3]'")
+    pytest.importorskip("obstore", reason="needs pip install obstore boto3")
     signed_in.setenv("AZURE_STORAGE_ACCOUNT_NAME", "clipsaccount")
     signed_in.setenv("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0")
     assert open_bucket(url).url == url
 
 
 def test_settings_that_do_not_fit_together_are_a_usage_error(signed_in):
-    pytest.importorskip("obstore", reason="needs pip install 'batcher[s3]'")
+    pytest.importorskip("obstore", reason="needs pip install obstore boto3")
     with pytest.raises(UsageError, match="az://clips: the settings in the environment"):
         open_bucket("az://clips")
 
 
 def test_without_any_credentials_a_machine_that_has_no_role_says_so(signed_in):
-    pytest.importorskip("obstore", reason="needs pip install 'batcher[s3]'")
+    pytest.importorskip("obstore", reason="needs pip install obstore boto3")
     signed_in.delenv("AWS_ACCESS_KEY_ID")
     signed_in.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(CredentialsError, match="no credentials were found; set AWS_ACCESS_KEY_ID"):
@@ -308,7 +308,7 @@ def test_without_any_credentials_a_machine_that_has_no_role_says_so(signed_in):
 
 @pytest.mark.parametrize("answers", [True, False])
 async def test_a_machine_whose_role_gives_no_credentials_says_what_to_set(signed_in, answers):
-    pytest.importorskip("obstore", reason="needs pip install 'batcher[s3]'")
+    pytest.importorskip("obstore", reason="needs pip install obstore boto3")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         signed_in.delenv(name)
     async with ScriptedServer(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n") as role:
@@ -339,7 +339,7 @@ async def test_a_profile_signs_where_no_variable_does(s3_name, moto, signed_in, 
 
 
 def test_a_profile_that_is_not_there_is_named(signed_in, tmp_path):
-    pytest.importorskip("obstore", reason="needs pip install 'batcher[s3]'")
+    pytest.importorskip("obstore", reason="needs pip install obstore boto3")
     signed_in.delenv("AWS_ACCESS_KEY_ID")
     signed_in.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(CredentialsError, match="profile"):

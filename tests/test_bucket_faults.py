@@ -21,7 +21,7 @@ from tests.object_store import QUICK, SECRET, Fault, FaultyProxy
 
 pytest_plugins = ["tests.bucket_fixtures"]
 
-pytest.importorskip("obstore", reason="needs pip install 'batcher[s3]'")
+pytest.importorskip("obstore", reason="needs pip install obstore boto3")
 from batcher.store.objects.remote import PART_BYTES, PARTS_AT_ONCE  # noqa: E402
 
 KEY = "media/film.mp4"

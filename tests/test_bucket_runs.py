@@ -27,7 +27,7 @@ from tests.object_store import QUICK, SECRET, Fault, FaultyProxy
 
 pytest_plugins = ["tests.bucket_fixtures"]
 
-pytest.importorskip("obstore", reason="needs pip install 'batcher[s3]'")
+pytest.importorskip("obstore", reason="needs pip install obstore boto3")
 
 KLING = "kling/kling-2-1/master/image-to-video"
 ALWAYS = 100_000

@@ -145,7 +145,7 @@ def test_what_shards_cant_keep_is_refused_with_the_reason(options, word):
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(UsageError, match=r"pip install 'batcher\[dask\]'"):
+    with pytest.raises(UsageError, match=r"pip install distributed"):
         check_installed()
 
 
@@ -200,7 +200,7 @@ def test_counts_travel_whole(view):
 def test_a_worker_that_sees_something_else_says_what(tmp_path):
     manifest = write_pairs(tmp_path / "pairs.csv", 2)
     mark = tmp_path / "out" / ".batcher" / "dask-1"
-    sight = Sight(mark, manifest, manifest_sha256(manifest), version("batcher"))
+    sight = Sight(mark, manifest, manifest_sha256(manifest), version("runcomfy-batcher"))
     assert f"does not see the run directory {tmp_path / 'out'}" in look(sight)
     mark.parent.mkdir(parents=True)
     mark.touch()

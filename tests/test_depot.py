@@ -240,7 +240,7 @@ async def test_a_ledger_that_was_fetched_to_read_stays_as_long_as_its_snapshot(d
 
 @pytest.mark.parametrize("endpoint", ["", "minio:9000", "ftp://minio", "http://", "http://[bad"])
 def test_an_endpoint_that_is_no_url_is_a_usage_error(signed_in, endpoint):
-    pytest.importorskip("obstore", reason="needs pip install 'batcher[s3]'")
+    pytest.importorskip("obstore", reason="needs pip install obstore boto3")
     signed_in.setenv("AWS_ENDPOINT_URL", endpoint)
     with pytest.raises(UsageError, match="AWS_ENDPOINT_URL: is set, but is no URL"):
         open_bucket("s3://clips")
@@ -258,7 +258,7 @@ asyncio.run(look())
 
 
 async def test_a_program_that_ends_just_after_an_answer_of_the_store_ends_well():
-    pytest.importorskip("obstore", reason="needs pip install 'batcher[s3]'")
+    pytest.importorskip("obstore", reason="needs pip install obstore boto3")
     for _ in range(5):  # without the wait at exit, most of them abort
         program = await asyncio.create_subprocess_exec(sys.executable, "-c", HASTY)
         assert await program.wait() == 0

@@ -118,7 +118,7 @@ def _by_apprise(url: str, message: Message) -> str | None:
     try:
         import apprise
     except ImportError:
-        return "needs apprise: pip install 'batcher[notify]'"
+        return "needs apprise: pip install apprise"
     service = apprise.Apprise()
     if not service.add(url):
         return "apprise knows no such address"

@@ -54,7 +54,7 @@ def check_installed() -> None:
         import distributed  # noqa: F401
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"--dask needs a library that is not installed ({error.name}): pip install 'batcher[dask]'"
+            f"--dask needs a library that is not installed ({error.name}): pip install distributed"
         ) from None
 
 

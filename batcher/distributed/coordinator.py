@@ -64,7 +64,7 @@ async def _share_out(client: Any, prepared: Prepared, run_dir: Path, host: Host)
             mark,
             options.manifest.absolute(),
             manifest_sha256(options.manifest) or "",
-            version("batcher"),
+            version("runcomfy-batcher"),
         )
         await _check_sights(client, sight)
         tasks = [Task(mark.name, part, sight) for part in divide(prepared, run_dir, count)]

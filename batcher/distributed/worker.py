@@ -67,7 +67,7 @@ def look(sight: Sight) -> str | None:
 
 def check_sight(sight: Sight) -> None:
     """Raises UsageError (another version), RunDirError or InputError (another file system)."""
-    if version("batcher") != sight.version:
+    if version("runcomfy-batcher") != sight.version:
         raise UsageError(f"it has batcher {version('batcher')}, the caller {sight.version}")
     if not sight.mark.exists():
         raise RunDirError(

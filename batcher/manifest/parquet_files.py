@@ -15,7 +15,7 @@ from batcher.manifest.files import ManifestFile
 from batcher.manifest.remarks import Remarks
 from batcher.manifest.rows import Row, row_of
 
-MISSING = "reading Parquet needs pyarrow: pip install 'batcher[parquet]' (or save it as CSV)"
+MISSING = "reading Parquet needs pyarrow: pip install pyarrow (or save it as CSV)"
 BATCH_ROWS = 1024
 
 

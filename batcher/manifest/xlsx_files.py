@@ -11,7 +11,7 @@ from typing import Any
 from batcher.errors import ManifestError
 from batcher.manifest.files import ManifestFile
 
-MISSING = "reading XLSX needs openpyxl: pip install 'batcher[xlsx]' (or save the sheet as CSV)"
+MISSING = "reading XLSX needs openpyxl: pip install openpyxl (or save the sheet as CSV)"
 EMPTY_ROWS_MAX = 10_000
 
 

@@ -62,7 +62,7 @@ class ParquetWriter:
         try:
             import pyarrow as pa
         except ImportError:
-            raise InputError("Parquet needs pyarrow: pip install 'batcher[parquet]'") from None
+            raise InputError("Parquet needs pyarrow: pip install pyarrow") from None
         types = {
             INTEGER: pa.int64(),
             NUMBER: pa.float64(),

@@ -53,7 +53,7 @@ def open_bucket(url: str, patience: StoreRetries | None = None) -> Bucket:
     try:
         import obstore  # noqa: F401
     except ImportError:
-        raise InputError(f"{place.url}: object storage needs pip install 'batcher[s3]'") from None
+        raise InputError(f"{place.url}: object storage needs pip install obstore boto3") from None
     from batcher.store.objects.remote import RemoteBucket
 
     return RemoteBucket(place, _store(place, patience or StoreRetries()), patience or StoreRetries())
@@ -141,7 +141,7 @@ def _profile(place: BucketLocation) -> Any:
         from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
         from obstore.auth.boto3 import Boto3CredentialProvider
     except ImportError:
-        raise InputError(f"{place.url}: profiles in ~/.aws need pip install 'batcher[s3]'") from None
+        raise InputError(f"{place.url}: profiles in ~/.aws need pip install obstore boto3") from None
     try:
         return Boto3CredentialProvider(ttl=timedelta(seconds=PROFILE_REFRESH_S))
     except (BotoCoreError, ValueError):
