@@ -120,6 +120,8 @@ async def test_who_follows_a_redirect_is_counted():
     ("fault", "words", "result"),
     [
         (Fault.GENERATE_FAILED, ["in_queue", "in_progress", "failed"], "failed"),
+        (Fault.GENERATE_REFUSED, ["in_queue", "in_progress", "failed"], "failed"),
+        (Fault.GENERATE_SLOW, ["in_queue", "in_progress", "completed"], "succeeded"),
         (Fault.GENERATE_FAILED_RESULT, ["in_queue", "in_progress", "completed"], "failed"),
         (Fault.GENERATE_ERROR_LIST, ["in_queue", "in_progress", "completed"], "failed"),
         (Fault.GENERATE_NO_OUTPUT, ["in_queue", "in_progress", "completed"], "succeeded"),
@@ -140,7 +142,8 @@ async def test_a_generation_ends_in_this_way(fault, words, result):
         assert ("error" in ended) == (result == "failed")
         assert isinstance(ended.get("error"), list) == (fault is Fault.GENERATE_ERROR_LIST)
         assert ("output" in ended) == (result != "failed"), "output only of what succeeded"
-        whole = fault in (Fault.GENERATE_STRANGE_WORD, Fault.GENERATE_SYNONYMS)
+        strange = (Fault.GENERATE_STRANGE_WORD, Fault.GENERATE_SYNONYMS)
+        whole = fault in (*strange, Fault.GENERATE_SLOW)
         assert bool(ended.get("output")) == whole
         assert caller.sandbox.stats.faults == {fault.value: 1}
 
@@ -241,6 +244,36 @@ async def test_without_faults_nothing_goes_wrong():
     assert set(answers) == {200}
 
 
+def test_what_users_meet_often_is_met_most():
+    faults = Faults(seed=3, share=0.9)
+    often = {
+        FaultStage.SUBMIT: Fault.SUBMIT_LIMITED,
+        FaultStage.POLL: Fault.POLL_LIMITED,
+        FaultStage.GENERATE: Fault.GENERATE_SLOW,
+        FaultStage.DOWNLOAD: Fault.DOWNLOAD_EXPIRED,
+    }
+    for stage, fault in often.items():
+        drawn = Counter(faults.draw(stage, str(number), 0) for number in range(2000))
+        del drawn[None]
+        assert drawn.most_common(1)[0][0] is fault
+
+
+@pytest.mark.parametrize("stage", [FaultStage.SUBMIT, FaultStage.POLL])
+async def test_no_fault_says_that_the_model_is_unknown(stage):
+    for fault in OF_STAGE[stage]:
+        async with serving(**always(fault)) as caller:
+            assert b"400001" not in (await post(caller))[2]
+
+
+async def test_a_slow_generation_takes_several_times_as_long():
+    orders = []
+    for fault in (Fault.GENERATE_SLOW, Fault.GENERATE_SYNONYMS):
+        async with serving(**always(fault)) as caller:
+            request_id = await caller.submit()
+            orders.append(caller.sandbox._store.get(request_id).order)
+    assert orders[0].run_s == pytest.approx(5 * orders[1].run_s)
+
+
 def test_every_fault_is_met_and_about_as_often_as_told():
     faults = Faults(seed=3, share=0.25)
     for stage, pool in OF_STAGE.items():
@@ -253,7 +286,7 @@ def test_every_fault_is_met_and_about_as_often_as_told():
 
 async def test_the_next_post_of_the_same_job_meets_another_fate():
     async with serving(seed=5, faults=0.5) as caller:
-        answers = {(await post(caller))[0] for _ in range(30)}
+        answers = {(await post(caller))[0] for _ in range(100)}
         assert 200 in answers
         assert len(answers) > 3
 

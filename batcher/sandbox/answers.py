@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     from batcher.sandbox.faults import Fault
 
-INVALID_RESOURCE = 400001
 INSUFFICIENT_RESOURCES = 400002
 USER_ACCOUNT = 400004
 NOT_READY = 400005
 RESOURCE_NOT_FOUND = 404001
+INVALID_INPUT = 422001
 GENERATION_ERROR = 500001
 
 RETRY_AFTER_S = 1
@@ -92,7 +92,7 @@ _ANSWERS: dict[str, Callable[[datetime], web.Response]] = {
     "limited-date": lambda now: Refusal(429, "Too many requests", headers=_retry_after(now)).response(),
     "not-ready": lambda _: Refusal(400, "Request is not ready", error_code=NOT_READY).response(),
     "error-code": lambda _: Refusal(
-        200, "The model rejected the request", error_code=INVALID_RESOURCE
+        200, "The prompt was refused by the content filter", error_code=INVALID_INPUT
     ).response(),
     "unreadable": lambda _: web.Response(body=_UNREADABLE, content_type="application/json"),
     "no-id": lambda _: web.json_response({"message": "accepted"}),

@@ -22,7 +22,7 @@ from batcher.sandbox.answers import (
     not_found,
 )
 from batcher.sandbox.catalogue import MODEL_KIND, Model, catalogue, find
-from batcher.sandbox.faults import Fault, FaultStage, dice
+from batcher.sandbox.faults import SLOWNESS, Fault, FaultStage, dice
 from batcher.sandbox.journal import JobCreated
 from batcher.sandbox.outputs import names, output
 from batcher.sandbox.store import Request, RequestPhase, Store
@@ -53,9 +53,15 @@ SYNONYMS = {
 STRANGE_WORD = "post_processing"
 
 _FAILED, _SUCCEEDED = "failed", "succeeded"
-_FAILURES = (Fault.GENERATE_FAILED, Fault.GENERATE_FAILED_RESULT, Fault.GENERATE_ERROR_LIST)
 _FAILURE = "The model could not generate anything from this input"
 _FAILURE_LIST = [{"errorCode": GENERATION_ERROR, "error": _FAILURE, "debugInfo": "worker 7"}]
+_FAILURES: dict[str, Any] = {
+    Fault.GENERATE_FAILED: _FAILURE,
+    Fault.GENERATE_FAILED_RESULT: _FAILURE,
+    Fault.GENERATE_ERROR_LIST: _FAILURE_LIST,
+    Fault.GENERATE_REFUSED: "The prompt was refused by the content filter",
+}
+_FAILED_AT_STATUS = (Fault.GENERATE_FAILED, Fault.GENERATE_REFUSED)
 
 
 class ModelApi:
@@ -159,6 +165,8 @@ class ModelApi:
         """The ``nth`` order for these inputs. Its whole future is drawn here."""
         rng = dice(self._settings.seed, "order", key, nth)
         simulation, speed = model.simulation, self._settings.speed
+        fate = self._faults.draw(FaultStage.GENERATE, key, nth)
+        slowness = SLOWNESS if fate is Fault.GENERATE_SLOW else 1.0
         return JobCreated(
             id=str(uuid.UUID(int=rng.getrandbits(128), version=4)),
             at=self._store.now_s(),
@@ -167,8 +175,8 @@ class ModelApi:
             input=msgspec.Raw(msgspec.json.encode(recorded(inputs))),
             price_usd=model.price_usd(inputs),
             queue_s=rng.uniform(*simulation.queue_s) / speed,
-            run_s=rng.uniform(*simulation.run_s) / speed,
-            fate=self._faults.draw(FaultStage.GENERATE, key, nth) or "",
+            run_s=rng.uniform(*simulation.run_s) / speed * slowness,
+            fate=fate or "",
         )
 
     def _drops_unread(self, request: web.Request) -> bool:
@@ -207,9 +215,8 @@ class ModelApi:
             return SYNONYMS[phase]
         if fate == Fault.GENERATE_STRANGE_WORD and phase is RequestPhase.IN_PROGRESS:
             return STRANGE_WORD
-        return (
-            _FAILED if fate == Fault.GENERATE_FAILED and phase is RequestPhase.FINISHED else WORDS[phase]
-        )
+        failed = fate in _FAILED_AT_STATUS and phase is RequestPhase.FINISHED
+        return _FAILED if failed else WORDS[phase]
 
     def _last_word(self, asked: Request) -> str:
         """The word of ``/result`` once the request is terminal."""
@@ -236,7 +243,7 @@ class ModelApi:
             "finished_at": _iso(asked.ended_s or order.at),
         }
         if word == _FAILED:
-            body["error"] = _FAILURE_LIST if order.fate == Fault.GENERATE_ERROR_LIST else _FAILURE
+            body["error"] = _FAILURES[order.fate]
         elif asked.cancelled_s is None:
             body["output"] = self._output(request, order)
         if request.query.get("include_cost", "").lower() == "true":

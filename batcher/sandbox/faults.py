@@ -22,7 +22,7 @@ class FaultStage(StrEnum):
 
 
 class Fault(StrEnum):
-    """Every way to fail: ``stage:kind``. Those of one stage are equally likely."""
+    """Every way to fail: ``stage:kind``. How likely those of one stage are: see ``WEIGHTS``."""
 
     CONNECT_DROPPED = "connect:dropped"
     """A POST's connection is closed before the server has read the body: no job."""
@@ -36,6 +36,7 @@ class Fault(StrEnum):
     SUBMIT_LIMITED = "submit:limited"
     SUBMIT_LIMITED_DATE = "submit:limited-date"
     SUBMIT_ERROR_CODE = "submit:error-code"
+    """A 200 whose body refuses the inputs (422001), as a content filter does."""
     SUBMIT_UNREADABLE = "submit:unreadable"
     SUBMIT_NO_ID = "submit:no-id"
     SUBMIT_REDIRECT = "submit:redirect"
@@ -55,6 +56,10 @@ class Fault(StrEnum):
     POLL_LOST = "poll:lost"
     """404 for a request that exists; at most once for each."""
 
+    GENERATE_SLOW = "generate:slow"
+    """Not an error: it takes several times as long as others."""
+    GENERATE_REFUSED = "generate:refused"
+    """Failed: the content filter refuses the prompt."""
     GENERATE_FAILED = "generate:failed"
     GENERATE_FAILED_RESULT = "generate:failed-result"
     """``/status`` says completed, ``/result`` says failed."""
@@ -91,6 +96,27 @@ class Fault(StrEnum):
 
 OF_STAGE = {stage: tuple(f for f in Fault if f.stage is stage) for stage in FaultStage}
 
+COMMON, USUAL, ODD = 20, 8, 1
+WEIGHTS = dict.fromkeys(Fault, ODD) | {
+    Fault.SUBMIT_LIMITED: COMMON,
+    Fault.SUBMIT_BUSY: USUAL,
+    Fault.SUBMIT_DROPPED: ODD * 2,
+    Fault.POLL_LIMITED: COMMON,
+    Fault.POLL_INTERNAL: USUAL,
+    Fault.POLL_GATEWAY: USUAL,
+    Fault.POLL_BUSY: USUAL,
+    Fault.GENERATE_SLOW: COMMON,
+    Fault.GENERATE_FAILED: USUAL,
+    Fault.GENERATE_REFUSED: USUAL,
+    Fault.DOWNLOAD_EXPIRED: COMMON,
+    Fault.DOWNLOAD_DROPPED: USUAL,
+    Fault.DOWNLOAD_BUSY: USUAL,
+    Fault.DOWNLOAD_TRUNCATED: USUAL,
+}
+"""How often each is met, among those of its stage: estimates of what users meet, not measurements."""
+SLOWNESS = 5.0
+"""How many times longer a slow generation takes."""
+
 CREATION_SHARE = {
     Fault.SUBMIT_DROPPED: 1.0,
     Fault.SUBMIT_INTERNAL: 0.5,
@@ -103,11 +129,11 @@ CREATION_SHARE = {
 
 # Closing before the body is read is one way of many in which a POST fails, though it is drawn on
 # its own, when nothing is known of the job yet: together the two stages make up one share.
-_WAYS_TO_FAIL_A_POST = len(OF_STAGE[FaultStage.SUBMIT]) + len(OF_STAGE[FaultStage.CONNECT])
-PART_OF_SHARE = {
-    stage: len(OF_STAGE[stage]) / _WAYS_TO_FAIL_A_POST
+_OF_A_POST = {
+    stage: sum(WEIGHTS[fault] for fault in OF_STAGE[stage])
     for stage in (FaultStage.CONNECT, FaultStage.SUBMIT)
 }
+PART_OF_SHARE = {stage: weight / sum(_OF_A_POST.values()) for stage, weight in _OF_A_POST.items()}
 
 
 def dice(seed: int, *key: object) -> random.Random:
@@ -130,7 +156,9 @@ class Faults:
             return None
         rng = dice(self.seed, stage, key, nth)
         share = self.share * (1.0 if self.only else PART_OF_SHARE.get(stage, 1.0))
-        return rng.choice(pool) if rng.random() < share else None
+        if rng.random() >= share:
+            return None
+        return rng.choices(pool, [WEIGHTS[fault] for fault in pool])[0]
 
     def creates(self, fault: Fault | None, key: str, nth: int) -> bool:
         """Whether a POST that met ``fault`` has created a job. Without a fault it has."""
