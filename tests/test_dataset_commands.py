@@ -137,3 +137,21 @@ async def test_a_live_report_is_written_anew_as_the_ledger_grows_and_once_more_a
     assert (seen, status.live, status.submitted) == ([True] * 3, False, 2)
     assert '"refresh_s":null' in (tmp_path / "report.html").read_text()
     await made.ledger.close()
+
+
+def test_variables_and_the_source_row_come_out_as_columns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.yaml").write_text(
+        "model: blackforestlabs/flux-1/dev/text-to-image\nmatrix: {place: [Paris, Rome]}\n"
+        "vars: {mood: calm}\njobs:\n- {prompt: 'a cat in {{ place }}'}\n"
+    )
+    said = typed("run", "m.yaml", "--sandbox", "--sandbox-speed", "100", "-o", "out")
+    assert said.return_value == 0, said.output
+    rows = [json.loads(line) for line in (tmp_path / "out/metadata.jsonl").read_bytes().splitlines()]
+    places = {row["prompt"]: (row["var.place"], row["source"]) for row in rows}
+    assert places["a cat in Paris"] == ("Paris", "m.yaml:5")
+    listed = typed("status", "out", "--list", "done").stdout.splitlines()
+    assert {json.loads(line)["vars"]["place"] for line in listed} == {"Paris", "Rome"}
+    kept = typed("export", "out", "--format", "csv", "-o", "rome", "--filter", "var.place == 'Rome'")
+    assert kept.output.startswith("1 row") or "1 rows" in kept.output, kept.output
+    assert "- `var.place`: string" in (tmp_path / "out/README.md").read_text()

@@ -648,3 +648,27 @@ def test_a_typed_header_or_a_schema_does_not_change_an_id(tmp_path):
     typed = read_text(tmp_path, "b.csv", f"prompt,image_url,duration:int\nx,{URL},5\n").ids
     without = read_text(tmp_path, "c.csv", f"prompt,image_url,duration\nx,{URL},5.0\n", {}).ids
     assert plain == typed == without
+
+
+# What a job keeps of its variables
+
+
+def test_a_job_keeps_its_variables_and_neither_its_model_nor_its_file_among_them(tmp_path):
+    (tmp_path / "cat.png").write_bytes(PNG)
+    text = f"""
+vars: {{mood: calm, none: null}}
+matrix: {{place: [Paris], model: [{KLING.model_id}]}}
+jobs:
+  - {{prompt: "{{{{ mood }}}} {{{{ place }}}} {{{{ file.stem }}}}", vars: {{hour: 9}}, image_url: {{glob: "*.png"}}}}
+"""
+    found = read_text(tmp_path, "m.yaml", text)
+    assert found.problems == []
+    assert [job.vars for job in found.jobs] == [{"mood": "calm", "place": "Paris", "hour": 9}]
+    plain = one(tmp_path, "vars: {mood: calm}\njobs: [{prompt: x, vars: {mood: wild}}]")
+    assert plain.vars == {"mood": "wild"}
+
+
+def test_variables_make_no_other_job(tmp_path):
+    with_them = one(tmp_path, "vars: {mood: calm}\njobs: [{prompt: x}]")
+    without = one(tmp_path, "jobs: [{prompt: x}]")
+    assert (with_them.id, with_them.digest) == (without.id, without.digest)

@@ -105,6 +105,7 @@ async def test_a_row_says_what_the_file_is_and_what_it_was_made_of(table):
             "fps": None,
             "quality": None,
             "orphaned": False,
+            "source": None,
             "input.duration": 5,
             "input.prompt": "a cat",
             "meta.split": "train",

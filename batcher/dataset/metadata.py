@@ -29,7 +29,7 @@ from batcher.store.local import RunDir
 
 _GATHER_LOCK = "gather"
 GATHER_PATIENCE_S = 600.0
-_LAYOUT = 3
+_LAYOUT = 4
 """Of the columns that every row has: raised where they change."""
 
 

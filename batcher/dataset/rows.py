@@ -5,8 +5,9 @@ The same keys stand in every row and a key has one type, over all models: rows l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,6 +17,7 @@ from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
 
 TEXT, INTEGER, NUMBER, FLAG, TEXTS, NOTHING = "text", "integer", "number", "flag", "texts", "null"
+NONE: Mapping[str, Any] = MappingProxyType({})
 OWN_COLUMNS = {
     "file_name": TEXT,
     "job": TEXT,
@@ -35,31 +37,46 @@ OWN_COLUMNS = {
     "fps": NUMBER,
     "quality": TEXT,
     "orphaned": FLAG,
+    "source": TEXT,
 }
-"""Columns that every row has, with their types; those of inputs and metadata follow them."""
+"""Columns that every row has, with their types; those of inputs, metadata and variables follow them."""
+
+
+class Made(NamedTuple):
+    """What a job was made of, as the ledger has it."""
+
+    inputs: dict[str, Any]
+    meta: dict[str, Any]
+    variables: dict[str, Any]
+    source: str | None
 
 
 class ColumnTypes:
-    """The columns that inputs and metadata need: name → type, merged over many jobs."""
+    """The columns that inputs, metadata and variables need: name → type, merged over many jobs."""
 
     def __init__(self, types: dict[str, str] | None = None) -> None:
         self.types: dict[str, str] = dict(types or {})
         self._last_inputs: dict[str, type] = {}
         self._last_meta: dict[str, type] = {}
+        self._last_vars: dict[str, type] = {}
 
     def watch(self, jobs: Iterable[Job]) -> Iterator[Job]:
         """Pass ``jobs`` through, taking note of their columns."""
         for job in jobs:
-            self.add(job.input, job.meta)
+            self.add(job.input, job.meta, job.vars)
             yield job
 
-    def add(self, inputs: dict[str, Any], meta: dict[str, Any]) -> None:
-        """Take in one job's inputs and metadata. Most have the types of the job before."""
+    def add(
+        self, inputs: dict[str, Any], meta: dict[str, Any], variables: Mapping[str, Any] = NONE
+    ) -> None:
+        """Take in one job's values. Most have the types of the job before."""
         self._take("input", inputs, self._last_inputs)
         if meta:
             self._take("meta", meta, self._last_meta)
+        if variables:
+            self._take("var", variables, self._last_vars)
 
-    def _take(self, prefix: str, values: dict[str, Any], last: dict[str, type]) -> None:
+    def _take(self, prefix: str, values: Mapping[str, Any], last: dict[str, type]) -> None:
         for name, value in values.items():
             kind = type(value)
             if last.get(name) is not kind:
@@ -74,19 +91,16 @@ class ColumnTypes:
         for name, kind in other.types.items():
             self.types[name] = _merged(self.types.get(name, NOTHING), kind)
 
-    def fill(self, inputs: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
+    def fill(
+        self, inputs: dict[str, Any], meta: dict[str, Any], variables: Mapping[str, Any] = NONE
+    ) -> dict[str, Any]:
         """One job's values under every column, each in its column's type; None where it has none."""
         row: dict[str, Any] = dict.fromkeys(sorted(self.types))
-        for name, value in _flat(inputs, meta):
-            row[name] = _cast(value, self.types.get(name, TEXT))
+        for prefix, values in (("input", inputs), ("meta", meta), ("var", variables)):
+            for name, value in values.items():
+                column = f"{prefix}.{name}"
+                row[column] = _cast(_shown(value), self.types.get(column, TEXT))
         return row
-
-
-def _flat(inputs: dict[str, Any], meta: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in inputs.items():
-        yield f"input.{name}", _shown(value)
-    for name, value in meta.items():
-        yield f"meta.{name}", _shown(value)
 
 
 def _shown(value: Any) -> Any:
@@ -146,15 +160,15 @@ class Rows:
 
     def of(self, job_id: str, record: JobRecord) -> Iterator[dict[str, Any]]:
         """One row for each output of a done job."""
-        inputs, meta = self.inputs(record)
-        filled = self.columns.fill(inputs, meta)
+        made = self.made_of(record)
+        filled = self.columns.fill(made.inputs, made.meta, made.variables)
         done = self._snapshot.line_at(record.done_offset)
         for artifact in done.files or ():
             yield {
                 "file_name": artifact.path,
                 "job": job_id,
                 "model": record.model,
-                "prompt": _prompt(inputs),
+                "prompt": _prompt(made.inputs),
                 "request_id": record.request_id,
                 "attempt": record.attempt,
                 "submitted_at": record.submitting_at,
@@ -169,21 +183,25 @@ class Rows:
                 "fps": artifact.fps,
                 "quality": record.quality,
                 "orphaned": record.orphaned,
+                "source": made.source,
                 **filled,
             }
 
-    def inputs(self, record: JobRecord) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What a job was made of: its inputs and its metadata."""
+    def made_of(self, record: JobRecord) -> Made:
+        """What a job was made of; of its ``source``, the row as its last attempt found it."""
         if record.input_offset < 0:
-            return {}, {}
-        event = self._snapshot.line_at(record.input_offset)
-        return event.input or {}, event.meta or {}
+            return Made({}, {}, {}, None)
+        event = last = self._snapshot.line_at(record.input_offset)
+        if record.submitting_offset not in (-1, record.input_offset):
+            last = self._snapshot.line_at(record.submitting_offset)
+        return Made(event.input or {}, event.meta or {}, event.vars or {}, last.source)
 
     def widen(self) -> None:
         """Let the columns hold every job that the ledger knows."""
         for record in self._snapshot.records.values():
             if record.input_offset >= 0:
-                self.columns.add(*self.inputs(record))
+                made = self.made_of(record)
+                self.columns.add(made.inputs, made.meta, made.variables)
 
 
 def _prompt(inputs: dict[str, Any]) -> str | None:

@@ -173,6 +173,8 @@ class Submitter:
         if not _on_record(job, record):
             fields["input"] = recorded(job.input)
             fields["meta"] = recorded(job.meta)
+            if job.vars:
+                fields["vars"] = recorded(job.vars)
         covered = self._ledger.append(
             EventName.SUBMITTING, job.id, attempt=next_attempt(record), **fields
         )

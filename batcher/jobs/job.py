@@ -80,7 +80,8 @@ class Job(msgspec.Struct, frozen=True):
     """One generation to buy: a model and its inputs, typed and checked.
 
     ``input`` holds JSON values and :class:`LocalMedia`. ``digest`` is what makes model and
-    inputs this job. ``explicit`` says that the manifest named the job itself.
+    inputs this job. ``explicit`` says that the manifest named the job itself. ``vars`` are the
+    variables that its templates could name: they are kept, and make no other job.
     """
 
     id: str
@@ -90,6 +91,7 @@ class Job(msgspec.Struct, frozen=True):
     source: Source
     digest: str
     explicit: bool = False
+    vars: dict[str, Any] = {}
 
 
 def explicit_id_problem(text: str) -> str | None:

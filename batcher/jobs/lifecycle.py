@@ -124,6 +124,7 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
     model: str | None = None
     input: dict[str, Any] | None = None
     meta: dict[str, Any] | None = None
+    vars: dict[str, Any] | None = None
     source: str | None = None
     digest: str | None = None
     price_usd: float | UnsetType | None = UNSET

@@ -35,6 +35,7 @@ class Line(Event, omit_defaults=True, gc=False, kw_only=True):
 
     input: Lengths | None = None  # type: ignore[assignment]
     meta: _Anything | None = None  # type: ignore[assignment]
+    vars: _Anything | None = None  # type: ignore[assignment]
     files: tuple[Artifact, ...] | None = None  # type: ignore[assignment]
     job: str = ""
     group: int = -1

@@ -85,6 +85,8 @@ class ListedJob(msgspec.Struct, kw_only=True):
     source: str | None
     input: dict[str, Any] | None
     attempt: int | None = None
+    vars: dict[str, Any] | None = None
+    """The variables of its templates, if it has any."""
     stage: str | None = None
     code: int | str | None = None
     message: str | None = None
@@ -183,13 +185,14 @@ def listed_jobs(
 def listed_job(job_id: str, record: JobRecord, snapshot: Snapshot) -> ListedJob:
     """A job with what stands only in the ledger's lines, which have to be durable."""
     intent = snapshot.line_at(record.submitting_offset) if record.submitting_offset >= 0 else None
-    inputs = snapshot.line_at(record.input_offset).input if record.input_offset >= 0 else None
+    made = snapshot.line_at(record.input_offset) if record.input_offset >= 0 else None
     return ListedJob(
         job=job_id,
         state=record.state,
         attempt=record.attempt,
         source=intent.source if intent is not None else None,
-        input=inputs,
+        input=made.input if made is not None else None,
+        vars=made.vars if made is not None else None,
         stage=record.stage,
         code=record.code,
         message=record.message,

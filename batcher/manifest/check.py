@@ -116,7 +116,7 @@ class Checker:
             job_id = f"{job_id}-{draft.sample}"
         if not job_id.isascii():
             _check_file_name(job_id)
-        job = Job(job_id, model, inputs, draft.meta, source, digest, draft.id is not None)
+        job = Job(job_id, model, inputs, draft.meta, source, digest, draft.id is not None, draft.vars)
         if scope.setting.per_row:
             return self._own_job(job, draft)
         return job if not self._compares or self._is_new(job, draft) else None

@@ -42,7 +42,7 @@ class Draft(msgspec.Struct):
     ``id`` is the explicit id with what a matrix adds to it, ``explicit`` that id as it was written;
     both None where the job names itself. ``sample`` counts from 1. ``bases`` says what relative paths
     are relative to, for fields whose value stands in another file than the row. ``glob`` is the input
-    that a glob gave a file. ``problems`` are those of its templates.
+    that a glob gave a file. ``problems`` are those of its templates. ``vars`` are its variables.
     """
 
     inputs: dict[str, Any]
@@ -54,6 +54,7 @@ class Draft(msgspec.Struct):
     bases: Mapping[str, Path] | None = None
     glob: str | None = None
     problems: tuple[FieldProblem, ...] = ()
+    vars: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,10 @@ class Scope:
             return None
         meta = {**self.meta, **row.meta} if row.meta else self.meta
         bases = self.bases_of(row) if self.bases else None
-        return Draft(self.inputs_of(row), self.model_of(row), meta, row.id, row.id, 1, bases)
+        draft = Draft(self.inputs_of(row), self.model_of(row), meta, row.id, row.id, 1, bases)
+        if row.vars or self.vars or self.setting.variables:
+            draft.vars = _kept({**self.vars, **(row.vars or {}), **self.setting.variables})
+        return draft
 
     def inputs_of(self, row: Row) -> dict[str, Any]:
         """A fresh dict of what ``row`` sends when nothing varies."""
@@ -345,8 +349,20 @@ def _filled(
     explicit = fill("id", row.id)
     explicit = None if explicit is None else str(explicit)
     return Draft(
-        _without_null(sent), None, _without_null(kept), explicit, explicit, problems=tuple(problems)
+        _without_null(sent),
+        None,
+        _without_null(kept),
+        explicit,
+        explicit,
+        problems=tuple(problems),
+        vars=_kept(variables),
     )
+
+
+def _kept(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that a job keeps: not its model, nor the file of a glob, which are on record as they are."""
+    passing = ("model", "file")
+    return _without_null({name: v for name, v in variables.items() if name not in passing})
 
 
 def _without_null(values: dict[str, Any]) -> dict[str, Any]:

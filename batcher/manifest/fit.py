@@ -37,7 +37,7 @@ def fit_names(draft: Draft, spec: ModelSpec | None, scope: Scope) -> Iterator[Fi
         if own in spec.fields or name in scope.setting.extra:
             fitted[own if own in spec.fields else spelled.get(name, name)] = value
         elif name in scope.used:
-            continue
+            draft.vars = {**draft.vars, spelled.get(name, name): value}
         elif scope.rest is None:
             fitted[spelled.get(name, name)] = value
         elif scope.rest == META:

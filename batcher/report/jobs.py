@@ -73,7 +73,7 @@ class Jobs:
         return commands
 
     def _job(self, job_id: str, record: JobRecord) -> dict[str, Any]:
-        inputs, meta = self._rows.inputs(record)
+        inputs, meta, variables, _ = self._rows.made_of(record)
         life = self._history.lives.get(job_id, Life())
         done = record.done_offset if record.state is State.DONE else None
         return {
@@ -83,6 +83,7 @@ class Jobs:
             "prompt": _text(inputs.get("prompt", inputs.get("text"))),
             "input": {name: _plain(v) for name, v in inputs.items() if name != "prompt"},
             "meta": {name: _plain(v) for name, v in meta.items()},
+            "vars": {name: _plain(v) for name, v in variables.items()},
             "media": list(self._input_media(inputs)),
             "files": self._files(done) if done is not None else None,
             "quality": record.quality,

@@ -13,7 +13,7 @@ import msgspec
 
 from batcher.errors import UsageError
 
-_GROUPS = ("input", "meta")
+_GROUPS = ("input", "meta", "var")
 
 
 class _Nothing:

@@ -74,7 +74,8 @@ function parametersOf(job) {
   const remote = new Set((job.media || []).filter((m) => m.url).map((m) => m.url));
   const show = (value) => (remote.has(value) ? linkTo(value) : shown(value));
   return [["model", job.model], ...Object.entries(job.input || {}).map(([name, value]) => [name, show(value)]),
-    ...Object.entries(job.meta || {}).map(([name, value]) => [`meta.${name}`, shown(value)])];
+    ...Object.entries(job.meta || {}).map(([name, value]) => [`meta.${name}`, shown(value)]),
+    ...Object.entries(job.vars || {}).map(([name, value]) => [`var.${name}`, shown(value)])];
 }
 
 // A remote input is a link to follow, never something that this page loads.
