@@ -32,6 +32,8 @@ SPECS_NAME = "specs.json"
 """The catalogue's entries that the run went by."""
 BUCKET_NAME = "bucket.json"
 """Which bucket has the outputs."""
+SANDBOX_NAME = "sandbox.jsonl"
+"""What the embedded sandbox made."""
 AT_WORK_NAME = "at-work"
 SETTLING_NAME = "settling"
 

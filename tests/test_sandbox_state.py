@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from test_sandbox import CAT, KLING, LONG_S, TEXT_TO_IMAGE, FakeClock, serving
 
+from batcher.cli.entry import cli
 from batcher.errors import InputError, RunDirError
-from batcher.sandbox.faults import Fault
+from batcher.sandbox.faults import Fault, Faults, FaultStage
 from batcher.sandbox.journal import Journal, Spurned
 from batcher.sandbox.server import Sandbox
 from batcher.sandbox.settings import SandboxSettings
@@ -174,3 +176,35 @@ async def test_a_killed_process_has_lost_nothing_that_it_answered(state):
         assert caller.sandbox.stats.jobs_created == 20
         for request_id in ids:
             assert (await caller.result(request_id))["request_id"] == request_id
+
+
+def test_an_unknown_job_can_be_looked_up_and_settled_in_the_sandbox(tmp_path, monkeypatch):
+    def typed(*words):
+        return CliRunner().invoke(cli, words, standalone_mode=False)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Faults, "draw", lambda *asked: lost_answer(*asked[1:]))
+    Path("m.yaml").write_text(
+        "model: blackforestlabs/flux-1/dev/text-to-image\njobs: [{id: cat, prompt: a cat}]\n"
+    )
+    again = ("run", "m.yaml", "--sandbox", "--sandbox-speed", "100", "-o", "out")
+    ended = typed(*again)
+    assert "batcher sandbox generations out" in ended.output
+    before = Path("out/.batcher/sandbox.jsonl").read_bytes()
+    (made,) = map(json.loads, typed("sandbox", "generations", "out", "--json").output.splitlines())
+    assert (made["prompt"], made["model"].split("/")[0]) == ("a cat", "blackforestlabs")
+    assert made["request_id"] in typed("sandbox", "generations", "out").output
+    assert Path("out/.batcher/sandbox.jsonl").read_bytes() == before
+    assert typed("resolve", "out", "cat", "--request-id", made["request_id"]).return_value == 0
+    assert typed(*again).return_value == 0
+    assert len(typed("sandbox", "generations", "out").output.splitlines()) == 1, "bought once"
+
+
+def lost_answer(stage, *_):
+    return Fault.SUBMIT_DROPPED if stage is FaultStage.SUBMIT else None
+
+
+def test_a_run_directory_without_a_sandbox_says_so(tmp_path):
+    said = CliRunner().invoke(cli, ["sandbox", "generations", str(tmp_path)], standalone_mode=False)
+    assert isinstance(said.exception, InputError)
+    assert "--sandbox" in str(said.exception)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from batcher.app.connect import SANDBOX_API
 from batcher.app.host import Host
 from batcher.app.prepare import Prepared
 from batcher.engine.account import Account
 from batcher.errors import BatcherError
+from batcher.jobs.lifecycle import SANDBOX_API
 from batcher.ledger.book import Book, BookFile, state_dir
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.lock import is_segment_held

@@ -17,7 +17,8 @@ from batcher.download.trust import TrustPolicy
 from batcher.download.way import Way
 from batcher.errors import CredentialsError, LedgerError
 from batcher.http.network import Network
-from batcher.layout import HIDDEN_NAME
+from batcher.jobs.lifecycle import SANDBOX_API
+from batcher.layout import HIDDEN_NAME, SANDBOX_NAME
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.media import is_public_url
 from batcher.options.facts import SandboxOptions, Trust
@@ -34,9 +35,6 @@ from batcher.providers.runcomfy.credentials import (
 )
 from batcher.providers.runcomfy.listing import ListingCache
 from batcher.terminal import visible
-
-SANDBOX_API = "sandbox"
-_SANDBOX_STATE = "sandbox.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,7 @@ async def _sandbox(options: SandboxOptions, host: Host, run_dir: Path | None) ->
         seed=options.seed,
         speed=options.speed,
         faults=options.faults,
-        state=run_dir / HIDDEN_NAME / _SANDBOX_STATE if run_dir is not None else None,
+        state=run_dir / HIDDEN_NAME / SANDBOX_NAME if run_dir is not None else None,
         clock=host.clock,
     )
     async with Sandbox(settings) as base:

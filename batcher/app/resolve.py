@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from batcher.app.connect import SANDBOX_API, Site, check_same_api, connect
+from batcher.app.connect import Site, check_same_api, connect
 from batcher.app.host import Host
 from batcher.disk import Disk
 from batcher.engine.cancel import cancel_request
@@ -21,7 +21,7 @@ from batcher.errors import (
     UnreachableError,
     UsageError,
 )
-from batcher.jobs.lifecycle import EventName, State
+from batcher.jobs.lifecycle import SANDBOX_API, EventName, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import Ledger, read_snapshot
 from batcher.ledger.lines import events_naming

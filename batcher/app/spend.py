@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from batcher.app.connect import SANDBOX_API
 from batcher.app.host import Host
 from batcher.disk import Disk, reading
+from batcher.jobs.lifecycle import SANDBOX_API
 from batcher.ledger.book import SETTLE, BookFile, Entry, state_dir
 from batcher.ledger.lines import lines_of
 from batcher.ledger.segments import segments_in

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from batcher.jobs.lifecycle import Record, Stage, State
+from batcher.jobs.lifecycle import SANDBOX_API, Record, Stage, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import Status, Summary
@@ -175,7 +175,11 @@ def _unknowns(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[st
         listing = _list_command(summary.run_dir, "unknown")
         yield f"  ... and {len(unknown) - PROBLEMS_SHOWN} more: {listing}"
     first = command("resolve", as_path(summary.run_dir), unknown[0][0])
-    yield f"  look for them on {GENERATIONS_PAGE}, then settle each, as in"
+    sandboxed = snapshot.last_run is not None and snapshot.last_run.api == SANDBOX_API
+    place = "the sandbox's list" if sandboxed else GENERATIONS_PAGE
+    yield f"  look for them on {place}, then settle each, as in"
+    if sandboxed:
+        yield f"    {command('sandbox', 'generations', as_path(summary.run_dir))}"
     yield f"    {first} --request-id ID"
     yield f"    {first} --not-created"
     yield "  or buy them once more, whatever became of the first:"

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from batcher.cli import ending
-from batcher.cli.commands import Commands, completion_script, show_version
+from batcher.cli.commands import Commands, JsonErrors, completion_script, show_version
 from batcher.cli.params import DURATION_TYPE, SIZE_TYPE
 from batcher.cli.run_options import TableCommand, table_options
 from batcher.errors import BatcherError
@@ -318,7 +318,7 @@ def init(file: Path, model: str | None, sandbox: bool) -> int:
     return write_starter(file, model, sandbox=sandbox)
 
 
-@cli.command()
+@cli.group(invoke_without_command=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8899, show_default=True)
 @click.option("--speed", type=click.FloatRange(min=0.01), default=1.0, show_default=True)
 @click.option("--faults", type=click.FloatRange(0, 1), default=0.0, show_default=True)
@@ -326,11 +326,22 @@ def init(file: Path, model: str | None, sandbox: bool) -> int:
 @click.option("--balance", type=float, help="USD that can run out.")
 @click.option("--rate", type=float, help="Calls a second before it answers 429.")
 @click.option("--state", type=click.Path(path_type=Path, dir_okay=False), help="Keep requests here.")
-def sandbox(**given: Any) -> int:
+@click.pass_context
+def sandbox(context: click.Context, /, **given: Any) -> int:
     """Serve a local stand-in for the Model API until Ctrl-C."""
     from batcher.cli.remote_commands import serve_sandbox
 
-    return serve_sandbox(given)
+    return serve_sandbox(given) if context.invoked_subcommand is None else 0
+
+
+@sandbox.command(cls=JsonErrors)
+@click.argument("run_dir", type=RUN_DIR)
+@click.option("--json", "as_json", is_flag=True, help="One JSON line for each.")
+def generations(run_dir: Path, as_json: bool) -> int:
+    """List what the sandbox made for RUN_DIR: to look up an unknown job, as on the Generations page."""
+    from batcher.cli.remote_commands import list_generations
+
+    return list_generations(run_dir, as_json=as_json)
 
 
 def _show(error: click.ClickException) -> None:

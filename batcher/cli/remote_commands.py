@@ -14,6 +14,7 @@ from batcher.app import resolve
 from batcher.app.host import Host
 from batcher.cli.event_loop import run_loop
 from batcher.cli.observers import only_warnings
+from batcher.layout import HIDDEN_NAME, SANDBOX_NAME
 from batcher.terminal import visible, visible_json
 
 
@@ -60,6 +61,16 @@ def serve_sandbox(given: dict[str, Any]) -> int:
         state=given["state"],
     )
     run_loop(_serve(settings, given["port"]))
+    return 0
+
+
+def list_generations(run_dir: Path, *, as_json: bool) -> int:
+    """Print the requests that the sandbox of ``run_dir`` has on record."""
+    from batcher.sandbox.generations import generations
+
+    for made in generations(run_dir / HIDDEN_NAME / SANDBOX_NAME):
+        words = (made.request_id, made.created_at, f"{made.state:11}", made.model, made.prompt or "")
+        click.echo(visible_json(made) if as_json else visible("  ".join(words).rstrip()))
     return 0
 
 

@@ -152,6 +152,10 @@ class Asked(msgspec.Struct, frozen=True):
     options: dict[str, list[str]]
 
 
+SANDBOX_API = "sandbox"
+"""What a run in the sandbox says of its API."""
+
+
 class RunEvent(msgspec.Struct, omit_defaults=True, tag_field="event", tag="run"):
     """The ledger line that opens a run or, with ``ended``, closes it."""
 

@@ -22,7 +22,7 @@ from batcher.sandbox.answers import (
     not_found,
 )
 from batcher.sandbox.catalogue import MODEL_KIND, Model, catalogue, find
-from batcher.sandbox.faults import SLOWNESS, Fault, FaultStage, dice
+from batcher.sandbox.faults import FAILURES, SLOWNESS, Fault, FaultStage, dice
 from batcher.sandbox.journal import JobCreated
 from batcher.sandbox.outputs import names, output
 from batcher.sandbox.store import Request, RequestPhase, Store
@@ -55,9 +55,7 @@ STRANGE_WORD = "post_processing"
 _FAILED, _SUCCEEDED = "failed", "succeeded"
 _FAILURE = "The model could not generate anything from this input"
 _FAILURE_LIST = [{"errorCode": GENERATION_ERROR, "error": _FAILURE, "debugInfo": "worker 7"}]
-_FAILURES: dict[str, Any] = {
-    Fault.GENERATE_FAILED: _FAILURE,
-    Fault.GENERATE_FAILED_RESULT: _FAILURE,
+_FAILURES: dict[str, Any] = dict.fromkeys(FAILURES, _FAILURE) | {
     Fault.GENERATE_ERROR_LIST: _FAILURE_LIST,
     Fault.GENERATE_REFUSED: "The prompt was refused by the content filter",
 }

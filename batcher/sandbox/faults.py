@@ -96,6 +96,14 @@ class Fault(StrEnum):
 
 OF_STAGE = {stage: tuple(f for f in Fault if f.stage is stage) for stage in FaultStage}
 
+FAILURES = (
+    Fault.GENERATE_REFUSED,
+    Fault.GENERATE_FAILED,
+    Fault.GENERATE_FAILED_RESULT,
+    Fault.GENERATE_ERROR_LIST,
+)
+"""Generations that end without an output, and say so."""
+
 COMMON, USUAL, ODD = 20, 8, 1
 WEIGHTS = dict.fromkeys(Fault, ODD) | {
     Fault.SUBMIT_LIMITED: COMMON,

@@ -58,6 +58,26 @@ _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 
 
+def read_entries(path: Path) -> Iterator[Entry]:
+    """All entries of a state file, oldest first, which another process may be writing.
+
+    Raises InputError if a line can't be read, OSError.
+    """
+    return (entry for entry, _ in _entries(path))
+
+
+def _entries(path: Path) -> Iterator[tuple[Entry, int]]:
+    """Each entry with the bytes of its line, as far as lines are whole."""
+    with path.open("rb", buffering=_READ_SIZE_BYTES) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield _decoder.decode(line), len(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise InputError(f"{path}:{number}: not a sandbox's state: {error}") from error
+
+
 class Journal:
     """An open state file; with ``path`` None it keeps nothing."""
 
@@ -81,19 +101,10 @@ class Journal:
         if self._path is None or self._descriptor is None:
             return
         whole_bytes = 0
-        with self._path.open("rb", buffering=_READ_SIZE_BYTES) as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.endswith(b"\n"):
-                    break
-                yield self._decoded(line, number)
-                whole_bytes += len(line)
+        for entry, size_bytes in _entries(self._path):
+            yield entry
+            whole_bytes += size_bytes
         os.ftruncate(self._descriptor, whole_bytes)
-
-    def _decoded(self, line: bytes, number: int) -> Entry:
-        try:
-            return _decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{self._path}:{number}: not a sandbox's state: {error}") from error
 
     def append(self, entry: Entry) -> None:
         """Hand one line to the kernel. Raises RunDirError where it can't take the whole of it."""

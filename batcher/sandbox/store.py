@@ -76,7 +76,7 @@ class Store:
         self._journal = Journal(settings.state)
         try:
             for entry in self._journal.replay():
-                self._apply(entry)
+                self.apply(entry)
         except KeyError as error:
             self.close()
             raise InputError(f"{settings.state}: cancels {error}, which it never created") from error
@@ -100,6 +100,11 @@ class Store:
         if request is None or request.ended_s is None:
             return request
         return request if now_s < request.ended_s + self._settings.retention_s else None
+
+    def all(self) -> list[Request]:
+        """Every request as of now, in the order in which they were made."""
+        self._advance(self.now_s())
+        return [*self._requests.values()]
 
     def queue_position(self, request_id: str) -> int:
         """How many stand before this queued request."""
@@ -128,9 +133,10 @@ class Store:
 
     def _record(self, entry: Entry) -> None:
         self._journal.append(entry)
-        self._apply(entry)
+        self.apply(entry)
 
-    def _apply(self, entry: Entry) -> None:
+    def apply(self, entry: Entry) -> None:
+        """Let an entry of a state file have happened."""
         match entry:
             case JobCreated():
                 self._advance(entry.at)
