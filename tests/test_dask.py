@@ -93,7 +93,7 @@ def settle(server, cwd, run_dir):
 
 def quiet_moment(server, posts):
     """At least so many were bought, and none is being bought now."""
-    wait_for(lambda: len(server.posts) >= posts)
+    wait_for(lambda: len(server.posts) >= posts, timeout_s=100.0)  # workers start slowly
     for _ in range(200):
         before = len(server.posts)
         time.sleep(0.05)
