@@ -8,7 +8,7 @@ import signal
 import pytest
 from aiohttp import web
 
-from tests.api_server import run_command
+from tests.api_server import run_command, run_typed
 from tests.faults import (
     KLING,
     SlowServer,
@@ -291,10 +291,11 @@ def test_a_copy_of_a_run_directory_buys_nothing_unasked_and_goes_on_with_yes(ser
     shutil.copytree(finished, tmp_path / "copy")
     assert run(server, tmp_path, "pairs.csv", "-o", "copy").returncode == 0, "there is nothing to buy"
     write_pairs(tmp_path / "pairs.csv", 5)
-    ran = run(server, tmp_path, "pairs.csv", "-o", "copy")
+    capped = ("run", "pairs.csv", "-o", "copy", "--poll", 0.05, "--max-cost", 9, "--assume-price", 0.5)
+    ran = run_typed(server, tmp_path, *capped)
     assert ran.returncode == 65
     assert "a copy of it" in ran.stderr
     assert len(server.posts) == 4
     assert run(server, tmp_path, "pairs.csv", "-o", "copy", "--yes").returncode == 0
     write_pairs(tmp_path / "pairs.csv", 6)
-    assert run(server, tmp_path, "pairs.csv", "-o", "copy").returncode == 0, "it is known here now"
+    assert run_typed(server, tmp_path, *capped).returncode == 0, "it is known here now"
