@@ -1,1 +1,1 @@
-"""The ledger: append-only JSONL files, the only state there is, and their fold."""
+"""The ledger: append-only JSONL files, the only state, and the fold that reads them."""

@@ -1,14 +1,13 @@
-"""The book: what an account has spent over all run directories, in one file of the user's.
+"""The book: what an account has spent over all run directories, in one file per user.
 
-``book.jsonl`` lies in the user's state directory. A line tells of one attempt of one job: ``reserve``
-before its intent is recorded, ``settle`` each time that the ledger says it counts with another amount.
-The last line of an attempt counts. Lines are appended whole, so that settling needs no lock; a
-reservation under a cap holds the lock from reading what others wrote to its own line. So whatever dies
-when, the book counts at least what was submitted; a reservation whose run died is put right by its
-ledger when the next run begins.
+``book.jsonl`` lies in the user's state directory. A line is about one attempt of one job: ``reserve``
+before its intent is recorded, ``settle`` each time its amount in the ledger changes. The last line of an
+attempt counts. Lines are appended whole, so ``settle`` needs no lock; a reservation under a cap holds
+the lock from reading the others' lines to writing its own. So after any crash the book counts at least
+what was submitted; when the next run begins, its ledger corrects the reservations of a dead run.
 
-Amounts are USD. A day and a month are the user's, by the machine's time zone. An entry that lies in the
-future, after a clock was set back, counts for the present too.
+Amounts are USD. Days and months are in the machine's time zone. An entry dated in the future (the
+clock was set back) counts for the current day and month.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _DUST_USD = 1e-9
 
 
 class Entry(msgspec.Struct, omit_defaults=True, gc=False):
-    """One line. ``at`` is UTC in ISO 8601, of the reservation also if the line settles it."""
+    """One line. ``at`` is UTC in ISO 8601: the time of the reservation, also in a ``settle`` line."""
 
     kind: str
     at: str
@@ -55,14 +54,14 @@ class Entry(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class Periods(NamedTuple):
-    """When the present day and month began, and when the next ones do."""
+    """When the current day and month began, and when the next ones begin."""
 
     begins: Mapping[str, datetime]
     ends: Mapping[str, datetime]
 
     @classmethod
     def at(cls, now: datetime, zone: tzinfo | None = None) -> Periods:
-        """Of the moment ``now`` in ``zone``; None is the machine's."""
+        """The periods at ``now`` in ``zone``; None is the machine's."""
         local = now.astimezone(zone)
         today, first = local.date(), local.date().replace(day=1)
         days = {"day": today, "month": first}
@@ -74,13 +73,13 @@ class Periods(NamedTuple):
 
 
 def _midnight(day: object, local: datetime, zone: tzinfo | None) -> datetime:
-    """The beginning of ``day``, with the offset that holds then: days of 23 and 25 hours exist."""
+    """The start of ``day``, with the UTC offset of that moment: a day may have 23 or 25 hours."""
     naive = datetime.combine(day, time())  # type: ignore[arg-type]
     return naive.replace(tzinfo=zone) if zone is not None else naive.astimezone()
 
 
 def state_dir(env: Mapping[str, str], home: Path) -> Path:
-    """Where the book lies. A relative XDG path is ignored, as the XDG spec asks."""
+    """The folder of the book. A relative XDG path is ignored, as the XDG spec asks."""
     if chosen := env.get(BOOK_VARIABLE, "").strip():
         return Path(chosen)
     xdg = Path(env.get(XDG_STATE_VARIABLE, "").strip())
@@ -92,7 +91,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class BookFile:
-    """The file: read as far as it is whole, appended to, and replaced as a whole."""
+    """The file: reads complete lines, appends lines, replaces the whole file."""
 
     def __init__(self, folder: Path, disk: Disk) -> None:
         self.path = folder / BOOK_NAME
@@ -101,7 +100,7 @@ class BookFile:
         self._lines = 0
 
     def lock(self) -> Callable[[], None]:
-        """Take the lock; returns what gives it back. Raises RunDirError."""
+        """Take the lock; returns a function that releases it. Raises RunDirError."""
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -138,7 +137,7 @@ class BookFile:
         return entry
 
     def readable(self) -> Iterator[Entry]:
-        """Every line that can be read, from the beginning, and no error for the others."""
+        """Every readable line from the beginning; skips the others without an error."""
         try:
             lines = self.path.read_bytes().splitlines()
         except OSError:
@@ -148,7 +147,7 @@ class BookFile:
                 yield self._entry(raw)
 
     def replace(self, entries: Iterable[Entry]) -> None:
-        """Let the file hold ``entries`` and nothing else. With the lock. Raises RunDirError."""
+        """Replace the content with ``entries``. Needs the lock. Raises RunDirError."""
         with writing(self.path):
             self._disk.write_whole(self.path, [_encode(entry) + b"\n" for entry in entries])
 
@@ -161,7 +160,7 @@ class BookFile:
             try:
                 size = os.fstat(descriptor).st_size
                 if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                    data = b"\n" + data  # what a dead process left of its line
+                    data = b"\n" + data  # end the partial line of a dead process
                 if os.write(descriptor, data) != len(data):
                     raise RunDirError(f"{self.path}: no space left on the disk")
             finally:
@@ -169,7 +168,7 @@ class BookFile:
 
 
 class Book:
-    """The book as one run sees it: of its API, with what its own attempts count.
+    """The book as one run sees it: the entries of its API, with the run's own.
 
     ``caps`` are USD by period: ``{"day": 20.0}``.
     """
@@ -188,7 +187,7 @@ class Book:
         self._days: dict[str, datetime] = {}
 
     def refresh(self) -> None:
-        """Take in what was written meanwhile. Raises LedgerError."""
+        """Read the lines written since the last read. Raises LedgerError."""
         for entry in self._file.news():
             if entry.api == self.api:
                 self._take(entry)
@@ -203,7 +202,7 @@ class Book:
         return bool(self._paid)
 
     def paid_elsewhere(self, job: str, digest: str) -> str | None:
-        """The directory that has already paid for this very job, if another one has and is there."""
+        """Another directory that has already paid for this same job, if there is one and it exists."""
         run_dir = self._paid.get((job, digest))
         return run_dir if run_dir is not None and Path(run_dir).exists() else None
 
@@ -213,18 +212,18 @@ class Book:
         return bool(self._caps)
 
     def open_reservations(self) -> list[Entry]:
-        """Attempts of which no more is known than that they were about to be submitted."""
+        """Attempts that were reserved and have no later line."""
         return [entry for entry in self._entries.values() if entry.kind == RESERVE]
 
     def spent_usd(self, period: str) -> float:
-        """What counts for the present day or month."""
+        """USD counted for the current day or month."""
         begin = Periods.at(self._clock.now(), self.zone).begins[period]
         return sum(usd for day, usd in self._spent_usd.items() if day >= begin)
 
     def reserve(self, entry: Entry) -> StoppedError | None:
-        """Write ``entry`` down before its intent; the reason to stop if a cap has no room for it.
+        """Write ``entry`` before its intent; returns the reason to stop if it exceeds a cap.
 
-        Raises RunDirError, LedgerError: what can't be written down must not be submitted.
+        Raises RunDirError, LedgerError: what can't be recorded must not be submitted.
         """
         if not self._caps:
             self._put(entry)
@@ -240,7 +239,7 @@ class Book:
             release()
 
     def settle(self, key: tuple[str, str, int], usd: float) -> None:
-        """Let an attempt (run directory, job, number) count with ``usd``. Nothing happens if it does."""
+        """Set the cost of an attempt (run directory, job, number) to ``usd``. Idempotent."""
         known = self._entries.get(key)
         if known is not None and (known.kind != SETTLE or abs(known.usd - usd) > _DUST_USD):
             self._put(msgspec.structs.replace(known, kind=SETTLE, usd=usd))
@@ -250,7 +249,7 @@ class Book:
         self._take(entry)
 
     def _take(self, entry: Entry) -> None:
-        """Let the last line of an attempt count. Reading our own line again changes nothing."""
+        """Keep the last line of each attempt. Reading our own line again changes nothing."""
         before = self._entries.get(entry.key)
         if before is not None:
             self._spent_usd[self._day(before.at)] -= before.usd

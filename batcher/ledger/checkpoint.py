@@ -1,8 +1,8 @@
 """A snapshot kept beside its ledger, so that a million jobs need not be folded again each time.
 
-The ledger stays the only state. A checkpoint says of how many of its bytes it is the fold, and their
-SHA-256: it counts only if the ledger still begins with exactly these bytes, and if it is whole
-itself. Anything else is as good as no checkpoint.
+The ledger stays the only state. A checkpoint says how many of its bytes it covers, and their SHA-256:
+it is used only if the ledger still begins with exactly these bytes and the checkpoint is complete.
+Otherwise it is ignored.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from batcher.ledger.packed import Bulk
 from batcher.ledger.snapshot import Saved, Snapshot
 
 FOLD_VERSION = f"{FORMAT_VERSION}.6"
-"""Changed with everything that a fold keeps, or how it comes about."""
+"""Change this whenever the fold keeps something else or computes it differently."""
 _PIECE_BYTES = 1 << 20
 
 
 class _Head(msgspec.Struct, array_like=True):
-    """What a checkpoint is of, and what tells that it is whole: its body, and the bulks behind it."""
+    """What a checkpoint covers, and the hashes that show that its body and bulks are complete."""
 
     fold_version: str
     covered_bytes: int
@@ -39,9 +39,9 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 def encode_checkpoint(
     snapshot: Snapshot, ledger: BinaryIO, covered_bytes: int
 ) -> Iterator[bytes | memoryview]:
-    """``snapshot``, the fold of the first ``covered_bytes`` of ``ledger``, as the pieces of a file.
+    """``snapshot``, the fold of the first ``covered_bytes`` of ``ledger``, as pieces of a file.
 
-    Most of them are the snapshot's own, which must not change before all are written.
+    Most of them belong to the snapshot, which must not change before all are written.
     """
     pieces: list[memoryview] = []
 
@@ -61,9 +61,9 @@ def encode_checkpoint(
 
 
 def restore_checkpoint(snapshot: Snapshot, checkpoint: BinaryIO, ledger: Callable[[], BinaryIO]) -> int:
-    """Let ``snapshot``, an empty one, begin where a checkpoint ends: returns how many bytes that covers.
+    """Fill the empty ``snapshot`` from a checkpoint; returns how many bytes of ledger it covers.
 
-    0, and nothing happens, if it is not of this ledger, of another version, or not whole.
+    Returns 0 and changes nothing if it is of another ledger or version, or not complete.
     """
     try:
         head = _decode_head(checkpoint.readline())
@@ -83,7 +83,7 @@ def restore_checkpoint(snapshot: Snapshot, checkpoint: BinaryIO, ledger: Callabl
 
 
 def _read(checkpoint: BinaryIO, head: _Head) -> Saved | None:
-    """What was saved; None if any byte differs. Bulks are read as the body comes to name them."""
+    """What was saved; None if any byte differs. Bulks are read when the body refers to them."""
     bulks_sha256 = hashlib.sha256()
 
     def read_bulk(_: type, size_bytes: int) -> Bulk:
@@ -102,7 +102,7 @@ def _read(checkpoint: BinaryIO, head: _Head) -> Saved | None:
 
 
 def _sha256(file: BinaryIO, size_bytes: int) -> str | None:
-    """Of the first ``size_bytes`` of ``file``, in hex; None if it is shorter."""
+    """SHA-256 of the first ``size_bytes`` of ``file``, in hex; None if it is shorter."""
     digest, left_bytes = hashlib.sha256(), size_bytes
     for piece in _pieces(file, size_bytes):
         digest.update(piece)
@@ -111,7 +111,7 @@ def _sha256(file: BinaryIO, size_bytes: int) -> str | None:
 
 
 def _pieces(file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
-    """The next ``size_bytes`` of ``file``, a megabyte at a time, as far as there are so many."""
+    """The next ``size_bytes`` of ``file``, or fewer at its end, a megabyte at a time."""
     while size_bytes > 0 and (piece := file.read(min(size_bytes, _PIECE_BYTES))):
         yield piece
         size_bytes -= len(piece)

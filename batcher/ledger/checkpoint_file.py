@@ -1,4 +1,4 @@
-"""The checkpoint of a ledger in one file: where it lies, and when it is worth a new one."""
+"""The checkpoint of a ledger in one file: its path, and when to write a new one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 
 CHECKPOINT_STEP_BYTES = 32 << 20
-"""So many bytes of ledger without one take a second to fold."""
+"""Folding this many bytes of ledger takes about a second."""
 
 
 def restored_bytes(snapshot: Snapshot, run_dir: Path, disk: Disk) -> int:
-    """Let ``snapshot`` begin with the checkpoint, if there is one: how many bytes it stands for."""
+    """Fill ``snapshot`` from the checkpoint, if there is one; returns how many bytes it covers."""
     path = run_dir / HIDDEN_NAME / CHECKPOINT_NAME
     if not snapshot.may_restore or snapshot.spent_by_shard_usd or disk.size(path) is None:
         return 0
@@ -28,9 +28,9 @@ def restored_bytes(snapshot: Snapshot, run_dir: Path, disk: Disk) -> int:
 
 
 def keep_checkpoint(snapshot: Snapshot, run_dir: Path, disk: Disk, size_bytes: int) -> None:
-    """Keep ``snapshot``, the fold of a ledger of ``size_bytes`` that is all on disk.
+    """Save ``snapshot``, the fold of a ledger of ``size_bytes`` that is all on disk.
 
-    A convenience: if it can't be written, it isn't.
+    Optional: if it can't be written, nothing happens.
     """
     if segments_in(run_dir, disk) != [LEDGER_NAME]:
         return

@@ -1,8 +1,8 @@
-"""Group commit: lines gather while an fsync runs, and share the next one.
+"""Group commit: lines added during an fsync share the next one.
 
-Writing is one append and one fsync for a group of lines, in a thread of its own, without a timer: the
-next group leaves when the last one is on disk. A write that fails is taken back, so that the file holds
-whole lines; a failed fsync ends everything, since the kernel may have dropped what it could not write.
+Each group of lines is one append and one fsync, in a separate thread, without a timer: the next group is
+written when the last one is on disk. A failed write is undone, so that the file holds whole lines; after
+a failed fsync nothing more is written, since the kernel may have dropped data that it could not write.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from batcher.errors import BatcherError, RunDirError
 
 
 class GroupCommit:
-    """Appends lines to a file that nobody else writes. ``reserve`` is freed when the disk is full.
+    """Appends lines to a file with no other writer. ``reserve`` is freed when the disk is full.
 
-    ``committed`` is told the size up to which the file is durable, after each group.
+    ``committed`` is called after each group with the size up to which the file is durable.
     """
 
     def __init__(
@@ -29,9 +29,9 @@ class GroupCommit:
         self.error: BatcherError | None = None
         self.full = False
         self.end = 0
-        """Where the next line will begin, in bytes."""
+        """Byte offset of the next line."""
         self.group_start = 0
-        """Where the group begins that the next line will belong to."""
+        """Byte offset of the next line's group."""
         self.first_written: Callable[[], None] | None = None
         """Called once, when the first group is durable; only if the file was empty."""
         self._path = path
@@ -44,12 +44,12 @@ class GroupCommit:
         self._covered: asyncio.Future[None] | None = None
 
     def begin_at(self, size_bytes: int) -> None:
-        """Go on where the file ends."""
+        """Continue at the end of the file."""
         self.end = self.group_start = size_bytes
 
     @property
     def is_idle(self) -> bool:
-        """Whether all that was added is on disk."""
+        """Whether all added lines are on disk."""
         return self._pump is None and self.error is None
 
     def add(self, line: bytes) -> asyncio.Future[None]:
@@ -66,7 +66,7 @@ class GroupCommit:
         return self._covered
 
     async def settled(self) -> None:
-        """Wait for what is being written. Raises nothing: who wrote it hears of what went wrong."""
+        """Wait for pending writes. Raises nothing: errors go to the callers that added the lines."""
         if self._pump is not None:
             await asyncio.shield(self._pump)
 
@@ -112,7 +112,7 @@ class GroupCommit:
             raise
 
     def _fail(self, error: OSError | BatcherError, covered: asyncio.Future[None]) -> None:
-        """It is over: a failed write or fsync is never tried again."""
+        """End the file: a failed write or fsync is never retried."""
         self.error = cannot_write(self._path, error) if isinstance(error, OSError) else error
         covered.set_exception(self.error)
         if self._covered is not None:
@@ -121,6 +121,6 @@ class GroupCommit:
 
 
 def _retrieve(future: asyncio.Future[None]) -> None:
-    """A line that nobody waits for may fail without a word: the next one raises the same."""
+    """A line that is not awaited may fail silently: the next one raises the same error."""
     if not future.cancelled():
         future.exception()

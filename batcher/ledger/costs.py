@@ -11,16 +11,16 @@ _DUST_USD = 1e-9
 
 
 class SavedCosts(msgspec.Struct, array_like=True):
-    """Costs as they are kept in a file."""
+    """Costs as saved in a file."""
 
     highest_usd: dict[str, float]
     factors: dict[str, float]
 
 
 class Costs:
-    """Corrects prices by what the API reports: a price may be a floor, or wrong.
+    """Corrects prices by the reported costs: a price may be a minimum, or wrong.
 
-    ``under_way`` are the attempts that may have been charged and of which no cost is known yet.
+    ``under_way`` are the attempts that may have been charged but whose cost is not known yet.
     """
 
     def __init__(self) -> None:
@@ -29,11 +29,11 @@ class Costs:
         self._factors: dict[str, float] = {}
 
     def submitting(self, job: str, record: Record) -> None:
-        """A POST of ``job`` is about to leave."""
+        """A POST of ``job`` is about to be sent."""
         self.under_way[job] = record
 
     def ended(self, job: str) -> None:
-        """Nothing more is to be learned of the attempt."""
+        """No more will be known about the attempt."""
         self.under_way.pop(job, None)
 
     def reported(self, job: str, record: Record, usd: float) -> None:
@@ -47,8 +47,8 @@ class Costs:
     def expected_usd(self, key: str, model: str, price_usd: float | None) -> float | None:
         """What an attempt priced at ``price_usd`` is expected to cost at most.
 
-        The highest cost reported for the same ``key``; if none was, the price times the worst
-        factor by which this model's costs passed their prices. Never less than the price.
+        The highest cost reported for the same ``key``; without one, the price times the highest
+        ratio of cost to price of this model. Never less than the price.
         """
         if price_usd is None:
             return None
@@ -58,7 +58,7 @@ class Costs:
         return max(seen_usd, price_usd)
 
     def missing_usd(self) -> float:
-        """By how much the attempts under way are expected to cost more than they count with."""
+        """The amount by which the expected cost of the attempts under way exceeds what they count."""
         if not self._factors:
             return 0.0
         return sum(map(self._missing_usd, self.under_way.values()))
@@ -74,7 +74,7 @@ class Costs:
         return SavedCosts(self._highest_usd, self._factors)
 
     def restore(self, saved: SavedCosts, records: dict[str, Record]) -> None:
-        """Become what ``saved`` was made of; ``records`` are the jobs that are not packed."""
+        """Restore the state in ``saved``; ``records`` are the jobs that are not packed."""
         self._highest_usd, self._factors = saved.highest_usd, saved.factors
         self.under_way = {job: one for job, one in records.items() if _may_report(one)}
 

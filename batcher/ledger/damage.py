@@ -1,7 +1,7 @@
-"""What is wrong with a ledger that can't be read: a torn tail told from damage, and damage put in words.
+"""Why a ledger can't be read: distinguishes a torn tail from damage, and describes the damage.
 
-A crash leaves a prefix of the last group of lines, or that group with stretches of zeros or garbage
-where sectors were not written. Whatever looks otherwise was done by something else, and is left alone.
+A crash leaves a prefix of the last group of lines, or that group with zeros or garbage where sectors
+were not written. Anything else has another cause and is not repaired.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _PACKED = {
 
 
 def is_torn(raw: bytes) -> bool:
-    """Whether a crash can have left ``raw``, a line that can't be read, of the group it was writing."""
+    """Whether a crash can have left the unreadable line ``raw`` in the group that was being written."""
     return _was_cut(raw) or _is_unwritten(raw)
 
 
 def _was_cut(raw: bytes) -> bool:
-    """Whether ``raw`` is the beginning of a line of ours, and nothing more."""
+    """Whether ``raw`` is only the beginning of a line of ours."""
     if raw.endswith(b"\n") or not _BEGINNING.startswith(raw[: len(_BEGINNING)]):
         return False
     try:
@@ -50,7 +50,7 @@ def _was_cut(raw: bytes) -> bool:
 
 
 def _is_unwritten(raw: bytes) -> bool:
-    """Whether ``raw`` is text with stretches that are neither text nor another encoding of it."""
+    """Whether ``raw`` is text with parts that are neither text nor text in another encoding."""
     runs = _UNWRITTEN.findall(raw)
     rest = _UNWRITTEN.sub(b"", raw)
     if not any(map(_is_no_text, runs)):
@@ -66,7 +66,7 @@ def _is_no_text(run: bytes) -> bool:
 
 
 def damage(path: Path, line_number: int, problem: str, disk: Disk) -> LedgerError:
-    """The error for a line that no crash can have left: where it is, what it looks like, what to do."""
+    """The error for a line that no crash can have left: its place, its likely cause, the remedy."""
     with disk.open_read(path) as file:
         head = file.read(HEAD_BYTES)
     looks, remedy = _looks_like(head, path) or (None, _by_hand(path, line_number))
@@ -75,7 +75,7 @@ def damage(path: Path, line_number: int, problem: str, disk: Disk) -> LedgerErro
 
 
 def _looks_like(head: bytes, path: Path) -> tuple[str, str] | None:
-    """What another program made of the whole file, and the commands that undo it."""
+    """What another program did to the whole file, and the commands that undo it."""
     shown, copy = shlex.quote(str(path)), shlex.quote(f"{path}.damaged")
     back = f"Put it back from a backup, or undo that: `cp {shown} {copy}`, then `%s`"
     for magic, unpack in _PACKED.items():
@@ -96,7 +96,7 @@ def _looks_like(head: bytes, path: Path) -> tuple[str, str] | None:
 
 
 def blanking(path: Path, line_number: int) -> str:
-    """How to go on without one line: blanked in place, so that all others stay where they are."""
+    """How to continue without one line: it is blanked in place, so that no other line moves."""
     return (
         f"To go on without this line (the file before it is kept): `{_blank(path, line_number)}`; "
         f"then look at `batcher status {shlex.quote(str(path.parent))}`"

@@ -1,7 +1,7 @@
-"""Done jobs, packed: some 55 bytes each, and the rest of their records where it is, in the ledger.
+"""Done jobs, packed: about 55 bytes each in memory; the rest of each record stays in the ledger.
 
-A batch ends with all its jobs done, a million of them, and hardly anything is ever asked of one again.
-So a done job keeps what a plan needs of it in a row, and the places of its lines for the rest.
+A batch may end with a million done jobs, and hardly any of them is read again. So a done job keeps one
+row with what a plan needs, and the places of its lines for the rest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from batcher.jobs.lifecycle import Event, Record, State
 from batcher.ledger.packed import Bulk, PackedMap, SavedMap
 
 LineAt = Callable[[int], Event]
-"""Reads the line that stands at a place of the ledger."""
+"""Reads the line at a place of the ledger."""
 
 _ORPHANED, _LISTED, _UNPRICED, _REPORTED, _POOR, _GONE = (1 << bit for bit in range(6))
 _UNLISTED = bytes(flags & ~_LISTED for flags in range(256))
@@ -28,9 +28,9 @@ _DIGEST_BYTES = HASH_CHARS // 2
 
 
 class Cells(NamedTuple):
-    """A row: places of lines, the digest of the inputs, what the attempt may cost, and numbers.
+    """A row: places of lines, the digest of the inputs, the attempt's possible cost, and numbers.
 
-    The other lines of an attempt stand within 4 GiB before the one that says ``done``.
+    The other lines of an attempt are within 4 GiB before its ``done`` line.
     """
 
     done_at: int
@@ -43,7 +43,7 @@ class Cells(NamedTuple):
 
 
 class Finished:
-    """What is known of a done job: reads like a :class:`Record`, and takes a mark."""
+    """A done job: reads like a :class:`Record`, and can be marked."""
 
     __slots__ = ("_answer", "_cells", "_done", "_intent", "_jobs", "_row")
 
@@ -161,7 +161,7 @@ class Finished:
 
 
 JobRecord = Record | Finished
-"""What is known of one job."""
+"""The record of one job."""
 
 
 class DoneCount(NamedTuple):
@@ -182,18 +182,18 @@ class SavedJobs(msgspec.Struct, array_like=True):
 
     @property
     def is_sound(self) -> bool:
-        """Whether there is a row of cells for each of the flags."""
+        """Whether there are as many rows of cells as flags."""
         return self.cells.size_bytes == self.flags.size_bytes * _CELLS.size and self.rows.is_sound
 
 
 class FinishedJobs:
-    """The done jobs of one ledger, a row each in the order in which they were done."""
+    """The done jobs of one ledger, one row each, in the order of completion."""
 
     def __init__(self, line_at: LineAt) -> None:
         self.line_at = line_at
         self.flags = bytearray()
         self.inputs_at: dict[int, int] = {}
-        """Rows whose inputs don't stand in the line of their last intent, and where they stand."""
+        """For rows whose inputs are not in the line of their last intent: the place of the inputs."""
         self.models: list[str | None] = []
         self._model_numbers: dict[str | None, int] = {}
         self._cells = bytearray()
@@ -208,24 +208,24 @@ class FinishedJobs:
         return Cells(*_CELLS.unpack_from(self._cells, row * _CELLS.size))
 
     def get(self, job_id: str) -> Finished | None:
-        """A done job; None if none of this name is packed."""
+        """A done job; None if no job of this id is packed."""
         row = self._rows.get(job_id)
         return Finished(self, row) if row is not None else None
 
     def all(self) -> Iterator[Finished]:
-        """In the order in which they were done."""
+        """All of them, in the order of completion."""
         for row, flags in enumerate(self.flags):
             if not flags & _GONE:
                 yield Finished(self, row)
 
     def astray(self) -> Iterator[Finished]:
-        """Those that are not listed now, or were orphaned before."""
+        """Those that are not in the manifest now, or were orphaned before."""
         for row, flags in enumerate(self.flags):
             if not flags & _GONE and flags & (_LISTED | _ORPHANED) != _LISTED:
                 yield Finished(self, row)
 
     def tally(self) -> DoneCount:
-        """How many are in the manifest, and how many of these are poor."""
+        """The number in the manifest, and how many of these have a quality note."""
         counts = Counter(self.flags)
         listed = {flags: n for flags, n in counts.items() if not flags & (_GONE | _ORPHANED)}
         return DoneCount(sum(listed.values()), sum(n for flags, n in listed.items() if flags & _POOR))
@@ -264,12 +264,12 @@ class FinishedJobs:
         return True
 
     def saved(self) -> SavedJobs:
-        """All of it, but for the marks of this process."""
+        """Everything except the marks of this process."""
         flags = Bulk([self.flags.translate(_UNLISTED)])
         return SavedJobs(flags, Bulk([self._cells]), self.inputs_at, self.models, self._rows.saved())
 
     def restore(self, saved: SavedJobs) -> None:
-        """Become what ``saved`` was made of."""
+        """Restore the state in ``saved``."""
         self.flags, self._cells = saved.flags.whole(), saved.cells.whole()
         self.inputs_at, self.models = saved.inputs_at, saved.models
         self._model_numbers = {model: number for number, model in enumerate(self.models)}
@@ -277,7 +277,7 @@ class FinishedJobs:
         self._gone = sum(bool(flags & _GONE) for flags in self.flags)
 
     def release(self, job_id: str) -> Record | None:
-        """Take a job out: its record as it was before it was packed."""
+        """Unpack a job; returns its record as it was before."""
         row = self._rows.get(job_id)
         if row is None:
             return None

@@ -1,9 +1,9 @@
-"""The ledger: append-only JSONL files, the only state there is.
+"""The ledger: append-only JSONL files, the only state.
 
 ``segments`` says which files there are, ``hold`` who may write, ``lines`` what stands in them,
 ``commit`` how it gets there, ``replay`` and ``order`` how it is read. Every line carries the number of
 its group, which is the byte at which the group begins: after a power loss that spoils several lines,
-this tells the torn last group from damage further up.
+it distinguishes the torn last group from damage before it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ AnySnapshot = TypeVar("AnySnapshot", bound=Snapshot)
 
 
 def read_snapshot(run_dir: Path, disk: Disk) -> Snapshot:
-    """What the ledger in ``run_dir`` says, live or at rest; writes nothing and takes no lock.
+    """The state in the ledger of ``run_dir``, in use or not; writes nothing and takes no lock.
 
     Raises LedgerError if there is no ledger or it is damaged.
     """
@@ -54,11 +54,11 @@ def read_ledger(snapshot: AnySnapshot, run_dir: Path, lines: LineReader, disk: D
 
 
 ENDS = frozenset({EventName.DONE, EventName.FAILED, EventName.CANCELLED, EventName.UNANSWERED})
-"""After these a run does nothing more for a job, unless it tries it again."""
+"""After these a run does nothing more for a job, unless it retries it."""
 
 
 class Ledger:
-    """The ledger of one run directory, one of its segments held for writing."""
+    """The ledger of one run directory, with one segment locked for writing."""
 
     def __init__(
         self,
@@ -76,9 +76,9 @@ class Ledger:
         self.path = run_dir / segment_name(shard)
         self.warnings: list[str] = []
         self.on_end: Callable[[str], None] | None = None
-        """Is given the id of each job that comes to its end here, once that is durable."""
+        """Called with the id of each job that ends in this run, once that is durable."""
         self.on_change: Callable[[str, JobRecord], None] | None = None
-        """Told of each job that a line was added about, and how it stands then."""
+        """Called after each line about a job, with the job's new record."""
         self._disk = disk
         self._clock = clock
         self._run_dir = run_dir
@@ -102,9 +102,9 @@ class Ledger:
             self.make_ready()
 
     def make_ready(self) -> None:
-        """Open the file for writing and mend its end. Until then nothing that was there is changed.
+        """Open the file for writing and repair its end. Before this call, nothing on disk changes.
 
-        Raises RunDirError, and lets go of the lock then.
+        Raises RunDirError, after releasing the lock.
         """
         with ExitStack() as undo, writing(self.path):
             undo.push(self._undo)
@@ -114,7 +114,7 @@ class Ledger:
             undo.callback(file.close)
             commit = GroupCommit(self.path, file, self._set_room_aside(), self._disk, self._committed)
             commit.begin_at(self._mend(file, tail))
-            # The file's own name: without it, a power loss would take every line that was fsynced.
+            # Sync the file's name too: else a power loss could lose every line that was fsynced.
             self._disk.sync_dir(self.path.parent)
             mark = begun_mark(self._run_dir, self.path.name)
             if not commit.end:
@@ -130,7 +130,7 @@ class Ledger:
         return self._ready
 
     def _keep_torn(self, tail: Tail) -> None:
-        """Keep what is about to be dropped: whatever it is, it is looked at by people, not lost."""
+        """Save a copy of the bytes about to be dropped, so that a user can inspect them."""
         if not tail.torn_bytes:
             return
         name = f"dropped.{self.path.name}.at-{tail.good_bytes}"
@@ -157,16 +157,16 @@ class Ledger:
         return tail.good_bytes
 
     def _set_room_aside(self) -> Path:
-        """A reserve, so that answers on their way can be recorded when the disk is full."""
+        """A reserve, so that pending answers can be recorded when the disk is full."""
         path = self._hidden / ("reserve" if self._shard is None else f"reserve.{self._shard}")
         if self._disk.size(path) != RESERVE_BYTES:
             self._disk.write_whole(path, [bytes(RESERVE_BYTES)])
         return path
 
     def _note_others(self, tails: dict[str, Tail]) -> None:
-        """What runs of other divisions wrote comes before anything that this one does.
+        """Record that the lines of other divisions come before anything this run does.
 
-        It must not be lost once something stands on it: a run that died may have left it unsynced.
+        They are synced first, because later lines depend on them and a dead run may not have.
         """
         for name in others(self.path.name, list(tails)):
             file = self._disk.open_append(self._run_dir / name)
@@ -175,9 +175,9 @@ class Ledger:
             self._after[name] = tails[name].good_bytes
 
     def announce(self, run: RunEvent) -> None:
-        """Have ``run`` written before the next line; a run that changes nothing appends nothing.
+        """Write ``run`` before the next line; a run that changes nothing appends nothing.
 
-        Another total or manifest is a change of its own: what the last run said no longer holds.
+        A new total or manifest counts as a change: the last run's values no longer hold.
         """
         before = self.snapshot.last_run
         self._opening, self.run_id = run, run.run
@@ -185,7 +185,7 @@ class Ledger:
             self._begin()
 
     def _begin(self) -> None:
-        """Write what comes before this run's first line."""
+        """Write the lines that precede this run's first line."""
         if self._after:
             after, self._after = self._after, {}
             self._add(Follows(iso(self._clock.now()), after))
@@ -235,16 +235,16 @@ class Ledger:
             self._add(run)
 
     async def record(self, name: EventName, job: str, **fields: Any) -> None:
-        """Append and wait until the line is durable; a cancelled caller leaves the write going."""
+        """Append and wait until the line is durable; cancelling the caller does not stop the write."""
         await self.durable(self.append(name, job, **fields))
 
     async def durable(self, covered: asyncio.Future[None]) -> None:
-        """Wait for a future that ``append`` gave. Raises RunDirError if the write failed."""
+        """Wait for a future from ``append``. Raises RunDirError if the write failed."""
         await asyncio.shield(covered)
 
     @property
     def _place(self) -> int:
-        """Where the next line will stand."""
+        """The place of the next line."""
         return self._base + self._commit.end
 
     def _add(self, event: Event | RunEvent | Follows) -> asyncio.Future[None]:
@@ -255,20 +255,20 @@ class Ledger:
 
     @property
     def full(self) -> bool:
-        """Whether the disk is full: what is left of room is for answers on their way."""
+        """Whether the disk is full: the remaining space is for pending answers."""
         return self._commit.full
 
     @property
     def is_durable(self) -> bool:
-        """Whether all that the snapshot holds is on disk."""
+        """Whether everything in the snapshot is on disk."""
         return self._commit.is_idle
 
     async def settled(self) -> None:
-        """Wait for what is being written. Raises nothing: who wrote it hears of what went wrong."""
+        """Wait for pending writes. Raises nothing: errors go to the callers that added the lines."""
         await self._commit.settled()
 
     async def close(self) -> None:
-        """Wait for what is being written, then let go of file and lock."""
+        """Wait for pending writes, then close the file and release the lock."""
         if self._ready is not None:
             await self.settled()
             grown_bytes = self._ready.end - self.snapshot.restored_bytes
@@ -277,5 +277,5 @@ class Ledger:
         self.release()
 
     def release(self) -> None:
-        """Let go of file and lock without waiting: for a ledger that nothing was appended to."""
+        """Close the file and release the lock without waiting, if nothing was appended."""
         self._undo.close()

@@ -27,11 +27,11 @@ _EVENTS = frozenset(EventName)
 
 
 class _Anything(msgspec.Struct, gc=False):
-    """An object that nobody looks into."""
+    """An object whose content is ignored."""
 
 
 class Line(Event, omit_defaults=True, gc=False, kw_only=True):
-    """Any line about a job as it is folded: what the fold doesn't look at is passed over."""
+    """Any line about a job, as the fold reads it: fields that the fold doesn't need are skipped."""
 
     input: Lengths | None = None  # type: ignore[assignment]
     meta: _Anything | None = None  # type: ignore[assignment]
@@ -42,7 +42,7 @@ class Line(Event, omit_defaults=True, gc=False, kw_only=True):
 
 
 class Follows(msgspec.Struct, tag_field="event", tag=FOLLOWS):
-    """The line that says what comes before the lines behind it: how many bytes of other segments."""
+    """The line that says how many bytes of other segments precede the lines after it."""
 
     at: str
     segments: dict[str, int]
@@ -66,7 +66,7 @@ encode = msgspec.json.Encoder().encode
 def is_clean(data: bytes) -> bool:
     """Whether ``data`` is text without control characters.
 
-    The decoder skips names that it doesn't know unseen, and one of them may be a spoilt one.
+    The decoder skips unknown names unchecked, and one of them may be a corrupted known name.
     """
     if len(data.translate(None, _CONTROLS)) != len(data):
         return False
@@ -96,12 +96,12 @@ def group_of(raw: bytes) -> int:
 
 
 def foreign_group(raw: bytes) -> int:
-    """The same of a line of an event that this version doesn't know; -1 for a blank line."""
+    """The same for a line with an event that this version doesn't know; -1 for a blank line."""
     return _decode_foreign(raw).group if raw.strip() else -1
 
 
 def blocks_of(file: BinaryIO, offset: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """Whole lines, a megabyte at a time, each block with the byte it begins at; from where ``file`` is.
+    """Whole lines, a megabyte at a time, each block with its byte offset; from ``file``'s position.
 
     A last line without its newline comes in a block of its own.
     """
@@ -117,7 +117,7 @@ def blocks_of(file: BinaryIO, offset: int = 0, end: int | None = None) -> Iterat
 
 
 def lines_of(file: BinaryIO, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Each line with the byte it begins at, the newline kept; in blocks, so that size is no matter."""
+    """Each line with its byte offset and its newline; read in blocks, so that files may be large."""
     for begin, data in blocks_of(file, offset):
         at = begin
         for line in data.removesuffix(b"\n").split(b"\n"):
@@ -127,7 +127,7 @@ def lines_of(file: BinaryIO, offset: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def events_naming(path: Path, request_id: str, disk: Disk) -> Iterator[Event]:
-    """The lines of a segment that carry ``request_id``, whatever became of it since."""
+    """The lines of a segment that contain ``request_id``, whatever its current state."""
     named = encode(request_id)
     with disk.open_read(path) as file:
         for _, raw in lines_of(file):
@@ -139,7 +139,7 @@ def events_naming(path: Path, request_id: str, disk: Disk) -> Iterator[Event]:
 
 
 class LineReader:
-    """Reads lines of a ledger back from their places. Segments are opened as they are needed."""
+    """Reads lines of a ledger by their places. Segments are opened when needed."""
 
     def __init__(self, run_dir: Path, disk: Disk) -> None:
         self._run_dir = run_dir
@@ -156,13 +156,13 @@ class LineReader:
         return self._names.index(name)
 
     def remember(self, place: int, event: Event) -> None:
-        """Keep a line at hand that was written just now: most are asked for soon, or never."""
+        """Cache a line that was just written: most lines are read again soon or never."""
         self._recent[place] = event
         if len(self._recent) > RECENT_MAX:
             del self._recent[next(iter(self._recent))]
 
     def at(self, place: int) -> Event:
-        """The job event that stands at ``place``: what the snapshot does not keep in memory."""
+        """The job event at ``place``: the snapshot does not keep it in memory."""
         if (event := self._recent.get(place)) is not None:
             return event
         number = place >> SEGMENT_SHIFT

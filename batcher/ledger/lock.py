@@ -1,8 +1,8 @@
-"""Who may write in a run directory: one run of everything, or the shards of one division.
+"""Locks for writing in a run directory: one run of everything, or the shards of one division.
 
-The locks lie in ``.batcher/``, and none outlives its process: ``lock`` of a run of everything,
-``lock.I-of-N`` of a shard, and ``start``, held for the moment in which the others are looked at, so that
-two that start at once can't miss each other.
+The locks are in ``.batcher/`` and end with their process: ``lock`` for a run of everything,
+``lock.I-of-N`` for a shard, and ``start``, held while a run checks the others, so that two runs that
+start at once see each other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ START_PATIENCE_S = 30.0
 
 
 def take_hold(hidden: Path, shard: Shard | None, disk: Disk) -> Callable[[], None]:
-    """Take the lock of a run of ``shard``, or of everything; returns what lets go of it.
+    """Take the lock for a run of ``shard``, or of everything; returns a function that releases it.
 
     Raises LockedError if another run holds the directory, or shards of another division do.
     """
@@ -53,7 +53,7 @@ def check_free(hidden: Path, disk: Disk) -> None:
 
 
 def is_segment_held(run_dir: Path, name: str, disk: Disk) -> bool | None:
-    """Whether a run holds segment ``name``; None if this can't be told. For readers: writes nothing."""
+    """Whether a run holds segment ``name``; None if unknown. For readers: writes nothing."""
     hidden = run_dir / HIDDEN_NAME
     return disk.is_locked(hidden / _lock_name(shard_of_segment(name)), hidden / START_NAME)
 

@@ -1,8 +1,8 @@
-"""``marks.jsonl``: what people think of outputs, one line for each mark that they made.
+"""``marks.jsonl``: users' judgements of outputs, one line for each mark.
 
 A line is ``{"job": ..., "mark": "keep"|"reject"|"star"|null, "note": ..., "at": ...}``. The last line of
-a job stands; a mark of null takes it back. The file only grows, beside the ledger, and nothing depends
-on it: a line that can't be read (torn by a crash, edited by hand) is passed over.
+a job counts; a mark of null removes it. The file only grows, beside the ledger, and nothing depends
+on it: a line that can't be read (torn by a crash, edited by hand) is skipped.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _decode = msgspec.json.Decoder(JobMark).decode
 
 
 def read_marks(run_dir: Path) -> dict[str, JobMark]:
-    """The mark of each job that has one or a note, in the order in which they were first made.
+    """The mark of each job that has a mark or a note, in the order of their first lines.
 
-    Byte-order marks, CRLF, blank and unreadable lines are no obstacle. Raises RunDirError.
+    Accepts byte-order marks and CRLF; skips blank and unreadable lines. Raises RunDirError.
     """
     path = run_dir / MARKS_NAME
     try:
@@ -43,7 +43,7 @@ def read_marks(run_dir: Path) -> dict[str, JobMark]:
 
 
 def append_mark(run_dir: Path, mark: JobMark) -> None:
-    """Add a line, whole, on a line of its own even behind a torn one. Raises OSError."""
+    """Append a whole line, on its own line even after a torn one. Raises OSError."""
     with (run_dir / MARKS_NAME).open("ab+", buffering=0) as file:
         torn = False
         if file.seek(0, 2):
@@ -53,10 +53,10 @@ def append_mark(run_dir: Path, mark: JobMark) -> None:
 
 
 def current_marks(run_dir: Path, snapshot: Snapshot) -> dict[str, JobMark]:
-    """Marks that are about the outputs that there are now.
+    """Marks of the current outputs.
 
-    A job that was bought again after somebody had judged it has outputs that are still to be judged:
-    so ``--only @marks:reject --redo`` buys each reject once, however often it is typed.
+    A job that was submitted again after it was marked has new, unmarked outputs: so
+    ``--only @marks:reject --redo`` buys each reject once, however often it is run.
     """
     return {job: mark for job, mark in read_marks(run_dir).items() if not _is_outdated(mark, snapshot)}
 
@@ -69,6 +69,6 @@ def _is_outdated(mark: JobMark, snapshot: Snapshot) -> bool:
 
 
 def marked(run_dir: Path, names: Container[str | None], snapshot: Snapshot) -> frozenset[str]:
-    """The jobs that have one of these marks now. Raises RunDirError."""
+    """The jobs whose current mark is one of ``names``. Raises RunDirError."""
     found = current_marks(run_dir, snapshot)
     return frozenset(job for job, mark in found.items() if mark.mark in names)

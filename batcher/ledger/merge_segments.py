@@ -1,4 +1,4 @@
-"""In what order the stretches of several segments are folded: as they were written, never by clocks."""
+"""The order in which the stretches of several segments are folded: as written, never by clocks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _RANKS = {
 
 
 class Mark(NamedTuple):
-    """Where a stretch begins, and how far the segments reached that it came after."""
+    """The start of a stretch, and the sizes of the other segments when it was written."""
 
     offset: int
     after: dict[str, int]
@@ -42,7 +42,7 @@ class Mark(NamedTuple):
 
 @dataclass(slots=True)
 class Course:
-    """One segment on its way into the snapshot."""
+    """One segment that is being folded into the snapshot."""
 
     path: Path
     number: int
@@ -51,7 +51,7 @@ class Course:
     tail: Tail = field(default_factory=Tail)
 
     def is_ready(self, courses: dict[str, Course]) -> bool:
-        """Whether the next stretch comes next: after just what it says."""
+        """Whether the next stretch can be folded now: all that it follows has been."""
         after = self.marks[0].after
         names = others(self.path.name, [*courses, *after])
         # a missing newline at its end may have been added since
@@ -87,7 +87,7 @@ def read_into(snapshot: Snapshot, run_dir: Path, lines: LineReader, disk: Disk) 
 
 
 def _check_not_emptied(run_dir: Path, emptied: list[str]) -> None:
-    """Raises LedgerError if a segment has no line now, and had some."""
+    """Raises LedgerError if a segment has no lines now but had some."""
     if emptied:
         raise LedgerError(
             f"{run_dir / emptied[0]}: holds no line any more: a run would buy again what was paid for. "
@@ -96,7 +96,7 @@ def _check_not_emptied(run_dir: Path, emptied: list[str]) -> None:
 
 
 def _course(path: Path, number: int, start: int, disk: Disk) -> Course:
-    """A segment from byte ``start`` on, with the stretches that it has now: none if it is empty."""
+    """A segment from byte ``start`` on, with its current stretches: none if it is empty."""
     marks = [Mark(start, {})] if start or disk.size(path) else []
     try:
         with disk.open_read(path) as file:
@@ -111,7 +111,7 @@ def _course(path: Path, number: int, start: int, disk: Disk) -> Course:
 
 
 def _marks(data: bytes, offset: int) -> Iterator[Mark]:
-    """Where stretches begin in a block of whole lines. A gigabyte comes by here: it is searched."""
+    """Where stretches begin in a block of whole lines. Searches bytes: ledgers may have gigabytes."""
     at = data.find(_MARK)
     while at >= 0:
         end = data.find(b"\n", at) + 1 or len(data)
@@ -127,7 +127,7 @@ def _reached(name: str, courses: dict[str, Course]) -> int:
 
 
 def _check_nothing_missing(waiting: list[Course], courses: dict[str, Course], run_dir: Path) -> None:
-    """Raises LedgerError if a segment is shorter than it was when another one went on after it."""
+    """Raises LedgerError if a segment is shorter than a later stretch of another one says."""
     for course in waiting:
         for name, reach in course.marks[0].after.items():
             there = courses.get(name)
@@ -141,20 +141,20 @@ def _check_nothing_missing(waiting: list[Course], courses: dict[str, Course], ru
 
 
 class _Chain(NamedTuple):
-    """What one segment says of one attempt of a job: lines with their places."""
+    """The lines of one segment about one attempt of a job, with their places."""
 
     attempt: int
     events: list[tuple[Event, int]]
 
     @property
     def order(self) -> tuple[int, bool, int]:
-        """The attempt's beginning comes first, also if it ended in ``deferred``, or failed late."""
+        """The attempt's beginning sorts first, also if it ended in ``deferred``, or failed late."""
         first, last = self.events[0][0].event, self.events[-1][0].event
         return self.attempt, first is not EventName.SUBMITTING, _RANKS[last]
 
 
 class _Chains:
-    """Takes in what a fold would, and keeps it by job."""
+    """A sink that keeps lines by job instead of folding them."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.apply_run = snapshot.apply_run
@@ -168,14 +168,14 @@ class _Chains:
     def pack(self) -> None: ...
 
     def in_order(self) -> Iterator[tuple[Event, int]]:
-        """Job by job, by attempt and then by how far a segment says that it got."""
+        """All lines by job, then by attempt, then by the progress that a segment records."""
         for of_job in self._chains.values():
             for chain in sorted(of_job.values(), key=lambda chain: chain.order):
                 yield from chain.events
 
 
 def _fold_by_rank(waiting: list[Course], snapshot: Snapshot, disk: Disk) -> None:
-    """Segments that don't tell what came before what: put together by hand, or copied from elsewhere.
+    """Fold segments that don't record their order: combined by hand, or copied from elsewhere.
 
     Raises LedgerError if they contradict each other.
     """
@@ -201,7 +201,7 @@ def _fold_by_rank(waiting: list[Course], snapshot: Snapshot, disk: Disk) -> None
 def _contradiction(
     job_id: str, error: Exception, places: list[int], courses: tuple[dict[int, Course], Disk]
 ) -> LedgerError:
-    """Which lines of which segments contradict each other, and how to go on without one of them."""
+    """Names the lines of segments that contradict each other, and how to continue without one."""
     by_number, disk = courses
     names, remedies = [], []
     for place in dict.fromkeys(places):

@@ -1,8 +1,8 @@
-"""A map from texts to numbers in some 17 bytes an entry, for a million entries at a time.
+"""A map from texts to numbers with about 17 bytes per entry, for millions of entries.
 
-A dict of a million strings takes ten times as much. Two words an entry, in sorted ``array('Q')``s,
-split into shards by the text's hash, so short that to find and to insert are two calls into C each. The
-hash is the same everywhere, so that the map can be kept in a file.
+A dict of a million strings takes ten times as much. Each entry is two words in sorted ``array('Q')``s,
+split by the text's hash into shards so short that lookup and insertion are two calls into C each. The
+hash is the same on every machine, so that the map can be saved in a file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _WORD_BYTES = 8
 
 
 class Bulk:
-    """Many bytes, as the pieces in which they lie: to write them to a file takes no copy."""
+    """Many bytes in several pieces, so that they can be written to a file without a copy."""
 
     __slots__ = ("pieces",)
 
@@ -29,11 +29,11 @@ class Bulk:
 
     @property
     def size_bytes(self) -> int:
-        """Of all pieces together."""
+        """Total size of the pieces."""
         return sum(memoryview(piece).nbytes for piece in self.pieces)
 
     def whole(self) -> bytearray:
-        """All of it; the very piece if it is one, as after it was read."""
+        """All bytes; without a copy if there is one piece, as after reading."""
         first = self.pieces[0] if len(self.pieces) == 1 else None
         return first if isinstance(first, bytearray) else bytearray().join(map(memoryview, self.pieces))
 
@@ -46,14 +46,14 @@ class SavedMap(msgspec.Struct, array_like=True):
 
     @property
     def is_sound(self) -> bool:
-        """Whether there are as many keys as values, and no parts of any."""
+        """Whether there are as many keys as values, all of them complete."""
         return self.keys.size_bytes == self.values.size_bytes and not self.keys.size_bytes % _WORD_BYTES
 
 
 class PackedMap:
     """Text → a number of up to 64 bits.
 
-    Two texts whose 64-bit hashes are equal are taken for one: of a million, with a chance of 3e-8.
+    Two texts with equal 64-bit hashes count as one: for a million texts, the chance is 3e-8.
     """
 
     def __init__(self) -> None:
@@ -63,14 +63,14 @@ class PackedMap:
         return sum(len(keys) for keys, _ in self._shards.values())
 
     def get(self, text: str) -> int | None:
-        """What ``text`` stands for; None if it isn't there."""
+        """The number of ``text``; None if it isn't there."""
         key = _key(text)
         keys, values = self._shards.get(key % SHARDS, _EMPTY)
         at = bisect_left(keys, key)
         return values[at] if at < len(keys) and keys[at] == key else None
 
     def setdefault(self, text: str, value: int) -> int:
-        """What ``text`` stands for: ``value``, from now on, if it stood for nothing."""
+        """The number of ``text``; set to ``value`` first if it isn't there."""
         key = _key(text)
         shard = self._shards.get(key % SHARDS)
         if shard is None:
@@ -84,7 +84,7 @@ class PackedMap:
         return value
 
     def drop(self, text: str) -> None:
-        """Forget ``text``, if it is there."""
+        """Remove ``text``, if it is there."""
         key = _key(text)
         keys, values = self._shards.get(key % SHARDS, _EMPTY)
         at = bisect_left(keys, key)
@@ -92,12 +92,12 @@ class PackedMap:
             del keys[at], values[at]
 
     def saved(self) -> SavedMap:
-        """All of it, as bytes: those of the map itself, which must not change meanwhile."""
+        """All of it, as the map's own bytes: it must not change before they are written."""
         shards = self._shards.values()
         return SavedMap(Bulk([keys for keys, _ in shards]), Bulk([values for _, values in shards]))
 
     def restore(self, saved: SavedMap) -> None:
-        """Become what ``saved`` was made of: whole shards, each of them sorted, one after the other."""
+        """Restore ``saved``: whole shards, each sorted, one after the other."""
         keys, values = (memoryview(bulk.whole()).cast("Q") for bulk in (saved.keys, saved.values))
         begin = 0
         while begin < len(keys):

@@ -9,8 +9,8 @@ from batcher.ledger.finished import DoneCount, Finished, FinishedJobs, JobRecord
 
 
 class Records(Mapping[str, JobRecord]):
-    """Every job that the ledger mentions: first what is done, in the order in which it was done, then
-    the others in the order of their first lines."""
+    """Every job that the ledger mentions: first done jobs in the order of completion, then the others
+    in the order of their first lines."""
 
     def __init__(self, line_at: LineAt | None) -> None:
         self.open: dict[str, Record] = {}
@@ -39,14 +39,14 @@ class Records(Mapping[str, JobRecord]):
         return (job_id for job_id, _ in self.pairs())
 
     def reopen(self, job_id: str) -> Record | None:
-        """The record of a packed job, which is packed no longer."""
+        """Unpack a job; returns its record."""
         record = self.finished.release(job_id) if self.finished is not None else None
         if record is not None:
             self.open[job_id] = record
         return record
 
     def pack(self, job_id: str) -> None:
-        """Pack a job, if it is done and can be."""
+        """Pack a job if it is done and can be packed."""
         record = self.open.get(job_id)
         if record is None or self.finished is None or record.state is not State.DONE:
             return
@@ -54,15 +54,15 @@ class Records(Mapping[str, JobRecord]):
             del self.open[job_id]
 
     def packed_tally(self) -> DoneCount:
-        """How many of the packed jobs are in the manifest, and how many of these are poor."""
+        """The number of packed jobs in the manifest, and how many of these have a quality note."""
         return self.finished.tally() if self.finished is not None else DoneCount(0, 0)
 
     def packed(self) -> Iterator[Finished]:
-        """Those done jobs that are packed."""
+        """The packed done jobs."""
         return self.finished.all() if self.finished is not None else iter(())
 
     def unfinished(self) -> Iterator[tuple[str, Record]]:
-        """Those that are not done."""
+        """The jobs that are not done."""
         return ((job, record) for job, record in self.open.items() if record.state is not State.DONE)
 
     def values(self) -> Iterator[JobRecord]:  # type: ignore[override]
@@ -71,7 +71,7 @@ class Records(Mapping[str, JobRecord]):
         yield from self.open.values()
 
     def astray(self) -> Iterator[tuple[str, JobRecord]]:
-        """Those that are not listed now, or were orphaned before, in order."""
+        """Jobs that are not in the manifest now, or were orphaned before, in order."""
         if self.finished is not None:
             yield from ((record.job, record) for record in self.finished.astray())
         for job_id, record in self._open_in_order():

@@ -1,4 +1,4 @@
-"""Reading a ledger: its lines into a snapshot, a torn tail told from damage."""
+"""Reads a ledger's lines into a snapshot, and distinguishes a torn tail from damage."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from batcher.ledger.lines import (
 from batcher.ledger.segments import is_strangers
 from batcher.ledger.snapshot import SEGMENT_SHIFT, Snapshot
 
-_RUN = EventName.RUN  # by itself: a member of an enum is looked up slowly
+_RUN = EventName.RUN  # a constant, because enum member lookup is slow
 
 
 class Tail(NamedTuple):
-    """How a segment ends: its whole lines reach to ``good_bytes`` of ``size_bytes``."""
+    """The end of a segment: its whole lines take ``good_bytes`` of ``size_bytes``."""
 
     good_bytes: int = 0
     size_bytes: int = 0
@@ -37,7 +37,7 @@ class Tail(NamedTuple):
 
     @property
     def torn_bytes(self) -> int:
-        """How much a crash left that is no whole line."""
+        """Bytes after the last whole line, left by a crash."""
         return self.size_bytes - self.good_bytes
 
 
@@ -50,13 +50,13 @@ class Stretch(NamedTuple):
     end: int | None = None
 
     def line_number(self, offset: int, disk: Disk) -> int:
-        """Which line begins at ``offset``, from 1."""
+        """The number of the line that begins at ``offset``, from 1."""
         with disk.open_read(self.path) as file:
             return file.read(offset).count(b"\n") + 1
 
 
 class Sink(Protocol):
-    """Takes in lines: a :class:`Snapshot`, or who looks at them first."""
+    """Receives lines: a :class:`Snapshot`, or a filter before it."""
 
     def apply_run(self, event: RunEvent, place: int = -1) -> None: ...
     def apply(self, event: Event, place: int = -1) -> object: ...
@@ -91,14 +91,14 @@ def fold(stretch: Stretch, sink: Sink, disk: Disk) -> Tail:
 
 
 class _Illegal(Exception):
-    """A line that can be read, and makes no sense where it stands."""
+    """A readable line that is not allowed at its place."""
 
     def __init__(self, offset: int, error: Exception) -> None:
         self.offset, self.error = offset, error
 
 
 class _Damaged(Exception):
-    """A line that can't be read, or that is not where it was written."""
+    """A line that can't be read, or that is not at the place where it was written."""
 
     def __init__(self, offset: int, problem: str) -> None:
         self.offset, self.problem = offset, problem
@@ -112,7 +112,7 @@ class _Spoilt(NamedTuple):
 
 
 class _Folding:
-    """Takes in the lines of one stretch. ``group`` is that of the last line that told it."""
+    """Folds the lines of one stretch. ``group`` is that of the last line that names its group."""
 
     __slots__ = ("_base", "_name", "_sink", "group")
 
@@ -123,10 +123,10 @@ class _Folding:
         self.group = -1
 
     def take_in(self, data: bytes, offset: int) -> _Spoilt | None:
-        """Fold whole lines up to the first that can't be read. A million jobs come by here.
+        """Fold whole lines up to the first unreadable one. Fast: there may be millions of jobs.
 
-        A line begins its group or goes on with that of the line before: if it does neither, lines
-        before it were added, removed or rewritten by something else.
+        A line begins its group or continues that of the line before. If it does neither, another
+        program added, removed or rewrote lines before it.
         """
         read = decode_line if is_clean(data) else read_line
         for raw in data.removesuffix(b"\n").split(b"\n"):
@@ -168,15 +168,15 @@ def _moved(group: int, offset: int) -> str:
 
 
 def _words(error: Exception) -> str:
-    """What a decoder said, without the marks that stand around commands here."""
+    """A decoder's message without backquotes, which mark commands in our messages."""
     return str(error).replace("`", "")
 
 
 def _torn(spoilt: _Spoilt, group: int, file: BinaryIO) -> Tail:
-    """The tail from the first unreadable line on, if it is one; else raises _Damaged.
+    """The torn tail that begins with the first unreadable line; raises _Damaged if it is not torn.
 
-    A crash can spoil only lines of the group that was being written, which began with the spoilt line
-    or before it, and leaves what ``is_torn`` knows.
+    A crash can spoil only lines of the group that was being written, which began at or before the
+    spoilt line, and only in the ways that ``is_torn`` accepts.
     """
     size_bytes = spoilt.offset
     file.seek(spoilt.offset)
@@ -189,7 +189,7 @@ def _torn(spoilt: _Spoilt, group: int, file: BinaryIO) -> Tail:
                 continue
             raise _Damaged(offset, f"unreadable ({_words(error)}), and no crash leaves this") from error
         if offset == spoilt.offset:
-            return Tail(offset, offset)  # it was being written: only its first part had come
+            return Tail(offset, offset)  # it was being written when it was read
         if its_group not in (group, spoilt.offset):
             problem = (
                 f"unreadable ({spoilt.error}), and good lines follow it: this is damage, not a crash"
@@ -199,7 +199,7 @@ def _torn(spoilt: _Spoilt, group: int, file: BinaryIO) -> Tail:
 
 
 def _contradiction(stretch: Stretch, found: _Illegal, disk: Disk) -> LedgerError:
-    """The error for a line that what was read before it doesn't allow, and how to go on."""
+    """The error for a line that contradicts the lines before it, and how to continue."""
     line_number = stretch.line_number(found.offset, disk)
     remedy = blanking(stretch.path, line_number)
     return LedgerError(f"{stretch.path.name}:{line_number}: {found.error}. {remedy}")

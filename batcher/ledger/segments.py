@@ -1,8 +1,8 @@
 """The files that make up a ledger: one for runs of everything, one for each shard of a divided run.
 
-Segments of one division (1-of-3, 2-of-3, 3-of-3) never tell of the same job, and a run directory is held
-by one division at a time. So all that needs to be known of order is what a segment's next stretch came
-after: a run that finds segments of other divisions begins by noting how far they reached.
+Segments of one division (1-of-3, 2-of-3, 3-of-3) never mention the same job, and one division at a time
+holds a run directory. So the order is known if each stretch of a segment says what it follows: a run
+that finds segments of other divisions begins by recording their sizes.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def segment_name(shard: Shard | None) -> str:
 
 
 def shard_of_segment(name: str) -> Shard | None:
-    """Which shard a segment is of; None for the one of runs of everything."""
+    """The shard of a segment; None for the segment of runs of everything."""
     match = _SEGMENT.fullmatch(name)
     return Shard(int(match[2]), int(match[1])) if match else None
 
 
 def is_strangers(name: str, job_id: str) -> bool:
-    """Whether segment ``name`` is of a shard that a job is not in.
+    """Whether segment ``name`` belongs to a shard that does not contain the job.
 
-    Version 0.1 cancelled requests of all shards on an interrupt: what a segment says of other shards'
-    jobs, against their own segments, is passed over.
+    Version 0.1 cancelled requests of all shards on an interrupt: lines in a segment about other shards'
+    jobs that contradict their own segments are ignored.
     """
     shard = shard_of_segment(name)
     return bool(job_id) and shard is not None and not shard.has(job_id)
@@ -45,18 +45,18 @@ def is_segment(name: str) -> bool:
 
 
 def begun_mark(run_dir: Path, name: str) -> Path:
-    """The file that says that something was written to segment ``name`` once, and was durable."""
+    """The file that records that segment ``name`` once had a durable line."""
     return run_dir / HIDDEN_NAME / f"begun.{name.removesuffix('.jsonl')}"
 
 
 def division(name: str) -> int:
-    """Into how many shards the jobs were divided for the runs that wrote a segment."""
+    """The number of shards in the division that wrote a segment."""
     shard = shard_of_segment(name)
     return shard.count if shard is not None else 0
 
 
 def segments_in(run_dir: Path, disk: Disk) -> list[str]:
-    """The segments that are there, always in the same order. Raises RunDirError if we may not look."""
+    """The existing segments, always in the same order. Raises RunDirError without permission to list."""
     with reading(run_dir):
         is_whole = disk.size(run_dir / LEDGER_NAME) is not None
         names = disk.list_dir(run_dir)
@@ -66,5 +66,5 @@ def segments_in(run_dir: Path, disk: Disk) -> list[str]:
 
 
 def others(name: str, names: list[str]) -> Iterator[str]:
-    """Those of ``names`` that runs of another division than that of segment ``name`` wrote."""
+    """Those of ``names`` that belong to another division than segment ``name``."""
     return (other for other in names if division(other) != division(name))

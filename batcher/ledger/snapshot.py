@@ -1,4 +1,4 @@
-"""What the ledger amounts to: the fold of its events into the state of every job, and the money."""
+"""The fold of the ledger's events: the state of every job, and the money."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from batcher.ledger.records import Records
 from batcher.pacing.timings import SavedTimings, Timings
 
 KEPT_OPEN = 1024
-"""How many of the jobs that were done last are not packed yet: those that are still asked about."""
-_DONE = State.DONE  # by itself: a member of an enum is looked up slowly
+"""The number of most recently done jobs that are not packed yet: they are still read."""
+_DONE = State.DONE  # a constant, because enum member lookup is slow
 SEGMENT_SHIFT = 44
-"""A line's *place* is its byte offset with, above that many bits, the number of its segment."""
+"""A line's *place*: its byte offset in the lower 44 bits, the number of its segment above them."""
 
 
 @dataclass(slots=True)
 class LastRun:
-    """The last run that a segment of the ledger tells of, and the place of its opening line."""
+    """The last run in a segment of the ledger, and the place of its opening line."""
 
     opening: RunEvent
     place: int
@@ -52,7 +52,7 @@ class LastRun:
 
 
 class Sums(msgspec.Struct, array_like=True):
-    """What is added up over all jobs."""
+    """Sums over all jobs."""
 
     orphaned: int
     spent_usd: float
@@ -65,7 +65,7 @@ class Sums(msgspec.Struct, array_like=True):
 
 
 class Saved(msgspec.Struct, array_like=True):
-    """A snapshot as it is kept in a file."""
+    """A snapshot as saved in a file."""
 
     sums: Sums
     began: int
@@ -87,16 +87,16 @@ class Saved(msgspec.Struct, array_like=True):
 class Snapshot:
     """The state of every job that the ledger mentions, and the money: a fold over its events.
 
-    ``line_at`` reads back the line of a place: with it, done jobs are packed.
+    ``line_at`` reads the line at a place; if it is given, done jobs are packed.
     """
 
     may_restore = True
-    """Whether it can begin with what was saved: not if a subclass keeps more."""
+    """Whether it can be restored from a checkpoint: not if a subclass keeps more."""
 
     def __init__(self, line_at: LineAt | None = None, shards: int = 0) -> None:
         self._line_at = line_at
         self.spent_by_shard_usd = [0.0] * shards
-        """The same sum as ``spent_usd``, for each shard of the jobs; if asked for."""
+        """The same sum as ``spent_usd`` for each shard of the jobs, if requested."""
         self.unpriced_by_shard = [0] * shards
         self.records = Records(line_at)
         self.runs: dict[int, LastRun] = {}
@@ -111,21 +111,21 @@ class Snapshot:
         self.timings = Timings()
         self.costs = Costs()
         self.owners: PackedMap | None = None
-        """By the SHA-256 of each output, the place of its job's ``submitting`` line; if asked for."""
+        """By the SHA-256 of each output, the place of its job's ``submitting`` line, if requested."""
         self.requests = PackedMap()
-        """Every request id that any attempt was ever given, and the place of its first line."""
+        """Every request id of any attempt, and the place of its first line."""
         self.dataset_changes = 0
-        """How many lines changed the outputs, or what is said of them."""
+        """The number of lines that changed the outputs or their metadata."""
         self.identity: int | None = None
-        """The rule by which the ledger's ids are made: the oldest that its segments began with."""
+        """The rule for making the ledger's ids: the oldest with which any segment began."""
         self.restored_bytes = 0
-        """How much of the ledger it did not fold itself."""
+        """Bytes of ledger restored from a checkpoint instead of folded."""
         self._began = 0
         self._ripe: deque[str] = deque()
 
     @property
     def rule(self) -> int:
-        """The rule by which the ids of this run directory are made, whatever version goes on with it."""
+        """The rule for making this run directory's ids; later versions keep it."""
         if self.identity is not None:
             return self.identity
         return FIRST_RULE if len(self.records) else RULE
@@ -135,21 +135,21 @@ class Snapshot:
         return self.records.find(job_id)
 
     def line_at(self, place: int) -> Event:
-        """The line that stands at ``place``: what is not kept in memory."""
+        """The line at ``place``, which is not kept in memory."""
         assert self._line_at is not None, "this snapshot is of no ledger"
         return self._line_at(place)
 
     def items(self) -> Iterator[tuple[str, JobRecord]]:
-        """Every job that the ledger mentions: the done ones as they were done, then the others."""
+        """Every job that the ledger mentions: done jobs in the order of completion, then the others."""
         return self.records.pairs()
 
     def unfinished(self) -> Iterator[tuple[str, Record]]:
-        """Every job that is not done, in the order of the first lines."""
+        """Every job that is not done, in the order of their first lines."""
         return self.records.unfinished()
 
     @property
     def counts(self) -> dict[State, int]:
-        """How many jobs of the manifest are in which state."""
+        """The number of the manifest's jobs in each state."""
         counts = dict.fromkeys(State, 0)
         for record in self.records.open.values():
             counts[record.state] += not record.orphaned
@@ -162,7 +162,7 @@ class Snapshot:
         return self.records.packed_tally().poor + sum(map(is_poor, self.records.open.values()))
 
     def apply_run(self, event: RunEvent, place: int = -1) -> None:
-        """Take in a line about a run."""
+        """Fold a line about a run."""
         segment = place >> SEGMENT_SHIFT
         if not event.ended:
             self._began += 1
@@ -174,7 +174,7 @@ class Snapshot:
             self.runs[segment].ended = True
 
     def apply(self, event: Event, place: int = -1) -> JobRecord:
-        """Take in one job event that stands at ``place``.
+        """Fold one job event, whose line is at ``place``.
 
         Raises IllegalTransition, and changes nothing, if the table has no such move.
         """
@@ -197,9 +197,9 @@ class Snapshot:
         return record
 
     def pack(self, durable: int | None = None) -> None:
-        """Pack what was done before the last :data:`KEPT_OPEN`, if the ledger can be read back.
+        """Pack all done jobs but the last :data:`KEPT_OPEN`, if the ledger can be read back.
 
-        ``durable``: the place before which it can, of the segment that is being written.
+        ``durable``: lines of the segment being written can be read back before this place.
         """
         while len(self._ripe) > KEPT_OPEN:
             record = self.records.open.get(self._ripe[0])
@@ -208,7 +208,7 @@ class Snapshot:
             self.records.pack(self._ripe.popleft())
 
     def saved(self) -> Saved:
-        """All of it, but for the marks of this process."""
+        """Everything except the marks of this process."""
         assert self.records.finished is not None, "this snapshot is of no ledger"
         sums = Sums(*(getattr(self, name) for name in Sums.__struct_fields__))
         unmarked = {job: replace(record, listed=False) for job, record in self.records.open.items()}
@@ -218,7 +218,7 @@ class Snapshot:
         return Saved(*state, self.costs.saved())
 
     def restore(self, saved: Saved) -> None:
-        """Become what ``saved`` was made of; only for a snapshot that nothing was folded into."""
+        """Restore the state in ``saved``; only for an empty snapshot."""
         assert self.records.finished is not None, "this snapshot is of no ledger"
         for name in Sums.__struct_fields__:
             setattr(self, name, getattr(saved.sums, name))
@@ -245,12 +245,12 @@ class Snapshot:
         return record
 
     def _run_number(self, place: int) -> int:
-        """Which run wrote the line at ``place``."""
+        """The number of the run that wrote the line at ``place``."""
         run = self.runs.get(place >> SEGMENT_SHIFT)
         return run.number if run is not None else 0
 
     def _charge(self, job: str, record: Record, usd: float | None) -> None:
-        """Let the current attempt of ``job`` count with ``usd`` instead of what it did."""
+        """Replace the amount that the current attempt of ``job`` counts with ``usd``."""
         before_usd = record.charge_usd
         if usd == before_usd:
             return
@@ -264,7 +264,7 @@ class Snapshot:
         record.charge_usd = usd
 
     def _report(self, job: str, record: Record, usd: float | None) -> None:
-        """Take in what the API says the current attempt cost, if it does, and what it was priced at."""
+        """Record the current attempt's reported cost, if there is one, and its price."""
         if usd is None:
             return
         self._charge(job, record, usd)
@@ -296,7 +296,7 @@ class Snapshot:
             record.input_offset = place
         record.quality, record.done_offset, record.answer_offset = None, -1, -1
         record.reported_usd, record.cancelling = None, False
-        record.charge_usd = 0.0  # what earlier attempts cost stays in the sum
+        record.charge_usd = 0.0  # the cost of earlier attempts stays in the sum
         self._charge(event.job, record, record.price_usd)
         self.timings.submitting(event.job, record.model, event.input)
         self.costs.submitting(event.job, record)
@@ -339,7 +339,7 @@ class Snapshot:
                 self.owners.setdefault(file.sha256, record.submitting_offset)
 
     def _failed(self, record: Record, event: Event, place: int) -> None:
-        if event.files is not None:  # those that are whole
+        if event.files is not None:  # the complete ones
             self._set_files(record, event.files)
         record.stage, record.code, record.message = event.stage, event.code, event.message
         self.timings.ended(event.job)
@@ -359,12 +359,12 @@ class Snapshot:
 
 
 def is_poor(record: JobRecord) -> bool:
-    """Whether a job's outputs are there, listed, and not what they should be."""
+    """Whether a job of the manifest is done and its outputs have a quality note."""
     return record.state is State.DONE and not record.orphaned and record.quality is not None
 
 
 def _is_before(place: int, end: int | None) -> bool:
-    """Whether ``place`` lies before ``end``, as far as they are of one segment."""
+    """Whether ``place`` is before ``end``, if both are in one segment."""
     return end is None or place < end or place >> SEGMENT_SHIFT != end >> SEGMENT_SHIFT
 
 

@@ -1,4 +1,4 @@
-"""What a ledger says, in numbers and lines: the answer of ``status`` and the end of ``run``."""
+"""A ledger's state in numbers and lines: the output of ``status`` and the end of ``run``."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ USD_DIGITS = 6
 class Status(msgspec.Struct, kw_only=True):
     """The seven states add up to ``total``, the jobs of the last run's manifest.
 
-    ``submitting`` are those of the unknown whose POST is under way in a live run. ``cost_usd`` sums
+    ``submitting`` are the unknown jobs whose POST is in flight in a live run. ``cost_usd`` sums
     every attempt that may have been charged, at its reported cost, else at its price when submitted.
-    ``estimated_cost_usd`` sums the prices alone, ``reported_cost_usd`` the API's own words alone;
+    ``estimated_cost_usd`` sums only the prices, ``reported_cost_usd`` only the costs the API reported;
     ``unpriced_attempts`` are the ones for which neither is known. ``bytes`` counts output files.
     """
 
@@ -55,7 +55,7 @@ class Status(msgspec.Struct, kw_only=True):
 
 
 class Summary(Status, kw_only=True):
-    """A status, and what this run added to it. ``exit_code`` as in the README's table."""
+    """A status and what this run added. ``exit_code`` is that of the README's table."""
 
     selected: int
     elapsed_s: float
@@ -64,7 +64,7 @@ class Summary(Status, kw_only=True):
     invalid: int = 0
     cancelled_now: int = 0
     not_cancellable: int = 0
-    """What ``--on-interrupt cancel`` achieved: those are pending again, these run already."""
+    """Results of ``--on-interrupt cancel``: cancelled and pending again; already running."""
     not_redone: int = 0
     """Jobs that ``--redo`` was to buy again, and that had no attempt left."""
     failed_now: int = 0
@@ -74,7 +74,7 @@ class Summary(Status, kw_only=True):
     newly: tuple[str, ...] = ()
     """The first of both."""
     stopped: str | None = None
-    """Why the run ended before its end, if it did."""
+    """Why the run stopped early, if it did."""
 
 
 class ListedJob(msgspec.Struct, kw_only=True):
@@ -97,9 +97,9 @@ class ListedJob(msgspec.Struct, kw_only=True):
 
 
 def status_of(run_dir: Path, snapshot: Snapshot, *, beside: Disk | None = None) -> Status:
-    """The status that ``snapshot`` amounts to; with ``beside``, as seen from beside a live run.
+    """The status of ``snapshot``; with ``beside``, also says what a live run is doing.
 
-    ``beside`` is the disk on which to look for the locks of runs.
+    ``beside`` is the disk that holds the locks of runs.
     """
     counts = {state.value: count for state, count in snapshot.counts.items()}
     listed = sum(counts.values())
@@ -126,12 +126,12 @@ def status_of(run_dir: Path, snapshot: Snapshot, *, beside: Disk | None = None) 
 
 
 def _estimated_usd(snapshot: Snapshot) -> float:
-    """What the attempts that count were priced at when they were submitted."""
+    """Sum of the prices, at submission, of the attempts that count."""
     return snapshot.spent_usd - snapshot.reported_usd + snapshot.reported_price_usd
 
 
 def _live_runs(run_dir: Path, snapshot: Snapshot, disk: Disk) -> list[LastRun]:
-    """The runs that go on: their locks are asked, since the pid of a dead one may be another's now."""
+    """The live runs, by their locks: the pid of a dead run may belong to another process now."""
     names = [LEDGER_NAME, *(name for name in segments_in(run_dir, disk) if name != LEDGER_NAME)]
     begun = [(name, run) for number, name in enumerate(names) if (run := snapshot.runs.get(number))]
     return [
@@ -142,7 +142,7 @@ def _live_runs(run_dir: Path, snapshot: Snapshot, disk: Disk) -> list[LastRun]:
 
 
 def _is_live(run: LastRun, held: bool | None) -> bool:
-    """Whether a run still goes on, as far as this machine can tell; ``held``: what its lock says."""
+    """Whether a run is still live, as far as this machine knows; ``held``: whether it holds its lock."""
     if held is not None:
         return held
     pid = run.opening.pid or 0  # 0 and below would name groups of processes
@@ -158,7 +158,7 @@ def _is_live(run: LastRun, held: bool | None) -> bool:
 
 
 def _under_way(snapshot: Snapshot, live: list[LastRun]) -> int:
-    """Jobs whose POST left in a live run and has no answer, nor word that there will be none."""
+    """Jobs whose POST was sent by a live run and is neither answered nor given up."""
     return sum(
         record.state is State.UNKNOWN
         and record.message is None
@@ -171,7 +171,7 @@ def _under_way(snapshot: Snapshot, live: list[LastRun]) -> int:
 def listed_jobs(
     snapshot: Snapshot, states: frozenset[State], *, bad: bool | None = None
 ) -> Iterator[ListedJob]:
-    """The jobs in ``states`` that the ledger mentions: the done ones as they were done, then the others.
+    """The jobs in ``states``: done jobs in the order of completion, then the others.
 
     ``bad``: only those with (or without) a note on the quality of their outputs.
     """
@@ -183,7 +183,7 @@ def listed_jobs(
 
 
 def listed_job(job_id: str, record: JobRecord, snapshot: Snapshot) -> ListedJob:
-    """A job with what stands only in the ledger's lines, which have to be durable."""
+    """A job with details read from the ledger's lines, which must be durable."""
     intent = snapshot.line_at(record.submitting_offset) if record.submitting_offset >= 0 else None
     made = snapshot.line_at(record.input_offset) if record.input_offset >= 0 else None
     return ListedJob(
