@@ -1,1 +1,1 @@
-"""Where outputs and state lie: a local run directory, or one with its outputs in a bucket."""
+"""Storage for outputs and state: a local run directory, or one with its outputs in a bucket."""

@@ -1,12 +1,12 @@
-"""A run directory whose outputs lie in a bucket.
+"""A run directory whose outputs are in a bucket.
 
-The ledger, while it is written, and everything that is ours lie in a *state directory* on a local or
-shared disk; each output goes to ``media/`` in the bucket before its job is ``done``, and its local copy
-is let go afterwards. When a run ends, ledger and metadata go to the bucket as well, so that another
-machine can take the batch up from there. While a run is under way, an object in the bucket says so: what
-a lost disk held can't be guessed from what the bucket holds, and guessing would buy it again.
+The ledger, while it is written, and all our other files are in a *state directory* on a local or shared
+disk. Each output goes to ``media/`` in the bucket before its job is ``done``; its local copy is deleted
+afterwards. When a run ends, it copies ledger and metadata to the bucket, so that another machine can
+resume the batch. During a run, an object in the bucket says so: if the disk is lost, the bucket does not
+show what it held, and guessing would buy it again.
 
-``outputs`` is the run directory, ``holding`` says who may write to the bucket, ``copies`` moves the
+``outputs`` is the run directory, ``holding`` locks the bucket for writing, ``copies`` moves the
 ledger.
 """
 
@@ -35,7 +35,7 @@ from batcher.store.objects.opening import open_bucket
 
 @asynccontextmanager
 async def claimed(run_dir: RunDir, shard: Shard | None, disk: Disk) -> AsyncIterator[None]:
-    """Hold the bucket, if there is one, for as long as a run lasts, and leave it the ledger at the end.
+    """Hold the bucket, if there is one, during a run, and copy the ledger to it at the end.
 
     Raises LockedError if another state directory holds it, or another run this state directory;
     LedgerError if the ledger there and the one here are not the same one; RunDirError,
@@ -62,7 +62,7 @@ async def claimed(run_dir: RunDir, shard: Shard | None, disk: Disk) -> AsyncIter
 
 
 async def _begin(run_dir: BucketRunDir, disk: Disk) -> bool:
-    """Claim the bucket and take up its ledger; returns whether nobody had claimed it before."""
+    """Claim the bucket and fetch its ledger; returns whether it was unclaimed before."""
     bucket, root = run_dir.bucket, run_dir.root
     anew = await claim(bucket, root, disk)
     try:
@@ -80,16 +80,16 @@ async def _begin(run_dir: BucketRunDir, disk: Disk) -> bool:
 
 
 async def _end(run_dir: BucketRunDir, presence: Presence, disk: Disk, *, anew: bool) -> None:
-    """Leave ledger and metadata to the bucket, and let go of it if no other shard is at work.
+    """Copy ledger and metadata to the bucket, and release it if no other shard is running.
 
-    A run that never came to its work leaves all as it found it. If the store fails, it stays ours.
+    A run that never started its work changes nothing. If the store fails, we keep the claim.
     """
     if run_dir.store_failed:
         return
     async with presence.settling():
         alone = presence.is_alone()
         if run_dir.at_work:
-            if await claim(run_dir.bucket, run_dir.root, disk):  # somebody deleted our claim by hand
+            if await claim(run_dir.bucket, run_dir.root, disk):  # our claim was deleted by hand
                 await bring(run_dir.bucket, run_dir.root, disk)
             own = segment_name(presence.shard)
             names = [*segments_in(run_dir.root, disk), METADATA_NAME, CARD_NAME] if alone else [own]
@@ -99,15 +99,15 @@ async def _end(run_dir: BucketRunDir, presence: Presence, disk: Disk, *, anew: b
 
 
 class _Passing(type(Path())):  # type: ignore[misc]
-    """A folder that goes when nobody knows it any more.
+    """A folder that is deleted when its last reference is gone.
 
-    A snapshot holds on to it: it reads lines of the ledger as it needs them.
+    A snapshot keeps a reference, because it reads lines of the ledger when needed.
     """
 
 
 @asynccontextmanager
 async def ledger_to_read(run_dir: RunDir, disk: Disk) -> AsyncIterator[Path]:
-    """A folder with the ledger as a run would find it, for reading only. Raises as ``claimed`` does."""
+    """A folder with the ledger that a run would use, for reading only. Raises as ``claimed`` does."""
     if not isinstance(run_dir, BucketRunDir):
         yield run_dir.root
         return
@@ -128,12 +128,12 @@ async def ledger_to_read(run_dir: RunDir, disk: Disk) -> AsyncIterator[Path]:
 def open_run_dir(
     root: Path, disk: Disk, shard: Shard | None = None, bucket_url: str | None = None
 ) -> RunDir:
-    """The run directory at ``root``, with its bucket if its outputs lie in one.
+    """The run directory at ``root``, with its bucket if its outputs are in one.
 
-    Raises UsageError if they lie in another one than ``bucket_url``, and what ``open_bucket`` does.
+    Raises UsageError if they are in another one than ``bucket_url``, and what ``open_bucket`` does.
     """
     holds_batch = bool(segments_in(root, disk))
-    # Where a run came to nothing, nothing ties the directory to the bucket that it tried.
+    # If a run did nothing, the directory is not bound to the bucket that it tried.
     is_tied = holds_batch or disk.size(root / HOLDER_KEY) is not None
     known_url = bucket_url_of(root) if is_tied else None
     if bucket_url is None and known_url is None:
@@ -152,13 +152,13 @@ def open_run_dir(
 
 
 def outputs_place(root: Path) -> str:
-    """Where the outputs of a run directory lie, for people."""
+    """The place of a run directory's outputs, for messages."""
     bucket_url = bucket_url_of(root)
     return f"{bucket_url}/{MEDIA_NAME}" if bucket_url is not None else str(root / MEDIA_NAME)
 
 
 def bucket_url_of(root: Path) -> str | None:
-    """Where the outputs of a state directory lie; None for a run directory that has its own."""
+    """The bucket URL of a state directory; None for a run directory that holds its own outputs."""
     try:
         found = msgspec.json.decode((root / HIDDEN_NAME / BUCKET_NAME).read_bytes(), type=dict[str, str])
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):

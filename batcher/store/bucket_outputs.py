@@ -23,7 +23,7 @@ UPLOADS_AT_ONCE = 8
 
 
 class BucketRunDir(RunDir):
-    """A state directory and the bucket that its outputs go to: it knows which directory is its own."""
+    """A state directory and the bucket for its outputs: the bucket records its state directory."""
 
     may_be_a_copy = False
 
@@ -31,15 +31,15 @@ class BucketRunDir(RunDir):
         super().__init__(root, disk, shard)
         self.bucket = bucket
         self.at_work = False
-        """Whether a run held the ledger and came to its work."""
+        """Whether a run held the ledger and started its work."""
         self.store_failed = False
-        """Whether the store failed a run at its work, after all patience."""
+        """Whether the store failed during the work, after all retries."""
         self._sizes = PackedMap()
         self._left_here: frozenset[str] = frozenset()
         self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
 
     async def look(self) -> None:
-        """Take note of which outputs are there. Raises RunDirError, CredentialsError."""
+        """List the outputs that are there. Raises RunDirError, CredentialsError."""
         self.at_work = True
         self._left_here = frozenset(self._disk.list_dir(self.root / MEDIA_NAME))
         self._sizes = PackedMap()
@@ -69,9 +69,9 @@ class BucketRunDir(RunDir):
             self._disk.remove(self.root / file.path)
 
     def missing(self, record: JobRecord) -> list[int]:
-        """All of a job's files if one is missing: those that are there can't be looked into.
+        """All of a job's files if one is missing: the others can't be read here.
 
-        Where none is, copies that a run left here when it died are let go of.
+        If none is, local copies that a dead run left are deleted.
         """
         files = record.files
         if any(self._sizes.get(file.path) != file.bytes for file in files):

@@ -1,8 +1,8 @@
-"""Who may write to a bucket: the runs of one state directory, and nobody else.
+"""The claim on a bucket: only the runs of one state directory may write to it.
 
-In the bucket an object names the state directory; its words are secret to it, so that no other can take
-it for its own. It outlives its run: one that died left what only its disk knows. In the state directory
-each run has a lock, which dies with it: the last to end lets go of the bucket.
+An object in the bucket names the state directory; only that directory knows its content, so that no
+other can mistake it for its own. It outlives its run: a dead run's state is only on its disk. In the
+state directory each run has a lock, which ends with it: the last run to end releases the bucket.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from batcher.layout import AT_WORK_NAME, HOLDER_KEY, SETTLING_NAME
 from batcher.store.objects.interface import Bucket
 
 SETTLING_PATIENCE_S = 600.0
-"""How long a run waits, in seconds, for another shard that brings or leaves its ledger."""
+"""How long a run waits, in seconds, for another shard that fetches or copies its ledger."""
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """What stands in the bucket while it is held."""
+    """The object in the bucket while it is held."""
 
     host: str
     state_dir: str
@@ -35,7 +35,7 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 class Presence:
-    """The runs that are at work with one state directory, as seen by one of them."""
+    """The runs that use one state directory, as seen by one of them."""
 
     def __init__(self, hidden: Path, shard: Shard | None, disk: Disk) -> None:
         self.shard = shard
@@ -45,7 +45,7 @@ class Presence:
 
     @asynccontextmanager
     async def settling(self) -> AsyncIterator[None]:
-        """For a stretch in which runs must not come or go. Raises LockedError."""
+        """For code during which no run may start or end. Raises LockedError."""
         path = self._hidden / SETTLING_NAME
         leave = await asyncio.to_thread(self._disk.lock, path, SETTLING_PATIENCE_S)
         try:
@@ -54,11 +54,11 @@ class Presence:
             leave()
 
     def enter(self) -> Callable[[], None]:
-        """Be at work, until what is returned is called. Raises LockedError if the same run is."""
+        """Mark this run active; returns what ends that. Raises LockedError if the same run is."""
         return self._disk.lock(self._hidden / self._own)
 
     def is_alone(self) -> bool:
-        """Whether no other run is at work."""
+        """Whether no other run is active."""
         names = self._disk.list_dir(self._hidden)
         others = [name for name in names if name.partition(".")[0] == AT_WORK_NAME and name != self._own]
         try:
@@ -70,7 +70,7 @@ class Presence:
 
 
 async def is_ours(bucket: Bucket, root: Path) -> bool:
-    """Whether this state directory holds the bucket; False if nobody does.
+    """Whether this state directory holds the bucket; False if none does.
 
     Raises LockedError if another one does.
     """
@@ -83,7 +83,7 @@ async def is_ours(bucket: Bucket, root: Path) -> bool:
 
 
 async def claim(bucket: Bucket, root: Path, disk: Disk) -> bool:
-    """Hold the bucket; returns whether nobody did before. Raises LockedError if another does."""
+    """Hold the bucket; returns whether it was free before. Raises LockedError if another holds it."""
     if await is_ours(bucket, root):
         return False
     path = root / HOLDER_KEY
@@ -100,7 +100,7 @@ async def claim(bucket: Bucket, root: Path, disk: Disk) -> bool:
 
 
 async def release(bucket: Bucket, root: Path, disk: Disk) -> None:
-    """Let go of the bucket; if it is another's by now, that is left alone."""
+    """Release the bucket; does nothing if another directory holds it by now."""
     if await bucket.get_bytes(HOLDER_KEY) == _own_words(root):
         await bucket.delete(HOLDER_KEY)
     with writing(root / HOLDER_KEY):

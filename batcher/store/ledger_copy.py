@@ -1,6 +1,6 @@
-"""The ledger's copy in the bucket: brought when a run begins, left when it ends.
+"""The ledger's copy in the bucket: fetched when a run begins, stored when it ends.
 
-The ledger only grows, so of two copies the shorter must be how the longer begins.
+The ledger only grows, so the shorter of two copies must be a prefix of the longer.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ async def is_behind(bucket: Bucket, root: Path, disk: Disk) -> bool:
 
 
 async def bring(bucket: Bucket, root: Path, disk: Disk) -> None:
-    """Take up the ledger from the bucket, if it went on elsewhere.
+    """Fetch the ledger from the bucket if another machine continued it.
 
-    Raises LedgerError if the two went on without knowing of each other, or if there are outputs
-    and no ledger.
+    Raises LedgerError if the two copies have diverged, or if there are outputs but no ledger.
     """
     there = await _segments(bucket)
     for name, size_bytes in there.items():
@@ -46,10 +45,10 @@ async def bring(bucket: Bucket, root: Path, disk: Disk) -> None:
 
 
 async def hand_over(bucket: Bucket, root: Path, names: list[str], disk: Disk) -> None:
-    """Leave ``names``, segments at rest and what is made of them, to the bucket.
+    """Store ``names``, segments without a writer and files derived from them, in the bucket.
 
-    What is as long there already is left alone: segments only grow, and were compared by ``bring``;
-    the metadata follows them.
+    A file that has the same length there is skipped: segments only grow, and ``bring`` compared them;
+    the metadata depends on them.
     """
     there, grew = await bucket.sizes(), False
     for name in names:
@@ -63,7 +62,7 @@ async def hand_over(bucket: Bucket, root: Path, names: list[str], disk: Disk) ->
 async def _send(bucket: Bucket, path: Path, size_bytes: int, disk: Disk) -> None:
     """Store the first ``size_bytes`` of a file under its name.
 
-    What a crash left of a last line is for the next run to drop: it must not become part of a copy.
+    A partial last line after a crash must not become part of a copy: the next run drops it.
     """
     sha256_hex = await asyncio.to_thread(_sha256, path, size_bytes)
     if disk.size(path) == size_bytes:
@@ -92,7 +91,7 @@ async def _check_nothing_lost(bucket: Bucket, root: Path) -> None:
 
 
 async def _replace(bucket: Bucket, path: Path, disk: Disk) -> None:
-    """Fetch a segment that went on elsewhere: what is here must be how it begins."""
+    """Fetch a segment that was continued elsewhere: the local one must be a prefix of it."""
     fetched = path.with_name(f".{path.name}.{os.getpid()}.fetched")
     try:
         await bucket.get_file(path.name, fetched)
@@ -115,7 +114,7 @@ def _diverged(bucket: Bucket, path: Path) -> LedgerError:
 
 
 def _sha256(path: Path, size_bytes: int) -> str:
-    """Of the first ``size_bytes`` of a file, in hex."""
+    """SHA-256 of the first ``size_bytes`` of a file, in hex."""
     digest = hashlib.sha256()
     with reading(path), path.open("rb") as file:
         for piece in _pieces(file, size_bytes):
@@ -130,7 +129,7 @@ def _pieces(file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
 
 
 def _whole_bytes(path: Path) -> int:
-    """How many bytes of a file are whole lines; 0 if there is no such file."""
+    """The bytes of a file up to the end of its last whole line; 0 if there is no such file."""
     if not path.is_file():
         return 0
     with reading(path), path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The run directory: what lies where, how a result gets there whole, and whether it still is.
+"""The run directory: its layout, how complete results get there, and whether they are intact.
 
 ::
 
@@ -33,7 +33,7 @@ NAMES_NOT_SYNCED = (
 
 
 def superseded_name(name: str, attempt: int) -> str:
-    """Where an output of attempt number ``attempt`` goes when its job is bought again."""
+    """The name of an output of attempt number ``attempt`` after its job was submitted again."""
     old = PurePosixPath(name)
     return f"{SUPERSEDED_NAME}/{old.stem}.attempt-{attempt}{old.suffix}"
 
@@ -42,7 +42,7 @@ class RunDir:
     """Paths of one run directory, and the moves between them."""
 
     may_be_a_copy = True
-    """Whether another directory may hold the same batch, and nothing tells the two of it."""
+    """Whether another directory may hold the same batch without either knowing."""
 
     def __init__(self, root: Path, disk: Disk, shard: Shard | None = None) -> None:
         self.root = root
@@ -57,9 +57,9 @@ class RunDir:
         self._waiting: asyncio.Task[None] | None = None
 
     def prepare(self) -> tuple[str, ...]:
-        """Make the folders, and drop the partial downloads of runs that died.
+        """Make the folders, and delete the partial downloads of dead runs.
 
-        Returns what the user should know of the file system. Raises RunDirError.
+        Returns warnings about the file system. Raises RunDirError.
         """
         media = self.root / MEDIA_NAME
         with writing(self.root):
@@ -81,7 +81,7 @@ class RunDir:
             )
 
     def _own_partials(self) -> list[Path]:
-        """Folders of partial downloads that no other run can be filling now; no links to folders."""
+        """Folders of partial downloads that no other run can be using; no links to folders."""
         if self._shard is not None:
             return [self._partials]
         names = [
@@ -92,23 +92,23 @@ class RunDir:
         return [self.hidden / name for name in names]
 
     async def look(self) -> None:
-        """Take note of what is elsewhere: nothing, for a directory that holds its own outputs."""
+        """List outputs that are stored elsewhere: nothing to do if they are in this directory."""
 
     def is_ours(self, job_id: str) -> bool:
-        """Whether no other shard can be at work on a job now."""
+        """Whether no other shard can be working on a job."""
         return self._shard is None or self._shard.has(job_id)
 
     def partial(self, job_id: str, index: int) -> Path:
-        """Where output ``index`` of a job is downloaded to."""
+        """The path to which output ``index`` of a job is downloaded."""
         return self._partials / f"{job_id}.{index}.part"
 
     async def write_partial(self, job_id: str, index: int, content: bytes) -> None:
-        """Write an output that came without a download, durably, where downloads go."""
+        """Write an output that came without a download, durably, to its ``partial`` path."""
         path = self.partial(job_id, index)
         await self._disk.run(partial(self._disk.write_whole, path, [content]))
 
     def publish(self, source: Path, name: str) -> str:
-        """Let a whole, fsynced file go into ``media/``; returns its path in the run directory.
+        """Queue a complete, fsynced file for ``media/``; returns its path in the run directory.
 
         There, and durable, after ``settle``.
         """
@@ -117,29 +117,29 @@ class RunDir:
         return f"{MEDIA_NAME}/{name}"
 
     def namesakes(self, name: str) -> list[str]:
-        """The files under ``media/`` that have this name; in any case if its file system ignores it."""
+        """The files under ``media/`` with this name; in any case if the file system ignores case."""
         if self._disk.size(self.root / MEDIA_NAME / name) is None:
             return []
         names = self._disk.list_dir(self.root / MEDIA_NAME)
         return [name] if name in names else [n for n in names if n.casefold() == name.casefold()]
 
     async def outputs(self) -> AsyncIterator[str]:
-        """Paths of the files under ``media/`` and ``superseded/``, whatever the ledger says of them."""
+        """Paths of the files under ``media/`` and ``superseded/``, also those not in the ledger."""
         for folder in (MEDIA_NAME, SUPERSEDED_NAME):
             for name in self._disk.list_dir(self.root / folder):
                 yield f"{folder}/{name}"
 
     async def keep(self, files: tuple[Artifact, ...]) -> None:
-        """Bring outputs, which lie whole in ``media/``, to where they stay: here, they are there.
+        """Store complete outputs from ``media/`` in their final place: here they are already there.
 
-        Durable on return; may be repeated.
+        Durable on return; idempotent.
         """
 
     def let_go(self, files: tuple[Artifact, ...]) -> None:
-        """Drop copies of outputs that were kept elsewhere: here, there are none."""
+        """Delete copies of outputs that are stored elsewhere: here there are none."""
 
     async def settle(self) -> None:
-        """Move what was published, durably. Callers that arrive during a sync share the next one."""
+        """Move published files into place, durably. Callers during a sync share the next one."""
         if self._waiting is None and self._syncing is not None:
             self._waiting = asyncio.create_task(self._sync_after(self._syncing))
         if self._waiting is not None:
@@ -167,9 +167,9 @@ class RunDir:
         self._disk.sync_dir(self.root / MEDIA_NAME)
 
     async def set_aside(self, replaced: Replaced) -> None:
-        """Move the files of an attempt that was bought again out of the dataset, durably.
+        """Move the files of a superseded attempt out of the dataset, durably.
 
-        May be repeated: what was moved stays, and what has their names since then is left alone.
+        Idempotent: moved files stay moved, and newer files with the same names are not touched.
         """
         await self._disk.run(partial(self._set_aside, replaced))
 
@@ -185,9 +185,9 @@ class RunDir:
             self.make_way(PurePosixPath(artifact.path).name, attempt)
 
     def make_way(self, name: str, attempt: int) -> None:
-        """Move an output of attempt number ``attempt``, if there is one of this name, out of the way.
+        """Move an output of attempt number ``attempt`` with this name, if there is one, out of the way.
 
-        Where that was done before, what has this name is of a later attempt: it may be written over.
+        If that was done before, the file with this name is of a later attempt and may be replaced.
         """
         old = self.root / MEDIA_NAME / name
         target = self.root / superseded_name(name, attempt)
@@ -195,7 +195,7 @@ class RunDir:
             self._disk.rename(old, target)
 
     def missing(self, record: JobRecord) -> list[int]:
-        """Which of a done job's files are not there with their size, by index."""
+        """Indexes of a done job's files that are missing or have another size."""
         return [
             index
             for index, artifact in enumerate(record.files)
@@ -203,7 +203,7 @@ class RunDir:
         ]
 
     async def wrong(self, artifact: Artifact) -> str | None:
-        """What is wrong with an output that is not as recorded; it is hashed anew."""
+        """What is wrong with an output that differs from its record; hashes the file again."""
         path = self.root / artifact.path
         size = self._disk.size(path)
         if size is None:

@@ -1,7 +1,7 @@
-"""What the rest of a run directory says of its ledger.
+"""Detects a lost or replaced ledger: outputs on disk that no ledger line mentions.
 
-The ledger is the only state, so one that was emptied, lost or replaced by an older copy makes every
-job look new, and a run would buy it all again. But results lie beside it, and they name their jobs.
+The ledger is the only state, so if it was emptied, lost or replaced by an older copy, every job looks
+new, and a run would buy all of them again. But the results beside it name their jobs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _decode_row = msgspec.json.Decoder(_Row).decode
 def check_nothing_lost(run_dir: Path, snapshot: Snapshot, disk: Disk, shard: Shard | None) -> None:
     """Raises LedgerError if ``run_dir`` holds results of jobs that the ledger doesn't mention.
 
-    Other shards may have brought results since the ledger was read: ``shard`` looks at its own.
+    Other shards may have added results since the ledger was read: ``shard`` checks only its own.
     """
     try:
         stranger = _stranger(run_dir, snapshot, disk, shard)
@@ -55,9 +55,9 @@ def check_nothing_lost(run_dir: Path, snapshot: Snapshot, disk: Disk, shard: Sha
 
 
 async def unexplained(store: RunDir, snapshot: Snapshot) -> dict[str, str]:
-    """Outputs that the ledger can't explain: their paths, by the ids of the jobs they may be of.
+    """Outputs that the ledger can't explain: job ids with the paths of outputs that may be theirs.
 
-    A file that has another name than an output of ours is by no such job, and its owner's business.
+    A file whose name is not that of an output of ours belongs to the user and is ignored.
     """
     found: dict[str, str] = {}
     async for path in store.outputs():
@@ -76,18 +76,18 @@ async def unexplained(store: RunDir, snapshot: Snapshot) -> dict[str, str]:
 
 
 def _explains(record: JobRecord, superseded: int) -> bool:
-    """Whether a job of this record can have an output, or (if not 0) that of an earlier attempt."""
+    """Whether a job with this record can have an output, or one of attempt ``superseded`` if not 0."""
     if superseded:
         return record.attempt > superseded
     if record.attempt > 1 or record.replaced is not None:
-        return True  # what an earlier attempt left
+        return True  # left by an earlier attempt
     if record.state is State.FAILED:
         return record.stage is Stage.DOWNLOAD
     return record.state in (State.SUBMITTED, State.COMPLETED, State.DONE)
 
 
 def check_buys_nothing_twice(run_dir: Path, bought: Iterable[str], outputs: dict[str, str]) -> None:
-    """Raises LedgerError if outputs are there of jobs that would be bought; see ``unexplained``."""
+    """Raises LedgerError if jobs to be submitted already have outputs; see ``unexplained``."""
     paths = sorted({outputs[job_id] for job_id in bought if job_id in outputs})
     if paths:
         shown = ", ".join(paths[:NAMES_SHOWN]) + (" ..." if len(paths) > NAMES_SHOWN else "")
@@ -100,9 +100,9 @@ def check_buys_nothing_twice(run_dir: Path, bought: Iterable[str], outputs: dict
 
 
 def _stranger(run_dir: Path, snapshot: Snapshot, disk: Disk, shard: Shard | None) -> str | None:
-    """A result whose job is not in the ledger, in words.
+    """Describes a result whose job is not in the ledger.
 
-    A file name says only roughly which job it is of, so media count if the ledger knows no job.
+    A file name identifies its job only roughly, so media count only if the ledger has no jobs.
     """
     nothing_known = not snapshot.records and (shard is None or not segments_in(run_dir, disk))
     if nothing_known and (names := disk.list_dir(run_dir / MEDIA_NAME)):
@@ -115,7 +115,7 @@ def _stranger(run_dir: Path, snapshot: Snapshot, disk: Disk, shard: Shard | None
             try:
                 job = _decode_row(line).job
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                continue  # torn, or not ours: the file is made anew
+                continue  # torn, or not ours: the file is written again
             if job not in snapshot.records and (shard is None or shard.has(job)):
                 return f"{METADATA_NAME} names the job {job!r}"
     return None

@@ -1,8 +1,8 @@
-"""A store's errors, as ours.
+"""Translates a store's errors into ours.
 
-The library tells most of them apart only by their text, which quotes the store's answer and the URL.
-Both may hold an access key, a signature or a shared-access token, so nothing of that text gets into a
-message but the words that are looked for here.
+Most of the library's errors differ only in their text, which quotes the store's answer and the URL. Both
+may hold an access key, a signature or a shared-access token, so a message contains only the words of
+that text that this module looks for.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ NO_GCS_BUCKET: Final = "specified bucket does not exist"
 STALE: Final = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 SKEWED: Final = {"RequestTimeTooSkewed"}
 RESTARTED: Final = {"NoSuchUpload", "BadDigest", "XAmzContentSHA256Mismatch", "InvalidPart"}
-"""What went wrong with one upload: its parts were cleared away, or bytes changed on the way."""
+"""Failures of one upload: its parts were deleted, or bytes changed in transit."""
 TRANSIENT_STATUSES: Final = {408, 409, 425, 429}
 SIGN_IN_SERVICES: Final = re.compile(
     r"Error performing [A-Z]+ https?://"
     r"(169\.254\.|metadata\.google\.internal/|oauth2\.googleapis\.com/|login\.microsoftonline\.com/"
     r"|[^/\s]+/latest/(api/token|meta-data))"
 )
-"""Where the library looks for credentials when it was given none: the machine's role."""
+"""Where the library looks for credentials if it has none: the machine's role."""
 UNREACHABLE: Final = {
     "Connection refused": "refuses connections",
     "dns error": "can't be found: is the endpoint or region right?",
@@ -52,18 +52,18 @@ HOW_TO_SIGN_IN: Final = {
 
 
 class StoreUnavailable(RunDirError):
-    """The store did not do it, for as long as we were patient; the same call may succeed later."""
+    """The store failed until our retries ended; the same call may succeed later."""
 
     kind: ClassVar[RetryKind] = RetryKind.TRANSIENT
 
 
 class NoSuchObject(RunDirError):
-    """There is no object under that key, or it went away."""
+    """There is no object under that key, or it was deleted meanwhile."""
 
 
 @contextmanager
 def talking(place: BucketLocation, key: str, verb: str) -> Iterator[None]:
-    """Errors of the library, in a stretch that does ``verb`` to ``key``, become ours."""
+    """Translates the library's errors in code that does ``verb`` to ``key``."""
     try:
         yield
     except Exception as error:
@@ -74,7 +74,7 @@ def talking(place: BucketLocation, key: str, verb: str) -> Iterator[None]:
 
 
 def translated(place: BucketLocation, key: str, verb: str, error: Exception) -> BatcherError:
-    """``error`` of the library in the words that a user needs."""
+    """The library's ``error``, reworded for the user."""
     text = str(error)
     what = f"{place.named(key)}: can't {verb}"
     code, status = _code(text), _status(text)
@@ -122,7 +122,7 @@ def _about_the_store(place: BucketLocation, what: str, error: Exception) -> RunD
 
 
 def misconfigured(place: BucketLocation) -> UsageError:
-    """The library would not even begin with what the environment says."""
+    """The error for environment settings that the library rejects."""
     return UsageError(
         f"{place.url}: the settings in the environment don't fit together; check the endpoint, the "
         f"region and {HOW_TO_SIGN_IN[place.scheme]}"

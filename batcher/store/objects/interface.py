@@ -1,8 +1,8 @@
-"""What every bucket does, whatever is behind it.
+"""The interface of every bucket.
 
-An object is whole or absent: nobody ever sees a part of one, and an upload that fails or is cancelled
-leaves what was under the key before. When a call that writes returns, what it wrote is durable and can
-be read. Each of them may be repeated.
+An object is whole or absent: a partial one is never visible, and an upload that fails or is cancelled
+leaves the previous object in place. When a writing call returns, its data is durable and can be read.
+All of them are idempotent.
 
 Keys are relative to the place that the bucket was opened at, ``media/hero.mp4``.
 """
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StoreRetries:
-    """How long a store that fails is asked again, in one call of a bucket.
+    """How long one call of a bucket retries a failing store.
 
-    ``retries`` and ``retry_s`` bound one request (a part, a piece) with its repetitions, which are
-    ``backoff_s`` apart at first, then longer, up to ``max_backoff_s``. ``request_s`` bounds one try.
-    A cancelled upload gets ``cancel_s`` to take back the parts that it sent.
+    ``retries`` and ``retry_s`` limit the retries of one request (a part, a piece), which are
+    ``backoff_s`` apart at first, then longer, up to ``max_backoff_s``. ``request_s`` limits one try.
+    A cancelled upload has ``cancel_s`` to delete the parts that it sent.
     """
 
     retries: int = 10
@@ -36,7 +36,7 @@ class StoreRetries:
     cancel_s: float = 3.0
 
     def retry_config(self) -> dict[str, object]:
-        """The same in the words of the library."""
+        """The same as the library's configuration."""
         return {
             "max_retries": self.retries,
             "retry_timeout": timedelta(seconds=self.retry_s),
@@ -51,14 +51,14 @@ class Bucket(Protocol):
     """One place in a store.
 
     Every call raises RunDirError if the store can't do it (StoreUnavailable of ``failures`` if a
-    later call may fare better: it was tried for as long as :class:`StoreRetries` allows),
-    CredentialsError if it refuses us, and UsageError for a key that isn't one. Messages never hold
-    what a store said in its own words, which may quote credentials.
+    later call may succeed: all retries of :class:`StoreRetries` were used), CredentialsError if it
+    refuses us, and UsageError for an invalid key. Messages never quote the store's own text, which
+    may contain credentials.
     """
 
     @property
     def url(self) -> str:
-        """What was opened, as people write it: ``s3://clips/summer``. Holds no credentials."""
+        """The URL that was opened, as a user writes it: ``s3://clips/summer``. Holds no credentials."""
         ...
 
     async def put_file(self, path: Path, key: str, sha256_hex: str, media_type: str | None) -> None:
@@ -66,14 +66,14 @@ class Bucket(Protocol):
         ...
 
     async def put_bytes(self, key: str, data: bytes) -> None:
-        """Store ``data``, which fits into memory, in place of whatever is there."""
+        """Store ``data``, which fits into memory; replaces an existing object."""
         ...
 
     async def put_new(self, key: str, data: bytes) -> bool:
-        """Store ``data`` if nothing is there yet; whether what is there now is ``data``.
+        """Store ``data`` if there is no object yet; returns whether the object is now ``data``.
 
-        Of any number that call this at once with differing data, one gets True. So ``data`` has to be
-        the caller's alone (with a run's id in it); then a repeated call gets the same answer again.
+        If several callers do this at once with different data, one gets True. So ``data`` must be
+        unique to the caller (contain a run's id); then a repeated call returns the same answer.
         """
         ...
 
@@ -93,7 +93,7 @@ class Bucket(Protocol):
         ...
 
     async def sha256(self, key: str) -> str | None:
-        """SHA-256 in hex of what the store returns, all of it read; None if there is no object."""
+        """SHA-256 in hex of the object, read in full from the store; None if there is none."""
         ...
 
     def list(self, folder: str = "") -> AsyncIterator[tuple[str, int]]:
@@ -101,11 +101,11 @@ class Bucket(Protocol):
         ...
 
     async def sizes(self) -> dict[str, int]:
-        """Sizes in bytes, by key, of what lies at the place itself and not in a folder below."""
+        """Sizes in bytes, by key, of the objects at the place itself, without folders below it."""
         ...
 
     async def move(self, old: str, new: str) -> None:
-        """Copy within the store, then delete ``old``. If only ``new`` is there, it was done."""
+        """Copy within the store, then delete ``old``. If only ``new`` exists, it is already done."""
         ...
 
     async def delete(self, key: str) -> None:

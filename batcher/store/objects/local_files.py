@@ -1,4 +1,4 @@
-"""Local files on their way to a bucket or from one: read in parts and hashed, written whole or not."""
+"""Local files copied to or from a bucket: read in parts and hashed; written completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
 
 class StoppedReading(Exception):
-    """The upload that reads was cancelled."""
+    """The upload that reads the file was cancelled."""
 
 
 class Parts:
     """The bytes of a file, ``part_bytes`` at a time, off the event loop.
 
-    Ends in a RunDirError, never in silence, if the bytes were not those of ``sha256_hex`` or can't be
-    read. The library that asks for them hands it on as it is.
+    Raises RunDirError, never ends silently, if the bytes don't match ``sha256_hex`` or can't be
+    read. The library passes this error on unchanged.
     """
 
     def __init__(self, path: Path, sha256_hex: str, part_bytes: int) -> None:
@@ -62,7 +62,7 @@ class Parts:
         return part
 
     def stop(self) -> None:
-        """From now on nothing is handed out."""
+        """Return no more parts."""
         self._stopped = True
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class Parts:
 
 
 class Staged:
-    """A file that gets its name when it is whole and durable. Methods block; errors are RunDirErrors."""
+    """A file that gets its name when complete and durable. Methods block; errors are RunDirErrors."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -83,14 +83,14 @@ class Staged:
             self._file.write(data)
 
     def keep(self) -> None:
-        """Make it durable and give it its name, in place of what has it now."""
+        """Make it durable and give it its name, replacing an existing file."""
         with writing(self._path):
             self._sync()
             self._temporary.replace(self._path)
             LocalDisk().sync_dir(self._path.parent)
 
     def keep_if_new(self) -> bool:
-        """As :meth:`keep`, but only if nothing has the name; whether it got it."""
+        """As :meth:`keep`, but only if the name is free; returns whether it was."""
         with writing(self._path):
             self._sync()
             try:
@@ -101,7 +101,7 @@ class Staged:
             return True
 
     def drop(self) -> None:
-        """Close and remove what is left of it. Raises nothing; harmless after :meth:`keep`."""
+        """Close and delete the file. Raises nothing; harmless after :meth:`keep`."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
-"""A URL and the environment become a bucket.
+"""Opens a bucket from a URL and the environment.
 
-Settings and credentials come from where each vendor's own tools take them. Nothing here signs anything
-or keeps a secret: the library reads the environment itself.
+Settings and credentials come from the same places as in each vendor's own tools. This module signs
+nothing and keeps no secret: the library reads the environment itself.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ OWN_CREDENTIALS: Final = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_SKIP_SIGNATURE",
 )
-"""Where one of these is set, the library signs by itself; else the files in ``~/.aws`` are asked."""
+"""If one of these is set, the library signs by itself; else the files in ``~/.aws`` are read."""
 PROFILE_REFRESH_S: Final = 300.0
 """How long a credential from a profile is used before it is asked for again, in seconds."""
 
 
 def open_bucket(url: str, patience: StoreRetries | None = None) -> Bucket:
-    """The bucket at ``url``. Asks no store anything yet.
+    """The bucket at ``url``. Sends no request yet.
 
-    Raises UsageError for a URL or settings that make no sense, InputError where the library is not
+    Raises UsageError for an invalid URL or invalid settings, InputError if the library is not
     installed, CredentialsError if a profile was asked for that isn't there.
     """
     place = parse_place(url)
@@ -86,9 +86,9 @@ def _make(place: BucketLocation, settings: dict[str, Any]) -> ObjectStore:
 def _client_options(
     scheme: str, environment: Mapping[str, str], patience: StoreRetries
 ) -> dict[str, Any]:
-    """An endpoint that the user wrote with http:// is meant that way; nothing else goes unencrypted.
+    """Allows plain http only for an endpoint that the user wrote with http://.
 
-    Raises UsageError for one that is no URL: the library would panic.
+    Raises UsageError for an endpoint that is not a URL: the library would panic.
     """
     named = {name: environment[name] for name in ENDPOINTS[scheme] if name in environment}
     for name, endpoint in named.items():
@@ -111,7 +111,7 @@ def _is_web_url(text: str) -> bool:
 
 
 def _s3_settings(place: BucketLocation, environment: Mapping[str, str]) -> dict[str, Any]:
-    # One object at a time is all we delete, and not every S3 knows the call for many.
+    # We delete one object at a time, and not every S3 supports the bulk call.
     settings: dict[str, Any] = {"disable_bulk_delete": True}
     if "AWS_CHECKSUM_ALGORITHM" not in environment:
         settings["checksum_algorithm"] = "SHA256"
@@ -134,7 +134,7 @@ def _has_profiles(environment: Mapping[str, str]) -> bool:
 
 
 def _profile(place: BucketLocation) -> Any:
-    """What AWS's own library finds: files, SSO, assumed roles, a process."""
+    """Credentials that AWS's own library finds: files, SSO, assumed roles, a process."""
     from datetime import timedelta
 
     try:

@@ -1,4 +1,4 @@
-"""Where a bucket is: URLs and keys, checked before anything is done with them."""
+"""Bucket URLs and keys, checked before use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BucketLocation:
         return f"{self.url.rstrip('/')}/{key}"
 
     def checked(self, key: str) -> str:
-        """``key``, or a UsageError where it could be read as another key, or as something outside."""
+        """``key``; raises UsageError if it could be read as another key, or as a path outside."""
         complaint = _complaint(key) or self._too_long(key)
         if complaint:
             raise UsageError(f"{self.url}: {key!r} {complaint}")
@@ -45,7 +45,7 @@ class BucketLocation:
 
 
 def is_bucket_url(text: str) -> bool:
-    """Whether ``text``, which may be a path, is meant as the URL of a bucket."""
+    """Whether ``text`` is the URL of a bucket rather than a path."""
     return "://" in text
 
 
@@ -82,7 +82,7 @@ def _parse_bucket(scheme: str, rest: str) -> BucketLocation:
 
 
 def _complaint(key: str) -> str:
-    """What is wrong with ``key``; nothing if it is fine."""
+    """What is wrong with ``key``; empty if it is valid."""
     if any(part in ("", ".", "..") for part in key.split("/")):
         return "has an empty, '.' or '..' part"
     if not key.isprintable() or "\\" in key:

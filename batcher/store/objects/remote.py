@@ -1,4 +1,4 @@
-"""A bucket in object storage, by way of the library ``obstore``."""
+"""A bucket in object storage, through the library ``obstore``."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from batcher.store.objects.place import BucketLocation
 
 PART_BYTES: Final = 8 << 20
-"""Bytes of one part up and of one piece down: what a failure costs again. S3 wants at least 5 MiB."""
+"""Bytes of one uploaded part or downloaded piece, which a retry repeats. S3 needs at least 5 MiB."""
 PARTS_MAX: Final = 9_000
-"""S3 takes 10,000 parts; larger files get larger parts."""
+"""S3 accepts 10,000 parts; larger files get larger parts."""
 PARTS_AT_ONCE: Final = 2
-"""Parts of one file that are under way. They are in memory, with as many again about to be."""
+"""Concurrent parts of one file. They are in memory, and as many again are being read."""
 LIST_AT_ONCE: Final = 1000
 SHA256_NAME: Final = "sha256"
-"""Under this name the hash is kept with an object, for people and other tools."""
+"""The metadata name of an object's hash, for users and other tools."""
 
 EXIT_WAIT_S: Final = 0.05
-"""A thread of the library that has just handed a result over still lets go of Python's objects. If
-the interpreter is taken down in that moment, the process aborts (SIGABRT), with everything done."""
+"""A library thread that has just returned a result still releases Python objects. If the interpreter
+shuts down at that moment, the process aborts (SIGABRT), although all work is done. Seconds."""
 atexit.register(Event().wait, EXIT_WAIT_S)
 
 
@@ -85,7 +85,7 @@ class RemoteBucket:
             try:
                 await obstore.put_async(self._store, key, data, mode="create", use_multipart=False)
             except AlreadyExistsError:
-                # It may be ours: an answer that got lost on the way is asked for again by the library.
+                # It may be ours: the library repeats a request whose answer was lost.
                 return await self.get_bytes(key) == data
             except NotSupportedError:
                 raise RunDirError(
@@ -162,11 +162,11 @@ class RemoteBucket:
             await obstore.put_async(self._store, key, data, attributes=attributes, use_multipart=False)
 
     async def _put_parts(self, key: str, parts: Parts, attributes: dict[str, str]) -> None:
-        """A multipart upload, made to fail when cancelled.
+        """A multipart upload that fails when cancelled.
 
-        The library takes the parts back if their source fails, but not if its own call is
+        The library deletes the parts if their source fails, but not if its own call is
         cancelled.
-        An upload whose last part was handed over may still become whole.
+        An upload whose last part was already passed on may still complete.
         """
         sending = asyncio.ensure_future(
             obstore.put_async(
@@ -190,7 +190,7 @@ class RemoteBucket:
             _let_go(sending)
 
     async def _confirm(self, key: str, size_bytes: int) -> None:
-        """Not every store checks hashes: look at what has arrived."""
+        """Check the size that arrived: not every store checks hashes."""
         stored_bytes = await self.size(key)
         if stored_bytes != size_bytes:
             raise StoreUnavailable(
@@ -216,7 +216,7 @@ class RemoteBucket:
 
 
 def _let_go(sending: asyncio.Future[obstore.PutResult]) -> None:
-    """End it if it still runs; what came of it was dealt with, or nobody waits for it any more."""
+    """End it if it still runs; its outcome was handled or is no longer needed."""
     if not sending.cancel() and not sending.cancelled():
         sending.exception()
 
