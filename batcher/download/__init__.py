@@ -1,6 +1,6 @@
-"""From a URL to a file that is whole: stream, verify, make durable.
+"""From a URL to a complete file: stream, verify, make durable.
 
-``downloader`` is the way in; the rest is one decision a module: ``trust`` (which hosts and
-addresses), ``answer`` (what headers mean), ``patience`` (how long to go on trying), ``sink``
-(bytes to disk), ``transfer`` (one attempt).
+``downloader`` is the entry point; each other module makes one decision: ``trust`` (which hosts and
+addresses), ``answer`` (what headers mean), ``patience`` (how long to retry), ``sink`` (bytes to
+disk), ``transfer`` (one attempt).
 """

@@ -1,4 +1,4 @@
-"""What a media server's answer says: its status and headers, read once and checked."""
+"""A media server's answer: its status and headers, parsed and checked once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batcher.http.headers import http_date, retry_after_s
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# RFC 9110 section 14.4; a total of "*" is left out: a range of we don't know what can't be checked.
+# RFC 9110 section 14.4; a total of "*" is not accepted: a range of an unknown total can't be checked.
 _CONTENT_RANGE = re.compile(r"bytes[ =]+(\d{1,19})-(\d{1,19})/(\d{1,19})", re.IGNORECASE)
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')
 _DIGITS = re.compile(r"[0-9]{1,19}")
@@ -32,7 +32,7 @@ class MediaAnswer(msgspec.Struct, frozen=True):
     """The head of an answer.
 
     ``length`` is the body's size in bytes if it was announced; ``validator`` is what ``If-Range``
-    may carry, None if a later request could not be sure of getting the rest of the same file.
+    may carry, None if a later request might get the rest of another file.
     """
 
     status: int
@@ -60,7 +60,7 @@ def read_answer(status: int, headers: Mapping[str, str], now: datetime) -> Media
 
 
 def content_range(text: str) -> ContentRange | None:
-    """A ``Content-Range`` that makes sense, or None."""
+    """A valid ``Content-Range``, or None."""
     match = _CONTENT_RANGE.fullmatch(text.strip())
     if match is None:
         return None
@@ -72,7 +72,7 @@ def validator(headers: Mapping[str, str]) -> str | None:
     """The strong validator of an answer, for ``If-Range`` (RFC 9110 section 13.1.5).
 
     A strong entity tag; without any tag, a ``Last-Modified`` that is at least a second older than the
-    answer's ``Date`` (section 8.8.2.2). A weak tag says that the bytes may differ.
+    answer's ``Date`` (section 8.8.2.2). A weak tag means that the bytes may differ.
     """
     tag = headers.get("ETag")
     if tag is not None:
@@ -87,9 +87,9 @@ def validator(headers: Mapping[str, str]) -> str | None:
 
 
 def whole_number(text: str) -> int | None:
-    """The number that ``text`` writes in up to 19 digits, else None.
+    """The number in ``text`` if it is one of up to 19 digits, else None.
 
-    What was matched is what is converted: ``str.strip`` takes away more than ``int`` overlooks.
+    Converts exactly what it matched: ``str.strip`` removes more characters than ``int`` ignores.
     """
     digits = _DIGITS.fullmatch(text.strip())
     return int(digits[0]) if digits is not None else None

@@ -1,7 +1,7 @@
-"""Content codings, by the bytes: what a server calls a body and what it is are two things.
+"""Detects content codings by the bytes, because a server's label may be wrong.
 
-We ask for the plain bytes. Stores label plain ones ``aws-chunked``, ``utf-8`` or ``none``, and some send
-gzip all the same. A file that is gzip by its own name stays as it is.
+We request plain bytes. Stores label them ``aws-chunked``, ``utf-8`` or ``none``, and some send gzip
+anyway. A file whose own name says that it is gzip is not unpacked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _UNREADABLE: Final = frozenset({"br", "zstd", "compress", "x-compress", "deflate
 
 
 class Broken(Exception):
-    """What calls itself gzip can't be unpacked to its end."""
+    """A gzip body can't be unpacked to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +34,18 @@ class Unpacked:
 
 
 def is_packed(head: bytes, extension: str, media_type: str) -> bool:
-    """Whether a body is gzip of something else than what its URL and type declare."""
+    """Whether a body is gzip although its URL and type declare something else."""
     declares_gzip = extension in GZIP or "gzip" in media_type
     return head.startswith(_GZIP_MAGIC) and not declares_gzip
 
 
 def is_unreadable(head: bytes, coding: str) -> bool:
-    """Whether ``coding`` names one that we can't undo, and the bytes don't say that it's not there."""
+    """Whether ``coding`` is one that we can't decode and the bytes don't show that it is unused."""
     return bool(_UNREADABLE & set(coding.replace(" ", "").split(","))) and sniff(head) is None
 
 
 def unpack(path: Path, max_bytes: int) -> Unpacked | None:
-    """Replace the gzip file at ``path`` by what is in it, durably; None if that is too large.
+    """Replace the gzip file at ``path`` by its content, durably; None if that is too large.
 
     Raises Broken, OSError.
     """

@@ -1,4 +1,4 @@
-"""The downloader: attempts, patience and fresh URLs, until a file is whole or hope is gone."""
+"""The downloader: attempts, retries and fresh URLs, until a file is complete or has failed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Fetcher(Protocol):
     async def fetch(self, url: str, partial: Path, refresh: Refresh) -> Fetched:
         """Download ``url`` into the file ``partial``, whole and fsynced on return.
 
-        ``partial`` is written anew (its folder must exist) and removed if the download fails or is
+        ``partial`` is overwritten (its folder must exist) and removed if the download fails or is
         cancelled. ``refresh`` gives a fresh URL of the same file; what it raises passes through.
         Retries within; raises DownloadRefused or DownloadStalled in the end, RunDirError if the
         disk refuses.
@@ -53,8 +53,8 @@ class Fetcher(Protocol):
 class Downloader:
     """A :class:`Fetcher` over HTTP. An async context manager; needs one event loop for its life.
 
-    It has connections of its own and knows no token: no cookies, no ``netrc``. ``way`` is the way out;
-    its resolver is closed with us.
+    It has its own connections and no token: no cookies, no ``netrc``. ``way`` is the route to servers;
+    its resolver is closed with the downloader.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Downloader:
         self._clock = clock
         self._rng = rng
         self._way = way or Way()
-        # A transfer holds its slot only during an attempt: who waits to retry is in nobody's way.
+        # A transfer holds its slot only during an attempt: one that waits to retry blocks no other.
         self._slots = asyncio.Semaphore(limits.downloads)
         self._held = AsyncExitStack()
 

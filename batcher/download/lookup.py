@@ -28,7 +28,7 @@ ONE_BYTE: Final = {"Range": "bytes=0-0"}
 
 @dataclass(frozen=True, slots=True)
 class LookupLimits:
-    """How patiently and how politely: ``per_host`` requests at a time go to any one host."""
+    """Timeouts and concurrency: at most ``per_host`` requests at a time to one host."""
 
     timeout_s: float = 20.0
     connect_s: float = 10.0
@@ -39,7 +39,7 @@ class LookupLimits:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What a server says of a file. ``problem`` is why it can't be fetched, None if it can.
+    """A server's answer about a file. ``problem`` is why it can't be fetched, None if it can.
 
     ``media_type`` and ``size_bytes`` are None if the server doesn't say.
     """
@@ -52,8 +52,8 @@ class Looked:
 class Lookup:
     """Asks about URLs. An async context manager; knows no token and no cookies.
 
-    ``allowed`` says of a URL, and of each redirect's, whether it may be asked about at all; names that
-    resolve to an address that is not public are refused on top of that, as they are for downloads.
+    ``allowed`` says whether a URL, or a redirect's, may be requested. Names that resolve to an address
+    that is not public are also refused, as for downloads.
     """
 
     def __init__(
@@ -100,10 +100,10 @@ class Lookup:
         await self._held.aclose()
 
     async def look(self, url: str) -> Looked:
-        """Ask about ``url``. Raises nothing: what goes wrong is the answer's ``problem``.
+        """Ask about ``url``. Raises nothing: an error becomes the answer's ``problem``.
 
-        Servers that sign for GET refuse a HEAD (S3 answers 403), and some know none: unless the file
-        is plainly gone, one byte is asked for before it counts as unreachable.
+        A URL signed for GET refuses HEAD (S3 answers 403), and some servers have no HEAD: unless the
+        file is clearly gone, one byte is requested before it counts as unreachable.
         """
         looked = await self._ask("HEAD", url)
         if looked.problem is None and looked.media_type is not None:
@@ -122,7 +122,7 @@ class Lookup:
         return Looked("redirects without an end")
 
     async def _exchange(self, method: str, url: str) -> Looked | str:
-        """One request: what the server says of the file, or where it sends us for it."""
+        """One request: the server's answer about the file, or the URL of its redirect."""
         if not self._allowed(url):
             return Looked("is not, or leads to what is not, a public HTTPS URL")
         target = URL(url, encoded=url.isascii() and " " not in url)

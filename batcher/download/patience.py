@@ -1,4 +1,4 @@
-"""How long to go on trying: what is decided after each attempt that failed. No I/O."""
+"""How long to retry: the decision after each failed attempt. No I/O."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PROMPT_REFRESHES: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class DownloadLimits:
-    """The bounds of downloading.
+    """The limits of downloads.
 
-    ``downloads`` transfers at a time, each of at most ``max_file_bytes``. Once ``stall_s`` seconds have
-    passed without a byte of progress, a failed attempt was the last; before that, retries wait up to
-    ``backoff_base_s * 2**n`` and at most ``backoff_cap_s`` seconds. An answer that is no media, or may
-    not be whole, is asked for ``not_media_tries`` times. A connection may take ``connect_timeout_s`` to
-    open and ``read_timeout_s`` between two bytes; a transfer that moves may take as long as it likes.
+    ``downloads`` transfers at a time, each of at most ``max_file_bytes``. After ``stall_s`` seconds
+    without a byte of progress, a failed attempt is not retried; before that, retries wait up to
+    ``backoff_base_s * 2**n`` and at most ``backoff_cap_s`` seconds. An answer that is not media, or may
+    be incomplete, is requested ``not_media_tries`` times. A connection may take ``connect_timeout_s`` to
+    open and ``read_timeout_s`` between two bytes; a transfer with progress has no time limit.
     """
 
     downloads: int = 8
@@ -45,7 +45,7 @@ class DownloadLimits:
 
 
 class ServerBusy(DownloadInterrupted):
-    """A 5xx or 429. ``retry_after_s`` is the wait that the server named, 0 if it named none."""
+    """A 5xx or 429. ``retry_after_s`` is the server's ``Retry-After``, 0 without one."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -53,18 +53,18 @@ class ServerBusy(DownloadInterrupted):
 
 
 class NotMedia(UrlExpired):
-    """A 200 with an empty body or a page. It may be a passing fault, so it is asked for again."""
+    """A 200 with an empty body or a page. It may be a temporary fault, so it is requested again."""
 
 
 class Endless(DownloadInterrupted):
-    """A body that ended without any word that this was its end."""
+    """A body whose length was not announced and whose end can't be verified."""
 
 
 class Patience:
-    """Keeps count for one download: progress, failures in a row, and time since the last new byte.
+    """Counts for one download: progress, consecutive failures, and time since the last new byte.
 
-    Progress is a byte beyond all that ever arrived: a server that always breaks off at the same place
-    and can't resume makes none, however much it sends.
+    Progress is a byte beyond the furthest so far: a server that always stops at the same place and
+    can't resume makes none, however much it sends.
     """
 
     def __init__(self, limits: DownloadLimits, clock: Clock, rng: Random) -> None:
@@ -86,15 +86,15 @@ class Patience:
             self._failures = 0
 
     def forgive(self, waited_s: float) -> None:
-        """Seconds that were spent waiting for a turn are nobody's failure."""
+        """Do not count ``waited_s`` seconds of waiting for a slot."""
         self._moved_at_s += waited_s
 
     def wait_s(self, error: DownloadError) -> float:
         """Seconds to wait after ``error`` before the next attempt.
 
-        The first URLs that expired are replaced at once. A server's ``Retry-After`` is kept up to the
-        end of our patience. Raises DownloadStalled when that is over, and DownloadRefused (code
-        ``not_media``) when too many answers were pages.
+        The first expired URLs are replaced at once. A server's ``Retry-After`` is respected up to
+        ``stall_s``. Raises DownloadStalled when that is over, and DownloadRefused (code
+        ``not_media``) after too many answers that were pages.
         """
         self._count(error)
         now_s = self._clock.monotonic()

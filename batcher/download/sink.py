@@ -1,4 +1,4 @@
-"""The file under way: bytes are gathered, then hashed and written in large pieces off the event loop."""
+"""The partial file: bytes are collected, then hashed and written in large pieces in a thread."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from batcher.download.writers import Writers
 
 PIECE_BYTES: Final = 1 << 20
-"""Bytes gathered before a write: at 64 KiB the hops between threads halve the throughput."""
+"""Bytes collected before a write: at 64 KiB, thread switches halve the throughput."""
 
 T = TypeVar("T")
 
 
 class PartialFile:
-    """What has arrived of one download.
+    """The received part of one download.
 
     ``size_bytes`` counts all of it, written or still in memory; ``head`` holds its first bytes. A file
-    that fits one piece touches the disk once, on :meth:`finish`. Of a larger one a piece is written
-    while the next arrives. Every method raises RunDirError if the disk refuses.
+    that fits one piece is written once, on :meth:`finish`. For a larger file, a piece is written
+    while the next arrives. Every method raises RunDirError if a write fails.
     """
 
     def __init__(self, path: Path, writers: Writers) -> None:
@@ -56,7 +56,7 @@ class PartialFile:
             await self._write_piece()
 
     async def restart(self) -> None:
-        """Forget everything: the next byte is the file's first."""
+        """Drop everything: the next byte is the file's first."""
         self.size_bytes, self.head = 0, b""
         self._take_pieces()
         await self._written()
@@ -74,7 +74,7 @@ class PartialFile:
         return sha256
 
     async def look(self, into: Callable[[Path], T]) -> T:
-        """What ``into`` makes of the finished file, in a thread."""
+        """Call ``into`` with the finished file, in a thread; returns its result."""
         return await self._settled(self._writers.run(partial(into, self.path)))
 
     async def abandon(self) -> None:
@@ -95,7 +95,7 @@ class PartialFile:
         return pieces
 
     async def _write_piece(self) -> None:
-        """Hand over what was gathered; waits only for the piece before it."""
+        """Start writing the collected bytes; waits only for the previous piece."""
         await self._written()
         if self._raw is None:
             await self._settled(self._open())
@@ -116,10 +116,10 @@ class PartialFile:
             await self._settled(file.close())
 
     async def _settled(self, work: Awaitable[T]) -> T:
-        """The outcome of ``work``, which a cancellation can't leave running behind our back.
+        """The outcome of ``work``; a cancelled caller still waits for it.
 
-        A thread can't be cancelled: closing the file beneath it could send its bytes into whatever
-        file is opened next. So a cancelled caller waits for the piece at hand, then goes.
+        A thread can't be cancelled: if the file were closed while it writes, its bytes could go to
+        the file that is opened next. So a cancelled caller waits for the current piece.
         """
         task = asyncio.ensure_future(work)
         try:
@@ -128,7 +128,7 @@ class PartialFile:
             while not task.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([task])
-            task.exception()  # looked at, so that asyncio doesn't complain: the file goes anyway
+            task.exception()  # retrieved, so that asyncio doesn't warn: the file is deleted anyway
             raise
         except OSError as error:
             raise cannot_write(self.path, error) from error

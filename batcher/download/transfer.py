@@ -1,4 +1,4 @@
-"""One file on its way: an attempt to get it, or the rest of it."""
+"""One transfer: an attempt to get a file, or the rest of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _REASON_MAX_CHARS: Final = 200
 
 
 class Fetched(msgspec.Struct, frozen=True):
-    """A file that is whole and durable: its size, SHA-256 in hex, extension (".mp4") and type."""
+    """A complete and durable file: its size, SHA-256 in hex, extension (".mp4") and type."""
 
     bytes: int
     sha256: str
@@ -61,7 +61,7 @@ class Wire:
 
 
 class Transfer:
-    """One download over as many attempts as it takes; what has arrived survives between them."""
+    """One download over several attempts; received bytes are kept between them."""
 
     def __init__(self, wire: Wire, sink: PartialFile, patience: Patience) -> None:
         self._wire = wire
@@ -74,10 +74,10 @@ class Transfer:
         self._packed = False
 
     async def attempt(self, url: str) -> Fetched:
-        """Get the file, or go on where the last attempt broke off.
+        """Get the file, or continue where the last attempt stopped.
 
-        Raises DownloadRefused for what must not be accepted, another DownloadError if a further
-        attempt may succeed (UrlExpired: with a fresh URL), and RunDirError if the disk refuses.
+        Raises DownloadRefused for content that must not be accepted, another DownloadError if another
+        attempt may succeed (UrlExpired: with a fresh URL), and RunDirError if a write fails.
         """
         await self._keep_or_restart(url)
         try:
@@ -90,10 +90,10 @@ class Transfer:
         return await self._finish(response.url, answer, tells_its_end=tells_its_end)
 
     async def _keep_or_restart(self, url: str) -> None:
-        """What arrived counts only if the rest can be asked for by name and version.
+        """Keep the received bytes only if the rest can be requested by name and version.
 
-        An entity tag speaks about one resource (RFC 9110 section 8.8.3): a fresh signature on the same
-        path names the same one, another path does not.
+        An entity tag is about one resource (RFC 9110 section 8.8.3): a fresh signature on the same
+        path means the same one, another path does not.
         """
         resource = url.partition("#")[0].partition("?")[0]
         if self._validator is None or resource != self._resource:
@@ -125,13 +125,13 @@ class Transfer:
         raise DownloadRefused(f"{self._shown}: redirected too often", "redirects")
 
     def _range_headers(self) -> dict[str, str]:
-        """Ask for the rest, if it is still the same file (RFC 9110 sections 13.1.5 and 14.2)."""
+        """Request the rest, if it is still the same file (RFC 9110 sections 13.1.5 and 14.2)."""
         if not self._sink.size_bytes or self._validator is None:
             return {}
         return {"Range": f"bytes={self._sink.size_bytes}-", "If-Range": self._validator}
 
     async def _accept(self, answer: MediaAnswer) -> None:
-        """Make ready for the body, or raise what the answer means."""
+        """Prepare for the body, or raise the error that the answer means."""
         match answer.status:
             case HTTPStatus.OK:
                 await self._restart()
@@ -144,7 +144,7 @@ class Transfer:
         self._check_size(self._total_bytes or 0)
 
     async def _accept_rest(self, answer: MediaAnswer) -> None:
-        """A 206 must be asked for, and continue in the file we have (RFC 9110 section 15.3.7)."""
+        """A 206 must have been requested, and must continue our file (RFC 9110 section 15.3.7)."""
         rest = answer.range
         if (
             rest is None
@@ -187,7 +187,7 @@ class Transfer:
         return self._packed or self._format is not None
 
     async def _look(self, final_url: URL, answer: MediaAnswer) -> None:
-        """Decide by the first bytes what this is: packed, or a format, or no output at all."""
+        """Decide by the first bytes whether this is gzip, a known format, or not an output."""
         head = self._sink.head
         extension = PurePosixPath(unquote(self._resource)).suffix.lower()
         self._packed = is_packed(head, extension, answer.media_type)
@@ -238,7 +238,7 @@ class Transfer:
         return Fetched(size_bytes, sha256, extension, self._format.media_type)
 
     async def _unpacked(self, final_url: URL, answer: MediaAnswer) -> Fetched:
-        """What was in a gzip body; its checksum says that it is whole."""
+        """The content of a gzip body; its checksum shows that it is complete."""
         limit = self._wire.limits.max_file_bytes
         try:
             found = await self._sink.look(partial(unpack, max_bytes=limit))
@@ -254,11 +254,11 @@ class Transfer:
 
 
 def _is_chunked(response: aiohttp.ClientResponse) -> bool:
-    """Whether the body's own last chunk says where it ends; aiohttp raises if that is missing."""
+    """Whether the body ends with a last chunk; aiohttp raises if that is missing."""
     return "chunked" in response.headers.get("Transfer-Encoding", "").lower()
 
 
 def _reason(error: Exception) -> str:
-    """An exception in one short line. Some have no text, and some show the URL, signature and all."""
+    """An exception in one short line. Some have no text, and some show the URL with its signature."""
     text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
     return " ".join((text or type(error).__name__).split())[:_REASON_MAX_CHARS]

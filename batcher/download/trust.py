@@ -1,10 +1,10 @@
 """Which URLs may be fetched, and which addresses may be connected to.
 
-Output URLs come from a server's answer, and redirects from yet others: what they name is checked at
-every hop, so that a run can't be made to read the cloud's metadata service or a neighbour's router.
+Output URLs come from a server's answer, and redirects from other servers: every hop is checked, so that
+a run can't be made to read a cloud's metadata service or a local router.
 Two gates: :meth:`TrustPolicy.check` for the URL, and :class:`TrustedResolver` for the addresses that
-a name resolves to. The resolver hands the connector the very addresses it checked, so a name that
-answers differently the second time (DNS rebinding) gains nothing.
+a name resolves to. The connector uses exactly the addresses that the resolver checked, so a name
+that resolves differently the second time (DNS rebinding) has no effect.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ SHOWN_MAX_CHARS: Final = 200
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 # A name whose last label is a number is an address in one of the old spellings (2130706433, 127.1,
-# 0x7f.1): WHATWG URL, "ends in a number". Nobody needs them.
+# 0x7f.1): WHATWG URL, "ends in a number". No URL needs them.
 _NUMERIC_END = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
 _USERINFO = re.compile(r"//[^/]*@")
 
-# RFC 4291 section 2.4: all that is routed globally; loopback, link-local, multicast lie outside.
+# RFC 4291 section 2.4: all global unicast; excludes loopback, link-local, multicast.
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 # RFC 6052 section 2.1 (NAT64), RFC 4291 section 2.5.5.1 (IPv4-compatible): IPv4 in the last 32 bits.
 _CARRIES_IPV4 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
 
 
 class HostRule(msgspec.Struct, frozen=True):
-    """One line of the policy.
+    """One rule of the policy.
 
-    ``host`` is normalised (see :func:`normal_host`); ``subdomains`` means the names below it and not
-    itself. ``port`` is a port besides the default one. ``named`` says that the user chose this host,
-    so it may have a private address; ``plain`` that http will do.
+    ``host`` is normalised (see :func:`normal_host`); ``subdomains`` means the names below it, not
+    itself. ``port`` is allowed besides the default one. ``named`` says that the user chose this host,
+    so it may have a private address; ``plain`` that http is allowed.
     """
 
     host: str
@@ -97,11 +97,11 @@ class TrustPolicy:
         object.__setattr__(self, "rules", (*vendor, *_api_rules(self.api_base), *named))
 
     def check(self, url: str | URL) -> URL:
-        """``url`` as it is to be requested: its host normalised, nothing else touched.
+        """The URL to request: ``url`` with its host normalised, otherwise unchanged.
 
-        Raises DownloadRefused (code ``host``) for whatever is not an HTTPS URL on the default port of
-        a trusted host. Plain HTTP and other ports are for the API's own origin and for hosts that the
-        user named so.
+        Raises DownloadRefused (code ``host``) for anything but an HTTPS URL on the default port of
+        a trusted host. Plain HTTP and other ports are allowed only for the API's own origin and for
+        hosts that the user named with them.
         """
         parsed = _parse(url)
         scheme, host = parsed.scheme, normal_host(parsed.host or "")
@@ -121,7 +121,7 @@ class TrustPolicy:
         return self.check(base.join(_parse(location)))
 
     def is_named(self, host: str) -> bool:
-        """Whether the user chose ``host`` by name, so that a private address is what they meant."""
+        """Whether the user chose ``host`` by name, so that a private address is allowed."""
         normal = normal_host(host)
         return normal is not None and any(rule.named and rule.covers_host(normal) for rule in self.rules)
 
@@ -134,7 +134,7 @@ class TrustPolicy:
 
 
 class TrustedResolver(AbstractResolver):
-    """``inner``, minus names with an address that is nobody's business.
+    """``inner``, but refuses names with an address that is not public.
 
     ``resolve`` raises DownloadRefused (code ``host``) if any of a name's addresses is not a public
     one, unless the policy says that the user named the host, or it is one of ``proxies``.
@@ -194,7 +194,7 @@ def _inner_ipv4(ip: IPAddress) -> IPAddress:
 
 @lru_cache(HOSTS_KEPT)
 def normal_host(host: str) -> str | None:
-    """``host`` in the one spelling that comparisons use; None if it is not a usable host.
+    """``host`` in the normal form used for comparisons; None if it is not a usable host.
 
     Lower case, IDNA-encoded, without the root's dot; addresses in their shortest form, without
     brackets.
@@ -223,9 +223,9 @@ def _parse(url: str | URL) -> URL:
     if _UNSAFE.search(text):
         raise _refused(url, "holds control characters")
     try:
-        # What a signature covers must go out as it came; only what can't has to be quoted.
+        # Signed text must be sent unchanged; only characters that can't be sent are quoted.
         parsed = url if isinstance(url, URL) else URL(text, encoded=text.isascii() and " " not in text)
-        _ = parsed.host, parsed.port  # read lazily, so this is where a bad one shows
+        _ = parsed.host, parsed.port  # parsed lazily: an invalid one raises here
     except ValueError:
         raise _refused(url, "is not a URL") from None
     return parsed
@@ -242,7 +242,7 @@ def shown(url: str) -> str:
 
 
 def _api_rules(api_base: str) -> tuple[HostRule, HostRule]:
-    """The API's host over https, and its very origin."""
+    """The API's host over https, and its exact origin."""
     url = URL(api_base)
     host = normal_host(url.host or "")
     if host is None or url.scheme not in DEFAULT_PORTS:

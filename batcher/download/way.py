@@ -1,4 +1,4 @@
-"""The way to a media server: directly or through a proxy, with the same guards on both."""
+"""The route to a media server: direct or through a proxy, with the same checks on both."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def as_it_is(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How to get there. ``resolver`` stands in for the system's (tests, split DNS).
+    """The route to servers. ``resolver`` replaces the system's (tests, split DNS).
 
-    ``redact`` hides the token in what is told of a URL: a server may echo it there.
+    ``redact`` hides the token in messages about a URL: a server may echo it there.
     """
 
     network: Network = field(default_factory=Network)
@@ -39,9 +39,9 @@ class Way:
         return TrustedResolver(policy, self.resolver or DefaultResolver(), self.network.proxy_hosts())
 
     async def arguments(self, url: URL, guard: TrustedResolver) -> dict[str, Any]:
-        """What a request for ``url`` takes.
+        """The proxy arguments of a request for ``url``.
 
-        A proxy resolves names itself. One that can be resolved here too must be public all the same.
+        A proxy resolves names itself. A name that can also be resolved here must still be public.
         Raises DownloadRefused.
         """
         proxy = self.network.proxy_for(url)

@@ -1,7 +1,7 @@
-"""The threads that write: small files whole and several at a time, large ones piece by piece.
+"""The threads that write: small files whole and in groups, large ones piece by piece.
 
-An fsync costs less if others came just before it. So small files gather while the threads are busy,
-as ledger lines do: all of a group are written, the system is told to begin, then each is fsynced.
+An fsync costs less right after others. So small files are collected while the threads are busy, as
+ledger lines are: a group is written, the system starts writing it to disk, then each file is fsynced.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class HashingFile(io.BufferedWriter):
             self.write(piece)
 
     def empty(self) -> None:
-        """Begin anew."""
+        """Discard the content."""
         self.seek(0)
         self.truncate()
         self._hash = hashlib.sha256()
 
     def begin_sync(self) -> None:
-        """Have the system begin to write to the disk; waits for nothing."""
+        """Ask the system to start writing to disk; does not wait."""
         self.flush()
-        with suppress(AttributeError, OSError):  # a hint: not every system takes it
+        with suppress(AttributeError, OSError):  # a hint: not every system supports it
             os.posix_fadvise(self.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def seal(self) -> str:
@@ -59,34 +59,34 @@ class HashingFile(io.BufferedWriter):
 
 
 class Small(NamedTuple):
-    """A file that is all there."""
+    """A file whose bytes have all arrived."""
 
     path: Path
     pieces: Sequence[bytes]
 
 
 class Writers:
-    """The threads of one downloader, and the small files that wait for them."""
+    """The threads of one downloader, and the small files waiting for them."""
 
     def __init__(self, threads: ThreadPoolExecutor) -> None:
         self.threads = threads
         self._small = Groups(store_group, threads, at_once=GROUPS_AT_ONCE, most=GROUP_FILES)
 
     def run(self, function: Callable[[], T]) -> asyncio.Future[T]:
-        """Call ``function`` in a thread of its own."""
+        """Call ``function`` in one of the threads."""
         return asyncio.get_running_loop().run_in_executor(self.threads, function)
 
     def store(self, path: Path, pieces: Sequence[bytes]) -> asyncio.Future[str]:
         """Write a whole file and make it durable; the future has its SHA-256 in hex.
 
-        The future fails with an OSError if the disk refuses. Whoever gave it up has to wait for it
-        all the same: the file is being written.
+        The future fails with an OSError if a write fails. A cancelled caller must still await the
+        future: the thread is still writing.
         """
         return self._small.add(Small(path, pieces))
 
 
 def store_group(group: Sequence[Small]) -> list[str | OSError]:
-    """Write whole files; what became of each: its SHA-256 in hex, or why the disk refused."""
+    """Write whole files; returns for each its SHA-256 in hex, or why the write failed."""
     written = [_written(small) for small in group]
     return [_sealed(file) if isinstance(file, HashingFile) else file for file in written]
 
@@ -112,7 +112,7 @@ def _sealed(file: HashingFile) -> str | OSError:
 
 
 def _closed(file: HashingFile, error: OSError) -> OSError:
-    """Let go of a file that the disk refused: what is still in its buffer goes nowhere."""
+    """Close a file after a failed write, dropping its buffer."""
     with suppress(OSError):
         file.raw.close()
     with suppress(OSError, ValueError):
