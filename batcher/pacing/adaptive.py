@@ -1,9 +1,9 @@
-"""How many at once, and how fast: limits that nobody told, found by their refusals.
+"""How many at once, and how fast: unknown limits, discovered by their refusals.
 
 A refused POST means too many unfinished requests; a refused poll can only mean too many calls a second.
-Each limit climbs until it is refused, then stays at what was found, and tries a little more only if a
-refusal can be afforded: the more often a ceiling was confirmed, the rarer. Additive increase with a cut
-by half would give a quarter of the capacity away, and meet a refusal every few seconds.
+Each limit climbs until it is refused, then stays at the value found, and tries a little more only if a
+refusal is affordable: more rarely, the more often a ceiling was confirmed. Additive increase with
+halving would waste a quarter of the capacity and cause a refusal every few seconds.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ REFUSED_POLL_FRESH_S = 30.0
 
 BINDING_S = 0.2
 BEHIND_S = 3.0
-"""Where calls wait so long for their turn, more requests would only wait longer."""
+"""If calls wait this long for their turn, more requests would only wait longer. Seconds."""
 FAR_BEHIND_S = 10.0
 SLOW_FACTOR = 2.0
 SLOW_SLACK_S = 0.1
@@ -56,10 +56,10 @@ QUEUED_HOLD_S = 10.0
 
 @dataclass(slots=True)
 class Allowance:
-    """What refusals may cost: a part of the calls, and a part of the time."""
+    """The budget for refusals: a share of the calls, and a share of the time."""
 
     patience: int = 4
-    """How often waiting for the next try doubles."""
+    """How many times the wait for the next try doubles."""
     confirmations: int = 0
     _calls: int = 0
     _paused_until_s: float = -math.inf
@@ -70,9 +70,9 @@ class Allowance:
         self._calls += 1
 
     def refused(self, now_s: float, pause_s: float, *, confirms: bool) -> bool:
-        """A call was refused; whether that is news, or one of a volley.
+        """A call was refused; returns whether that is new, or one of several refused together.
 
-        ``confirms``: it was refused where refusals were met before.
+        ``confirms``: it was refused at a known ceiling.
         """
         news = now_s >= self._paused_until_s
         self._paused_until_s = max(self._paused_until_s, now_s + pause_s)
@@ -86,7 +86,7 @@ class Allowance:
         return True
 
     def affords(self, now_s: float) -> bool:
-        """Whether one more refusal is within what they may cost."""
+        """Whether the budget allows one more refusal."""
         return self._calls >= self._price and now_s >= self._probe_at_s
 
     @property
@@ -98,16 +98,16 @@ class Allowance:
 class Window:
     """How many requests of one model may be unfinished.
 
-    ``unfinished`` counts those under way, without the POST that is spoken of.
+    ``unfinished`` counts those under way, without the current POST.
     """
 
     limit: float = AUTO_START
     ceiling: float = math.inf
-    """As many were under way when a POST was refused."""
+    """The number under way when a POST was refused."""
     allowance: Allowance = field(default_factory=Allowance)
     held_until_s: float = -math.inf
     round_s: float = 0.0
-    """How long a request stays unfinished, lately."""
+    """How long a request has recently stayed unfinished."""
     _next_s: float = -math.inf
     _refused_at: float = math.inf
     _refusals: int = 0
@@ -118,7 +118,7 @@ class Window:
     _step_since_s: float = -math.inf
 
     def has_room(self, unfinished: int, now_s: float) -> bool:
-        """Whether one more may be submitted. Ask again now and then: a full window may have grown."""
+        """Whether one more may be submitted. Ask again from time to time: a full window may grow."""
         if unfinished >= int(self.limit):
             self._climb(now_s)
         return unfinished < int(self.limit)
@@ -126,8 +126,8 @@ class Window:
     def reserve_s(self, now_s: float) -> float:
         """Take the next place in line for a POST; returns the seconds until it comes.
 
-        A window's worth is spread over most of the time that requests take. Requests that began
-        together end together, and are polled and followed in bursts ever after.
+        A full window is spread over most of the time that requests take. Requests that start
+        together end together, and would be polled and replaced in bursts from then on.
         """
         due_s = max(self._next_s, now_s)
         self._next_s = due_s + self.round_s / (PACING_GAIN * max(self.limit, 1.0))
@@ -148,7 +148,7 @@ class Window:
             return
         self._refusals += 1
         self.ceiling = self._refused_at = max(float(unfinished), 1.0)
-        # Refused once, this is where the limit lies; again with nothing accepted in between, it fell.
+        # After one refusal, this is the limit; after another with nothing accepted between, it fell.
         self.limit = self.ceiling if self._refusals == 1 else max(CUT * self.ceiling, 1.0)
         self._begin_steps(STEP_AFTER_REFUSAL, STEP_S, now_s)
 
@@ -157,7 +157,7 @@ class Window:
         self.round_s += ROUND_SMOOTHING * (took_s - self.round_s) if self.round_s else took_s
 
     def slow_down(self, unfinished: int, now_s: float) -> None:
-        """Answers take longer than they should: fewer at once, and then see what that changes."""
+        """Answers are too slow: lower the window, then measure the effect."""
         if now_s - self._cut_at_s < max(SLOW_EVERY_S, self.round_s / 2):
             return
         self._cut_at_s = now_s
@@ -166,7 +166,7 @@ class Window:
         self._begin_steps(step, max(STEP_S, self.round_s / 2), now_s)
 
     def restart(self, unfinished: int, now_s: float) -> None:
-        """After a long pause: go on from what is under way, rather than all at once."""
+        """After a long pause: grow from the requests under way instead of starting all at once."""
         self.limit = min(self.limit, max(unfinished + 1.0, AUTO_START))
         self._begin_steps(AUTO_START, STEP_S, now_s)
 
@@ -187,13 +187,13 @@ class Window:
 
 @dataclass(slots=True)
 class CallRate:
-    """How many calls a second, of all kinds; free until a poll was refused."""
+    """Calls per second, of all kinds; unlimited until a poll is refused."""
 
     level_per_s: float = math.inf
     ceiling_per_s: float = math.inf
     allowance: Allowance = field(default_factory=lambda: Allowance(RATE_PATIENCE))
     line: int = 0
-    """Grows when all who wait have to line up again: places taken before are void."""
+    """Incremented when all waiting calls must queue again: earlier reservations are void."""
     _next_s: float = -math.inf
     _measured_per_s: float = 0.0
     _measured_at_s: float = 0.0
@@ -212,7 +212,7 @@ class CallRate:
         return due_s - now_s
 
     def behind_s(self, now_s: float) -> float:
-        """How long a call would have to wait for its turn."""
+        """Seconds that a call would wait for its turn."""
         return max(self._next_s - now_s, 0.0)
 
     def answered(self, now_s: float) -> None:
@@ -241,15 +241,15 @@ class CallRate:
         self.line += 1
 
     def _ceiling_per_s(self, now_s: float) -> float:
-        """What the server lets through: all that it answered from one refusal to the next.
+        """The rate that the server accepts: the calls it answered between two refusals.
 
-        However large the burst that it grants, it was used up at both.
+        Whatever burst it allows was used up at both.
         """
         answered_per_s = self._answered / max(now_s - self._cut_at_s, PAUSE_MIN_S)
         return min(max(answered_per_s, RATE_CUT_MAX * self.level_per_s), self.level_per_s)
 
     def _climb(self, now_s: float) -> None:
-        """By a part a second while it is what holds calls back; past the ceiling slowly, then faster."""
+        """Grow by a share per second while it limits calls; beyond the ceiling slowly, then faster."""
         passed_s = min(now_s - self._climbed_at_s, 1.0)
         if passed_s < 0.0:
             return
@@ -271,13 +271,13 @@ class CallRate:
 
 @dataclass(slots=True)
 class Latency:
-    """Whether answers take longer than they used to: the mark of a server that has too much to do."""
+    """Whether answers take longer than before: the sign of an overloaded server."""
 
     usual_s: float = math.inf
     lately_s: float = 0.0
 
     def is_high(self, took_s: float) -> bool:
-        """Take in one answer that took ``took_s`` seconds."""
+        """Record one answer that took ``took_s`` seconds."""
         if math.isinf(self.usual_s):
             self.usual_s = self.lately_s = took_s
         self.lately_s += LATENCY_SMOOTHING * (took_s - self.lately_s)
@@ -287,7 +287,7 @@ class Latency:
 
 
 class Adaptive:
-    """The limits of one run: a window for each model, one rate and one sense of strain for all."""
+    """The limits of one run: a window for each model, one rate and one latency check for all."""
 
     def __init__(self) -> None:
         self.rate = CallRate()
@@ -302,14 +302,14 @@ class Adaptive:
         return window
 
     def answered(self, took_s: float, now_s: float) -> bool:
-        """A call was answered after ``took_s`` seconds; whether that is a reason to slow down."""
+        """A call was answered after ``took_s`` seconds; returns whether to slow down."""
         self.rate.answered(now_s)
         for window in self.windows.values():
             window.allowance.answered()
         return self._latency.is_high(took_s) or self.rate.behind_s(now_s) > FAR_BEHIND_S
 
     def spacing_s(self, model: str, now_s: float) -> float:
-        """Seconds until a POST may go out: if calls are what is scarce, they come evenly."""
+        """Seconds until a POST may be sent: evenly spaced if the call rate is the limit."""
         return 0.0 if math.isinf(self.rate.level_per_s) else self.window(model).reserve_s(now_s)
 
     def accepted(self, model: str, unfinished: int, now_s: float) -> None:
@@ -320,7 +320,7 @@ class Adaptive:
         window.accepted(unfinished, now_s)
 
     def queued(self, model: str, now_s: float) -> None:
-        """A request has others before it: more of them would only wait longer."""
+        """A request is queued at the API: more of them would only wait longer."""
         self.window(model).held_until_s = now_s + QUEUED_HOLD_S
 
     def refused_post(self, model: str, unfinished: int, now_s: float, pause_s: float) -> None:
@@ -331,6 +331,6 @@ class Adaptive:
             self.window(model).refused(unfinished, now_s, pause_s)
 
     def refused_poll(self, now_s: float, pause_s: float) -> None:
-        """A poll was turned away: it can only have come too fast."""
+        """A poll was turned away: the only cause is too high a rate."""
         self._refused_poll_s = now_s
         self.rate.refused(now_s, pause_s)

@@ -1,8 +1,8 @@
-"""When requests finish: a distribution learned from polls, which only ever tell "not yet" or "already".
+"""When requests finish: a distribution learned from polls, which only say "not yet" or "already".
 
 Each observation is an interval of ages: a finished request ended between two polls, one that still runs
 ends after its last. The estimate is the self-consistent one (Turnbull 1976), stopped early from a smooth
-start: taking the poll that saw it for the time of finishing would make every schedule learn its own
+start. If the time of the poll were taken for the time of finishing, every schedule would learn its own
 delays, and drift.
 """
 
@@ -28,7 +28,7 @@ CLOSEST = 1.003
 ROUNDS = 5
 SMOOTHINGS = 2
 HALF_LIFE = 100
-"""After so many newer ones an observation counts half: queues get longer and shorter."""
+"""After this many newer observations one counts half: queues change in length."""
 SHAPE_SHARE = 0.9
 FLAT_LOG_SIGMA = 0.02
 IQR_OF_NORMAL = 1.349
@@ -51,7 +51,7 @@ class Finishing:
         return self.ages_s[index - 1] + part * (self.ages_s[index] - self.ages_s[index - 1])
 
     def waiting_s(self, from_s: float = 0.0) -> float:
-        """How long requests take on average, or what of it lies beyond the age ``from_s``."""
+        """The mean time that requests take, or the part of it beyond the age ``from_s``."""
         steps = zip(pairwise(self.ages_s), pairwise(self.finished), strict=True)
         return sum(
             (end_s - start_s) * max(1.0 - (before + after) / 2, 0.0)
@@ -61,10 +61,10 @@ class Finishing:
 
 
 def estimate(spans: Sequence[Span], running_s: Sequence[float]) -> Finishing:
-    """The distribution behind ``spans`` (the oldest first) and the ages of what still runs.
+    """The distribution behind ``spans`` (the oldest first) and the ages of running requests.
 
-    Always leaves a little to ages that were never seen: who is sure that nothing takes longer never
-    looks again at what does.
+    Always gives some weight to ages beyond those seen: otherwise a request that takes longer would
+    never be polled again.
     """
     ages_s = _ages(spans)
     weights = [0.5 ** (back / HALF_LIFE) for back in range(len(spans) - 1, -1, -1)]
@@ -82,11 +82,11 @@ def estimate(spans: Sequence[Span], running_s: Sequence[float]) -> Finishing:
 
 
 Cell = tuple[int, int, float]
-"""Between the ages at two indices (the second excluded), with a weight."""
+"""The range between the ages at two indices (the second excluded), with a weight."""
 
 
 def _ages(spans: Sequence[Span]) -> list[float]:
-    """A grid that is fine where requests finish, and reaches far beyond."""
+    """A grid that is fine where requests finish and extends far beyond."""
     ends_s = sorted(end_s for span in spans for end_s in span if end_s > 0.0)
     low_s = max(ends_s[0] / 4, SHORTEST_S)
     top_s = max(ends_s[-1] * MARGIN, low_s * 2)
@@ -126,7 +126,7 @@ def _nearest(ages_s: Sequence[float], age_s: float) -> int:
 
 
 def _shape(spans: Sequence[Span], ages_s: Sequence[float]) -> list[float]:
-    """Where to start from: mostly a lognormal about the middle half, the rest even in log age."""
+    """The start of the iteration: mostly a lognormal from the middle half, the rest even in log age."""
     middles = sorted(math.log((span.after_s + span.by_s) / 2) for span in spans)
     count = len(middles)
     spread = (middles[count * 3 // 4] - middles[count // 4]) / IQR_OF_NORMAL
@@ -138,7 +138,7 @@ def _shape(spans: Sequence[Span], ages_s: Sequence[float]) -> list[float]:
 
 
 def _consistent(shares: Sequence[float], cells: Sequence[Cell]) -> list[float]:
-    """One round: give each observation to its cells in proportion to what they were thought to hold."""
+    """One iteration: split each observation over its cells in proportion to their current shares."""
     below = [0.0, *accumulate(shares)]
     change = [0.0] * (len(shares) + 1)
     total = 0.0
@@ -151,7 +151,7 @@ def _consistent(shares: Sequence[float], cells: Sequence[Cell]) -> list[float]:
 
 
 def _smooth(shares: Sequence[float], widths: Sequence[float]) -> list[float]:
-    """Even out the density in log age between neighbours: 256 polls don't tell of every ripple.
+    """Even out the density in log age between neighbours: 256 polls don't resolve small ripples.
 
     All but the first step, which begins at age 0.
     """
@@ -170,7 +170,7 @@ def _smooth(shares: Sequence[float], widths: Sequence[float]) -> list[float]:
 
 
 def _with_tail(ages_s: Sequence[float], shares: Sequence[float], tail_share: float) -> Finishing:
-    """Spread ``tail_share`` evenly in log age over what lies beyond all that was seen."""
+    """Spread ``tail_share`` evenly in log age over the ages beyond all that were seen."""
     body = len(shares) - TAIL_STEPS
     scale = (1.0 - tail_share) / max(sum(shares), 1e-12)
     mixed = [share * scale + (tail_share / TAIL_STEPS) * (at >= body) for at, share in enumerate(shares)]

@@ -1,4 +1,4 @@
-"""When a call may be tried: waits that grow with full jitter, and one gate for all calls."""
+"""When a call may be sent: exponential backoff with full jitter, and one gate for all calls."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def full_jitter_s(attempt: int, rng: Random, *, base_s: float, cap_s: float) -> 
 
 
 class Gate:
-    """One gate for all calls to the API, so that a 429 pauses everybody once and a herd never forms.
+    """One gate for all calls to the API, so that a 429 pauses them once and they don't retry as a herd.
 
-    A wait that the server named is kept to the full; if it named none, or can't be reached, the
-    pauses grow with each refusal in a row.
+    A server's ``Retry-After`` is respected in full; without one, or if the server can't be reached,
+    the pauses grow with each consecutive refusal.
     """
 
     def __init__(self, rng: Random) -> None:
@@ -40,7 +40,7 @@ class Gate:
     def delay_s(self, now_s: float) -> float:
         """Seconds until a call may go out: 0 if the gate is open.
 
-        A closed gate adds a little of its own for each caller, so that they don't leave as one.
+        A closed gate adds a small random delay for each caller, so that they don't start together.
         """
         closed_s = self.closed_s(now_s)
         return closed_s + self._rng.uniform(0.0, self._spread_s) if closed_s else 0.0
@@ -52,7 +52,7 @@ class Gate:
     def turned_away(self, now_s: float, retry_after_s: float | None) -> float:
         """The API turned a call away: close, and return for how many seconds.
 
-        Calls that left together are refused together: that is one refusal, and makes one pause.
+        Calls that were sent together and refused together count as one refusal and cause one pause.
         """
         if retry_after_s is None and self._refusals and now_s < self._open_at_s:
             return self._open_at_s - now_s
@@ -65,13 +65,13 @@ class Gate:
         return self._close(now_s, pause_s)
 
     def unreachable(self, now_s: float) -> float:
-        """The API could not be reached: close for a moment that grows with each miss in a row."""
+        """The API could not be reached: close for a time that grows with each consecutive miss."""
         pause_s = full_jitter_s(self._misses, self._rng, base_s=REACH_BASE_S, cap_s=REACH_CAP_S)
         self._misses += 1
         return self._close(now_s, pause_s)
 
     def answered(self) -> None:
-        """The API answered a call: refusals and misses are no longer in a row."""
+        """The API answered a call: reset the counts of refusals and misses."""
         self._refusals = self._misses = 0
 
     def _close(self, now_s: float, pause_s: float) -> float:

@@ -1,7 +1,7 @@
-"""When to look: the schedule that trades calls against staleness best, for a known distribution.
+"""When to poll: the schedule with the best trade-off of calls and staleness for a known distribution.
 
 The classic inspection problem (Barlow, Hunter and Proschan 1963), solved backwards over a grid of ages:
-a look costs ``call_worth_s``, and each second in which something is finished and not yet seen costs one.
+a poll costs ``call_worth_s``, and each second in which a finished request is not yet seen costs one.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 TRIES = 5
 CLOSE_ENOUGH = 0.04
 WORTH_MIN_SHARE = 0.002
-"""A look is worth at least this share of the time that requests take: nobody needs it finer."""
+"""A poll costs at least this share of the time that requests take: finer is of no use."""
 EVEN_IS_AS_GOOD = 0.87
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """At which age to look after a look at each of ``ages_s`` found nothing.
+    """The age of the next poll after a poll at each of ``ages_s`` found nothing.
 
-    ``calls`` is how many looks a request takes on average, ``staleness_s`` how long it waits to be
-    seen; ``call_worth_s`` is the price of a look in seconds of staleness.
+    ``calls`` is the average number of polls per request, ``staleness_s`` the average time until a
+    finished one is seen; ``call_worth_s`` is the price of a poll in seconds of staleness.
     """
 
     ages_s: Sequence[float]
@@ -37,10 +37,10 @@ class Inspection:
     staleness_s: float
     call_worth_s: float
     even_s: float | None = None
-    """Where it gains next to nothing over an even interval: that interval, which can't be wrong."""
+    """If the schedule is hardly better than an even interval: that interval, which needs no estimate."""
 
     def after_s(self, age_s: float) -> float | None:
-        """The age of the next look; None if ``age_s`` is beyond all that was thought of."""
+        """The age of the next poll; None if ``age_s`` is beyond the grid."""
         if self.even_s is not None:
             return age_s + self.even_s
         index = bisect_right(self.ages_s, age_s) - 1
@@ -52,9 +52,9 @@ class Inspection:
 
 
 def inspect(curve: Finishing, calls: float, call_worth_s: float | None = None) -> Inspection:
-    """The best schedule that takes about ``calls`` looks on average.
+    """The best schedule with about ``calls`` polls on average.
 
-    ``call_worth_s`` is where the search for the price of a look begins, if there is a better guess.
+    ``call_worth_s`` is the start value of the search for the price of a poll, if one is known.
     """
     typical_s = curve.quantile_s(0.5)
     least_s = WORTH_MIN_SHARE * typical_s
@@ -72,14 +72,14 @@ def inspect(curve: Finishing, calls: float, call_worth_s: float | None = None) -
 
 
 def _even_if_as_good(best: Inspection, curve: Finishing) -> Inspection:
-    """An even interval with the same calls, if what is known promises no more than a little."""
+    """An even interval with as many calls, if the schedule is only a little better."""
     even_s = curve.waiting_s() / max(best.calls - 0.5, 0.5)
     as_good = best.staleness_s > EVEN_IS_AS_GOOD * even_s / 2
     return replace(best, even_s=even_s) if as_good else best
 
 
 def _first_guess_s(curve: Finishing, calls: float) -> float:
-    """From the continuous limit: looks as dense as the root of the hazard over twice their price."""
+    """Continuous limit: the density of polls is the root of the hazard over twice their price."""
     steps = zip(pairwise(curve.ages_s), pairwise(curve.finished), strict=True)
     whole = sum(
         math.sqrt(max((end_s - start_s) * (after - before) * (1 - (before + after) / 2), 0.0))
@@ -89,7 +89,7 @@ def _first_guess_s(curve: Finishing, calls: float) -> float:
 
 
 def optimal(curve: Finishing, call_worth_s: float) -> Inspection:
-    """The schedule of the least cost when a look costs ``call_worth_s``."""
+    """The schedule of least cost if a poll costs ``call_worth_s``."""
     ages_s, finished = curve.ages_s, curve.finished
     areas = _areas(curve)
     last = len(ages_s) - 1

@@ -1,4 +1,4 @@
-"""When to ask for a result: by a fixed interval, by the request's age, or as its like took before."""
+"""When to poll: at a fixed interval, by the request's age, or by how long similar requests took."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ POLL_MAX_S = 20.0
 POLL_JITTER = 0.1
 
 LEARNED_FROM = 6
-"""So many finished requests tell enough to go by."""
+"""Learned schedules start after this many finished requests."""
 LEARNED_MIN_S = 0.01
 LEARNED_JITTER = 0.15
-"""Of the gap between two looks: enough to part requests that began together, cheap in staleness."""
+"""Share of the gap between two polls: separates requests that start together, at little staleness."""
 CALLS_SHORT = 2.55
 CALLS_PER_E_FOLD = 0.982
 SHORT_S = 2.0
@@ -69,7 +69,7 @@ class Polls(Protocol):
 
 
 class DurationHistory(Protocol):
-    """Who remembers how long requests took: grows by itself as they finish."""
+    """A record of how long requests took, which grows as they finish."""
 
     def count(self, key: TimingKey) -> int: ...
     def spans(self, key: TimingKey) -> Sequence[Span]: ...
@@ -82,30 +82,30 @@ def calls_for(typical_s: float) -> float:
 
 @dataclass(slots=True)
 class _Lesson:
-    """What is known of one key, and the requests of it that are being watched."""
+    """The schedule learned for one key, and its requests that are being watched."""
 
     inspection: Inspection | None = None
     learned_at_s: float = -math.inf
     finished: int = 0
     news: int = 0
-    """Polls since then that told something: a request that finished, or one later than most."""
+    """Informative polls since then: of a finished request, or of one later than most."""
     late_s: float = math.inf
     watches: dict[Watch, None] = field(default_factory=dict)
     queue_per_s: float = 0.0
-    """How fast requests move up in the queue; 0 if nobody told."""
+    """How fast requests move up in the queue; 0 if unknown."""
 
 
 class LearnedPolls:
-    """Poll schedules that learn: what finished, and when, tells when to look at what still runs.
+    """Poll schedules learned from the times at which earlier requests finished.
 
-    One for all requests of a run. With ``interval_s`` they keep to that, and learn nothing.
+    One for all requests of a run. With ``interval_s`` the interval is fixed and nothing is learned.
     """
 
     calls_for = staticmethod(calls_for)
 
     def __init__(self, history: DurationHistory, rng: Random, interval_s: float | None = None) -> None:
         self.on_queued: Callable[[str | None], None] = lambda model: None
-        """Is told the model of a request that has others before it."""
+        """Called with the model of a request that is queued behind others."""
         self._history = history
         self._rng = rng
         self._is_fixed = interval_s is not None
@@ -113,7 +113,7 @@ class LearnedPolls:
         self._lessons: dict[TimingKey, _Lesson] = {}
 
     def watch(self, key: TimingKey, now_s: float, age_s: float = 0.0) -> Watch:
-        """Begin with a request of ``key`` accepted ``age_s`` seconds ago. Close it at the end."""
+        """Start watching a request of ``key`` accepted ``age_s`` seconds ago. Close it at the end."""
         lesson = self._lessons.setdefault(key, _Lesson())
         watch = Watch(self, key, now_s, age_s)
         lesson.watches[watch] = None
@@ -132,7 +132,7 @@ class LearnedPolls:
         return max(look_s - age_s + jitter_s, LEARNED_MIN_S)
 
     def queued_s(self, watch: Watch, age_s: float, position: int | None) -> float:
-        """Seconds for which a request surely stays in the queue, by how fast it has moved."""
+        """Seconds for which a request surely stays in the queue, by its speed so far."""
         lesson = self._lessons[watch.key]
         passed_s = age_s - watch.unfinished_s
         if self._is_fixed or position is None or watch.position is None or passed_s <= 0.0:
@@ -157,7 +157,7 @@ class LearnedPolls:
         early = now_s - lesson.learned_at_s < RELEARN_S
         if lesson.inspection is None or not (early or lesson.news < max(count * RELEARN_SHARE, 2)):
             spans = self._history.spans(key)
-            if len(spans) >= LEARNED_FROM:  # a wall clock that was set back leaves fewer
+            if len(spans) >= LEARNED_FROM:  # fewer after a wall clock was set back
                 self._learn(lesson, spans, now_s)
         return lesson.inspection
 
@@ -174,10 +174,10 @@ class LearnedPolls:
 
 
 def _too_many_late(curve: Finishing, running_s: Sequence[float]) -> bool:
-    """Whether more requests are overdue than chance explains: then it takes longer than it did.
+    """Whether more requests are overdue than chance explains: then they take longer than before.
 
-    Of those under way in a steady state, the share that is older than some age is the part of all
-    waiting that is done beyond it.
+    In a steady state, the share of requests under way that are older than some age is the share of
+    all waiting that happens beyond it.
     """
     late_s = curve.quantile_s(LATE_QUANTILE)
     late = sum(age_s > late_s for age_s in running_s)
@@ -187,7 +187,7 @@ def _too_many_late(curve: Finishing, running_s: Sequence[float]) -> bool:
 
 @dataclass(slots=True, eq=False)
 class Watch:
-    """One request under watch, by its age since it was accepted.
+    """One watched request, by its age since it was accepted.
 
     ``unfinished_s`` is the age at which it was last seen unfinished.
     """
@@ -206,7 +206,7 @@ class Watch:
     def next_s(self, age_s: float, queue_position: int | None = None) -> float:
         """Seconds from a poll that found nothing, ``age_s`` after the start, to the next one.
 
-        A ``queue_position`` (0: the next) only ever makes it later: nobody is served out of turn.
+        A ``queue_position`` (0: the next) can only make it later: the queue keeps its order.
         """
         age_s += self.age_at_start_s
         if queue_position:

@@ -1,4 +1,4 @@
-"""How often: an even rate of calls."""
+"""An even rate of calls."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class RateLimit:
         self._next_s = 0.0
 
     def widen(self, more_per_s: float) -> None:
-        """Let the rate be ``more_per_s`` more than at first, for those who come from now on."""
+        """Set the rate to ``more_per_s`` above its first value, for later callers."""
         if self._own_per_s is not None:
             self._interval_s = min(self._interval_s, 1.0 / (self._own_per_s + more_per_s))
 
     def reserve_s(self, now_s: float) -> float:
-        """Take the next place in line; returns the seconds until it comes."""
+        """Reserve the next turn; returns the seconds until then."""
         due_s = max(self._next_s, now_s)
         self._next_s = due_s + self._interval_s
         return due_s - now_s

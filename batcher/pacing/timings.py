@@ -1,7 +1,7 @@
-"""How long generations took: the last few per model and length, taken from events as they pass.
+"""How long generations took: the last few per model and length, collected from events.
 
-A request is seen finished by a poll, so all that is known is that it finished between two polls. What is
-kept is bounded by the number of requests under way, never by the length of the ledger.
+A poll sees that a request has finished, so we know only that it finished between two polls. Memory is
+limited by the number of requests under way, not by the length of the ledger.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 SPANS_PER_KEY = 256
 KEYS_MAX = 256
 UNTOLD_STEP = 1.3
-"""By what factor polls were apart, where a ledger doesn't tell when the last but one was."""
+"""Assumed ratio of the ages of the last two polls, if the ledger does not record the earlier one."""
 TimingKey = tuple[str | None, str | float | None]
 
 
@@ -28,7 +28,7 @@ class Span(NamedTuple):
 
 
 class Lengths(msgspec.Struct, gc=False):
-    """Those of a job's inputs that may say how long an output was asked for."""
+    """The inputs of a job that may give the requested length of its output."""
 
     duration: Any = None
     seconds: Any = None
@@ -37,7 +37,7 @@ class Lengths(msgspec.Struct, gc=False):
 
 
 def timing_key(model: str | None, inputs: Mapping[str, Any] | Lengths) -> TimingKey:
-    """What the time of a generation depends on most: its model and how long an output was asked for."""
+    """What a generation's time depends on most: its model and the requested length of its output."""
     if isinstance(inputs, Mapping):
         inputs = Lengths(*map(inputs.get, Lengths.__struct_fields__))
     for value in (inputs.duration, inputs.seconds, inputs.num_frames, inputs.video_length):
@@ -47,26 +47,26 @@ def timing_key(model: str | None, inputs: Mapping[str, Any] | Lengths) -> Timing
 
 
 class SavedTimings(msgspec.Struct, array_like=True):
-    """Timings as they are kept in a file: what was seen by key, and what is under way by job."""
+    """Timings as saved in a file: observations by key, and requests under way by job."""
 
     seen: list[tuple[str | None, str | int | float | None, list[tuple[str, str, float | None]]]]
     under_way: dict[str, tuple[str | None, str | int | float | None, str | None, int]]
 
 
 class Timings:
-    """The last :data:`SPANS_PER_KEY` spans of each key, over all runs that a ledger tells of."""
+    """The last :data:`SPANS_PER_KEY` spans of each key, over all runs in a ledger."""
 
     def __init__(self) -> None:
-        # As the ledger has them: only the few that are asked for are ever parsed.
+        # As in the ledger: only the few that are needed are parsed.
         self._seen: dict[TimingKey, deque[tuple[str, str, float | None]]] = {}
         self._under_way: dict[str, tuple[TimingKey, str | None, int]] = {}
 
     def spans(self, key: TimingKey) -> list[Span]:
-        """What was seen of ``key``, the oldest first."""
+        """The spans of ``key``, the oldest first."""
         return [span for seen in self._seen.get(key, ()) if (span := _span(*seen)) is not None]
 
     def by_model(self) -> dict[str, list[float]]:
-        """How long generations took that one run saw through, in seconds, by model."""
+        """Seconds of the generations that a single run saw from start to end, by model."""
         seen_s: dict[str, list[float]] = {}
         for key in self._seen:
             if key[0] is not None:
@@ -74,12 +74,12 @@ class Timings:
         return seen_s
 
     def longest_s(self, model: str | None) -> float | None:
-        """How long the longest generation of ``model`` took that is kept, in seconds; None: none is."""
+        """Seconds of the longest known generation of ``model``; None without any."""
         keys = [key for key in self._seen if key[0] == model]
         return max((span.by_s for key in keys for span in self.spans(key)), default=None)
 
     def count(self, key: TimingKey) -> int:
-        """How many are kept of ``key``."""
+        """The number of spans of ``key``."""
         return len(self._seen.get(key, ()))
 
     def key_of(self, job_id: str) -> TimingKey | None:
@@ -90,19 +90,19 @@ class Timings:
     def submitting(
         self, job_id: str, model: str | None, inputs: Mapping[str, Any] | Lengths | None
     ) -> None:
-        """A POST is about to leave; ``inputs`` is None where they are not told again."""
+        """A POST is about to be sent; ``inputs`` is None if they are unchanged."""
         if inputs is not None:
             self._under_way[job_id] = (timing_key(model, inputs), None, 0)
 
     def accepted(self, job_id: str, at: str, run: int = 0) -> None:
-        """The API took the request at ``at`` (ISO 8601), in run number ``run``."""
+        """The API accepted the request at ``at`` (ISO 8601), in run number ``run``."""
         if (under_way := self._under_way.get(job_id)) is not None:
             self._under_way[job_id] = (under_way[0], at, run)
 
     def completed(self, job_id: str, at: str, unfinished_s: float | None, run: int = 0) -> None:
         """The request was seen finished at ``at``, and last seen unfinished at age ``unfinished_s``.
 
-        A request that outlived its run tells when somebody looked again, not how long it took.
+        A request that outlived its run shows when it was polled again, not how long it took.
         """
         key, accepted_at, accepted_in = self._under_way.pop(job_id, (None, None, run))
         if key is None or accepted_at is None or accepted_in != run:
@@ -122,7 +122,7 @@ class Timings:
         )
 
     def restore(self, saved: SavedTimings) -> None:
-        """Become what ``saved`` was made of."""
+        """Restore the state in ``saved``."""
         self._seen = {
             (model, length): deque(spans, maxlen=SPANS_PER_KEY) for model, length, spans in saved.seen
         }
@@ -131,12 +131,12 @@ class Timings:
         }
 
     def ended(self, job_id: str) -> None:
-        """The request ended without telling anything."""
+        """The request ended without a usable duration."""
         self._under_way.pop(job_id, None)
 
 
 def seconds_between(earlier: str, later: str) -> float | None:
-    """From one moment in ISO 8601 to another; None if one of them is none."""
+    """Seconds from one ISO 8601 time to another; None if either is invalid."""
     try:
         between = datetime.fromisoformat(later) - datetime.fromisoformat(earlier)
     except (ValueError, TypeError):
