@@ -1,1 +1,1 @@
-"""The use cases: each command as one function that wires the rooms together."""
+"""The use cases: each command is one function that connects the packages."""

@@ -1,4 +1,4 @@
-"""Opens the account's book for a run, and puts right what dead runs left in it."""
+"""Opens the account's book for a run, and corrects entries of dead runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from batcher.planning.plan import PlanGroup
 
 
 def open_account(money: Money, api: str, run_dir: Path, host: Host) -> Account | None:
-    """The account of a run against ``api``; None in the sandbox, or if there is no book to be had.
+    """The account of a run against ``api``; None in the sandbox, or if the book can't be opened.
 
     Raises LedgerError or RunDirError if ``--max-cost-per`` can't be kept.
     """
@@ -43,7 +43,7 @@ def open_account(money: Money, api: str, run_dir: Path, host: Host) -> Account |
 
 
 def bought_elsewhere(prepared: Prepared, snapshot: Snapshot, account: Account | None) -> str | None:
-    """That jobs which would be bought are paid for in another run directory, and in which."""
+    """A warning that jobs to be submitted are already paid for in another run directory."""
     if account is None or not prepared.plan.to_buy or not account.book.knows_others:
         return None
     places: Counter[str] = Counter()
@@ -59,7 +59,7 @@ def bought_elsewhere(prepared: Prepared, snapshot: Snapshot, account: Account | 
 
 
 def _put_others_right(account: Account, host: Host) -> None:
-    """Let the reservations of runs that died count with what their ledgers say."""
+    """Replace the reservations of dead runs with the costs in their ledgers."""
     ours = account.book.run_dir
     others = {entry.run_dir for entry in account.book.open_reservations()} - {ours}
     for run_dir in sorted(others):
@@ -70,5 +70,5 @@ def _put_others_right(account: Account, host: Host) -> None:
             try:
                 snapshot = read_snapshot(path, host.disk)
             except BatcherError:
-                continue  # it counts with what was reserved
+                continue  # it counts at its reservation
             account.put_right(snapshot, run_dir, lambda job: True)

@@ -1,4 +1,4 @@
-"""From what was asked for to the options of a run, by the table of options."""
+"""Turns the given values into the options of a run, by the table of options."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from batcher.terminal import legible
 
 
 def asked_of(manifests: Sequence[str], typed: Mapping[str, Any], env: Mapping[str, str]) -> Given:
-    """What was asked for: ``typed`` values by key, over those of files, environment and manifest.
+    """The given values: ``typed`` by key, over those of files, environment and manifest.
 
-    Without a manifest: what would be asked for in the working directory. Raises UsageError, also for a
-    name in any of these places that is no option.
+    Without a manifest: those that apply in the working directory. Raises UsageError, also for a name in
+    any of these places that is not an option.
     """
     if not manifests:
         return gathered(typed, [], [*file_layers([Path()]), environment_layer(env)])
@@ -56,7 +56,7 @@ def _in_manifest(path: Path, found: Lined, name: str) -> str:
 
 
 def options_from(given: Given) -> Options:
-    """The options of a run. Raises UsageError for those that don't go together."""
+    """The options of a run. Raises UsageError for contradictory ones."""
     values = given.complete()
     if values["redo"] and values["only"] is None:
         raise UsageError("--redo buys jobs again: say which with --only")
@@ -91,7 +91,7 @@ def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reading(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``--format``, ``--encoding`` and ``--delimiter`` are one fact."""
+    """``--format``, ``--encoding`` and ``--delimiter`` make one value."""
     try:
         return {"overrides.reading": reading_of(values)}
     except ValueError as error:
@@ -162,4 +162,4 @@ RULES: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "on_interrupt": _on_interrupt,
     "on_lock": _on_lock,
 }
-"""Options that fill more than one field, or a field in other terms than they are written in."""
+"""Options that fill several fields, or a field in another form than the user writes."""

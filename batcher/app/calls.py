@@ -1,4 +1,4 @@
-"""Tells an observer of each API call and download: what it was, how it went, how long it took."""
+"""Reports each API call and download to an observer: what it was, its outcome, its duration."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 
 class CallTimer:
-    """Times calls by ``clock`` and tells ``observer`` of each once it has ended, however it ended."""
+    """Times calls by ``clock`` and reports each to ``observer`` after it has ended, also on errors."""
 
     def __init__(self, observer: CallObserver, clock: Clock) -> None:
         self._observer = observer
         self._clock = clock
 
     async def timed(self, kind: str, what: str, call: Awaitable[T], said: Callable[[T], str]) -> T:
-        """Await ``call``; ``said`` puts its answer in words. Raises what the call raises."""
+        """Await ``call``; ``said`` describes its answer. Raises what the call raises."""
         began_s = self._clock.monotonic()
         outcome = "given up"
         try:
@@ -70,7 +70,7 @@ class TimedFetcher:
 
 
 def timed(service: Service, fetcher: Fetcher, observer: object, clock: Clock) -> tuple[Service, Fetcher]:
-    """Both as they are, or with each call told to ``observer`` if it wants to know."""
+    """Both unchanged, or with each call reported to ``observer`` if it has ``call``."""
     if not isinstance(observer, CallObserver):
         return service, fetcher
     timer = CallTimer(observer, clock)

@@ -1,4 +1,4 @@
-"""``plan --check-urls``: each distinct media URL asked about once, before anything is bought with it."""
+"""``plan --check-urls``: requests each distinct media URL once, before any job with it is submitted."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ WORKERS = 32
 PROBLEMS_KEPT = 50
 MB = 1_000_000
 SIZE_LIMITS_BYTES: Mapping[str, int] = {"image": 50 * MB, "video": 100 * MB}
-"""docs/api.md, "Inputs": what the vendor recommends at most."""
+"""docs/api.md, "Inputs": the vendor's recommended maximum."""
 _ANY_TYPE = frozenset({"application/octet-stream", "binary/octet-stream"})
 
 
 class Looks(Protocol):
-    """What is needed of :class:`batcher.download.lookup.Lookup`."""
+    """The part of :class:`batcher.download.lookup.Lookup` that is needed here."""
 
     async def look(self, url: str) -> Looked: ...
 
 
 @dataclass(slots=True)
 class UrlReport:
-    """How many distinct URLs were asked about, and the first of those that are not as they should be."""
+    """The number of distinct URLs checked, and the first of those with a problem."""
 
     checked: int = 0
     problem_count: int = 0
@@ -35,7 +35,7 @@ class UrlReport:
 
 
 async def check_urls(media: Iterable[MediaUrl], lookup: Looks) -> UrlReport:
-    """Ask about each distinct URL of ``media`` once, in its order, some at a time."""
+    """Check each distinct URL of ``media`` once, in order, several at a time."""
     numbered = enumerate(_distinct(media))
     report, found = UrlReport(), list[tuple[int, str]]()
 
@@ -54,7 +54,7 @@ async def check_urls(media: Iterable[MediaUrl], lookup: Looks) -> UrlReport:
 
 
 def _distinct(media: Iterable[MediaUrl]) -> Iterator[MediaUrl]:
-    """Each URL the first time it comes; a digest of 16 bytes stands for it afterwards."""
+    """Each URL at its first occurrence; remembers only a 16-byte digest of it."""
     seen: set[bytes] = set()
     for one in media:
         digest = hashlib.blake2b(one.url.encode(), digest_size=16).digest()
@@ -64,7 +64,7 @@ def _distinct(media: Iterable[MediaUrl]) -> Iterator[MediaUrl]:
 
 
 def problem_of(media: MediaUrl, looked: Looked) -> str | None:
-    """What is wrong with a URL, given what its server says; None if nothing is."""
+    """What is wrong with a URL, given its server's answer; None if it is fine."""
     if looked.problem is not None:
         return looked.problem
     found = looked.media_type

@@ -1,4 +1,4 @@
-"""The API of a run, connected: the real one by its token, or the embedded sandbox."""
+"""Connects a run to its API: the real one with a token, or the embedded sandbox."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ from batcher.terminal import visible
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The API that a run talks to. ``api`` is what the ledger calls it."""
+    """The API that a run uses. ``api`` is its name in the ledger."""
 
     api: str
     endpoint: Endpoint
     service: HttpService
     catalog: Catalog
     cache_folder: Path | None
-    """None: the catalogue is not kept on disk."""
+    """None: the catalogue is not cached on disk."""
     network: Network = field(default_factory=Network)
 
     async def balance_usd(self, host: Host) -> float | None:
-        """The account's balance in USD, if it can be asked."""
+        """The account's balance in USD; None if it can't be queried."""
         return None if self.api == SANDBOX_API else await balance_usd(self.endpoint, host.env)
 
     def listing(self, host: Host) -> ListingCache:
@@ -58,7 +58,7 @@ class Site:
         return ListingCache(self.cache_folder, self.endpoint.origin, host.disk, host.clock)
 
     def downloader(self, host: Host, trust: Trust, downloads: int) -> Downloader:
-        """What fetches outputs: from the vendor's hosts, the API's own, and those the user named."""
+        """Fetches outputs from the vendor's hosts, the API's host, and those the user named."""
         policy = TrustPolicy(self.endpoint.base_url, trust.allow_hosts)
         limits = DownloadLimits(downloads=downloads, max_file_bytes=trust.max_file_bytes)
         token = self.endpoint.token
@@ -66,7 +66,7 @@ class Site:
         return Downloader(policy, limits, host.clock, host.rng, way)
 
     def lookup(self) -> Lookup:
-        """What asks about media that the API will be told to fetch: anything public, nothing else."""
+        """Checks media that the API will fetch: any public URL, nothing else."""
         return Lookup(TrustPolicy(DEFAULT_BASE_URL), is_public_url, way=Way(self.network))
 
 
@@ -74,9 +74,9 @@ class Site:
 async def connect(
     sandbox: SandboxOptions | None, host: Host, run_dir: Path | None, *, spending: bool = True
 ) -> AsyncIterator[Site]:
-    """The API, ready for calls. Raises CredentialsError if ``spending`` and there is no token.
+    """The API, ready to use. Raises CredentialsError if ``spending`` and there is no token.
 
-    The sandbox keeps its requests in ``run_dir``, so that they outlive this process.
+    The sandbox stores its requests in ``run_dir``, so that they survive this process.
     """
     if sandbox is not None:
         async with _sandbox(sandbox, host, run_dir if spending else None) as site:
@@ -122,9 +122,9 @@ async def _sandbox(options: SandboxOptions, host: Host, run_dir: Path | None) ->
 
 
 def check_same_api(snapshot: Snapshot, site: Site, run_dir: Path) -> None:
-    """A run directory belongs to one API: the ids of one mean nothing to another.
+    """A run directory belongs to one API: its request ids are unknown to any other.
 
-    Sandbox and real API never share one, nor do two bases of the real one. Raises LedgerError.
+    Sandbox and real API, or two base URLs of the real API, never share one. Raises LedgerError.
     """
     for run in snapshot.runs.values():
         before = run.opening.api

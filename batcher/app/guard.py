@@ -1,4 +1,4 @@
-"""What is looked at beside the ledger before anything is bought: outputs, and the directory itself."""
+"""Checks besides the ledger before any spending: existing outputs, and the directory itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from batcher.terminal import visible
 
 
 async def check_outputs(prepared: Prepared, store: RunDir, snapshot: Snapshot) -> None:
-    """Raises LedgerError if outputs of jobs that would be bought are there already."""
+    """Raises LedgerError if jobs to be submitted already have outputs."""
     if prepared.plan.to_buy and (outputs := await unexplained(store, snapshot)):
         bought = (job.id for job, decision in prepared.work(snapshot) if decision.buys)
         check_buys_nothing_twice(prepared.run_dir, bought, outputs)
@@ -20,8 +20,8 @@ async def check_outputs(prepared: Prepared, store: RunDir, snapshot: Snapshot) -
 def moved_since(snapshot: Snapshot, store: RunDir, disk: Disk) -> str | None:
     """A warning if the run directory is not the one that its last run wrote.
 
-    A copy has another inode; the device's number may change when a machine starts, and a container's
-    host name with every run. A bucket knows by itself who may write to it.
+    A copy has another inode. The device number may change on a reboot, and a container's host name
+    with every run, so they don't count. A bucket has its own claim.
     """
     last = snapshot.last_run
     if last is None or last.inode is None or not store.may_be_a_copy:

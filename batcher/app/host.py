@@ -1,4 +1,4 @@
-"""The machine that a run runs on."""
+"""The machine on which a run executes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def no_signals(control: Control) -> AbstractContextManager[None]:
 
 
 def home_folder() -> Path:
-    """The user's home; for a user that has none, a folder that nothing can be in."""
+    """The user's home; for a user without one, a folder that can't contain anything."""
     try:
         return Path.home()
     except RuntimeError:
@@ -35,7 +35,7 @@ def home_folder() -> Path:
 
 @dataclass(slots=True)
 class Host:
-    """The machine that a run runs on: injected, so that tests can bring their own."""
+    """The machine on which a run executes: injected, so that tests can replace it."""
 
     disk: Disk = field(default_factory=LocalDisk)
     clock: Clock = field(default_factory=SystemClock)
@@ -44,19 +44,19 @@ class Host:
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
     home: Path = field(default_factory=home_folder)
     confirm: Callable[[Plan, Path, str | None], bool] | None = None
-    """Shows a plan with its run directory, and a warning, and asks; None: nobody to ask."""
+    """Shows a plan with its run directory and a warning, and asks; None: no user to ask."""
     unattended: bool = False
-    """A command without a terminal: it buys only within a cap, or with --yes."""
+    """A command without a terminal: it spends only with a cap or --yes."""
     on_end: Callable[[ListedJob], None] | None = None
-    """Is given each job that this run brings to its end, once that is durable; must not block."""
+    """Called with each job that ends in this run, once that is durable; must not block."""
     go_on: GoOn = just_go_on
-    """Shows how the canary fared, and asks if there is somebody to ask."""
+    """Shows the canary's outcome, and asks whether to continue if a user can answer."""
     signals: Callable[[Control], AbstractContextManager[None]] = no_signals
-    """Makes signals reach a run's control while it runs."""
+    """Connects signals to a run's control while it runs."""
 
 
 def interrupted(signal_number: int) -> InterruptedRunError:
-    """The reason to stop that a signal is; its exit code is 128 + the signal's number."""
+    """The reason to stop after a signal; its exit code is 128 + the signal's number."""
     error = InterruptedRunError(f"interrupted by signal {signal_number}")
     error.exit_code = 128 + signal_number  # type: ignore[misc]
     return error

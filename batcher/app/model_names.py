@@ -1,4 +1,4 @@
-"""Models that the API doesn't know, with the names that may have been meant."""
+"""Unknown models, with suggestions of similar names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SEARCHED = 100
 
 
 async def check_known(specs: Specs, catalog: Catalog) -> None:
-    """Raises InputError for models that don't exist, with some that do."""
+    """Raises InputError for models that don't exist, with existing similar ones."""
     if specs.unknown:
         raise InputError(
             "\n".join([await _no_such_model(name, specs, catalog) for name in specs.unknown])
@@ -20,7 +20,7 @@ async def check_known(specs: Specs, catalog: Catalog) -> None:
 
 
 async def _no_such_model(model: str, specs: Specs, catalog: Catalog) -> str:
-    """The model and how to find its right name; what the API said of it, if anything."""
+    """The model, how to find its correct name, and the API's message, if any."""
     named = model if model.strip() else repr(model)
     said = specs.sources[model].problem
     near = await _near(model, catalog)
@@ -29,7 +29,7 @@ async def _no_such_model(model: str, specs: Specs, catalog: Catalog) -> str:
 
 
 async def _near(model: str, catalog: Catalog) -> list[str]:
-    """Up to SUGGESTED names: those that hold this one, else those that are spelled like it."""
+    """Up to SUGGESTED names: those that contain this one, else those with a similar spelling."""
     try:
         found = await catalog.search("", limit=_SEARCHED)
         found += await catalog.search(model.split("/", maxsplit=1)[0].strip(), limit=_SEARCHED)

@@ -1,4 +1,4 @@
-"""From a manifest to a plan that is checked, priced and agreed to: all that comes before spending."""
+"""From a manifest to a checked, priced and confirmed plan: everything before spending."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ ASK_FROM_JOBS = 20
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What there is to know of the jobs that a plan would buy, gathered as it asks for each price."""
+    """Facts about the jobs that a plan would buy, collected when it asks for each price."""
 
     estimate: Estimate
     urls: UrlWatch
     canary: CanaryChoice | None = None
 
     def price_usd(self, job: Job) -> float | None:
-        """Take in a job that would be bought; its price in USD, None if nobody names one."""
+        """Add a job that would be submitted; returns its price in USD, None if unknown."""
         self.urls.look_at(job, self.estimate.specs.get(job.model))
         if self.canary is not None:
             self.canary.add(job)
@@ -63,23 +63,23 @@ class Prepared:
 
     @cached_property
     def canary(self) -> frozenset[str]:
-        """The jobs that go first; none if they would be all that there is to buy."""
+        """The jobs that go first; none if there would be no others to submit."""
         choice = self.survey.canary
         if choice is None or self.plan.to_buy <= choice.jobs:
             return frozenset()
         return choice.ids()
 
     def unpriced_models(self) -> set[str]:
-        """The models of jobs that would be bought and have no known price."""
+        """The models of jobs that would be submitted without a known price."""
         return {line.model for line in self.survey.estimate.lines if line.usd is None}
 
     def unpriced_lines(self) -> str:
-        """Why these have none, a line each."""
+        """Why these have no price, one line each."""
         lines = [pair for pair in self.survey.estimate.lines.items() if pair[0].usd is None]
         return "\n".join(f"{count} × {line.model}: {line.problem}" for line, count in lines)
 
     def work(self, snapshot: Snapshot) -> Iterator[tuple[Job, Decision]]:
-        """The second pass: each selected job with what is to be done with it, as it stands then."""
+        """The second pass: each selected job with its decision, by its state at that time."""
         for job in self._canaries_first():
             yield job, decide(job, snapshot.get(job.id), self.options.policy)
 
@@ -133,7 +133,7 @@ def prepare(
 
 
 def _with_marks(options: Options, snapshot: Snapshot, run_dir: Path) -> Options:
-    """``options`` with the ids that ``--only @marks:MARK`` stands for now."""
+    """``options`` with the ids that ``--only @marks:MARK`` currently selects."""
     only = options.selection.only
     names = marks_named(only, "--only") if isinstance(only, str) else None
     if names is None:
@@ -146,7 +146,7 @@ def _with_marks(options: Options, snapshot: Snapshot, run_dir: Path) -> Options:
 
 
 def _raise_if_invalid(tally: ManifestTally, specs: Specs, options: Options) -> None:
-    """Raises ManifestError, with the command that would settle the columns' names, if one would."""
+    """Raises ManifestError, with a command that fixes the columns' names, if there is one."""
     if not tally.problem_count:
         return
     remedy = remedy_of(tally.unfit, specs.by_model)
@@ -161,7 +161,7 @@ def _raise_if_invalid(tally: ManifestTally, specs: Specs, options: Options) -> N
 
 
 def _meeting(unmet: set[str], jobs: Iterator[Job]) -> Iterator[Job]:
-    """Pass ``jobs`` through; what is left in ``unmet`` are ids of none of them."""
+    """Pass ``jobs`` through; ids that remain in ``unmet`` belong to none of them."""
     if not unmet:
         return jobs
     return _discarding(unmet, jobs)
@@ -199,10 +199,10 @@ def _check_limits(prepared: Prepared, snapshot: Snapshot) -> None:
 
 
 def confirm(prepared: Prepared, host: Host, moved: str | None = None) -> None:
-    """Ask on a terminal before buying much, or anything while paid jobs have left the manifest.
+    """Ask on a terminal before large spending, or any while paid jobs have left the manifest.
 
     Also if the run directory may be a copy: ``moved`` says why. Raises UnreachableError if a cap
-    needs prices that can't be asked now, InputError or UsageError if there is nobody to ask,
+    needs prices that can't be fetched now, InputError or UsageError if there is no user to ask,
     UsageError if the answer is no.
     """
     options, made = prepared.options, prepared.plan
@@ -233,7 +233,7 @@ def confirm(prepared: Prepared, host: Host, moved: str | None = None) -> None:
 
 
 def _check_prices_known(prepared: Prepared) -> None:
-    """Raises UnreachableError if a cap can't be kept because the API can't be asked for prices."""
+    """Raises UnreachableError if a cap can't be kept because prices can't be fetched from the API."""
     if not prepared.options.money.has_cap:
         return
     for model in sorted(prepared.unpriced_models()):
@@ -245,7 +245,7 @@ def _check_prices_known(prepared: Prepared) -> None:
 
 
 def balance_warning(prepared: Prepared, balance_usd: float | None) -> str | None:
-    """That the balance does not suffice for what would be bought; None if it does, or isn't known."""
+    """A warning if the balance is too low for the plan; None if it suffices or is unknown."""
     made, cost_usd = prepared.plan, prepared.plan.estimated_cost_usd
     if balance_usd is None or not made.to_buy or not cost_usd:
         return None

@@ -32,7 +32,7 @@ BAR_FORMAT = (
 
 
 def in_words(view: RunView) -> str:
-    """The state of a run in a few words: only what there is any of."""
+    """The state of a run in a few words, without zero counts."""
     counts = {
         "at the API": view.queued,
         "downloading": view.downloading,
@@ -43,13 +43,13 @@ def in_words(view: RunView) -> str:
 
 
 def _put(line: str, stream: TextIO) -> None:
-    """Say it, or don't: that nobody listens any more is no reason to end a run."""
+    """Write the line; ignores a closed or full stream, which is no reason to end a run."""
     with suppress(OSError, ValueError):
         print(visible(line), file=stream, flush=True)
 
 
 def _tqdm() -> Any:
-    """tqdm without ``TQDM_...`` variables: it reads them at its import, and a wrong one would raise."""
+    """tqdm without ``TQDM_...`` variables: it reads them on import, and an invalid one would raise."""
     theirs = {name: value for name, value in os.environ.items() if name.startswith("TQDM_")}
     for name in theirs:
         del os.environ[name]
@@ -68,14 +68,14 @@ def _has_no_size(stream: TextIO) -> bool:
 
 
 def _shape(stream: TextIO) -> dict[str, Any]:
-    """A terminal's size, for tqdm: followed as it changes, or 80 × 24 if it has none."""
+    """A terminal's size, for tqdm: updated when it changes, or 80 × 24 if it has none."""
     if _has_no_size(stream):
         return {"ncols": UNKNOWN_COLUMNS, "nrows": UNKNOWN_ROWS}
     return {"dynamic_ncols": True}
 
 
 def money_in_words(view: RunView) -> str:
-    """What was spent, of the cap or of what the plan comes to: ``$4.20 of at most $5.00``."""
+    """The amount spent, and the cap or the plan's total: ``$4.20 of at most $5.00``."""
     spent_usd, cap_usd, estimate_usd = view.money()
     spent = f"${spent_usd:,.2f}"
     if cap_usd is not None:
@@ -86,7 +86,7 @@ def money_in_words(view: RunView) -> str:
 
 
 class Bar:
-    """One line on a terminal: counts, money and, while nothing changes, what is awaited."""
+    """One line on a terminal: counts, money and, while nothing changes, what the run is waiting for."""
 
     def __init__(self, stream: TextIO, *, colour: bool, make: Callable[[], Any] | None = None) -> None:
         self._stream = stream
@@ -98,7 +98,7 @@ class Bar:
         self._quiet_beats = 0
 
     def preparing(self, what: str) -> None:
-        """Show that something goes on before the run has begun; needs a running event loop."""
+        """Show activity before the run has begun; needs a running event loop."""
         self._beats += 1
         if self._beats > SPINNER_AFTER_BEATS:
             mark = SPINNER[self._beats % len(SPINNER)]
@@ -116,7 +116,7 @@ class Bar:
 
     def started(self, view: RunView) -> None:
         self.prepared()
-        if _has_no_size(self._stream):  # what it records is read as a log later
+        if _has_no_size(self._stream):  # its recording is read as a log later
             _put(f"started: {view.selected} jobs", self._stream)
         self._bar = self._make()(
             total=view.selected,
@@ -140,7 +140,7 @@ class Bar:
         self._bar.update(view.done - self._bar.n)
 
     def _look_again(self, view: RunView) -> None:
-        """Once a second: move the clock on, and say what is awaited if nothing changed for a while."""
+        """Once a second: update the clock, and show what the run is waiting for if nothing changed."""
         self._quiet_beats += 1
         with suppress(RuntimeError):  # no event loop, so nothing to wait in
             self._beat = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_again, view)
@@ -174,7 +174,7 @@ def _draw(text: str, stream: TextIO) -> None:
 
 
 def progress_bar() -> Bar:
-    """A bar for Python: as a notebook shows it there, else a line on stderr."""
+    """A bar for Python: a widget in a notebook, else a line on stderr."""
     colour = "NO_COLOR" not in os.environ
     return Bar(sys.stderr, colour=colour, make=_notebook_tqdm if _in_notebook() else None)
 
@@ -195,7 +195,7 @@ def _notebook_tqdm() -> Any:
 
 
 class LogLines:
-    """A line at the start, one a minute (what is awaited, too), one at the end. For logs and cron."""
+    """A line at the start, one a minute (or why the run waits), one at the end. For logs and cron."""
 
     def __init__(self, stream: TextIO, clock: Clock) -> None:
         self._stream = stream
@@ -220,7 +220,7 @@ class LogLines:
         self._say(f"ended: {_so_far(view)}")
 
     def note(self, text: str) -> None:
-        """Print a line that is not one of the lines a minute."""
+        """Print a line in addition to those once a minute."""
         at = self._clock.now().isoformat(timespec="seconds")[:19]
         _put(f"{at}Z batcher: {text}", self._stream)
 
@@ -229,7 +229,7 @@ class LogLines:
         self.note(text)
 
     def _look_again(self, view: RunView) -> None:
-        """Say what is awaited if nothing changes for a minute."""
+        """Print what the run is waiting for if nothing changes for a minute."""
         self.changed(view)
         with suppress(RuntimeError):  # no event loop, so nothing to wait in
             left_s = LINE_EVERY_S - (self._clock.monotonic() - self._last_s)
@@ -250,7 +250,7 @@ class JsonLines(LogLines):
 
 
 class Verbose:
-    """``--verbose``: what another watcher shows, and a line for each call when it has ended."""
+    """``--verbose``: the output of another watcher, and a line for each finished call."""
 
     def __init__(self, inner: Bar | LogLines) -> None:
         self._inner = inner
@@ -264,7 +264,7 @@ class Verbose:
 
 
 class Quiet:
-    """Says only what is wrong."""
+    """Prints only warnings."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -303,7 +303,7 @@ class Held(Quiet):
 
 @contextmanager
 def byte_bar(total_bytes: int, stream: TextIO, *, shown: bool) -> Iterator[Callable[[int], object]]:
-    """A bar that counts bytes, if there is a terminal to show it on; gives what moves it on."""
+    """A bar that counts bytes, if there is a terminal; yields the function that advances it."""
     with _tqdm()(
         total=total_bytes, unit="B", unit_scale=True, file=stream, disable=not shown, **_shape(stream)
     ) as bar:

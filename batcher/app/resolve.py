@@ -1,4 +1,4 @@
-"""What a user settles by hand: ``cancel`` what is queued, ``resolve`` what is unknown."""
+"""Manual commands: ``cancel`` queued requests, ``resolve`` unknown jobs."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from batcher.store.bucket import claimed, open_run_dir
 
 @dataclass(slots=True)
 class Cancelled:
-    """What became of the requests that ``cancel`` asked the API to cancel: job ids."""
+    """The outcome of each request that ``cancel`` asked the API to cancel: job ids."""
 
     cancelled: list[str]
     requested: list[str]
-    """Accepted, and not ended yet: the next run sees what came of it."""
+    """Accepted, but not ended yet: the next run polls the outcome."""
     not_cancellable: list[str]
     unanswered: list[tuple[str, str]]
 
 
 async def cancel(run_dir: Path, host: Host) -> Cancelled:
-    """Cancel what is still queued remotely; stops where the API can't be reached.
+    """Cancel requests that are still queued at the API; stops if it can't be reached.
 
     Raises LedgerError, LockedError, CredentialsError, UnreachableError.
     """
@@ -76,11 +76,11 @@ async def _cancel(service: Service, ledger: Ledger, told: Cancelled, job: tuple[
 
 
 async def resolve(run_dir: Path, job_id: str, request_id: str | None, host: Host) -> str:
-    """Settle an unknown job: it is ``request_id``, or (None) no request was created for it.
+    """Resolve an unknown job: its request is ``request_id``, or (None) none was created for it.
 
-    The ledger, then the API are asked about the id. Returns what was recorded, in words. Raises
+    Checks the id in the ledger, then at the API. Returns a description of what was recorded. Raises
     UsageError if the job is not unknown, InputError if the id can't be its request, CredentialsError
-    or UnreachableError if it could not be asked about.
+    or UnreachableError if the id could not be checked.
     """
     snapshot = read_snapshot(run_dir, host.disk)
     _unknown(snapshot, run_dir, job_id)
@@ -122,14 +122,14 @@ async def _ask(service: Service, request_id: str) -> Result:
 
 
 def _in_words(error: CallError) -> CredentialsError | UnreachableError:
-    """An error that is about the API and not about a request."""
+    """Translates an error that is about the API and not about a request."""
     if isinstance(error, AuthRefused):
         return CredentialsError(f"the API refused the token: {error.message}")
     return UnreachableError(f"the API could not be asked, nothing was changed: {error.message}")
 
 
 def _check_new(run_dir: Path, request_id: str, disk: Disk) -> None:
-    """Raises InputError if any line of the ledger names the request, of past attempts too."""
+    """Raises InputError if any line of the ledger names the request, also of past attempts."""
     for name in segments_in(run_dir, disk):
         for event in events_naming(run_dir / name, request_id, disk):
             raise InputError(
@@ -154,7 +154,7 @@ async def _held(run_dir: Path, host: Host) -> AsyncIterator[tuple[Site, Ledger]]
 
 @asynccontextmanager
 async def _ledger(run_dir: Path, host: Host) -> AsyncIterator[Ledger]:
-    """The ledger, locked; a bucket with the outputs is held as well, and left the ledger afterwards."""
+    """The ledger, locked; also holds the outputs' bucket and copies the ledger to it afterwards."""
     tree = open_run_dir(run_dir, host.disk)
     async with claimed(tree, None, host.disk):
         ledger = Ledger(run_dir, host.disk, host.clock)

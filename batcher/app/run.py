@@ -1,4 +1,4 @@
-"""The commands as functions: each wires the rooms together and reads straight down."""
+"""The commands as functions: each connects the packages and reads from top to bottom."""
 
 from __future__ import annotations
 
@@ -58,22 +58,22 @@ from batcher.terminal import legible
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan for somebody to read. ``urls`` is None if they were not asked about, ``shown`` are the
-    jobs whose bodies were asked for."""
+    """A plan to print. ``urls`` is None if they were not checked, ``shown`` are the jobs of
+    ``--show``."""
 
     prepared: Prepared
     forecast: Forecast
     warnings: tuple[str, ...]
     urls: UrlReport | None = None
     balance_usd: float | None = None
-    """What the account has, if that can be asked."""
+    """The account's balance; None if it can't be queried."""
     shown: tuple[ShownJob, ...] = ()
 
 
 async def run(options: Options, host: Host) -> Summary:
-    """Plan, then submit, poll and download; resumes whatever the run directory already holds.
+    """Plan, then submit, poll and download; resumes what the run directory already holds.
 
-    The summary's ``exit_code`` is 0, 1, or that of the reason why the run stopped early. Raises a
+    The summary's ``exit_code`` is 0, 1, or that of the error that stopped the run early. Raises a
     BatcherError if nothing ran.
     """
     options = _on_the_clock(options, host)
@@ -129,7 +129,7 @@ async def plan(options: Options, host: Host) -> Planned:
         snapshot = await _read(options, run_dir, site, host)
         prepared = prepare(options, manifest, specs, snapshot, run_dir)
         tree = open_run_dir(run_dir, host.disk, options.selection.shard, options.bucket_url)
-        if not status_of(run_dir, snapshot, beside=host.disk).live:  # which brings outputs right now
+        if not status_of(run_dir, snapshot, beside=host.disk).live:  # a live run is adding outputs
             await check_outputs(prepared, tree, snapshot)
         balance_usd = await site.balance_usd(host) if prepared.plan.to_buy else None
         urls = None
@@ -141,7 +141,7 @@ async def plan(options: Options, host: Host) -> Planned:
 
 
 async def _read(options: Options, run_dir: Path, site: Site, host: Host) -> Snapshot:
-    """What the ledger says, if there is one; as ``run`` would find it."""
+    """The state in the ledger, if there is one; as ``run`` would read it."""
     shard, snapshot = options.selection.shard, Snapshot()
     tree = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
     async with ledger_to_read(tree, host.disk) as folder:
@@ -158,7 +158,7 @@ def _foresee(
     host: Host,
     asked: tuple[UrlReport | None, float | None],
 ) -> Planned:
-    """What a plan tells besides its counts and its price; ``asked``: about URLs, and the balance."""
+    """A plan with its warnings; ``asked``: the results of checking URLs, and the balance."""
     urls, balance_usd = asked
     survey = prepared.survey
     seen_s = snapshot.timings.by_model()
@@ -180,7 +180,7 @@ async def _warn_of_balance(prepared: Prepared, site: Site, host: Host) -> None:
 
 
 async def _specs(site: Site, manifest: Manifest, run_dir: Path, host: Host) -> Specs:
-    """The specs of the manifest's models; what earlier runs kept stands in for a silent API.
+    """The specs of the manifest's models; if the API doesn't answer, those that earlier runs kept.
 
     Raises InputError for models that don't exist.
     """
@@ -191,7 +191,7 @@ async def _specs(site: Site, manifest: Manifest, run_dir: Path, host: Host) -> S
 
 @contextmanager
 def _disk_refusals(path: Path) -> Iterator[None]:
-    """An OSError is about ``path``, or about the file that it names. Raises RunDirError."""
+    """Translates an OSError to a RunDirError about ``path``, or about the file that the error names."""
     try:
         yield
     except OSError as error:
@@ -200,9 +200,9 @@ def _disk_refusals(path: Path) -> Iterator[None]:
 
 
 class _Held:
-    """The ledger of a run directory: locked if there is one, made only once it is needed.
+    """The ledger of a run directory: locked if it exists, created only when needed.
 
-    A manifest that turns out to be bad must not leave an empty run directory behind.
+    An invalid manifest must not leave an empty run directory.
     """
 
     def __init__(self, run_dir: Path, shard: Shard | None, site: Site, host: Host) -> None:
@@ -224,7 +224,7 @@ class _Held:
         return self._ledger.snapshot if self._ledger is not None else Snapshot()
 
     def take(self) -> Ledger:
-        """The ledger, made now if there was none. Raises RunDirError, LockedError."""
+        """The ledger, created now if there was none. Raises RunDirError, LockedError."""
         if self._ledger is None:
             self._host.disk.make_dirs(self._run_dir)
             self._ledger = self._open()
@@ -283,7 +283,7 @@ async def _execute(
         _note_leavers(ledger, prepared.plan)
         metadata.open(prepared.columns)
         runner = await _drive(prepared, site, (ledger, account), (run_dir, metadata), host)
-    except asyncio.CancelledError:  # a notebook's cell was interrupted, or a caller gave up
+    except asyncio.CancelledError:  # a notebook's cell was interrupted, or the caller cancelled
         ledger.close_run(RunEvent(run=opening.run, at=iso(host.clock.now()), ended=True))
         raise
     finally:

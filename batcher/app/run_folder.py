@@ -1,4 +1,4 @@
-"""Where a run keeps everything."""
+"""The run directory of a run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from batcher.options.run import Options
 
 OUTPUT_ROOT = Path("output")
 _NO_PATTERNS = str.maketrans("[]{}*?", "()()__")
-"""Loaders take these characters for patterns, and a directory named with them can't be loaded."""
+"""Loaders read these characters as patterns, so a directory named with them can't be loaded."""
 
 
 def run_dir_of(options: Options, manifest: Manifest, disk: Disk) -> Path:
-    """Where a run keeps everything: as asked for, else ``output/<batch name>`` beside the manifest.
+    """The run directory: as given, else ``output/<batch name>`` beside the manifest.
 
-    One that is there already goes on being used: under its old name, or in the working directory.
+    An existing one is still used under its old name, or in the working directory.
     """
     if options.output is not None:
         return options.output

@@ -1,4 +1,4 @@
-"""``plan --show N``: the bodies that a run would POST, exactly, with what is known of their jobs."""
+"""``plan --show N``: the exact bodies that a run would POST, with facts about their jobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHAPES_MAX = 100
 
 
 class ShownJob(msgspec.Struct, frozen=True):
-    """A job as it would be sent: ``body`` is the JSON of its POST, ``action`` what a run does."""
+    """A job as it would be sent: ``body`` is the JSON of its POST, ``action`` the run's decision."""
 
     id: str
     model: str
@@ -30,7 +30,7 @@ class ShownJob(msgspec.Struct, frozen=True):
 def shown_jobs(work: Iterable[tuple[Job, Decision]], count: int) -> Iterator[ShownJob]:
     """The first ``count`` jobs of each model and set of inputs. Reads local media.
 
-    Raises InputError if a file can't be read, or is not the one that was planned.
+    Raises InputError if a file can't be read or differs from the planned one.
     """
     seen: Counter[tuple[str, frozenset[str]]] = Counter()
     for job, decision in work:

@@ -1,4 +1,4 @@
-"""``batcher spend``: what was spent, by the account's book; and the book made again from the ledgers."""
+"""``batcher spend``: sums the account's book, and rebuilds the book from the ledgers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from batcher.ledger.segments import segments_in
 
 
 class By(StrEnum):
-    """What sums are made by."""
+    """The grouping of sums."""
 
     DAY = "day"
     MONTH = "month"
@@ -29,7 +29,7 @@ class By(StrEnum):
 
 
 class _MoneyLine(msgspec.Struct):
-    """A line of a ledger, as far as it is about money."""
+    """The fields of a ledger line that are about money."""
 
     event: str
     at: str = ""
@@ -48,7 +48,7 @@ _FREE = frozenset({"deferred", "cancelled"})
 
 
 def entries_of(host: Host, root: Path | None) -> list[Entry]:
-    """The last line of each attempt in the book, or by the ledgers below ``root``.
+    """The last line of each attempt, from the book or from the ledgers below ``root``.
 
     Raises LedgerError.
     """
@@ -78,9 +78,9 @@ def _label(entry: Entry, by: By) -> str:
 
 
 def rebuild(host: Host, root: Path) -> int:
-    """Write the book again from the ledgers below ``root`` and of every directory that it names.
+    """Rebuild the book from the ledgers below ``root`` and of every directory that it names.
 
-    What directories cost that are gone is kept. Returns how many attempts it holds. Raises RunDirError.
+    Keeps the costs of deleted directories. Returns the number of attempts. Raises RunDirError.
     """
     file = BookFile(state_dir(host.env, host.home), host.disk)
     release = file.lock()

@@ -1,4 +1,4 @@
-"""What a run tells of itself while it goes on: its money, and each job that came to its end."""
+"""What a run reports during its course: its spending, and each job that has ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batcher.ledger.summary import ListedJob, listed_job
 
 
 def told_by(ledger: Ledger, tell: Callable[[ListedJob], None]) -> Callable[[str], None]:
-    """Tells of a job by its id, once its lines are durable."""
+    """Returns a function that reports a job by its id, once its lines are durable."""
 
     def tell_of(job_id: str) -> None:
         record = ledger.snapshot.get(job_id)
@@ -23,7 +23,7 @@ def told_by(ledger: Ledger, tell: Callable[[ListedJob], None]) -> Callable[[str]
 
 
 def spending_of(prepared: Prepared, ledger: Ledger, budget: Budget) -> Callable[[], Spending]:
-    """USD spent at the moment, with the cap and what the plan comes to."""
+    """USD spent so far, with the cap and the plan's total."""
     foreseen_usd = prepared.plan.estimated_cost_usd
     if foreseen_usd is not None:
         foreseen_usd += ledger.snapshot.spent_usd

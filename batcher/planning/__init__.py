@@ -1,1 +1,1 @@
-"""What to do with each job and why; what it costs, how long it takes. Pure."""
+"""Decides what to do with each job and why, what it costs and how long it takes. Pure."""

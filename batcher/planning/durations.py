@@ -1,4 +1,4 @@
-"""How long what a plan buys may take, going by the generations that the ledger tells of."""
+"""Forecasts how long a plan's jobs may take, from earlier generations in the ledger."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """How long what a plan buys may take. ``duration_s`` is None if a model was never seen.
+    """How long a plan's jobs may take. ``duration_s`` is None if a model is not in the ledger.
 
-    ``seen`` counts the generations that it is judged by.
+    ``seen`` counts the generations that the forecast is based on.
     """
 
     duration_s: float | None

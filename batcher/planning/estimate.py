@@ -1,4 +1,4 @@
-"""How the total of a plan comes about, and how long it may take: sums that show their working."""
+"""The total price of a plan and its duration, with the sums that lead to them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NO_PRICE = "no price is known"
 
 
 class PriceLine(NamedTuple):
-    """What jobs that are priced alike have in common.
+    """The common facts of jobs with the same price.
 
     ``quote`` is the catalogue's price, ``assumed_usd`` the user's if there is none; with neither,
-    ``problem`` says why nobody knows.
+    ``problem`` says why it is unknown.
     """
 
     model: str
@@ -34,7 +34,7 @@ class PriceLine(NamedTuple):
 
 @dataclass(slots=True)
 class _Alike:
-    """So many ``jobs`` whose price goes by the same values."""
+    """The number of ``jobs`` whose price depends on the same values."""
 
     line: PriceLine
     usd: float | None
@@ -43,9 +43,9 @@ class _Alike:
 
 @dataclass(slots=True)
 class Estimate:
-    """Prices the jobs that a plan would buy, each asked about once, and keeps how that came about.
+    """Prices the jobs that a plan would buy, each once, and keeps the parts of the sum.
 
-    A price is worked out once for each model and each set of values that it depends on.
+    A price is computed once for each model and each set of values that it depends on.
     """
 
     specs: Mapping[str, ModelSpec]
@@ -53,25 +53,25 @@ class Estimate:
     _alike: dict[tuple[str, str], _Alike] = field(init=False, default_factory=dict)
 
     def price_usd(self, job: Job) -> float | None:
-        """What one attempt of ``job`` costs in USD, as far as anybody says."""
+        """The price of one attempt of ``job`` in USD, if it is known."""
         return self._of(job).usd
 
     def add(self, job: Job) -> float | None:
-        """The same, and the job counts."""
+        """The same, and count the job."""
         alike = self._of(job)
         alike.jobs += 1
         return alike.usd
 
     @property
     def lines(self) -> Counter[PriceLine]:
-        """How many of the jobs that were added are priced like this."""
+        """The number of added jobs by price line."""
         counts: Counter[PriceLine] = Counter()
         for alike in self._alike.values():
             counts[alike.line] += alike.jobs
         return +counts
 
     def jobs_by_model(self) -> Counter[str]:
-        """How many jobs of each model were added."""
+        """The number of added jobs by model."""
         counts: Counter[str] = Counter()
         for line, count in self.lines.items():
             counts[line.model] += count

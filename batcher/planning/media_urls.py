@@ -1,4 +1,4 @@
-"""The media URLs that the API is to fetch: which they are, and what already looks wrong with them."""
+"""The media URLs that the API will fetch, and the problems that are visible before the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from batcher.schema.spec import ModelSpec
 
 EXAMPLES_SHOWN = 3
 UNKNOWN_RUN_S = 3600.0
-"""Where nobody knows how long a run takes: an expiry within the hour is worth a word."""
+"""If a run's duration is unknown, warn about URLs that expire within this time. Seconds."""
 
 _PRIVATE_LABELS = frozenset(
     {
@@ -55,7 +55,7 @@ class MediaUrl(NamedTuple):
 
 
 def media_urls(job: Job, spec: ModelSpec | None) -> Iterator[MediaUrl]:
-    """Each URL that the API will fetch for ``job``; inline media are not among them."""
+    """Each URL that the API will fetch for ``job``; inline media are not included."""
     for url, kind, name in _urls_of(job, spec):
         yield MediaUrl(url, kind, name, job.source)
 
@@ -84,9 +84,9 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 
 def expires_at(url: str) -> datetime | None:
-    """When a signed URL stops working, as it says itself; None if it says nothing.
+    """The expiry time that a signed URL contains; None if it contains none.
 
-    Knows the ways of S3 and its kin (``X-Amz-Date`` + ``X-Amz-Expires``), of CloudFront and older S3
+    Knows the formats of S3-like stores (``X-Amz-Date`` + ``X-Amz-Expires``), of CloudFront and older S3
     (``Expires``, in Unix time), and of Azure (``se``, beside its ``sig``).
     """
     if "?" not in url:
@@ -113,7 +113,7 @@ def _expiry_in(query: Mapping[str, str]) -> datetime | None:
 
 
 def looks_private(url: str) -> bool:
-    """Whether the host's name sounds like one that only a company's or a home's network knows."""
+    """Whether the host's name looks like one that exists only in a company's or home network."""
     return _is_private_name(url.partition("://")[2].partition("/")[0])
 
 
@@ -125,7 +125,7 @@ def _is_private_name(authority: str) -> bool:
 
 @dataclass(slots=True)
 class UrlWatch:
-    """Takes note of URLs that the API may not be able to fetch, or not for long enough."""
+    """Collects URLs that the API may not be able to fetch, or only for too short a time."""
 
     private: int = 0
     _private_examples: list[MediaUrl] = field(default_factory=list)
@@ -133,13 +133,13 @@ class UrlWatch:
     _soonest: list[tuple[float, int, MediaUrl]] = field(default_factory=list)
 
     def look_at(self, job: Job, spec: ModelSpec | None) -> None:
-        """Look at the URLs of one job. Most are neither signed nor on a host that sounds private."""
+        """Check the URLs of one job. Most are neither signed nor on a host that looks private."""
         for url, kind, name in _urls_of(job, spec):
             if "?" in url or looks_private(url):
                 self.add(MediaUrl(url, kind, name, job.source))
 
     def add(self, media: MediaUrl) -> None:
-        """Look at one URL; nothing is asked of anybody."""
+        """Check one URL, without any request."""
         if looks_private(media.url):
             self.private += 1
             if len(self._private_examples) < EXAMPLES_SHOWN:
@@ -150,7 +150,7 @@ class UrlWatch:
 
     def _note_expiry(self, at_s: float, media: MediaUrl) -> None:
         self._expiries_s.append(at_s)
-        # A heap of the soonest: the latest of them goes first when a sooner one comes.
+        # A heap of the soonest: a sooner one replaces the latest of them.
         entry = (-at_s, -len(self._expiries_s), media)
         if len(self._soonest) < EXAMPLES_SHOWN:
             heapq.heappush(self._soonest, entry)
@@ -158,7 +158,7 @@ class UrlWatch:
             heapq.heappushpop(self._soonest, entry)
 
     def warnings(self, now: datetime, duration_s: float | None) -> Iterator[str]:
-        """One line for each kind of trouble; ``duration_s`` is how long the run may take, if known."""
+        """One line for each kind of problem; ``duration_s`` is how long the run may take, if known."""
         if self.private:
             what = "on hosts whose names sound private: the API has to reach them"
             yield _line(self.private, what, self._private_examples)

@@ -1,4 +1,4 @@
-"""What to do with each job, with a reason and a price: pure, and before a cent is spent."""
+"""Decides what to do with each job, with a reason and a price: pure, and before any spending."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Action(StrEnum):
 
     SUBMIT = "submit"
     ASK = "ask"
-    """Ask for the old request's result once more; only after a final no, submit again."""
+    """Ask for the old request's result again; submit again only if that is finally refused."""
     WATCH = "watch"
     COLLECT = "collect"
     CHECK = "check"
@@ -31,9 +31,9 @@ class Action(StrEnum):
 
 
 class PlanGroup(StrEnum):
-    """Where a job stands in the plan."""
+    """A job's group in the plan."""
 
-    __hash__ = str.__hash__  # in C: asked for every job
+    __hash__ = str.__hash__  # in C: called for every job
 
     NEW = "new"
     EDITED = "edited"
@@ -50,7 +50,7 @@ class PlanGroup(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What happens to one job, and why. ``problem`` stops the plan: the row can't be told apart."""
+    """What happens to one job, and why. ``problem`` stops the plan: the row is ambiguous."""
 
     bucket: PlanGroup
     action: Action
@@ -67,7 +67,7 @@ _NEW = Decision(PlanGroup.NEW, Action.SUBMIT, NOT_SUBMITTED)
 
 
 def decide(job: Job, record: JobRecord | None, policy: Policy) -> Decision:
-    """What a run does with ``job``, given what the ledger says of it."""
+    """What a run does with ``job``, given its record in the ledger."""
     if record is None or record.attempt == 0:
         return _NEW
     wanted = _redo(record) if policy.redo else _edited(job, record) or _by_state(record, policy)
@@ -76,9 +76,9 @@ def decide(job: Job, record: JobRecord | None, policy: Policy) -> Decision:
 
 
 def _exhausted(record: JobRecord, policy: Policy) -> Decision:
-    """No attempt is left to buy the job again: what is done with it of itself, if anything.
+    """No attempt is left to submit the job again: what a run still does with it, if anything.
 
-    A job that was to be bought again counts as exhausted whatever its state.
+    A job that should be submitted again counts as exhausted in any state.
     """
     unasked = _by_state(record, Policy())
     over = policy.redo or (unasked.action is Action.LEAVE and record.state is not State.UNKNOWN)
@@ -91,7 +91,7 @@ def _redo(record: JobRecord) -> Decision:
 
 
 def _edited(job: Job, record: JobRecord) -> Decision | None:
-    """An explicit id whose inputs are not the ones of its last attempt."""
+    """For an explicit id whose inputs differ from its last attempt."""
     if not job.explicit or record.digest is None or record.digest == job.digest:
         return None
     over = record.state in (State.PENDING, State.CANCELLED) or (
@@ -135,7 +135,7 @@ def _by_state(record: JobRecord, policy: Policy) -> Decision:
 
 
 def _again_after_cancel(record: JobRecord) -> Decision:
-    """A cancel that came too late leaves a result that was paid for."""
+    """A cancel that came too late leaves a paid result."""
     if record.request_id is None:
         return Decision(PlanGroup.RETRY, Action.SUBMIT, "cancelled, tried again (--retry-failed)")
     return Decision(PlanGroup.RETRY, Action.ASK, "cancelled, asked once more, then bought again")
@@ -155,7 +155,7 @@ def _failed(record: JobRecord, policy: Policy) -> Decision:
 
 
 def next_attempt(record: JobRecord | None) -> int:
-    """The number of the attempt that a POST now would be: one that was put off is not over."""
+    """The attempt number of a POST now: a deferred attempt keeps its number."""
     if record is None or record.attempt == 0:
         return 1
     return record.attempt + (record.state is not State.PENDING)
@@ -163,7 +163,7 @@ def next_attempt(record: JobRecord | None) -> int:
 
 @dataclass(slots=True)
 class BucketTotal:
-    """How many jobs a bucket holds, what they may cost, and a few of them with their reasons."""
+    """The number of jobs in a bucket, their possible cost, and a few examples with reasons."""
 
     count: int = 0
     buys: int = 0
@@ -179,7 +179,7 @@ class BucketTotal:
             self._price(price_usd)
 
     def add_gone(self, job_id: str, record: JobRecord) -> None:
-        """Count a job that is no longer in the manifest, at what its last attempt may have cost."""
+        """Count a job that is no longer in the manifest, at the possible cost of its last attempt."""
         self._count(job_id, f"was {record.state}")
         self._price(record.charge_usd)
 
@@ -208,29 +208,29 @@ class Plan:
     orphans: list[str] = field(default_factory=list)
     returned: list[str] = field(default_factory=list)
     gone: BucketTotal = field(default_factory=BucketTotal)
-    """Every job of the ledger that is not in the manifest, with what its last attempt cost."""
+    """Every job of the ledger that is not in the manifest, with the cost of its last attempt."""
     left_paid: int = 0
-    """Jobs already paid for that have left the manifest since the last run."""
+    """Paid jobs that have left the manifest since the last run."""
 
     @property
     def to_buy(self) -> int:
-        """How many jobs may be bought."""
+        """The number of jobs that may be bought."""
         return sum(b.buys for b in self.buckets.values())
 
     @property
     def fetches(self) -> bool:
-        """Whether outputs are sure to be written, but for those that went missing."""
+        """Whether outputs will surely be written, apart from missing ones."""
         return bool(self.to_buy or self.resumed or self.owed or self.count(PlanGroup.COLLECT))
 
     @property
     def estimated_cost_usd(self) -> float | None:
-        """What they may cost in USD; None if a price is not known."""
+        """Their possible cost in USD; None if a price is not known."""
         if any(b.unpriced for b in self.buckets.values()):
             return None
         return sum(b.price_usd for b in self.buckets.values())
 
     def count(self, bucket: PlanGroup) -> int:
-        """How many jobs ``bucket`` holds."""
+        """The number of jobs in ``bucket``."""
         total = self.buckets.get(bucket)
         return total.count if total is not None else 0
 
@@ -275,7 +275,7 @@ def _take(plan: Plan, job: Job, decision: Decision, price_of: PriceOf) -> None:
 
 
 def _leavers(plan: Plan, snapshot: Snapshot, selection: Selection) -> None:
-    """Jobs that left the manifest, or came back; what they still owe us is taken along."""
+    """Count jobs that left the manifest or came back; adds their unfetched paid results."""
     for job_id, record in snapshot.records.astray():
         ours = selection.shard is None or selection.shard.has(job_id)
         if record.listed:
