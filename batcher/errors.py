@@ -1,4 +1,4 @@
-"""The error tree. Every error that leaves a room of this package is one of these.
+"""The error tree. Every error that this package raises is one of these.
 
 ::
 
@@ -49,7 +49,7 @@ PROBLEMS_SHOWN = 50
 
 
 class RetryKind(StrEnum):
-    """What an error says about trying again."""
+    """Whether an error may be retried."""
 
     TRANSIENT = "transient"
     PERMANENT = "permanent"
@@ -98,7 +98,7 @@ class LedgerError(InputError):
 
 
 class UnreachableError(BatcherError):
-    """No call to the API succeeded for as long as we were told to wait."""
+    """No call to the API succeeded within the time limit."""
 
     exit_code = 69
 
@@ -110,7 +110,7 @@ class RunDirError(BatcherError):
 
 
 class OutputError(BatcherError):
-    """What was to be printed could not be: its disk is full, or its terminal is gone."""
+    """Output could not be printed: the disk is full, or the terminal is gone."""
 
     exit_code = 74
 
@@ -128,7 +128,7 @@ class CredentialsError(BatcherError):
 
 
 class StoppedError(BatcherError):
-    """Stopped on purpose before the end; what was in flight was finished."""
+    """Stopped on purpose before the end; requests in flight were polled and downloaded."""
 
     exit_code = 3
 
@@ -241,7 +241,7 @@ class UrlExpired(DownloadError):
 
 
 class DownloadStalled(DownloadError):
-    """Retried for as long as allowed without a byte of progress. A later run may fare better.
+    """Retried for as long as allowed without a byte of progress. A later run may succeed.
 
     ``code`` is a word for the ledger.
     """

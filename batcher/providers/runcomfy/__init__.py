@@ -1,1 +1,1 @@
-"""All that knows the RunComfy Model API."""
+"""Everything specific to the RunComfy Model API."""

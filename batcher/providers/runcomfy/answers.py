@@ -14,12 +14,12 @@ any 3xx, 400, 422, other clear 4xx            Rejected            Rejected
 1xx, any other 4xx, any other 5xx             OutcomeUnknown      Unavailable
 ============================================  ==================  ==================
 
-The code is ``error_code``, or a number that stands in its place (``code``, as text, inside of
-``error``). Rows that meet are decided so that money is never spent twice:
+The code is ``error_code``, or a number in its place (``code``, as text, inside of ``error``). If
+several rows apply, these rules make sure that money is never spent twice:
 
-- A turned-away answer is one whatever its body says.
-- A 2xx with both an id and an ``error_code`` is an id: a request by that name exists and may have
-  been charged for; polling it tells the rest. Dropping the id would lose it for good.
+- A turned-away answer counts as such, whatever its body contains.
+- A 2xx with both an id and an ``error_code`` is an id: the request exists and may have been
+charged; polling it shows its state. If the id were dropped, it would be lost.
 - A poll's verdict on its request is the ``status`` word alone: a 2xx with a known word is what the
   word says, whatever codes stand beside it; one with a code and no word is an error of that call.
 - A documented code counts at any status, an undocumented one only at 2xx: a 500 with a number that is
@@ -154,9 +154,9 @@ def result(answer: ApiAnswer, now: datetime, request_id: str | None = None) -> R
 
 
 def cancellation(answer: ApiAnswer, now: datetime, request_id: str | None = None) -> CancelOutcome:
-    """What became of a cancel of ``request_id``. Raises by the table's second column.
+    """The outcome of a cancel of ``request_id``. Raises by the table's second column.
 
-    A 2xx, 400 or 409 that says what the request's state is answers the question; a 202 is accepted.
+    A 2xx, 400 or 409 that contains the request's state is an answer; a 202 means accepted.
     """
     document = _turned_away_or_document(answer, now)
     faulty = error_code_of(document) is not None
@@ -215,7 +215,7 @@ def _turned_away_or_document(answer: ApiAnswer, now: datetime) -> dict[str, Any]
 
 
 def _status(answer: ApiAnswer, document: dict[str, Any]) -> int:
-    """The HTTP status; that which a gateway tells of inside of a 2xx counts in its place."""
+    """The HTTP status, or the one that a gateway reports inside of a 2xx."""
     inner = document.get("http_code")
     return inner if answer.ok and is_plain_int(inner) and inner >= 300 else answer.status
 
@@ -258,14 +258,14 @@ def _result(answer: ApiAnswer, document: dict[str, Any], word: str) -> Result:
 
 
 def _kept(output: object) -> object:
-    """What the ledger keeps of an ``output``: all of it, or its beginning as text if it is long."""
+    """The part of an ``output`` kept in the ledger: all, or its beginning as text if it is long."""
     kept = recorded(output)
     text = msgspec.json.encode(kept)
     return kept if len(text) <= OUTPUT_MAX_BYTES else text[:OUTPUT_MAX_BYTES].decode(errors="ignore")
 
 
 def _model(document: dict[str, Any], answer: ApiAnswer) -> str | None:
-    """The model that an answer names: not documented, so taken only if it is plainly there."""
+    """The model that an answer names: not documented, so used only if it is clearly there."""
     named = document.get("model_id", document.get("model"))
     return _shown(named, answer) if isinstance(named, str) else None
 
@@ -277,7 +277,7 @@ def _cost_usd(value: object) -> float | None:
 
 
 def _cancel_outcome(document: dict[str, Any]) -> CancelOutcome | None:
-    """What the body says of a cancel: its ``outcome``, else what its ``status`` implies."""
+    """The body's answer to a cancel: its ``outcome``, else what its ``status`` implies."""
     values = (document.get("outcome"), document.get("status"))
     told = [value.strip().lower() for value in values if isinstance(value, str)]
     phases = [phase_of(word) for word in told]
@@ -292,13 +292,13 @@ def _cancel_outcome(document: dict[str, Any]) -> CancelOutcome | None:
 
 
 def explain(answer: ApiAnswer, document: dict[str, Any]) -> str:
-    """The server's own words in one line of bounded length, after the status if it is no 2xx."""
+    """The server's message in one line of limited length, after the status if it is not a 2xx."""
     told = _shown(said(document), answer) or _unworded(answer, document)
     return told if answer.ok else f"HTTP {answer.status}: {told}"
 
 
 def _unworded(answer: ApiAnswer, document: dict[str, Any]) -> str:
-    """What to say of an answer that has no words for it."""
+    """A message for an answer that contains none."""
     if 300 <= answer.status < 400:
         return "a redirect, which is never followed"
     if answer.body is None:
@@ -310,5 +310,5 @@ def _unworded(answer: ApiAnswer, document: dict[str, Any]) -> str:
 
 
 def _shown(text: str, answer: ApiAnswer) -> str:
-    # Cleaned first, or a control character within an echoed token would keep it from being seen.
+    # Cleaned first: a control character inside an echoed token would hide it from redaction.
     return clean(answer.redact(clean(text)))

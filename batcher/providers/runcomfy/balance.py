@@ -1,7 +1,7 @@
-"""The account's balance: asked when it can be, so that a run says beforehand where it would stop.
+"""The account's balance, if available, so that a run can say in advance when it would stop.
 
 API.md: one wallet for all of the vendor's products, at an address of its own. The token goes there only
-if that address was named, or if it is the vendor's and so is the API's.
+if the user set that address, or if it and the API's address are the vendor's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MICRODOLLARS: Final = 1_000_000
 
 
 def balance_base(env: Mapping[str, str]) -> str | None:
-    """Where to ask; None if the token has no business there."""
+    """The base URL for the balance; None if the token must not go there."""
     named = env.get(BALANCE_VARIABLE, "").strip().rstrip("/")
     if not named:
         return DEFAULT_BALANCE_BASE if base_url(env) == DEFAULT_BASE_URL else None
@@ -43,7 +43,7 @@ def balance_base(env: Mapping[str, str]) -> str | None:
 
 
 async def balance_usd(endpoint: Endpoint, env: Mapping[str, str]) -> float | None:
-    """The balance in USD, which may be 0 or negative; None if it can't be asked. Raises nothing."""
+    """The balance in USD, which may be 0 or negative; None if unavailable. Raises nothing."""
     base = balance_base(env)
     if base is None or endpoint.token is None:
         return None

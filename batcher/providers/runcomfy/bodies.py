@@ -1,4 +1,4 @@
-"""What a JSON body holds: read leniently, since a request that was paid for may hang on it."""
+"""Reads JSON bodies leniently, since a paid request may depend on it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _lenient(body: bytes) -> Any:
         return None
     try:
         document = json.loads(body.decode(json.detect_encoding(body), "replace").strip("\0\ufeff"))
-        # Half of a surrogate pair can't be written to any file of ours.
+        # Half of a surrogate pair can't be written to our files.
         return json.loads(json.dumps(document, ensure_ascii=False).encode(errors="replace"))
     except (RecursionError, ValueError):
         return None
@@ -120,5 +120,5 @@ def usable_id(value: object) -> str | None:
 
 
 def is_plain_int(value: object) -> TypeGuard[int]:
-    """Whether ``value`` is an integer that other programs can hold; JSON's have no bound."""
+    """Whether ``value`` is an integer that other programs can store; JSON's have no limit."""
     return type(value) is int and value.bit_length() <= INTEGER_MAX_BITS

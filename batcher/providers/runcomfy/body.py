@@ -20,7 +20,7 @@ def request_body(job: Job) -> bytes:
     """``job``'s inputs as the API takes them: local media inline, as ``data:`` URIs.
 
     Blocks while it reads; see :func:`is_quick`. Raises OSError if a file is gone, ValueError if
-    it is not the one that was planned or the body is over the API's 64 MiB.
+    it differs from the planned one or the body is over the API's 64 MiB.
     """
     body = msgspec.json.encode({name: _inline(value) for name, value in job.input.items()})
     if len(body) > MAX_BODY_BYTES:
@@ -29,7 +29,7 @@ def request_body(job: Job) -> bytes:
 
 
 def is_quick(job: Job) -> bool:
-    """Whether ``job``'s body is made in no time: nothing to read, and nothing large in it."""
+    """Whether ``job``'s body is made quickly: no file to read, and no large value in it."""
     return all(map(_is_small, job.input.values()))
 
 

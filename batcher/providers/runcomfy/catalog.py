@@ -1,4 +1,4 @@
-"""The catalogue: which models there are, what they take and cost; and how sure we are of that.
+"""The catalogue: the models, their inputs and prices, and the source of these facts.
 
 A model's spec comes from the first of these that has one, and each answer says which it was:
 
@@ -15,7 +15,7 @@ source         when
 =============  ================================================================================
 
 A model that is built in is documented; a 404 for it says that the catalogue lacks it, not that it
-is gone. The cache is a convenience: a broken one is ignored, one that can't be written stays unwritten.
+is gone. The cache is optional: a broken one is ignored, and a failed write too.
 """
 
 from __future__ import annotations
@@ -81,13 +81,13 @@ class SpecOrigin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SpecSource:
-    """Where a model's spec came from, how old it is, and why nothing newer could be had."""
+    """Where a model's spec came from, how old it is, and why no newer one was available."""
 
     origin: SpecOrigin
     age_s: float | None = None
     problem: str | None = None
     outage: bool = False
-    """Nothing better is known because the API could not be asked."""
+    """Whether no better source is known because the API could not be reached."""
 
     def __str__(self) -> str:
         age = "" if self.age_s is None else f", {_age(self.age_s)} old"
@@ -96,9 +96,9 @@ class SpecSource:
 
 @dataclass(frozen=True, slots=True)
 class Specs:
-    """The specs that are known, and for every model that was asked for where its spec came from.
+    """The known specs, and for every requested model the source of its spec.
 
-    ``entries`` are the catalogue's own words if it gave any: what a run keeps beside its ledger.
+    ``entries`` are the catalogue's own entries, if any: a run keeps them beside its ledger.
     """
 
     by_model: Mapping[str, ModelSpec]
@@ -115,7 +115,7 @@ class Specs:
 
     @property
     def unchecked(self) -> tuple[str, ...]:
-        """Models of which nothing is known: their inputs go out as they are."""
+        """Models without any spec: their inputs are sent unchecked."""
         return self._from(SpecOrigin.NONE)
 
     def _from(self, origin: SpecOrigin) -> tuple[str, ...]:
@@ -170,7 +170,7 @@ class CatalogCache:
         return {} if path is None else await self._disk.run(lambda: self._read(path))
 
     async def add(self, entries: Mapping[str, CachedEntry]) -> None:
-        """Add to what the file holds by now. Two runs at once may lose an entry, never the file."""
+        """Add to the file's current content. Two runs at once may lose an entry, never the file."""
         path = self._path
         if path is not None:
             await self._disk.run(lambda: self._add(path, entries))
@@ -193,19 +193,19 @@ class CatalogCache:
 
 
 def is_possible(model: str) -> bool:
-    """Whether a model can be called so: letters, digits and a few signs, between single slashes."""
+    """Whether ``model`` is a possible name: letters, digits and a few signs, between single slashes."""
     return len(model) <= MODEL_ID_MAX_CHARS and all(map(_SEGMENT.fullmatch, model.split("/")))
 
 
 def cache_dir(env: Mapping[str, str], home: Path) -> Path:
-    """Where caches go. A relative XDG path is ignored, as the XDG spec asks."""
+    """The folder for caches. A relative XDG path is ignored, as the XDG spec asks."""
     xdg = Path(env.get(XDG_CACHE_VARIABLE, "").strip())
     return (xdg if xdg.is_absolute() else home / ".cache") / "batcher"
 
 
 @dataclass(slots=True)
 class Catalog:
-    """The catalogue through its cache. ``service`` None is offline: what is known must do."""
+    """The catalogue through its cache. ``service`` None is offline: only local sources are used."""
 
     service: CatalogueCalls | None
     cache: CatalogCache
@@ -222,7 +222,7 @@ class Catalog:
     ) -> Specs:
         """The spec of each model, by the table above; ``kept`` is what the run directory holds.
 
-        Raises nothing: each source tells its problem.
+        Raises nothing: each source contains its problem.
         """
         found = await self.entries(models, refresh=refresh, kept=kept)
         by_model: dict[str, ModelSpec] = {}
@@ -294,7 +294,7 @@ class Catalog:
         return Found(CachedEntry(now, entry), SpecSource(SpecOrigin.CATALOGUE, 0.0))
 
     def _outdated(self, cached: CachedEntry | None, kept: CachedEntry | None, problem: str) -> Found:
-        """The newer of what cache and run directory hold, if any."""
+        """The newer entry of cache and run directory, if any."""
         if kept is not None and (cached is None or kept.at > cached.at):
             return Found(kept, SpecSource(SpecOrigin.STORED, self._age_s(kept), problem))
         if cached is not None:
@@ -305,7 +305,7 @@ class Catalog:
         return None if cached is None else (self.clock.now() - cached.at).total_seconds()
 
     async def _ask(self, model: str) -> dict[str, Any]:
-        """The API's entry, patient with a busy API, not with one that can't be reached."""
+        """The API's entry; retries if the API is busy, but not if it can't be reached."""
         for _ in range(TRIES - 1):
             try:
                 return await self._call(model)
@@ -342,7 +342,7 @@ def _wait_s(error: CallError) -> float:
 
 
 def spec_of(model: str, found: Found) -> tuple[ModelSpec | None, SpecSource]:
-    """The spec of an entry, else the built-in one, else None; and the source that it then has."""
+    """The spec of an entry, else the built-in one, else None; and its source."""
     source = found.source
     if found.entry is not None:
         try:

@@ -1,4 +1,4 @@
-"""The Model API over HTTP: one exchange a call, each failure translated where it enters.
+"""The Model API over HTTP: one exchange per call, each failure translated here.
 
 What an answer means is decided in ``answers``; here is what it means when there is none
 (docs/api.md, "What a failed POST means for money"):
@@ -12,8 +12,8 @@ anything else once the request could be going   OutcomeUnknown  Unavailable
 out: time-out, lost connection, garbage, a bug
 ==============================================  ==============  ===========
 
-The second row is the catch-all: an exception of aiohttp that nobody has looked at yet must never
-pass as "nothing was sent". aiohttp sends a GET again when a kept connection proves dead, a POST never
+The second row is the catch-all: an unknown exception of aiohttp must never count as "nothing was
+sent". aiohttp repeats a GET if a kept connection is dead, but never a POST
 (``retry_persistent_connection`` in its client is for idempotent methods); a test holds it to that.
 """
 
@@ -69,8 +69,8 @@ BEFORE_SENDING: Final = (
 class ExchangeTimeouts:
     """How long each part of an exchange may take, in seconds.
 
-    A submission that is given up on costs an unknown job, so it is given up on late: its time-out
-    grows with its body, which may be 64 MiB, by the slowest line that we put up with.
+    A submission that times out leaves an unknown job, so its time-out is long: it grows with the
+    body, which may be 64 MiB, by the slowest line that we accept.
     """
 
     connect_s: float = 10.0
@@ -85,11 +85,11 @@ class ExchangeTimeouts:
         return aiohttp.ClientTimeout(total=self.get_s, connect=self.connect_s)
 
     def for_post(self) -> aiohttp.ClientTimeout:
-        """Only the time to connect: the rest is a Deadline's, which a stopped process doesn't miss."""
+        """Only the connect time: the rest has a Deadline, which allows for a stopped process."""
         return aiohttp.ClientTimeout(total=None, connect=self.connect_s)
 
     def post_total_s(self, body_bytes: int) -> float:
-        """How long a submission may take in all; ``post_silence_s`` counts from its upload's end on."""
+        """Total seconds for a submission; ``post_silence_s`` counts from the end of its upload."""
         return self.post_s + body_bytes / self.slowest_upload_bytes_per_s
 
 
@@ -103,7 +103,7 @@ class Call:
     body: bytes | None = None
 
     def url(self, base_url: str) -> URL:
-        """Taken as it is: yarl's own quoting would undo ours."""
+        """The URL, unchanged: yarl's own quoting would undo ours."""
         query = f"?{urlencode(self.query)}" if self.query else ""
         return URL(f"{base_url}{self.path}{query}", encoded=True)
 
@@ -112,9 +112,9 @@ class HttpService:
     """The Model API behind one endpoint: :class:`batcher.ports.Service`, and the catalogue's calls.
 
     An async context manager; calls outside of it raise NotSent. Submissions and all other calls have
-    connections of their own. A submission reuses one only within 1.5 s of its last use: a server
-    closes idle connections after 5 s or more, and one that dies as a POST goes out on it makes that
-    POST ambiguous.
+    separate connections. A submission reuses one only within 1.5 s of its last use: a server
+    closes idle connections after 5 s or more, and if it does so during a POST, that POST is
+    ambiguous.
     """
 
     def __init__(
@@ -248,7 +248,7 @@ class HttpService:
         return token.redact(text) if token else text
 
     def _told(self, error: Exception) -> str:
-        """An exception in one line: its own words, or what stands in for them."""
+        """An exception in one line: its message, or a replacement for an empty one."""
         unworded = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
         told = clean(self._redact(str(error))) or unworded
         advice = ""
@@ -258,9 +258,9 @@ class HttpService:
 
 
 def _session(reuse_s: float, trusted: ssl.SSLContext | bool) -> aiohttp.ClientSession:
-    """A session without cookies and redirects. The engine bounds the calls.
+    """A session without cookies and redirects. The engine limits the calls.
 
-    Its own headers reach a proxy as well, so that the token is none of them.
+    A proxy also sees the session's headers, so the token is not one of them.
     """
     return aiohttp.ClientSession(
         headers=ACCEPT,
@@ -306,7 +306,7 @@ def _data(body: bytes | None, sent: Callable[[], None]) -> bytes | BytesIO | Non
 async def _bounded_body(response: aiohttp.ClientResponse) -> bytes | None:
     """The whole body, unpacked; None if it broke off or is over 4 MiB.
 
-    A body that broke off behind a whole JSON object, under a wrong length, is that object.
+    A body that ends after a whole JSON object, with a wrong length, is that object.
     """
     body, broke_off = bytearray(), False
     try:
@@ -325,7 +325,7 @@ async def _bounded_body(response: aiohttp.ClientResponse) -> bytes | None:
 
 @lru_cache(MODELS_KEPT)
 def _model_path(model: str) -> str:
-    """A model id as a path below ``/models``. Raises Rejected where it would name something else."""
+    """A model id as a path below ``/models``. Raises Rejected if it would name another path."""
     segments = model.split("/")
     unsafe = any(part in ("", ".", "..") for part in segments) or not model.isprintable()
     if unsafe or len(model) > MODEL_ID_MAX_CHARS:
@@ -334,7 +334,7 @@ def _model_path(model: str) -> str:
 
 
 def _request_path(request_id: str) -> str:
-    """A request id as a path segment. Ids come from the ledger too, so from any editor."""
+    """A request id as a path segment. Ids also come from the ledger, which may have been edited."""
     if usable_id(request_id) is None:
         raise Rejected(f"not a usable request id: {clean(request_id)!r}")
     return request_id

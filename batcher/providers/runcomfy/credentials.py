@@ -1,4 +1,4 @@
-"""Where the token and the API's address come from, in the order that the vendor's own tool uses.
+"""Finds the token and the API's address, in the same order as the vendor's own tool.
 
 The token goes to the API's origin and nowhere else: :class:`Token` never shows itself, so that no
 log line, traceback, ledger or report can hold it by accident.
@@ -45,8 +45,8 @@ _OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
 class Token:
     """The bearer token. Its ``str`` and ``repr`` are ``***``; :meth:`authorization` uses it.
 
-    Raises CredentialsError if ``text`` could not stand in a header: a line break in it would let
-    it write headers of its own. Surrounding white space is dropped.
+    Raises CredentialsError if ``text`` is not valid in a header: a line break in it could add
+    other headers. Surrounding white space is removed.
     """
 
     __slots__ = ("_parts", "_text")
@@ -84,7 +84,7 @@ class Token:
         return f"Bearer {self._text}"
 
     def spellings(self) -> tuple[str, ...]:
-        """Other texts that stand for it: percent-encoded, and in base64 at each of its three offsets."""
+        """Other forms of the token: percent-encoded, and in base64 at each of its three offsets."""
         encoded = self._text.encode()
         spelled = [b64encode(b"\0" * shift + encoded).decode()[2 * shift :] for shift in range(3)]
         # The last letters depend on what follows in the text that was encoded.
@@ -120,7 +120,7 @@ def _url_safe(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FoundToken:
-    """A token, where it came from in a user's words, and what the user should know about that."""
+    """A token, a description of its source, and warnings about it."""
 
     token: Token
     origin: str
@@ -152,8 +152,8 @@ def find_token(env: Mapping[str, str], home: Path) -> FoundToken:
     """The token: in ``RUNCOMFY_TOKEN``, in the file that ``RUNCOMFY_TOKEN_FILE`` names (a secret of
     Docker, Kubernetes or systemd), in the vendor's ``token.json``, last in ``YOUR_API_TOKEN``.
 
-    A token file that is there but broken is an error, not a reason to look further: the user means
-    that account. Raises CredentialsError with the remedy.
+    A token file that exists but is broken is an error, and the search ends: the user means that
+    account. Raises CredentialsError with the remedy.
     """
     path = config_dir(env, home) / CREDENTIALS_FILE
     found = (
@@ -253,9 +253,9 @@ def base_url(env: Mapping[str, str]) -> str:
 
 
 def checked_base_url(text: str) -> str:
-    """``text`` without a trailing slash, or UsageError where it is not fit to send a token to.
+    """``text`` without a trailing slash, or UsageError if a token must not be sent to it.
 
-    Plain ``http`` is for loopback hosts only: the token would cross the network readable.
+    Plain ``http`` is allowed only for loopback hosts: elsewhere the token would be readable.
     """
     problem = _base_problem(text)
     if problem is not None:

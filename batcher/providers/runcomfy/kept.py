@@ -1,8 +1,8 @@
-"""The catalogue entries that a run went by, kept in its run directory: ``.batcher/specs.json``.
+"""The catalogue entries that a run used, kept in its run directory: ``.batcher/specs.json``.
 
-They say, years later, by which schema the jobs were checked and what they cost then; and they stand in
-if the catalogue can't be reached and the cache is another machine's. Like the cache they are a
-convenience: a broken file is ignored, and one that can't be written stays unwritten.
+They record by which schema the jobs were checked and their prices at that time. They are also used if
+the catalogue can't be reached and the cache is on another machine. Like the cache they are optional: a
+broken file is ignored, and a failed write too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class _KeptFile(msgspec.Struct):
 
 
 def kept_entries(run_dir: Path, disk: Disk) -> dict[str, CachedEntry]:
-    """What the runs in ``run_dir`` went by, by model id; blocks while it reads."""
+    """The entries that runs in ``run_dir`` used, by model id; blocks while it reads."""
     try:
         with disk.open_read(run_dir / HIDDEN_NAME / SPECS_NAME) as file:
             return msgspec.json.decode(file.read(), type=_KeptFile).models

@@ -1,4 +1,4 @@
-"""The whole catalogue as a list: asked for once a day, searched on this side, and kept for offline."""
+"""The whole catalogue as a list: fetched once a day, searched locally, and cached for offline use."""
 
 from __future__ import annotations
 

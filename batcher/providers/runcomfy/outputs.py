@@ -33,7 +33,7 @@ TEXT_KEYS: Final = frozenset(
 def output_texts(output: Any) -> tuple[str, ...]:
     """The distinct outputs under ``output`` that are no URLs, in its order: texts, and ``data:`` URIs.
 
-    A text counts if it is all there is, or stands under a name that means a text.
+    A text counts if it is the whole output, or is under a name that means a text.
     """
     found = dict.fromkeys(_texts(output, DEPTH_MAX, named=not isinstance(output, dict)))
     return tuple(islice(found, COUNT_MAX))

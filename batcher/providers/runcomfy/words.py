@@ -1,4 +1,4 @@
-"""The server's own words, in whatever shape they come: text, objects, lists, pages."""
+"""Extracts the server's message from any shape: text, objects, lists, pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMED: Final = (
     *("message", "error_message", "errorMessage", "error", "failure_reason", "errors", "reason"),
     *("msg", "title", "description"),
 )
-"""Where a message stands, at the top and inside of an error, the most usual first."""
+"""Names of message fields, at the top and inside of an error, the most common first."""
 DETAILS: Final = ("detail", "details", "debugInfo")
 WRAPPERS: Final = ("data", "result", "response", "body")
 
@@ -53,7 +53,7 @@ def words(value: object, levels: int = WORDS_DEPTH_MAX) -> str:
 
 
 def page_words(body: bytes) -> str:
-    """What an HTML or XML page says: its title, else its text."""
+    """The message of an HTML or XML page: its title, else its text."""
     page = body[:PAGE_MAX_BYTES].decode(errors="replace")
     title = _TITLE.search(page)
     text = title[1] if title and title[1].strip() else _TAG.sub(" ", _UNSHOWN.sub(" ", page))
