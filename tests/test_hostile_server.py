@@ -30,7 +30,7 @@ def completed(output, **more):
 
 def files(tmp_path):
     """Everything beside our own state that a run left anywhere below."""
-    ours = {"ledger.jsonl", "metadata.jsonl", "pairs.csv"}
+    ours = {"ledger.jsonl", "metadata.jsonl", "README.md", "pairs.csv", "book.jsonl"}
     return sorted(
         path.name
         for path in tmp_path.rglob("*")
@@ -92,7 +92,7 @@ BODIES = {
     "an error page": (b"<!doctype html><h1>oops</h1>", {}, "not_media"),
     "JSON": (b'{"error": "gone"}', {}, "not_media"),
     "nothing": (b"", {}, "not_media"),
-    "a gzip bomb": (gzip.compress(bytes(20 << 20)), {"Content-Encoding": "gzip"}, "encoding"),
+    "a gzip bomb": (gzip.compress(bytes(20 << 20)), {"Content-Encoding": "gzip"}, "too_large"),
     "more than the limit": (b"\x00\x00\x00\x18ftypmp42" + bytes(200_000), {}, "too_large"),
 }
 
@@ -154,7 +154,7 @@ def test_a_request_id_that_is_none_makes_the_job_unknown_and_no_other_call(serve
     )
     write_pairs(tmp_path / "pairs.csv", len(NO_IDS))
     ended = run(server, tmp_path, "pairs.csv", "-c", 20)
-    assert ended.returncode == 1
+    assert ended.returncode == 3  # a row of submissions without an answer stops a run
     assert states(tmp_path / "output/pairs") == {"unknown": len(NO_IDS)}
     assert (server.polls, len(server.posts)) == (0, len(NO_IDS))
 
