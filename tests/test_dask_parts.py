@@ -126,7 +126,7 @@ def test_anything_else_is_refused_with_what_to_write(text):
         place_of(text)
 
 
-OPTIONS = Options(manifest=Path("m.csv"))
+OPTIONS = Options(manifest=Path(__file__))
 
 
 @pytest.mark.parametrize(

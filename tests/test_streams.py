@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.api_server import ApiServer, command, environment, run_command
-from tests.faults import events, write_pairs
+from tests.faults import KLING, events, write_pairs
 
 
 @pytest.fixture
@@ -61,10 +61,15 @@ def test_a_full_disk_under_standard_error_ends_nothing(server, tmp_path):
 
 
 def test_a_prompt_of_any_letters_is_told_by_a_terminal_that_knows_ascii_only(server, tmp_path):
-    write_pairs(tmp_path / "pairs.csv", 1, prompt="\u732b {}")
+    (tmp_path / "pairs.csv").write_text(
+        "id,prompt,image_url\ncat,\u732b,https://example.com/a.png\n", encoding="utf-8"
+    )
     env = {"LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    ended = run_command(server, tmp_path, "plan", "pairs.csv", **env)
+    ended = run_command(server, tmp_path, "plan", "pairs.csv", "--model", KLING, **env)
     assert ended.returncode == 0, ended.stderr
+    write_pairs(tmp_path / "pairs.csv", 1, prompt="\u732b {}")
+    ended = run_command(server, tmp_path, "plan", "pairs.csv", **env)
+    assert (ended.returncode, "set PYTHONUTF8=1" in ended.stderr) == (65, True)
 
 
 @pytest.mark.parametrize("size", [(0, 0), (24, 80)])

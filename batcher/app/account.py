@@ -17,6 +17,7 @@ from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.options.facts import Money
 from batcher.planning.plan import PlanGroup
+from batcher.terminal import legible
 
 
 def open_account(money: Money, api: str, run_dir: Path, host: Host) -> Account | None:
@@ -27,7 +28,7 @@ def open_account(money: Money, api: str, run_dir: Path, host: Host) -> Account |
     if api == SANDBOX_API:
         return None
     file = BookFile(state_dir(host.env, host.home), host.disk)
-    book = Book(file, (api, str(run_dir.absolute())), money.max_cost_per, host.clock)
+    book = Book(file, (api, legible(run_dir.absolute())), money.max_cost_per, host.clock)
     account = Account(book, host.disk, host.clock, host.observer.warn, money.assume_price_usd or 0.0)
     try:
         book.refresh()

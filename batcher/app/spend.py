@@ -17,6 +17,7 @@ from batcher.jobs.lifecycle import SANDBOX_API
 from batcher.ledger.book import SETTLE, BookFile, Entry, state_dir
 from batcher.ledger.lines import lines_of
 from batcher.ledger.segments import segments_in
+from batcher.terminal import legible
 
 
 class By(StrEnum):
@@ -91,7 +92,7 @@ def rebuild(host: Host, root: Path) -> int:
         for folder in sorted(folders):
             made = list(_by_ledger(folder, host.disk)) if segments_in(folder, host.disk) else []
             if made:
-                kept = {key: one for key, one in kept.items() if one.run_dir != str(folder)}
+                kept = {key: one for key, one in kept.items() if one.run_dir != legible(folder)}
                 kept |= {entry.key: entry for entry in made}
         file.replace(kept.values())
     finally:
@@ -111,7 +112,7 @@ def run_dirs(root: Path, disk: Disk) -> Iterator[Path]:
 def _by_ledger(folder: Path, disk: Disk) -> Iterator[Entry]:
     """Each attempt that the ledger in ``folder`` counts; none of the sandbox's. Raises LedgerError."""
     found: dict[tuple[str, int], Entry] = {}
-    run_dir, api = str(folder.absolute()), ""
+    run_dir, api = legible(folder.absolute()), ""
     for name in segments_in(folder, disk):
         with reading(folder / name), disk.open_read(folder / name) as file:
             for _, raw in lines_of(file):

@@ -68,7 +68,7 @@ def look(sight: Sight) -> str | None:
 def check_sight(sight: Sight) -> None:
     """Raises UsageError (another version), RunDirError or InputError (another file system)."""
     if version("runcomfy-batcher") != sight.version:
-        raise UsageError(f"it has batcher {version('batcher')}, the caller {sight.version}")
+        raise UsageError(f"it has batcher {version('runcomfy-batcher')}, the caller {sight.version}")
     if not sight.mark.exists():
         raise RunDirError(
             f"it does not see the run directory {sight.mark.parent.parent}: that has to lie at the same "
