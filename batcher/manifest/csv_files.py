@@ -154,6 +154,9 @@ def open_table(shown_as: str, records: Records, columns: ColumnRules) -> Table:
     if not first:
         last = max((line for line, _ in records()), default=1)
         raise ManifestError([f"{shown_as}:{last}: no header: the file is empty"])
+    for line, cells in first:
+        if len(cells) > COLUMNS_MAX:
+            raise ManifestError([f"{shown_as}:{line}: more than {COLUMNS_MAX} columns"])
     if any(columns.of_header(cell, index).renamed for index, cell in enumerate(first[0][1], 1)):
         return _compiled(shown_as, records, first[0], columns)
     header, told = header_in(shown_as, first)
@@ -178,8 +181,6 @@ def _compiled(
     shown_as: str, records: Records, header: tuple[int, list[str]], columns: ColumnRules
 ) -> Table:
     line, cells = header
-    if len(cells) > COLUMNS_MAX:
-        raise ManifestError([f"{shown_as}:{line}: more than {COLUMNS_MAX} columns"])
     places = [columns.of_header(cell, index) for index, cell in enumerate(cells, 1)]
     twice = [f"{shown_as}:{line}: {what}" for what in _repeated(places)]
     if twice:
