@@ -200,5 +200,6 @@ async def test_a_notebook_runs_a_batch_and_an_interrupted_cell_frees_the_run(her
     _, _, interrupted, status, finished = made.cells
     assert interrupted.outputs[-1]["ename"] in ("CancelledError", "KeyboardInterrupt")
     assert printed(status) == "False\n"
-    assert printed(finished).endswith("3\n")
-    assert "3/3" in json.dumps(client.widget_state), "no progress bar"
+    assert [one["text"] for one in finished.outputs if one.get("name") == "stdout"][-1] == "3\n"
+    # a widget if ipywidgets is installed, else text
+    assert "3/3" in json.dumps(client.widget_state) + printed(finished), "no progress bar"
