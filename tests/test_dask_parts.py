@@ -135,6 +135,7 @@ OPTIONS = Options(manifest=Path(__file__))
         (replace(OPTIONS, selection=Selection(shard=Shard(2, 1))), "--shard"),
         (replace(OPTIONS, sandbox=SandboxOptions()), "batcher sandbox"),
         (replace(OPTIONS, pace=Pace(adapts=True)), "-c auto"),
+        (replace(OPTIONS, pace=Pace(max_runtime_s=60.0)), "--max-runtime"),
         (replace(OPTIONS, money=Money(canary=5)), "--canary"),
     ],
 )

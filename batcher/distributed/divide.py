@@ -24,6 +24,8 @@ def check_divisible(options: Options) -> None:
     """Raises UsageError for what can't be kept by shards that don't wait for each other."""
     if options.selection.shard is not None:
         raise UsageError("--dask makes shards itself: leave out --shard")
+    if options.pace.max_runtime_s is not None:
+        raise UsageError("--max-runtime is not kept by the workers of --dask: leave it out")
     if not all(path.is_file() for path in (options.manifest, *options.also)):
         raise UsageError("--dask needs manifests that are files, which its workers can read too")
     if options.sandbox is not None:
