@@ -29,7 +29,8 @@ _HTML = "text/html"
 
 
 class Refusal(Exception):
-    """Raised where the API says no; becomes the answer with the API's error body."""
+    """Raised where an API says no. :meth:`response` is how the Model API says it; others have their
+    own shapes for the same facts. ``error_code`` is the Model API's number."""
 
     def __init__(
         self,
@@ -41,13 +42,17 @@ class Refusal(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self._status = status
-        self._headers = headers
-        body = {"error_code": error_code, "message": message, "detail": detail}
-        self._body = {key: value for key, value in body.items() if value is not None}
+        self.status = status
+        self.message = message
+        self.error_code = error_code
+        self.detail = detail
+        self.headers = headers
 
     def response(self) -> web.Response:
-        return web.json_response(self._body, status=self._status, headers=self._headers)
+        """The answer with the Model API's error body."""
+        body = {"error_code": self.error_code, "message": self.message, "detail": self.detail}
+        told = {key: value for key, value in body.items() if value is not None}
+        return web.json_response(told, status=self.status, headers=self.headers)
 
 
 def not_found(what: str) -> Refusal:
@@ -68,10 +73,13 @@ def error_page(title: str, status: int) -> web.Response:
 
 
 def gone_wrong(request: web.Request, fault: Fault, now: datetime) -> web.Response:
-    """The answer to a POST or a poll that meets ``fault``."""
+    """The answer to a POST or a poll that meets ``fault``. Raises Refusal if it is an error body."""
     if fault.kind == "dropped":
         return hang_up(request)
-    return _ANSWERS[fault.kind](now)
+    answer = _ANSWERS[fault.kind](now)
+    if isinstance(answer, Refusal):
+        raise answer
+    return answer
 
 
 def _retry_after(now: datetime) -> dict[str, str]:
@@ -83,19 +91,19 @@ def _retry_after(now: datetime) -> dict[str, str]:
 _SECONDS = {"Retry-After": str(RETRY_AFTER_S)}
 _UNREADABLE = b'{"request_id": "'
 
-_ANSWERS: dict[str, Callable[[datetime], web.Response]] = {
-    "internal": lambda _: Refusal(500, "Internal server error").response(),
+_ANSWERS: dict[str, Callable[[datetime], web.Response | Refusal]] = {
+    "internal": lambda _: Refusal(500, "Internal server error"),
     "gateway": lambda _: error_page("502 Bad Gateway", 502),
     "unavailable": lambda _: error_page("503 Service Unavailable", 503),
-    "busy": lambda _: Refusal(503, "Server is busy", headers=_SECONDS).response(),
-    "limited": lambda _: Refusal(429, "Too many requests", headers=_SECONDS).response(),
-    "limited-date": lambda now: Refusal(429, "Too many requests", headers=_retry_after(now)).response(),
-    "not-ready": lambda _: Refusal(400, "Request is not ready", error_code=NOT_READY).response(),
+    "busy": lambda _: Refusal(503, "Server is busy", headers=_SECONDS),
+    "limited": lambda _: Refusal(429, "Too many requests", headers=_SECONDS),
+    "limited-date": lambda now: Refusal(429, "Too many requests", headers=_retry_after(now)),
+    "not-ready": lambda _: Refusal(400, "Request is not ready", error_code=NOT_READY),
     "error-code": lambda _: Refusal(
         200, "The prompt was refused by the content filter", error_code=INVALID_INPUT
-    ).response(),
+    ),
     "unreadable": lambda _: web.Response(body=_UNREADABLE, content_type="application/json"),
     "no-id": lambda _: web.json_response({"message": "accepted"}),
     "redirect": lambda _: web.Response(status=307, headers={"Location": ELSEWHERE}),
-    "lost": lambda _: not_found("request").response(),
+    "lost": lambda _: not_found("request"),
 }

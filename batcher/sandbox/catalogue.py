@@ -1,6 +1,6 @@
 """The models on offer: what they take, what they cost, and what simulating one means.
 
-The catalogue itself is data (``catalogue.json``), in the vendor's own dialect of JSON Schema.
+The catalogues are data (``catalogues/{api}.json``), in the vendor's own dialect of JSON Schema.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+
+from batcher.sandbox.journal import MODEL_API
 
 if TYPE_CHECKING:
     from jsonschema_rs import Draft202012Validator
@@ -52,6 +54,8 @@ class Model(msgspec.Struct, frozen=True):
     input_schema: dict[str, Any]
     simulation: Simulation
     pricing_note: str | None = None
+    api: str = ""
+    """The API that offers it; not in the file, whose name it is."""
 
     def listing(self, *, include_schema: bool) -> dict[str, Any]:
         """What the API tells of this model."""
@@ -93,7 +97,7 @@ class Model(msgspec.Struct, frozen=True):
                 "msg": error.message,
                 "type": str(error.schema_path[-1]),
             }
-            for error in _validator(self.model_id).iter_errors(inputs)
+            for error in _validator(self.api, self.model_id).iter_errors(inputs)
         ]
 
 
@@ -103,18 +107,19 @@ def _missing(message: str) -> list[str]:
 
 
 @cache
-def catalogue() -> dict[str, Model]:
-    """All models by id, in the order of the file."""
-    data = resources.files(__package__).joinpath("catalogue.json").read_bytes()
-    return {model.model_id: model for model in msgspec.json.decode(data, type=list[Model])}
+def catalogue(api: str = MODEL_API) -> dict[str, Model]:
+    """All models of an API by id, in the order of its file."""
+    data = resources.files(__package__).joinpath("catalogues", f"{api}.json").read_bytes()
+    models = msgspec.json.decode(data, type=list[Model])
+    return {model.model_id: msgspec.structs.replace(model, api=api) for model in models}
 
 
-def find(search: str, category: str) -> list[Model]:
+def find(api: str, search: str, category: str) -> list[Model]:
     """Models whose id or name has ``search`` in it (any case) and that are of ``category``."""
     wanted = search.lower()
     return [
         model
-        for model in catalogue().values()
+        for model in catalogue(api).values()
         if wanted in f"{model.model_id} {model.display_name}".lower()
         and (not category or category in model.categories)
     ]
@@ -137,11 +142,11 @@ def _translated(value: Any) -> Any:
 
 
 @cache
-def _validator(model_id: str) -> Draft202012Validator:
+def _validator(api: str, model_id: str) -> Draft202012Validator:
     from jsonschema_rs import Draft202012Validator
 
     return Draft202012Validator(
-        json_schema(catalogue()[model_id].input_schema),
+        json_schema(catalogue(api)[model_id].input_schema),
         validate_formats=True,
         formats=dict.fromkeys(MEDIA_FORMATS, _is_fetchable),
     )

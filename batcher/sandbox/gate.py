@@ -1,42 +1,82 @@
-"""Who may call the API, and how often."""
+"""What every call passes before its handler: it is counted, and must bring a token at a fair rate."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from math import ceil
 from typing import TYPE_CHECKING
+
+from aiohttp import web
 
 from batcher.sandbox.answers import USER_ACCOUNT, Refusal
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from batcher.sandbox.backend import Backend
 
-    from batcher.sandbox.settings import SandboxSettings
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+MAX_BODY_BYTES = 64 << 20
 
 
-class AccessCheck:
-    """Checks the token of each call, then lets ``rate_per_s`` of them pass (a token bucket)."""
+class Gatekeeper:
+    """Stands before the calls of one API.
 
-    def __init__(self, settings: SandboxSettings) -> None:
-        self._settings = settings
-        self._burst = max(1.0, settings.rate_per_s or 0.0)
+    ``scheme`` is the word before the token in its ``Authorization`` headers. ``says_no`` turns a
+    refusal into an answer, in the shape that the API gives its errors. Each gatekeeper lets
+    ``rate_per_s`` of the settings pass (a token bucket).
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        scheme: str = "Bearer",
+        says_no: Callable[[Refusal], web.Response] = Refusal.response,
+    ) -> None:
+        self._settings = backend.settings
+        self._stats = backend.stats
+        self._scheme = scheme
+        self._says_no = says_no
+        self._burst = max(1.0, self._settings.rate_per_s or 0.0)
         self._left = self._burst
-        self._counted_at_s = settings.clock.monotonic()
+        self._counted_at_s = self._settings.clock.monotonic()
 
-    def admit(self, request: web.Request) -> None:
-        """Raises Refusal: 401 without a good token, 429 with ``Retry-After`` above the rate."""
-        self._check_token(request.headers.get("Authorization", ""))
-        if self._settings.rate_per_s is not None:
-            self._check_rate(self._settings.rate_per_s)
+    def passed(self, handler: Handler, account: str | None = None) -> Handler:
+        """``handler`` behind token and rate: 401 without a good token, 429 above the rate."""
+
+        async def serve(request: web.Request) -> web.StreamResponse:
+            self._check_token(request.headers.get("Authorization", ""))
+            if self._settings.rate_per_s is not None:
+                self._check_rate(self._settings.rate_per_s)
+            return await handler(request)
+
+        return self.open(serve, account)
+
+    def open(self, handler: Handler, account: str | None = None) -> Handler:
+        """``handler`` for everybody, its refusals turned into answers.
+
+        Each arrival is counted in the field ``account`` of the stats; HEAD never.
+        """
+
+        async def serve(request: web.Request) -> web.StreamResponse:
+            if account is not None and request.method != "HEAD":
+                setattr(self._stats, account, getattr(self._stats, account) + 1)
+            try:
+                return await handler(request)
+            except Refusal as refusal:
+                return self._says_no(refusal)
+
+        return serve
 
     def _check_token(self, authorization: str) -> None:
         scheme, _, token = authorization.partition(" ")
-        if scheme.lower() == "bearer" and token.strip() not in ("", self._settings.revoked_token):
+        good = token.strip() not in ("", self._settings.revoked_token)
+        if scheme.lower() == self._scheme.lower() and good:
             return
         raise Refusal(
             401,
             "Missing, expired or invalid API token",
             error_code=USER_ACCOUNT,
-            headers={"WWW-Authenticate": "Bearer"},
+            headers={"WWW-Authenticate": self._scheme},
         )
 
     def _check_rate(self, rate_per_s: float) -> None:

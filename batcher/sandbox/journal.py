@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+MODEL_API = "model-api"
+"""The name of the first API that a sandbox serves. State files don't repeat it."""
 _READ_SIZE_BYTES = 1 << 20
 
 
-class JobCreated(msgspec.Struct, frozen=True, tag_field="event", tag="created"):
+class JobCreated(msgspec.Struct, frozen=True, tag_field="event", tag="created", omit_defaults=True):
     """A job was created and charged for. All that its future depends on.
 
     ``key`` is the digest of model and inputs; ``input`` is fit for the file (``data:`` URIs are
     recorded by their hash); ``queue_s`` and ``run_s`` are durations in seconds, ``at`` seconds
-    since the epoch; ``fate`` is the fault of its generation, or empty.
+    since the epoch; ``fate`` is the fault of its generation, or empty; ``api`` is the name of the
+    API by which it came.
     """
 
     id: str
@@ -37,6 +40,7 @@ class JobCreated(msgspec.Struct, frozen=True, tag_field="event", tag="created"):
     queue_s: float
     run_s: float
     fate: str = ""
+    api: str = MODEL_API
 
 
 class Cancellation(msgspec.Struct, frozen=True, tag_field="event", tag="cancelled"):

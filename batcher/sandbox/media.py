@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import TYPE_CHECKING
@@ -11,14 +10,14 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from batcher.sandbox.answers import RETRY_AFTER_S, Refusal, error_page, hang_up, not_found
-from batcher.sandbox.faults import Fault, FaultStage
+from batcher.sandbox.faults import Fault
+from batcher.sandbox.gate import Gatekeeper
 from batcher.sandbox.outputs import MEDIA_TYPES, content, names
 from batcher.sandbox.store import RequestPhase
 
 if TYPE_CHECKING:
-    from batcher.sandbox.outputs import Signer
-    from batcher.sandbox.settings import SandboxSettings, SandboxStats
-    from batcher.sandbox.store import Request, Store
+    from batcher.sandbox.backend import Backend
+    from batcher.sandbox.store import Request
 
 EXCESS_BYTES = 1000
 """How much more than the file a wrong Content-Length promises."""
@@ -29,29 +28,31 @@ _DENIED = (
 )
 
 
+def routes(backend: Backend) -> list[web.RouteDef]:
+    """Where the outputs of all APIs are."""
+    host, gate = MediaHost(backend), Gatekeeper(backend)
+    return [web.get("/outputs/{request_id}/{name}", gate.open(host.serve, "downloads"))]
+
+
 class MediaHost:
     """The handler of ``/outputs/{request_id}/{name}``."""
 
-    def __init__(
-        self, settings: SandboxSettings, store: Store, stats: SandboxStats, signer: Signer
-    ) -> None:
-        self._store = store
-        self._stats = stats
-        self._signer = signer
-        self._faults = settings.dice()
-        self._asked: Counter[str] = Counter()
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._store = backend.store
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """GET or HEAD of one output. Raises Refusal: 400 for a token, 404 for no such output."""
         if "Authorization" in request.headers:
-            self._stats.tokens_leaked += 1
+            self._backend.stats.tokens_leaked += 1
             raise Refusal(400, "This host takes no Authorization: the token is not for it")
         made = self._made(request)
         query = request.query
         expires_s, signature = query.get("Expires", ""), query.get("Signature", "")
-        if not self._signer.allows(request.path, expires_s, signature, self._store.now_s()):
+        if not self._backend.signer.allows(request.path, expires_s, signature, self._store.now_s()):
             return _denied()
-        fault = self._fault(request) if request.method == "GET" else None
+        asks = request.method == "GET"
+        fault = self._backend.download_fault(request.path) if asks else None
         return await _answer(request, made, fault)
 
     def _made(self, request: web.Request) -> Request:
@@ -64,14 +65,6 @@ class MediaHost:
         ):
             raise not_found("output")
         return made
-
-    def _fault(self, request: web.Request) -> Fault | None:
-        if self._faults.share:
-            self._asked[request.path] += 1
-        fault = self._faults.draw(FaultStage.DOWNLOAD, request.path, self._asked[request.path])
-        if fault is not None:
-            self._stats.faults[fault.value] += 1
-        return fault
 
 
 def _denied() -> web.Response:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from batcher.sandbox.catalogue import catalogue
+from batcher.sandbox.catalogue import Model, catalogue
 from batcher.sandbox.pictures import draw_png
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _SIGNATURE_CHARS = 32
 
 def names(order: JobCreated) -> list[str]:
     """File names of a request's outputs: ``0.png``, ``1.png``, ..."""
-    model = catalogue()[order.model]
+    model = _model(order)
     kind = model.simulation.output
     inputs = msgspec.json.decode(order.input)
     count = (model.value(inputs, "num_images") or 1) if kind == "images" else 1
@@ -46,7 +46,7 @@ def names(order: JobCreated) -> list[str]:
 
 def output(order: JobCreated, urls: list[str]) -> dict[str, Any]:
     """The ``output`` object: its shape is the model's habit (one URL, a list, a nested object)."""
-    kind = catalogue()[order.model].simulation.output
+    kind = _model(order).simulation.output
     if kind == "audio":
         return {kind: {"url": urls[0], "content_type": MEDIA_TYPES["wav"]}}
     return {kind: urls if kind in ("images", "videos") else urls[0]}
@@ -58,14 +58,18 @@ def content(order: JobCreated, name: str) -> bytes:
     rng = random.Random(f"{_subject(order, inputs)}:{name}")  # noqa: S311 - a painter's dice
     match name.partition(".")[2]:
         case "mp4":
-            duration_s = catalogue()[order.model].value(inputs, "duration")
+            duration_s = _model(order).value(inputs, "duration")
             clip = _lasting(rng.choice(clips()), duration_s)
             return clip + _free_box(f"request={order.id}&output={name}")
         case "png":
-            aspect_ratio = catalogue()[order.model].value(inputs, "aspect_ratio")
+            aspect_ratio = _model(order).value(inputs, "aspect_ratio")
             return draw_png(rng, aspect_ratio, f"request={order.id}&output={name}")
         case _:
             return _wav(rng, f"request={order.id}&output={name}")
+
+
+def _model(order: JobCreated) -> Model:
+    return catalogue(order.api)[order.model]
 
 
 def _subject(order: JobCreated, inputs: dict[str, Any]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,27 +9,20 @@ import msgspec
 from aiohttp import web
 
 from batcher.clock import iso
-from batcher.jobs.identity import input_digest
-from batcher.jobs.job import recorded
-from batcher.sandbox.answers import (
-    GENERATION_ERROR,
-    INSUFFICIENT_RESOURCES,
-    Refusal,
-    gone_wrong,
-    hang_up,
-    not_found,
-)
+from batcher.sandbox.answers import GENERATION_ERROR, Refusal, gone_wrong, hang_up, not_found
+from batcher.sandbox.backend import origin_of
 from batcher.sandbox.catalogue import MODEL_KIND, Model, catalogue, find
-from batcher.sandbox.faults import FAILURES, SLOWNESS, Fault, FaultStage, dice
-from batcher.sandbox.journal import JobCreated
-from batcher.sandbox.outputs import names, output
-from batcher.sandbox.store import Request, RequestPhase, Store
+from batcher.sandbox.faults import FAILURES, Fault
+from batcher.sandbox.gate import MAX_BODY_BYTES, Gatekeeper
+from batcher.sandbox.journal import MODEL_API
+from batcher.sandbox.outputs import output
+from batcher.sandbox.store import Request, RequestPhase
 
 if TYPE_CHECKING:
-    from batcher.sandbox.outputs import Signer
-    from batcher.sandbox.settings import SandboxSettings, SandboxStats
+    from batcher.sandbox.backend import Backend
+    from batcher.sandbox.journal import JobCreated
 
-MAX_BODY_BYTES = 64 << 20
+BALANCE_PATH = "/prod/v2/balance"
 DEFAULT_PAGE, MAX_PAGE = 50, 500
 BOUNDLESS_USD = 1000.0
 DIGITS_MAX = 18
@@ -62,26 +53,38 @@ _FAILURES: dict[str, Any] = dict.fromkeys(FAILURES, _FAILURE) | {
 _FAILED_AT_STATUS = (Fault.GENERATE_FAILED, Fault.GENERATE_REFUSED)
 
 
+def routes(backend: Backend) -> list[web.RouteDef]:
+    """The calls of the Model API, at the root of the sandbox."""
+    api, gate = ModelApi(backend), Gatekeeper(backend)
+    passed = gate.passed
+    return [
+        web.get("/v1/models", passed(api.models)),
+        web.get("/v1/models/categories", passed(api.categories)),
+        web.get(BALANCE_PATH, passed(api.balance)),
+        web.get("/v1/models/{model_id:.+}", passed(api.model)),
+        web.post("/v1/models/{model_id:.+}", passed(api.submit, "posts")),
+        web.get(_of_request("status"), passed(api.status, "polls")),
+        web.get(_of_request("result"), passed(api.result, "polls")),
+        web.post(_of_request("cancel"), passed(api.cancel, "cancels")),
+    ]
+
+
 class ModelApi:
     """Handlers of the calls. Each raises Refusal where the API would say no."""
 
-    def __init__(
-        self, settings: SandboxSettings, store: Store, stats: SandboxStats, signer: Signer
-    ) -> None:
-        self._settings = settings
-        self._store = store
-        self._stats = stats
-        self._signer = signer
-        self._faults = settings.dice()
-        self._unread: Counter[str] = Counter()
-        self._asked: Counter[str] = Counter()
-        self._lost: set[str] = set()
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._store = backend.store
 
     async def models(self, request: web.Request) -> web.Response:
         """``GET /v1/models``: a page of the catalogue, and how many there are in all."""
         query = request.query
         kind = query.get("kind", MODEL_KIND)
-        found = find(query.get("search", ""), query.get("category", "")) if kind == MODEL_KIND else []
+        found = (
+            find(MODEL_API, query.get("search", ""), query.get("category", ""))
+            if kind == MODEL_KIND
+            else []
+        )
         offset = _whole_number(query, "offset", 0)
         limit = min(_whole_number(query, "limit", DEFAULT_PAGE), MAX_PAGE)
         full = query.get("include_schema", "").lower() in ("true", "1")
@@ -96,8 +99,8 @@ class ModelApi:
 
     async def balance(self, _: web.Request) -> web.Response:
         """``GET /prod/v2/balance``: what is left, of a settled sum or of one that never ends."""
-        start_usd = self._settings.balance_usd
-        left_usd = BOUNDLESS_USD if start_usd is None else start_usd - self._stats.spent_usd
+        start_usd = self._backend.settings.balance_usd
+        left_usd = BOUNDLESS_USD if start_usd is None else start_usd - self._backend.stats.spent_usd
         amounts = {"balance_usd": round(left_usd, 6), "balance_microdollars": round(left_usd * 1e6)}
         return web.json_response(amounts | {"currency": "USD"})
 
@@ -108,39 +111,27 @@ class ModelApi:
     async def submit(self, request: web.Request) -> web.Response:
         """``POST /v1/models/{model_id}``: check, charge, enqueue, and only then answer."""
         model = _model(request)
-        if self._drops_unread(request):
+        if self._backend.drops_unread(request):
             return hang_up(request)
-        inputs = await _inputs(request, model)
-        price_usd = model.price_usd(inputs)
-        if not self._store.affords(price_usd):
-            raise Refusal(400, "Insufficient balance", error_code=INSUFFICIENT_RESOURCES)
-        key = input_digest(model.model_id, inputs)
-        nth = self._store.posts_for(key)
-        order = self._order(model, inputs, key, nth)
-        fault = self._met(self._faults.draw(FaultStage.SUBMIT, key, nth))
-        if self._faults.creates(fault, key, nth):
-            self._store.create(order)
-            self._met(Fault(order.fate) if order.fate else None)
-        else:
-            self._store.spurn(key)
-        if fault is not None:
-            return gone_wrong(request, fault, self._settings.clock.now())
-        return web.json_response({"request_id": order.id, **_links(request, order.id)})
+        made = self._backend.submit(model, await _inputs(request, model))
+        if made.fault is not None:
+            return gone_wrong(request, made.fault, self._backend.now())
+        return web.json_response({"request_id": made.order.id, **_links(request, made.order.id)})
 
     async def status(self, request: web.Request) -> web.Response:
         """``GET /v1/requests/{request_id}/status``."""
         asked = self._request(request)
-        fault = self._poll_fault(asked)
+        fault = self._backend.poll_fault(asked)
         if fault is not None:
-            return gone_wrong(request, fault, self._settings.clock.now())
+            return gone_wrong(request, fault, self._backend.now())
         return web.json_response(self._standing(request, asked))
 
     async def result(self, request: web.Request) -> web.Response:
         """``GET /v1/requests/{request_id}/result``; before the end, what the status is."""
         asked = self._request(request)
-        fault = self._poll_fault(asked)
+        fault = self._backend.poll_fault(asked)
         if fault is not None:
-            return gone_wrong(request, fault, self._settings.clock.now())
+            return gone_wrong(request, fault, self._backend.now())
         if not asked.phase(self._store.now_s()).terminal:
             return web.json_response(self._standing(request, asked))
         return web.json_response(self._ending(request, asked), dumps=_dumps)
@@ -148,9 +139,9 @@ class ModelApi:
     async def cancel(self, request: web.Request) -> web.Response:
         """``POST /v1/requests/{request_id}/cancel``: only what is queued can be."""
         asked = self._request(request)
-        fault = self._poll_fault(asked)
+        fault = self._backend.poll_fault(asked)
         if fault is not None:
-            return gone_wrong(request, fault, self._settings.clock.now())
+            return gone_wrong(request, fault, self._backend.now())
         queued = asked.phase(self._store.now_s()) is RequestPhase.IN_QUEUE
         if queued:
             self._store.cancel(asked)
@@ -159,52 +150,8 @@ class ModelApi:
         told = {"request_id": asked.order.id, "status": word, "outcome": outcome}
         return web.json_response(told, status=ACCEPTED)
 
-    def _order(self, model: Model, inputs: dict[str, Any], key: str, nth: int) -> JobCreated:
-        """The ``nth`` order for these inputs. Its whole future is drawn here."""
-        rng = dice(self._settings.seed, "order", key, nth)
-        simulation, speed = model.simulation, self._settings.speed
-        fate = self._faults.draw(FaultStage.GENERATE, key, nth)
-        slowness = SLOWNESS if fate is Fault.GENERATE_SLOW else 1.0
-        return JobCreated(
-            id=str(uuid.UUID(int=rng.getrandbits(128), version=4)),
-            at=self._store.now_s(),
-            model=model.model_id,
-            key=key,
-            input=msgspec.Raw(msgspec.json.encode(recorded(inputs))),
-            price_usd=model.price_usd(inputs),
-            queue_s=rng.uniform(*simulation.queue_s) / speed,
-            run_s=rng.uniform(*simulation.run_s) / speed * slowness,
-            fate=fate or "",
-        )
-
-    def _drops_unread(self, request: web.Request) -> bool:
-        # Drawn by all that is known of the job before its body is read.
-        key = f"{request.path}:{request.content_length}"
-        self._unread[key] += 1
-        drawn = self._faults.draw(FaultStage.CONNECT, key, self._unread[key])
-        return self._met(drawn) is not None
-
-    def _poll_fault(self, asked: Request) -> Fault | None:
-        request_id = asked.order.id
-        if self._faults.share:
-            self._asked[request_id] += 1
-        fault = self._faults.draw(FaultStage.POLL, request_id, self._asked[request_id])
-        if fault is Fault.POLL_LOST:
-            if request_id in self._lost:
-                return None
-            self._lost.add(request_id)
-        return self._met(fault)
-
-    def _met(self, fault: Fault | None) -> Fault | None:
-        if fault is not None:
-            self._stats.faults[fault.value] += 1
-        return fault
-
     def _request(self, request: web.Request) -> Request:
-        found = self._store.get(request.match_info["request_id"])
-        if found is None:
-            raise not_found("request")
-        return found
+        return self._backend.find(MODEL_API, request.match_info["request_id"])
 
     def _word(self, asked: Request) -> str:
         """The word of ``/status``, and of ``/result`` before the end."""
@@ -251,9 +198,7 @@ class ModelApi:
     def _output(self, request: web.Request, order: JobCreated) -> dict[str, Any]:
         if order.fate == Fault.GENERATE_NO_OUTPUT:
             return {}
-        origin, now_s = _origin(request), self._store.now_s()
-        paths = [f"/outputs/{order.id}/{name}" for name in names(order)]
-        return output(order, [origin + self._signer.sign(path, now_s) for path in paths])
+        return output(order, self._backend.output_urls(request, order))
 
 
 def _dumps(body: dict[str, Any]) -> str:
@@ -264,13 +209,13 @@ def _iso(epoch_s: float) -> str:
     return iso(datetime.fromtimestamp(epoch_s, UTC))
 
 
-def _origin(request: web.Request) -> str:
-    return f"{request.scheme}://{request.host}"
-
-
 def _links(request: web.Request, request_id: str) -> dict[str, str]:
-    base = f"{_origin(request)}/v1/requests/{request_id}"
+    base = f"{origin_of(request)}/v1/requests/{request_id}"
     return {f"{call}_url": f"{base}/{call}" for call in ("status", "result", "cancel")}
+
+
+def _of_request(call: str) -> str:
+    return "/v1/requests/{request_id}/" + call
 
 
 def _model(request: web.Request) -> Model:

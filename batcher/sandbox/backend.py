@@ -1,0 +1,146 @@
+"""What all APIs of one sandbox share: requests and their clock, prices, faults, output URLs."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from batcher.jobs.identity import input_digest
+from batcher.jobs.job import recorded
+from batcher.sandbox.answers import INSUFFICIENT_RESOURCES, Refusal, not_found
+from batcher.sandbox.faults import SLOWNESS, Fault, FaultStage, dice
+from batcher.sandbox.journal import JobCreated
+from batcher.sandbox.outputs import Signer, names
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from batcher.sandbox.catalogue import Model
+    from batcher.sandbox.settings import SandboxSettings, SandboxStats
+    from batcher.sandbox.store import Request, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What became of a POST: the order that it was for, and the fault that its answer meets.
+
+    With a fault, the order may have been created or not: the answer does not tell.
+    """
+
+    order: JobCreated
+    fault: Fault | None
+
+
+class Backend:
+    """The one state of a sandbox, behind the APIs that it serves side by side.
+
+    Each API (see ``houses.py``) speaks its own paths, words and errors; requests, queue, balance and
+    faults are shared, and a request belongs to the API that created it.
+    """
+
+    def __init__(self, settings: SandboxSettings, store: Store, stats: SandboxStats) -> None:
+        self.settings = settings
+        self.store = store
+        self.stats = stats
+        self.signer = Signer(settings.seed, settings.url_ttl_s)
+        self._faults = settings.dice()
+        self._unread: Counter[str] = Counter()
+        self._asked: Counter[str] = Counter()
+        self._lost: set[str] = set()
+
+    def now(self) -> datetime:
+        """The sandbox's time, in UTC."""
+        return self.settings.clock.now()
+
+    def find(self, api: str, request_id: str) -> Request:
+        """The request of this ``api``. Raises Refusal: 404."""
+        found = self.store.get(request_id)
+        if found is None or found.order.api != api:
+            raise not_found("request")
+        return found
+
+    def drops_unread(self, request: web.Request) -> bool:
+        """Whether a POST's connection closes before its body is read: then nothing is created."""
+        # Drawn by all that is known of the job before its body is read.
+        key = f"{request.path}:{request.content_length}"
+        self._unread[key] += 1
+        drawn = self._faults.draw(FaultStage.CONNECT, key, self._unread[key])
+        return self._met(drawn) is not None
+
+    def submit(self, model: Model, inputs: dict[str, Any]) -> Submission:
+        """Charge for a job with these (valid) inputs and enqueue it, or meet a fault.
+
+        Raises Refusal if the balance is too low, RunDirError if the state file can't be written.
+        """
+        price_usd = model.price_usd(inputs)
+        if not self.store.affords(price_usd):
+            raise Refusal(400, "Insufficient balance", error_code=INSUFFICIENT_RESOURCES)
+        key = input_digest(model.model_id, inputs)
+        nth = self.store.posts_for(key)
+        order = self._order(model, inputs, key, nth)
+        fault = self._met(self._faults.draw(FaultStage.SUBMIT, key, nth))
+        if self._faults.creates(fault, key, nth):
+            self.store.create(order)
+            self._met(Fault(order.fate) if order.fate else None)
+        else:
+            self.store.spurn(key)
+        return Submission(order, fault)
+
+    def poll_fault(self, asked: Request) -> Fault | None:
+        """The fault that a call about this request meets, if any."""
+        request_id = asked.order.id
+        fault = self._drawn(FaultStage.POLL, request_id)
+        if fault is Fault.POLL_LOST:
+            if request_id in self._lost:
+                return None
+            self._lost.add(request_id)
+        return self._met(fault)
+
+    def download_fault(self, path: str) -> Fault | None:
+        """The fault that a download of this path meets, if any."""
+        return self._met(self._drawn(FaultStage.DOWNLOAD, path))
+
+    def output_urls(self, request: web.Request, order: JobCreated) -> list[str]:
+        """A signed URL for each output of ``order``, on the host that ``request`` came to."""
+        now_s = self.store.now_s()
+        paths = [f"/outputs/{order.id}/{name}" for name in names(order)]
+        return [origin_of(request) + self.signer.sign(path, now_s) for path in paths]
+
+    def _drawn(self, stage: FaultStage, key: str) -> Fault | None:
+        if self._faults.share:
+            self._asked[key] += 1
+        return self._faults.draw(stage, key, self._asked[key])
+
+    def _met(self, fault: Fault | None) -> Fault | None:
+        if fault is not None:
+            self.stats.faults[fault.value] += 1
+        return fault
+
+    def _order(self, model: Model, inputs: dict[str, Any], key: str, nth: int) -> JobCreated:
+        """The ``nth`` order for these inputs. Its whole future is drawn here."""
+        rng = dice(self.settings.seed, "order", key, nth)
+        simulation, speed = model.simulation, self.settings.speed
+        fate = self._faults.draw(FaultStage.GENERATE, key, nth)
+        slowness = SLOWNESS if fate is Fault.GENERATE_SLOW else 1.0
+        return JobCreated(
+            id=str(uuid.UUID(int=rng.getrandbits(128), version=4)),
+            at=self.store.now_s(),
+            api=model.api,
+            model=model.model_id,
+            key=key,
+            input=msgspec.Raw(msgspec.json.encode(recorded(inputs))),
+            price_usd=model.price_usd(inputs),
+            queue_s=rng.uniform(*simulation.queue_s) / speed,
+            run_s=rng.uniform(*simulation.run_s) / speed * slowness,
+            fate=fate or "",
+        )
+
+
+def origin_of(request: web.Request) -> str:
+    """Scheme, host and port that ``request`` came to."""
+    return f"{request.scheme}://{request.host}"
