@@ -22,8 +22,9 @@ from batcher.errors import (
     TurnedAway,
     Unavailable,
 )
+from batcher.http import bodies, words
 from batcher.ports import CancelOutcome, Phase
-from batcher.providers.runcomfy import answers, bodies, words
+from batcher.providers.runcomfy import answers
 from batcher.providers.runcomfy.answers import ApiAnswer
 from batcher.providers.runcomfy.outputs import COUNT_MAX, DEPTH_MAX, output_texts, output_urls
 

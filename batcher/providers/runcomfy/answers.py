@@ -51,10 +51,7 @@ from batcher.errors import (
     TurnedAway,
     Unavailable,
 )
-from batcher.http.headers import retry_after_s
-from batcher.jobs.job import recorded
-from batcher.ports import CancelOutcome, Phase, Result
-from batcher.providers.runcomfy.bodies import (
+from batcher.http.bodies import (
     as_it_is,
     document_of,
     error_code_of,
@@ -62,8 +59,11 @@ from batcher.providers.runcomfy.bodies import (
     own_id,
     usable_id,
 )
+from batcher.http.headers import retry_after_s
+from batcher.http.words import clean, page_words, said, snippet, words
+from batcher.jobs.job import recorded
+from batcher.ports import CancelOutcome, Phase, Result
 from batcher.providers.runcomfy.outputs import output_texts, output_urls
-from batcher.providers.runcomfy.words import clean, page_words, said, snippet, words
 
 OUTPUT_MAX_BYTES: Final = 32 << 10
 ACCEPTED: Final = 202

@@ -33,14 +33,14 @@ from yarl import URL
 
 from batcher.clock import Deadline
 from batcher.errors import CallError, NotSent, OutcomeUnknown, Rejected, Unavailable
+from batcher.http.bodies import id_in, is_whole_object, usable_id
 from batcher.http.connections import HEADER_LIMITS, OneExchange, ProxyRefused, heard_before
 from batcher.http.network import Network
 from batcher.http.packing import unpack
+from batcher.http.words import clean
 from batcher.ports import CancelOutcome, Result
 from batcher.providers.runcomfy import answers
 from batcher.providers.runcomfy.answers import ApiAnswer
-from batcher.providers.runcomfy.bodies import id_in, is_whole_object, usable_id
-from batcher.providers.runcomfy.words import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
