@@ -22,8 +22,8 @@ from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.engine.runner import Runner
 from batcher.errors import StoppedError
+from batcher.http.endpoint import Endpoint, Token
 from batcher.providers.runcomfy.client import HttpService
-from batcher.providers.runcomfy.credentials import Endpoint, Token
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from engine import Batch, some_jobs

@@ -102,8 +102,8 @@ class Posting:
 
     def __init__(self, origin: str) -> None:
         from batcher.clock import SystemClock
+        from batcher.http.endpoint import Endpoint, Token
         from batcher.providers.runcomfy.client import HttpService
-        from batcher.providers.runcomfy.credentials import Endpoint, Token
 
         self.service = HttpService(Endpoint(f"{origin}/v1", Token("x" * 40)), SystemClock())
         self.took_s: list[float] = []

@@ -14,8 +14,9 @@ from functools import partial
 
 from batcher.clock import SystemClock
 from batcher.errors import OutcomeUnknown
-from batcher.providers.runcomfy.client import ExchangeTimeouts, HttpService
-from batcher.providers.runcomfy.credentials import Endpoint, Token
+from batcher.http.endpoint import Endpoint, Token
+from batcher.http.exchange import ExchangeTimeouts
+from batcher.providers.runcomfy.client import HttpService
 
 KEEP_ALIVES_S = (1.0, 2.0, 3.0, 4.0, 5.0)
 REUSES_S = (ExchangeTimeouts().post_reuse_s, 15.0)

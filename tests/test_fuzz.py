@@ -22,6 +22,7 @@ from batcher.download.downloader import Downloader
 from batcher.download.patience import DownloadLimits
 from batcher.download.trust import TrustPolicy
 from batcher.errors import InputError, InterruptedRunError, LedgerError, UsageError
+from batcher.http.endpoint import Endpoint, Token
 from batcher.jobs.identity import generated_id, input_digest
 from batcher.jobs.job import explicit_id_problem, output_name
 from batcher.jobs.lifecycle import State
@@ -34,7 +35,6 @@ from batcher.options.facts import Overrides, SandboxOptions
 from batcher.options.run import Options
 from batcher.planning.plan import make_plan
 from batcher.providers.runcomfy.client import HttpService
-from batcher.providers.runcomfy.credentials import Endpoint, Token
 from batcher.schema.spec import BUILT_IN
 from batcher.terminal import visible, visible_json
 from tests.api_server import TOKEN

@@ -8,8 +8,9 @@ import random
 
 from batcher.clock import SystemClock
 from batcher.errors import OutcomeUnknown
-from batcher.providers.runcomfy.client import ExchangeTimeouts, HttpService
-from batcher.providers.runcomfy.credentials import Endpoint, Token
+from batcher.http.endpoint import Endpoint, Token
+from batcher.http.exchange import ExchangeTimeouts
+from batcher.providers.runcomfy.client import HttpService
 from tests.scripted import ScriptedServer, json_answer
 
 ACCEPTED = json_answer({"request_id": "r1"})

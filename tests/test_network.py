@@ -23,9 +23,9 @@ from batcher.download.patience import DownloadLimits
 from batcher.download.trust import TrustPolicy
 from batcher.download.way import Way
 from batcher.errors import DownloadRefused, NotSent, UsageError
+from batcher.http.endpoint import Endpoint, Token
 from batcher.http.network import Network
 from batcher.providers.runcomfy.client import HttpService
-from batcher.providers.runcomfy.credentials import Endpoint, Token
 
 API = URL("https://api.corp.test/v1")
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)

@@ -147,8 +147,9 @@ CHILD = """
 import asyncio, sys
 from batcher.clock import SystemClock
 from batcher.cli.event_loop import fast_loop
-from batcher.providers.runcomfy.client import HttpService, ExchangeTimeouts
-from batcher.providers.runcomfy.credentials import Endpoint, Token
+from batcher.http.exchange import ExchangeTimeouts
+from batcher.providers.runcomfy.client import HttpService
+from batcher.http.endpoint import Endpoint, Token
 
 async def main():
     limits = ExchangeTimeouts(post_s=0.6, post_silence_s=0.6)

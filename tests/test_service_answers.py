@@ -23,9 +23,9 @@ from batcher.errors import (
     Unavailable,
 )
 from batcher.http import bodies, words
+from batcher.http.exchange import ApiAnswer
 from batcher.ports import CancelOutcome, Phase
 from batcher.providers.runcomfy import answers
-from batcher.providers.runcomfy.answers import ApiAnswer
 from batcher.providers.runcomfy.outputs import COUNT_MAX, DEPTH_MAX, output_texts, output_urls
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)

@@ -14,6 +14,7 @@ from scripted import ScriptedServer, answer, json_answer
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.errors import CallError, NotFound, NotSent, TurnedAway, Unavailable
+from batcher.http.endpoint import Endpoint
 from batcher.providers.runcomfy.catalog import (
     CALLS_AT_ONCE,
     PAGE_MODELS,
@@ -28,7 +29,6 @@ from batcher.providers.runcomfy.catalog import (
     cache_dir,
 )
 from batcher.providers.runcomfy.client import HttpService
-from batcher.providers.runcomfy.credentials import Endpoint
 from batcher.schema.spec import BUILT_IN, ModelSpec
 
 API = "https://api.example.com"

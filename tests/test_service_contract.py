@@ -25,9 +25,9 @@ from batcher.errors import (
     Rejected,
     TurnedAway,
 )
+from batcher.http.endpoint import Endpoint, Token
 from batcher.ports import CancelOutcome, Phase, Service
 from batcher.providers.runcomfy.client import HttpService
-from batcher.providers.runcomfy.credentials import Endpoint, Token
 from batcher.sandbox.faults import Fault
 from batcher.sandbox.server import Sandbox
 from batcher.sandbox.settings import SandboxSettings

@@ -16,6 +16,7 @@ from batcher.download.patience import DownloadLimits
 from batcher.download.trust import TrustPolicy
 from batcher.download.way import Way
 from batcher.errors import CredentialsError, LedgerError
+from batcher.http.endpoint import Endpoint, Token
 from batcher.http.network import Network
 from batcher.jobs.lifecycle import SANDBOX_API
 from batcher.layout import HIDDEN_NAME, SANDBOX_NAME
@@ -25,14 +26,7 @@ from batcher.options.facts import SandboxOptions, Trust
 from batcher.providers.runcomfy.balance import balance_usd
 from batcher.providers.runcomfy.catalog import Catalog, CatalogCache, cache_dir
 from batcher.providers.runcomfy.client import HttpService
-from batcher.providers.runcomfy.credentials import (
-    BASE_VARIABLE,
-    DEFAULT_BASE_URL,
-    Endpoint,
-    Token,
-    base_url,
-    find_token,
-)
+from batcher.providers.runcomfy.credentials import BASE_VARIABLE, DEFAULT_BASE_URL, base_url, find_token
 from batcher.providers.runcomfy.listing import ListingCache
 from batcher.terminal import visible
 

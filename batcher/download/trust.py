@@ -21,6 +21,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from batcher.errors import DownloadRefused, UsageError
+from batcher.http.network import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -263,12 +264,4 @@ def _named_rule(entry: str) -> HostRule:
         raise UsageError(
             f"--allow-host {entry!r}: expected HOST, *.DOMAIN or HOST:PORT, without a scheme or path"
         )
-    return HostRule(host, subdomains, port, named=True, plain=_is_loopback(host))
-
-
-def _is_loopback(host: str) -> bool:
-    """Names and addresses that never leave this machine (RFC 6761 section 6.3)."""
-    address = _address(host)
-    if address is not None:
-        return address.is_loopback
-    return host == "localhost" or host.endswith(".localhost")
+    return HostRule(host, subdomains, port, named=True, plain=is_loopback(host))

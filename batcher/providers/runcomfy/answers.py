@@ -33,8 +33,6 @@ charged; polling it shows its state. If the id were dropped, it would be lost.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -52,13 +50,13 @@ from batcher.errors import (
     Unavailable,
 )
 from batcher.http.bodies import (
-    as_it_is,
     document_of,
     error_code_of,
     is_plain_int,
     own_id,
     usable_id,
 )
+from batcher.http.exchange import ApiAnswer
 from batcher.http.headers import retry_after_s
 from batcher.http.words import clean, page_words, said, snippet, words
 from batcher.jobs.job import recorded
@@ -99,25 +97,6 @@ PHASES: Final[dict[str, Phase]] = {
     "failed": Phase.FAILED,
     **dict.fromkeys(("cancelled", "canceled"), Phase.CANCELLED),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ApiAnswer:
-    """One HTTP answer. ``body`` is None if it could not be read whole, or was too large.
-
-    ``retry_after`` is that header as it came. ``redact`` hides the token in the server's text: a
-    server may echo it.
-    """
-
-    status: int
-    body: bytes | None
-    retry_after: str | None = None
-    redact: Callable[[str], str] = as_it_is
-
-    @property
-    def ok(self) -> bool:
-        """Whether the status is a 2xx."""
-        return 200 <= self.status < 300
 
 
 def submission(answer: ApiAnswer, now: datetime) -> str:

@@ -14,13 +14,9 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from batcher.providers.runcomfy.credentials import (
-    DEFAULT_BASE_URL,
-    Endpoint,
-    Token,
-    base_url,
-    is_loopback,
-)
+from batcher.http.endpoint import Endpoint
+from batcher.http.network import is_loopback
+from batcher.providers.runcomfy.credentials import DEFAULT_BASE_URL, base_url
 
 BALANCE_VARIABLE: Final = "RUNCOMFY_SERVERLESS_API_BASE"
 DEFAULT_BALANCE_BASE: Final = "https://api.runcomfy.net/prod/v2"
@@ -49,7 +45,7 @@ async def balance_usd(endpoint: Endpoint, env: Mapping[str, str]) -> float | Non
         return None
     try:
         async with (
-            _session(endpoint.token) as session,
+            _session(endpoint) as session,
             session.get(f"{base}/balance", allow_redirects=False) as response,
         ):
             body = await response.content.read(BODY_MAX_BYTES)
@@ -58,9 +54,9 @@ async def balance_usd(endpoint: Endpoint, env: Mapping[str, str]) -> float | Non
         return None
 
 
-def _session(token: Token) -> aiohttp.ClientSession:
+def _session(endpoint: Endpoint) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        headers={"Accept": "application/json", "Authorization": token.authorization()},
+        headers={"Accept": "application/json", **endpoint.authorization()},
         timeout=aiohttp.ClientTimeout(total=ASK_S),
         cookie_jar=aiohttp.DummyCookieJar(),
     )

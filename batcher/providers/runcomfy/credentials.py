@@ -1,25 +1,17 @@
-"""Finds the token and the API's address, in the same order as the vendor's own tool.
-
-The token goes to the API's origin and nowhere else: :class:`Token` never shows itself, so that no
-log line, traceback, ledger or report can hold it by accident.
-"""
+"""Finds the token and the API's address, in the same order as the vendor's own tool."""
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import re
 import stat
-from base64 import b64encode
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import SplitResult, quote, urlsplit
 
 import msgspec
 
 from batcher.errors import CredentialsError, UsageError
+from batcher.http.endpoint import Token, safe_base_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,88 +26,7 @@ CREDENTIALS_FILE: Final = "token.json"
 DEFAULT_BASE_URL: Final = "https://model-api.runcomfy.net/v1"
 
 TOKEN_FILE_MAX_BYTES: Final = 64 * 1024
-PART_MIN_CHARS: Final = 8
-"""A run of this many characters of the token is a part of it; shorter ones are ordinary words."""
-
-_HIDDEN = "***"
-_VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
 _OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
-
-
-class Token:
-    """The bearer token. Its ``str`` and ``repr`` are ``***``; :meth:`authorization` uses it.
-
-    Raises CredentialsError if ``text`` is not valid in a header: a line break in it could add
-    other headers. Surrounding white space is removed.
-    """
-
-    __slots__ = ("_parts", "_text")
-
-    def __init__(self, text: str) -> None:
-        text = text.strip()
-        if not _VISIBLE_ASCII.fullmatch(text):
-            raise CredentialsError(
-                "the token is empty or holds characters that no token has (spaces, line breaks or "
-                "non-ASCII letters); copy it again from the RunComfy profile page"
-            )
-        self._text = text
-        self._parts = frozenset(
-            part for spelling in (text, *self.spellings()) for part in _parts(spelling)
-        )
-
-    def __repr__(self) -> str:
-        return f"Token({_HIDDEN})"
-
-    def __str__(self) -> str:
-        return _HIDDEN
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Token) and self._text == other._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def reveal(self) -> str:
-        """The token itself."""
-        return self._text
-
-    def authorization(self) -> str:
-        """The value of the ``Authorization`` header."""
-        return f"Bearer {self._text}"
-
-    def spellings(self) -> tuple[str, ...]:
-        """Other forms of the token: percent-encoded, and in base64 at each of its three offsets."""
-        encoded = self._text.encode()
-        spelled = [b64encode(b"\0" * shift + encoded).decode()[2 * shift :] for shift in range(3)]
-        # The last letters depend on what follows in the text that was encoded.
-        unpadded = [text.rstrip("=")[:-1] for text in spelled]
-        return (quote(self._text, safe=""), *unpadded, *(_url_safe(text) for text in unpadded))
-
-    def redact(self, text: str) -> str:
-        """``text`` with the token, and any part of it of 8 characters or more, replaced by ``***``.
-
-        In any of its spellings.
-        """
-        text = text.replace(self._text, _HIDDEN)
-        if not any(part in text for part in self._parts):
-            return text
-        starts = range(len(text) - PART_MIN_CHARS + 1)
-        hits = [start for start in starts if text[start : start + PART_MIN_CHARS] in self._parts]
-        kept: list[str] = []
-        end = 0
-        for start in hits:
-            if start > end or not kept:
-                kept += [text[end:start], _HIDDEN]
-            end = start + PART_MIN_CHARS
-        return "".join([*kept, text[end:]])
-
-
-def _parts(text: str) -> Iterator[str]:
-    return (text[at : at + PART_MIN_CHARS] for at in range(len(text) - PART_MIN_CHARS + 1))
-
-
-def _url_safe(text: str) -> str:
-    return text.replace("+", "-").replace("/", "_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,27 +36,6 @@ class FoundToken:
     token: Token
     origin: str
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """The API: its base URL (with ``/v1``, no trailing slash) and the token for it.
-
-    Without a token the calls go out without one: some of the catalogue may be open.
-    Raises UsageError if the URL is not one to send a token to.
-    """
-
-    base_url: str
-    token: Token | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "base_url", checked_base_url(self.base_url))
-
-    @property
-    def origin(self) -> str:
-        """Scheme, host and port: what the token belongs to, and what a catalogue is cached by."""
-        parts = urlsplit(self.base_url)
-        return f"{parts.scheme}://{parts.netloc}".lower()
 
 
 def find_token(env: Mapping[str, str], home: Path) -> FoundToken:
@@ -253,53 +143,10 @@ def base_url(env: Mapping[str, str]) -> str:
 
 
 def checked_base_url(text: str) -> str:
-    """``text`` without a trailing slash, or UsageError if a token must not be sent to it.
-
-    Plain ``http`` is allowed only for loopback hosts: elsewhere the token would be readable.
-    """
-    problem = _base_problem(text)
-    if problem is not None:
-        # The URL itself is not repeated: it may hold a password.
-        raise UsageError(f"not a base URL for the API: {problem}")
-    return text.rstrip("/")
-
-
-def _base_problem(text: str) -> str | None:
-    if not _VISIBLE_ASCII.fullmatch(text):
-        return "it is empty, or holds spaces or non-ASCII letters"
-    try:
-        parts = urlsplit(text)
-        usable = parts.hostname is not None and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        return "no usable host and port in it"
-    return _origin_problem(parts) or _path_problem(parts)
-
-
-def _origin_problem(parts: SplitResult) -> str | None:
-    if "@" in parts.netloc:
-        return "it holds a user name or password; the token goes into a variable of its own"
-    if parts.scheme not in ("http", "https"):
-        return "it does not begin with https://"
-    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-        return "http:// is accepted for this machine only (localhost, 127.0.0.1); use https://"
-    return None
-
-
-def _path_problem(parts: SplitResult) -> str | None:
-    if parts.query or parts.fragment:
-        return "it has a query or a fragment"
-    if not parts.path.rstrip("/").endswith("/v1"):
-        return f"it must include the API's version, as in {DEFAULT_BASE_URL}"
-    return None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` names this machine without asking anyone (RFC 6761 section 6.3, RFC 5735)."""
-    if host.lower() in ("localhost", "localhost."):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    """``text`` without a trailing slash, or UsageError if it is no base URL of the Model API."""
+    url = safe_base_url(text)
+    if not url.endswith("/v1"):
+        raise UsageError(
+            "not a base URL for the API: it must include the API's version, as in " + DEFAULT_BASE_URL
+        )
+    return url

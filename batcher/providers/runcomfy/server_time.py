@@ -9,8 +9,8 @@ import aiohttp
 from yarl import URL
 
 from batcher.errors import UsageError
+from batcher.http.endpoint import Endpoint
 from batcher.http.network import Network
-from batcher.providers.runcomfy.credentials import Endpoint
 
 ASK_S = 10.0
 

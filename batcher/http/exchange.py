@@ -1,0 +1,318 @@
+"""Calls to one API: one exchange each, never repeated here, each failure translated.
+
+What an answer means is each provider's to say; here is what it means when there is none:
+
+==============================================  ==============  ===========
+seen                                            a submission    other calls
+==============================================  ==============  ===========
+no connection: refused, DNS, TLS, proxy, time-  NotSent         NotSent
+out
+anything else once the request could be going   OutcomeUnknown  Unavailable
+out: time-out, lost connection, garbage, a bug
+==============================================  ==============  ===========
+
+The second row is the catch-all: an unknown exception of aiohttp must never count as "nothing was
+sent". aiohttp repeats a GET if a kept connection is dead, but never a POST
+(``retry_persistent_connection`` in its client is for idempotent methods); a test holds it to that.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import urlencode
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from batcher.clock import Deadline
+from batcher.errors import CallError, NotSent, OutcomeUnknown, Rejected, Unavailable
+from batcher.http.bodies import as_it_is, is_whole_object
+from batcher.http.connections import HEADER_LIMITS, OneExchange, ProxyRefused
+from batcher.http.endpoint import Endpoint, origin_of
+from batcher.http.network import Network
+from batcher.http.packing import unpack
+from batcher.http.words import clean
+
+if TYPE_CHECKING:
+    from batcher.clock import Clock
+
+USER_AGENT: Final = "batcher/0.1"
+BODY_MAX_BYTES: Final = 4 * 1024 * 1024
+ONE_PIECE_BYTES: Final = 64 * 1024
+ACCEPT: Final = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": USER_AGENT}
+JSON_BODY: Final = {"Content-Type": "application/json"}
+
+BEFORE_SENDING: Final = (
+    aiohttp.ClientConnectorError,  # with its DNS, proxy, TLS and certificate descendants
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ServerFingerprintMismatch,
+    ProxyRefused,
+)
+"""What aiohttp raises only before the first byte of a request: nothing left this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeTimeouts:
+    """How long each part of an exchange may take, in seconds.
+
+    A submission that times out leaves an unknown job, so its time-out is long: it grows with the
+    body, which may be 64 MiB, by the slowest line that we accept.
+    """
+
+    connect_s: float = 10.0
+    get_s: float = 30.0
+    post_silence_s: float = 120.0
+    post_s: float = 180.0
+    slowest_upload_bytes_per_s: float = 64 * 1024.0
+    post_reuse_s: float = 1.5
+    poll_reuse_s: float = 15.0
+
+    def for_get(self, body_bytes: int = 0) -> aiohttp.ClientTimeout:
+        total_s = self.get_s + body_bytes / self.slowest_upload_bytes_per_s
+        return aiohttp.ClientTimeout(total=total_s, connect=self.connect_s)
+
+    def for_post(self) -> aiohttp.ClientTimeout:
+        """Only the connect time: the rest has a Deadline, which allows for a stopped process."""
+        return aiohttp.ClientTimeout(total=None, connect=self.connect_s)
+
+    def post_total_s(self, body_bytes: int) -> float:
+        """Total seconds for a submission; ``post_silence_s`` counts from the end of its upload."""
+        return self.post_s + body_bytes / self.slowest_upload_bytes_per_s
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request.
+
+    ``path`` is quoted: it begins with a slash and is below the base URL, or it is a whole URL at the
+    API's origin, as an answer named it. No ``body`` means none is sent.
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def url(self, base_url: str) -> URL:
+        """The URL, unchanged: yarl's own quoting would undo ours.
+
+        Raises Rejected for a URL of another origin: the token must not go there.
+        """
+        query = f"?{urlencode(self.query)}" if self.query else ""
+        if self.path.startswith("/"):
+            return URL(f"{base_url}{self.path}{query}", encoded=True)
+        if not is_at(base_url, self.path):
+            raise Rejected(f"not a URL of this API: {clean(self.path)}")
+        return URL(f"{self.path}{query}", encoded=True)
+
+
+def is_at(base_url: str, url: str) -> bool:
+    """Whether ``url`` is at the origin of ``base_url``, and can be asked as it stands."""
+    plain = url.isascii() and url.isprintable() and not {" ", "\\", "@", "#", "?"} & set(url)
+    try:
+        return plain and origin_of(url) == origin_of(base_url)
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class ApiAnswer:
+    """One HTTP answer. ``body`` is None if it could not be read whole, or was too large.
+
+    ``retry_after`` is that header as it came. ``redact`` hides the token in the server's text: a
+    server may echo it.
+    """
+
+    status: int
+    body: bytes | None
+    retry_after: str | None = None
+    redact: Callable[[str], str] = as_it_is
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is a 2xx."""
+        return 200 <= self.status < 300
+
+
+class Connection:
+    """The way to one API. An async context manager; calls outside of it raise NotSent.
+
+    Submissions and all other calls have separate connections. A submission reuses one only within
+    1.5 s of its last use: a server closes idle connections after 5 s or more, and if it does so during
+    a POST, that POST is ambiguous.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        clock: Clock,
+        limits: ExchangeTimeouts | None = None,
+        network: Network | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self._network = network or Network()
+        self._clock = clock
+        self._limits = limits or ExchangeTimeouts()
+        self._submitting: aiohttp.ClientSession | None = None
+        self._asking: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        base = URL(self.endpoint.base_url)
+        self._way = self._network.arguments(base)
+        trusted = self._network.trusted() if base.scheme == "https" else True
+        self._submitting = _session(self._limits.post_reuse_s, trusted)
+        self._asking = _session(self._limits.poll_reuse_s, trusted)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        sessions, self._submitting, self._asking = (self._submitting, self._asking), None, None
+        for session in filter(None, sessions):
+            await session.close()
+
+    async def submit(self, call: Call) -> ApiAnswer:
+        """An exchange that may cost money. Raises NotSent, OutcomeUnknown.
+
+        The cause of an OutcomeUnknown holds what was heard (see ``connections.heard_before``).
+        """
+        total_s = self._limits.post_total_s(len(call.body or b""))
+        try:
+            async with Deadline(self._clock, total_s) as deadline:
+                sent = partial(deadline.shorten, self._limits.post_silence_s)
+                return await self._exchange(self._submitting, call, self._limits.for_post(), sent)
+        except BEFORE_SENDING as error:
+            raise NotSent(self._told(error)) from error
+        except CallError:
+            raise
+        except Exception as error:
+            raise OutcomeUnknown(self._told(error)) from error
+
+    async def ask(self, call: Call) -> ApiAnswer:
+        """An exchange that may be repeated. Raises NotSent or Unavailable."""
+        try:
+            timeout = self._limits.for_get(len(call.body or b""))
+            return await self._exchange(self._asking, call, timeout)
+        except BEFORE_SENDING as error:
+            raise NotSent(self._told(error)) from error
+        except CallError:
+            raise
+        except Exception as error:
+            raise Unavailable(self._told(error)) from error
+
+    async def _exchange(
+        self,
+        session: aiohttp.ClientSession | None,
+        call: Call,
+        timeout: aiohttp.ClientTimeout,
+        sent: Callable[[], None] = lambda: None,
+    ) -> ApiAnswer:
+        """Send ``call`` once and read its answer. Raises what aiohttp raises, NotSent, Rejected.
+
+        ``sent`` is called when all of the body has gone out.
+        """
+        if session is None or session.closed:
+            raise NotSent("the connection to the API is not open")
+        async with session.request(
+            call.method,
+            call.url(self.endpoint.base_url),
+            data=_data(call.body, sent),
+            headers=self._headers(call),
+            timeout=timeout,
+            allow_redirects=False,
+            **self._way,
+        ) as response:
+            body = await _bounded_body(response)
+            return ApiAnswer(
+                status=response.status,
+                body=body,
+                retry_after=response.headers.get("Retry-After"),
+                redact=self.endpoint.redact,
+                headers=response.headers,
+            )
+
+    def _headers(self, call: Call) -> CIMultiDict[str]:
+        headers = CIMultiDict(JSON_BODY if call.body is not None else {})
+        headers.update(call.headers)
+        headers.update(self.endpoint.authorization())
+        return headers
+
+    def _told(self, error: Exception) -> str:
+        """An exception in one line: its message, or a replacement for an empty one."""
+        unworded = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+        told = clean(self.endpoint.redact(str(error))) or unworded
+        advice = ""
+        if isinstance(error, BEFORE_SENDING):
+            advice = self._network.advice(error, URL(self.endpoint.base_url))
+        return f"{told} ({advice})" if advice else told
+
+
+def _session(reuse_s: float, trusted: ssl.SSLContext | bool) -> aiohttp.ClientSession:
+    """A session without cookies and redirects. The engine limits the calls.
+
+    A proxy also sees the session's headers, so the token is not one of them.
+    """
+    return aiohttp.ClientSession(
+        headers=ACCEPT,
+        skip_auto_headers=("Content-Type",),
+        connector=OneExchange(limit=0, keepalive_timeout=reuse_s, ssl=trusted),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        raise_for_status=False,
+        auto_decompress=False,
+        **HEADER_LIMITS,
+    )
+
+
+class _Upload(BytesIO):
+    """A body that says when it has been read to its end."""
+
+    def __init__(self, body: bytes, sent: Callable[[], None]) -> None:
+        super().__init__(body)
+        self._size, self._sent = len(body), sent
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        piece = super().read(size)
+        if self.tell() == self._size:
+            self._sent()
+        return piece
+
+
+def _data(body: bytes | None, sent: Callable[[], None]) -> bytes | BytesIO | None:
+    """A file-like body goes out in pieces; bytes go in one, with the headers, which blocks the loop."""
+    if body is not None and len(body) > ONE_PIECE_BYTES:
+        return _Upload(body, sent)
+    sent()
+    return body
+
+
+async def _bounded_body(response: aiohttp.ClientResponse) -> bytes | None:
+    """The whole body, unpacked; None if it broke off or is over 4 MiB.
+
+    A body that ends after a whole JSON object, with a wrong length, is that object.
+    """
+    body, broke_off = bytearray(), False
+    try:
+        while chunk := await response.content.readany():
+            body += chunk
+            if len(body) > BODY_MAX_BYTES:
+                response.close()
+                return None
+    except (aiohttp.ClientError, OSError):  # TimeoutError is an OSError
+        broke_off = True
+    unpacked = unpack(bytes(body), BODY_MAX_BYTES)
+    if broke_off and (unpacked is None or not is_whole_object(unpacked)):
+        return None
+    return unpacked
