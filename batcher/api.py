@@ -81,7 +81,7 @@ class RunOptions(TypedDict, total=False):
     retry_unknown: bool
     redo: bool
     max_attempts: int
-    concurrency: int | Literal["auto"]
+    concurrency: int | str | Mapping[str, int | Literal["auto"]]
     rate: str | None
     downloads: int
     poll: float | str

@@ -27,7 +27,7 @@ VALUES = {
     "SIZE": st.integers(0, 1 << 50),
     "USD": st.floats(0, 1e6).map(lambda usd: round(usd, 6)),
     "N": st.integers(1, 10**8),
-    "N|auto": st.just("auto") | st.integers(1, 10**8),
+    "N|auto|MODEL=N": st.just("auto") | st.integers(1, 10**8),
     "N|N%": st.tuples(st.floats(0, 100).map(lambda n: round(n, 4)), st.booleans()),
     "auto|SECONDS": st.just("auto") | st.floats(0.001, 1e5).map(lambda s: round(s, 6)),
     "0..1": st.floats(0, 1).map(lambda n: round(n, 9)),

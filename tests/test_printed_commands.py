@@ -102,7 +102,8 @@ def value_of(option):
     if option.name == "rename":  # a column may be called a=b, an input can't
         one = one.filter(lambda field: "=" not in field)
     if option.many is Many.MAP:
-        return st.dictionaries(NAMES, one, min_size=1, max_size=3)
+        models = NAMES.map(lambda name: name.replace(",", "").replace("=", "").strip() or "*")
+        return st.dictionaries(models if option.kind.bare_name else NAMES, one, min_size=1, max_size=3)
     return st.lists(one, min_size=1, max_size=3).map(tuple) if option.many is Many.LIST else one
 
 

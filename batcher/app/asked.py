@@ -26,6 +26,7 @@ from batcher.options.facts import (
 )
 from batcher.options.given import Given
 from batcher.options.ids import ids_in
+from batcher.options.kinds import ALL_MODELS
 from batcher.options.run import Options
 from batcher.options.sources import environment_layer, file_layers, gathered, named
 from batcher.options.table import TABLE
@@ -99,9 +100,13 @@ def _reading(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _concurrency(values: Mapping[str, Any]) -> dict[str, Any]:
-    adapts = values["concurrency"] == "auto"
-    slots = AUTO_START if adapts else values["concurrency"]
-    return {"pace.concurrency": slots, "pace.adapts": adapts}
+    caps = dict(values["concurrency"])
+    total = caps.pop(ALL_MODELS)
+    if found := [pattern for pattern, limit in caps.items() if limit == "auto"]:
+        raise UsageError(f"--concurrency {found[0]}=auto: only the number for all models may be auto")
+    adapts = total == "auto"
+    slots = AUTO_START if adapts else total
+    return {"pace.concurrency": slots, "pace.adapts": adapts, "pace.model_caps": caps}
 
 
 def _only(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -240,6 +240,7 @@ def plan_json(planned: Planned) -> dict[str, Any]:
         "balance_usd": _rounded(planned.balance_usd),
         "estimated_s": planned.forecast.duration_s,
         "concurrency": "auto" if pace.adapts else pace.concurrency,
+        "concurrency_by_model": dict(pace.model_caps),
         "examples": _examples_json(made),
         "schemas": {model: str(source) for model, source in prepared.specs.sources.items()},
         "unchecked": list(prepared.specs.unchecked),

@@ -38,6 +38,8 @@ def check_divisible(options: Options) -> None:
             "-c auto finds the API's limit by itself: many shards would each take the others for the "
             "limit; say -c N with --dask"
         )
+    if options.pace.model_caps:
+        raise UsageError("--concurrency MODEL=N is not kept by the workers of --dask: leave it out")
     if options.money.canary is not None:
         raise UsageError(
             "--canary holds back the whole batch, and shards don't wait for each other: run it first "

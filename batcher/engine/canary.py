@@ -123,9 +123,13 @@ class Canary:
         try:
             yield
         finally:
-            self._open.discard(job_id)
-            if not self._open:
-                self._settled.set()
+            self.leave_out(job_id)
+
+    def leave_out(self, job_id: str) -> None:
+        """The job has ended, or will not be submitted."""
+        self._open.discard(job_id)
+        if not self._open:
+            self._settled.set()
 
     def report(self) -> CanaryReport:
         """The jobs' outcome so far."""

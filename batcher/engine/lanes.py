@@ -74,8 +74,8 @@ class Lanes:
 def lanes_of(deps: Deps, pace: Pace, budget: Budget) -> Lanes:
     """Lanes with the limits and timeouts of ``pace``, which spend what ``budget`` allows."""
     view, snapshot, clock = RunView(), deps.ledger.snapshot, deps.clock
-    auto = AutoSlots(clock) if pace.adapts else None
-    traffic, slots = auto or Unlimited(), auto or Slots(pace.concurrency)
+    auto = AutoSlots(clock, pace.model_caps) if pace.adapts else None
+    traffic, slots = auto or Unlimited(), auto or Slots(pace.concurrency, pace.model_caps)
     limits = RunLimits(slots, RateLimit(pace.rate_per_s))
     control = Control(limits)
     line = ApiLine(Gate(deps.rng), clock, control, pace.outage_timeout_s, traffic)

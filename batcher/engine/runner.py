@@ -15,6 +15,7 @@ from batcher.engine.canary import Canary, no_canary
 from batcher.engine.interrupt import obey_halt
 from batcher.engine.lanes import Deps, Lanes
 from batcher.engine.max_runtime import end_in_time
+from batcher.engine.model_caps import CapQueues
 from batcher.engine.poll import Gone, is_final_no
 from batcher.engine.stop import Breaker
 from batcher.engine.submit import Outcome
@@ -52,6 +53,8 @@ class Runner:
         self._canary = canary or no_canary(deps.ledger.snapshot, deps.clock)
         self.view.waits = self._waits
         self._watched_since_s: dict[str, float] = {}
+        self._queues = CapQueues(lanes.slots.caps, self._start, self._spawn)
+        self._stuck: BatcherError | None = None
         # Insertion-ordered, so that cancellation order is deterministic.
         self._live: dict[asyncio.Task[None], None] = {}
 
@@ -98,6 +101,7 @@ class Runner:
     def _waits(self) -> Iterator[str]:
         """What the run is waiting for, for the messages during long waits."""
         yield from self._lanes.line.waits()
+        yield from self._queues.waits()
         clock = self._deps.clock
         if (since_s := next(iter(self._watched_since_s.values()), None)) is not None:
             watched_s, limit_s = clock.monotonic() - since_s, self._pace.job_timeout_s
@@ -109,8 +113,8 @@ class Runner:
             yield "a download is given up 2 minutes after its last byte"
 
     def shortfall(self) -> BatcherError | None:
-        """The reason to stop that is known only at the end: jobs that did not fit the budget."""
-        return self._lanes.budget.shortfall()
+        """The reason to stop that is known only at the end: jobs that fit no budget or no cap."""
+        return self._lanes.budget.shortfall() or self._stuck
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._tasks.create_task(self._guarded(work))
@@ -148,6 +152,7 @@ class Runner:
                     await self._deps.clock.sleep(0)
                 if job.id not in resumed:
                     await self._begin(job, decision)
+            await self._queues.close()
         except InputError as error:  # a job that was planned but can't be read any more stays pending
             self._deps.observer.warn(f"the manifest changed while the run was under way:\n{error}")
 
@@ -157,15 +162,7 @@ class Runner:
                 if (reason := await self._canary.holds_back(job.id)) is not None:
                     self.control.drain(reason)
                     return
-                await self._backlog_shrinks()
-                self._lanes.unwatched.tell(self._deps.observer.warn)
-                if await self._lanes.slots.acquire(job.model):
-                    await self._lanes.starts.space_out()
-                    self._spawn(self._buy(job, ask_first=decision.action is Action.ASK))
-                else:
-                    self.control.drain(
-                        IncompleteError("requests that outlasted --job-timeout hold every slot (-c)")
-                    )
+                await self._queues.put(job, decision)
             case Action.COLLECT:
                 await self._backlog_shrinks()
                 self._spawn(self._collect(job.id, None))
@@ -176,6 +173,22 @@ class Runner:
                 self.view.unknown += decision.bucket is PlanGroup.UNKNOWN
             case _:
                 pass
+
+    async def _start(self, job: Job, decision: Decision) -> None:
+        """Wait for a slot, then start to buy the job beside the others."""
+        await self._backlog_shrinks()
+        slots = self._lanes.slots
+        self._lanes.unwatched.tell(self._deps.observer.warn)
+        if await slots.acquire(job.model):
+            await self._lanes.starts.space_out()
+            self._spawn(self._buy(job, ask_first=decision.action is Action.ASK))
+        elif (cap := slots.caps.stuck(job.model)) is not None:
+            self._stuck = IncompleteError(f"requests that outlasted --job-timeout fill {cap}")
+            self._canary.leave_out(job.id)
+        else:
+            self.control.drain(
+                IncompleteError("requests that outlasted --job-timeout hold every slot (-c)")
+            )
 
     def _check(self, job_id: str) -> None:
         if self._deps.run_dir.missing(self._ledger.snapshot.records[job_id]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
@@ -107,8 +107,8 @@ class Starts:
 class AutoSlots(Slots):
     """``-c auto``: discovered limits on slots and calls, with one window for each model."""
 
-    def __init__(self, clock: Clock) -> None:
-        super().__init__(AUTO_START)
+    def __init__(self, clock: Clock, caps: Mapping[str, int] | None = None) -> None:
+        super().__init__(AUTO_START, caps)
         self.adaptive = Adaptive()
         self._clock = clock
         self._held: Counter[str | None] = Counter()
@@ -118,20 +118,20 @@ class AutoSlots(Slots):
 
     def hold(self, model: str | None = None) -> None:
         self._held[model] += 1
-        super().hold()
+        super().hold(model)
 
     def free(self, model: str | None = None) -> None:
         self._held[model] -= 1
-        super().free()
+        super().free(model)
 
     def strand(self, model: str | None = None) -> None:
         self._held[model] += 1
         self._stranded[model] += 1
-        super().strand()
+        super().strand(model)
 
     async def acquire(self, model: str | None = None) -> bool:
-        while not self._has_room(model, self._held[model]):
-            if self._held[model] == self._stranded[model]:
+        while not (self.caps.has_room(model) and self._has_room(model, self._held[model])):
+            if self.caps.stuck(model) or self._held[model] == self._stranded[model]:
                 return False
             await self._changes()
         self.hold(model)

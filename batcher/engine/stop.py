@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from batcher.engine.model_caps import ModelCaps
 from batcher.errors import BatcherError, InterruptedRunError, StoppedError
 from batcher.pacing.rate import RateLimit
 
@@ -14,11 +16,12 @@ PERCENT_FROM_JOBS = 50
 class Slots:
     """Limits unfinished requests at the API. Requests of earlier runs may exceed the limit.
 
-    One limit for all models here.
+    One limit for all models, and ``caps`` for some of them.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, caps: Mapping[str, int] | None = None) -> None:
         self.limit = limit
+        self.caps = ModelCaps(caps or {})
         self.held = 0
         self.stranded = 0
         self.closed = False
@@ -32,18 +35,18 @@ class Slots:
 
     def hold(self, model: str | None = None) -> None:
         """Take a slot even without room: for requests that exist already."""
-        del model
+        self.caps.hold(model)
         self.held += 1
 
     def free(self, model: str | None = None) -> None:
         """Give a slot back."""
-        del model
+        self.caps.free(model)
         self.held -= 1
         self._changed.set()
 
     def strand(self, model: str | None = None) -> None:
         """Take a slot permanently: a request that is no longer polled is still unfinished."""
-        del model
+        self.caps.strand(model)
         self.held += 1
         self.stranded += 1
         self._changed.set()
@@ -54,17 +57,13 @@ class Slots:
         self._changed.set()
 
     async def acquire(self, model: str | None = None) -> bool:
-        """Wait for room, then take a slot; False if none can come free any more.
-
-        For one caller at a time: admission keeps the order.
-        """
-        del model
-        while self.held >= self.limit:
-            if self.closed or 0 < self.limit <= self.stranded:
+        """Wait for room, then take a slot; False if none can come free any more."""
+        while self.held >= self.limit or not self.caps.has_room(model):
+            if self.closed or self.caps.stuck(model) or 0 < self.limit <= self.stranded:
                 return False
             self._changed.clear()
             await self._changed.wait()
-        self.held += 1
+        self.hold(model)
         return True
 
 

@@ -116,11 +116,13 @@ class Policy:
 class Pace:
     """How fast and how patiently. ``poll_interval_s`` None: a schedule that learns.
 
-    With ``adapts``, ``concurrency`` is no limit: limits are found out.
+    With ``adapts``, ``concurrency`` is no limit: limits are found out. ``model_caps`` are further limits
+    on unfinished requests, by patterns of models (``kling/*``).
     """
 
     concurrency: int = DEFAULT_CONCURRENCY
     adapts: bool = False
+    model_caps: Mapping[str, int] = field(default_factory=dict)
     downloads: int = DEFAULT_DOWNLOADS
     rate_per_s: float | None = None
     poll_interval_s: float | None = None

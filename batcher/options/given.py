@@ -28,8 +28,11 @@ class Given:
     """What relative names are relative to."""
 
     def complete(self) -> dict[str, Any]:
-        """A value for each option."""
-        return defaults() | dict(self.values)
+        """A value for each option. What a mapping has by default, it has beside what was given."""
+        values = defaults()
+        for key, value in self.values.items():
+            values[key] = {**values[key], **value} if isinstance(value, dict) else value
+        return values
 
     def command(self, verb: str = "run", **more: Any) -> str:
         """The command that does the same with the same ledger (``plan``: says what that would do).

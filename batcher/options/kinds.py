@@ -31,6 +31,7 @@ class ValueKind:
     ``show`` writes a value so that ``parse`` reads the same one again. ``is_path``: relative to the
     file that it stands in. ``separator`` divides several values in one text, None if any text is one.
     ``at_last_equals``: of ``NAME=VALUE`` the name may hold ``=`` (or nothing), and not the value.
+    ``bare_name``: the name of a value that stands without one in a mapping; None if each needs one.
     """
 
     metavar: str
@@ -40,6 +41,7 @@ class ValueKind:
     is_path: bool = False
     separator: str | None = None
     at_last_equals: bool = False
+    bare_name: str | None = None
 
 
 def _text(text: str) -> str:
@@ -275,7 +277,13 @@ CHARACTER = ValueKind("CHAR", _text)
 SCHEDULER = ValueKind("tcp://HOST:PORT|local:N", _filled)
 COUNT = ValueKind("N", whole_above_0)
 SEED = ValueKind("N", _whole)
-CONCURRENCY = ValueKind("N|auto", _auto_or(whole_above_0, "a number of requests (1 or more)"))
+ALL_MODELS = "*"
+CONCURRENCY = ValueKind(
+    "N|auto|MODEL=N",
+    _auto_or(whole_above_0, "a number of requests (1 or more)"),
+    separator=",",
+    bare_name=ALL_MODELS,
+)
 SHARD = ValueKind("I/N|auto", _shard, show=_show_shard)
 RATE = ValueKind("N/s|N/m", rate_per_s, show=_show_rate)
 DURATION = ValueKind("DURATION", duration_s, show=_show_duration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from enum import Enum
@@ -83,7 +84,7 @@ class Option:
     def default_value(self) -> Any:
         """What holds if nobody says anything: a value of its kind; None, an empty list or mapping."""
         if self.default is not None:
-            return self.kind.parse(self.default)
+            return self.value(self.default)
         if self.is_flag:
             return False
         return {Many.ONE: None, Many.LIST: (), Many.MAP: {}}[self.many]
@@ -109,12 +110,15 @@ class Option:
         return self.kind.parse(as_text(given))
 
     def _texts(self, given: Any) -> Iterable[str]:
-        entries = [given] if isinstance(given, str) else given
+        entries = [given] if isinstance(given, str) or self._is_bare(given) else given
         if isinstance(entries, Mapping) or not isinstance(entries, Iterable):
             raise ValueError(f"{given!r:.80} is no list")
         for entry in entries:
             text = as_text(entry)
             yield from self._parts(text)
+
+    def _is_bare(self, given: Any) -> bool:
+        return self.kind.bare_name is not None and isinstance(given, int)
 
     def _parts(self, text: str) -> Iterable[str]:
         """The values in one text. A comma that stands in a pair's value divides nothing."""
@@ -129,11 +133,15 @@ class Option:
     def _pairs(self, given: Any) -> Iterable[tuple[str, str]]:
         if isinstance(given, Mapping):
             for name, value in given.items():
+                if self.kind.bare_name is not None and re.search(r"[,=]", str(name)):
+                    raise ValueError(f"{name!r:.80}: a name can't hold , or =")
                 yield str(name), self.kind.parse(input_text(value))
             return
         for text in self._texts(given):
             last = self.kind.at_last_equals
             name, equals, value = text.rpartition("=") if last else text.partition("=")
+            if not equals and self.kind.bare_name is not None:
+                name, equals, value = self.kind.bare_name, "=", text
             if not equals or not (last or name.strip()):
                 raise ValueError(f"{text!r:.120}: write {self.kind.metavar}")
             yield name.strip(), self.kind.parse(value)
@@ -141,7 +149,9 @@ class Option:
     def shown(self, value: Any) -> list[str]:
         """A value as it would be typed, one text for each time that the option is given."""
         if self.many is Many.MAP:
-            return [f"{name}={text}" for name, text in value.items()]
+            bare = self.kind.bare_name
+            shown = {name: self.kind.show(entry) for name, entry in value.items()}
+            return [text if name == bare else f"{name}={text}" for name, text in shown.items()]
         if self.many is Many.LIST:
             return [self.kind.show(entry) for entry in value]
         return [self.kind.show(value)]

@@ -200,9 +200,10 @@ TABLE: Final[tuple[Option, ...]] = (
             "concurrency",
             CONCURRENCY,
             MONEY,
-            "Unfinished requests at the API; auto finds out how many it takes.",
+            "Unfinished requests at the API; auto finds the limit; 'kling/*=4': of these models.",
             short="c",
             default="8",
+            many=MAP,
         ),
         Option("rate", RATE, MONEY, "Submissions at most.", on=RUN, to="pace.rate_per_s"),
         Option(
