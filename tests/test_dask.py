@@ -190,6 +190,19 @@ def test_a_limit_is_of_the_whole_manifest_and_requests_taken_over_count(shared, 
     assert {post["prompt"] for post in server.posts[-5:]} == {f"only the first {n}" for n in range(5)}
 
 
+def test_a_sandbox_is_one_for_all_shards(shared, tmp_path):
+    address, _ = shared
+    write_pairs(tmp_path / "pairs.csv", 30)
+    batch = ("pairs.csv", "--sandbox", "--sandbox-speed", 30, "-o", "out", "--dask", address, "--json")
+    ended = run(None, tmp_path, *batch)
+    assert (ended.returncode, json.loads(ended.stdout)["done"]) == (0, 30), ended.stderr
+    state = (tmp_path / "out/.batcher/sandbox.jsonl").read_text()
+    made = [json.loads(line) for line in state.splitlines()]
+    assert (
+        len({entry["key"] for entry in made}) == len({entry["id"] for entry in made}) == len(made) == 30
+    )
+
+
 def test_workers_take_the_token_from_their_own_environment(shared, tmp_path):
     address, server = shared
     server.tokens.clear()

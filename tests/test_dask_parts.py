@@ -23,7 +23,7 @@ from batcher.distributed.worker import look, manifest_sha256
 from batcher.engine.view import RunView
 from batcher.errors import BatcherError, InputError, ManifestError, UnreachableError, UsageError
 from batcher.jobs.shard import Shard
-from batcher.options.facts import Money, Pace, SandboxOptions, Selection
+from batcher.options.facts import Money, Pace, Selection
 from batcher.options.run import Options
 from tests.api_server import run_command
 from tests.faults import line, write_ledger, write_pairs
@@ -133,7 +133,6 @@ OPTIONS = Options(manifest=Path(__file__))
     ("options", "word"),
     [
         (replace(OPTIONS, selection=Selection(shard=Shard(2, 1))), "--shard"),
-        (replace(OPTIONS, sandbox=SandboxOptions()), "batcher sandbox"),
         (replace(OPTIONS, pace=Pace(adapts=True)), "-c auto"),
         (replace(OPTIONS, pace=Pace(max_runtime_s=60.0)), "--max-runtime"),
         (replace(OPTIONS, money=Money(canary=5)), "--canary"),

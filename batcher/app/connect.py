@@ -70,7 +70,8 @@ async def connect(
 ) -> AsyncIterator[Site]:
     """The API, ready to use. Raises CredentialsError if ``spending`` and there is no token.
 
-    The sandbox stores its requests in ``run_dir``, so that they survive this process.
+    The sandbox stores its requests in ``run_dir``: they survive this process, and other processes that
+    work on the same run directory know them.
     """
     if sandbox is not None:
         async with _sandbox(sandbox, host, run_dir if spending else None) as site:

@@ -21,5 +21,8 @@ environment. Errors come back as words and a class of ours, since an exception's
 constructor to agree.
 
 Refused: ``-c auto`` (N searches for one limit would take each other for the limit), ``--canary`` (a
-barrier across all shards), ``--sandbox`` (it lives in one process).
+barrier across all shards).
+
+``--sandbox``: each process embeds a server of its own, and all of them share one state file in the run
+directory (see ``sandbox/journal.py``). So whichever process dies, no request is lost or bought twice.
 """

@@ -28,11 +28,6 @@ def check_divisible(options: Options) -> None:
         raise UsageError("--max-runtime is not kept by the workers of --dask: leave it out")
     if not all(path.is_file() for path in (options.manifest, *options.also)):
         raise UsageError("--dask needs manifests that are files, which its workers can read too")
-    if options.sandbox is not None:
-        raise UsageError(
-            "--sandbox lives in one process, --dask has many: start `batcher sandbox` and set "
-            "RUNCOMFY_MODEL_API_BASE for the workers"
-        )
     if options.pace.adapts:
         raise UsageError(
             "-c auto finds the API's limit by itself: many shards would each take the others for the "

@@ -77,6 +77,10 @@ class Backend:
 
         Raises Refusal if the balance is too low, RunDirError if the state file can't be written.
         """
+        with self.store.alone():
+            return self._submit(model, inputs)
+
+    def _submit(self, model: Model, inputs: dict[str, Any]) -> Submission:
         price_usd = model.price_usd(inputs)
         if not self.store.affords(price_usd):
             raise Refusal(400, "Insufficient balance", error_code=INSUFFICIENT_RESOURCES)

@@ -2,11 +2,16 @@
 
 Each line goes to the kernel in one write before the answer that it is about, so a killed process
 loses nothing. (A power failure may: a stand-in does not fsync.) A torn last line is dropped.
+
+Processes that serve the same run directory (shards, Dask workers) share the file: each reads what the
+others have appended before it answers, and holds a lock from there to the end of its own line.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +19,7 @@ import msgspec
 from batcher.errors import InputError, RunDirError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 MODEL_API = "model-api"
@@ -67,62 +72,109 @@ def read_entries(path: Path) -> Iterator[Entry]:
 
     Raises InputError if a line can't be read, OSError.
     """
-    return (entry for entry, _ in _entries(path))
+    with path.open("rb") as file:
+        yield from Reader(path, file.fileno())
 
 
-def _entries(path: Path) -> Iterator[tuple[Entry, int]]:
-    """Each entry with the bytes of its line, as far as lines are whole."""
-    with path.open("rb", buffering=_READ_SIZE_BYTES) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield _decoder.decode(line), len(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise InputError(f"{path}:{number}: not a sandbox's state: {error}") from error
+class Reader:
+    """Iterates over the entries of a state file that it has not given yet, oldest first.
+
+    Stops before a last line that is not whole yet. Raises InputError if a line can't be read.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.read_bytes = 0
+        self._path = path
+        self._line_number = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        while os.fstat(self.descriptor).st_size > self.read_bytes and (lines := self._lines()):
+            for line in lines:
+                self.skip(len(line) + 1)
+                try:
+                    yield _decoder.decode(line)
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    where = f"{self._path}:{self._line_number}"
+                    raise InputError(f"{where}: not a sandbox's state: {error}") from error
+
+    def skip(self, line_bytes: int) -> None:
+        """Take the next line, which is this long, as read."""
+        self._line_number += 1
+        self.read_bytes += line_bytes
+
+    def _lines(self) -> list[bytes]:
+        """Some whole lines from here on, without their ends; none if there is none."""
+        size_bytes = _READ_SIZE_BYTES
+        while True:
+            chunk = os.pread(self.descriptor, size_bytes, self.read_bytes)
+            lines = chunk.split(b"\n")[:-1]
+            if lines or len(chunk) < size_bytes:
+                return lines
+            size_bytes *= 2
 
 
 class Journal:
-    """An open state file; with ``path`` None it keeps nothing."""
+    """An open state file, which several processes may share; with ``path`` None it keeps nothing."""
 
     def __init__(self, path: Path | None) -> None:
         """Open, creating it where missing. Raises RunDirError where that can't be done."""
         self._path = path
-        self._descriptor: int | None = None
+        self._reader: Reader | None = None
         if path is None:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             raise RunDirError(f"the sandbox can't write {path}: {error.strerror}") from error
+        self._reader = Reader(path, descriptor)
 
-    def replay(self) -> Iterator[Entry]:
-        """All entries, oldest first; cuts a torn last line off the file.
+    def news(self) -> Iterable[Entry]:
+        """The entries that this object has neither read nor appended yet, oldest first.
 
-        Raises InputError where any other line can't be read.
+        Raises InputError if a line can't be read.
         """
-        if self._path is None or self._descriptor is None:
+        return self._reader or ()
+
+    @contextmanager
+    def alone(self) -> Iterator[Iterable[Entry]]:
+        """Keep other processes from appending meanwhile. Gives the :meth:`news`, to be read first.
+
+        Once they are read, a torn last line is cut off: its writer is dead. The kernel ends the lock
+        with its process.
+        """
+        if self._reader is None:
+            yield ()
             return
-        whole_bytes = 0
-        for entry, size_bytes in _entries(self._path):
-            yield entry
-            whole_bytes += size_bytes
-        os.ftruncate(self._descriptor, whole_bytes)
+        fcntl.flock(self._reader.descriptor, fcntl.LOCK_EX)
+        try:
+            yield self._whole_news(self._reader)
+        finally:
+            fcntl.flock(self._reader.descriptor, fcntl.LOCK_UN)
+
+    def _whole_news(self, reader: Reader) -> Iterator[Entry]:
+        yield from reader
+        os.ftruncate(reader.descriptor, reader.read_bytes)
 
     def append(self, entry: Entry) -> None:
-        """Hand one line to the kernel. Raises RunDirError where it can't take the whole of it."""
-        if self._descriptor is None:
+        """Hand one line to the kernel, inside :meth:`alone`.
+
+        Raises RunDirError where it can't take the whole of it.
+        """
+        if self._reader is None:
             return
         line = _encoder.encode(entry) + b"\n"
+        left = line
         try:
-            while line:
-                line = line[os.write(self._descriptor, line) :]
+            while left:
+                left = left[os.write(self._reader.descriptor, left) :]
         except OSError as error:
             raise RunDirError(f"the sandbox can't write {self._path}: {error.strerror}") from error
+        self._reader.skip(len(line))
 
     def close(self) -> None:
         """Close the file. May be repeated."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._reader is not None:
+            os.close(self._reader.descriptor)
+            self._reader = None

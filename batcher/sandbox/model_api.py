@@ -142,9 +142,10 @@ class ModelApi:
         fault = self._backend.poll_fault(asked)
         if fault is not None:
             return gone_wrong(request, fault, self._backend.now())
-        queued = asked.phase(self._store.now_s()) is RequestPhase.IN_QUEUE
-        if queued:
-            self._store.cancel(asked)
+        with self._store.alone():
+            queued = asked.phase(self._store.now_s()) is RequestPhase.IN_QUEUE
+            if queued:
+                self._store.cancel(asked)
         # The documented answer to a good cancel; ``/status`` and ``/result`` then say cancelled.
         word, outcome = ("completed", "cancelled") if queued else (self._word(asked), "not_cancellable")
         told = {"request_id": asked.order.id, "status": word, "outcome": outcome}

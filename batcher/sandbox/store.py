@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from contextlib import contextmanager
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from batcher.errors import InputError
 from batcher.sandbox.journal import Cancellation, JobCreated, Journal, Spurned
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from batcher.sandbox.journal import Entry
     from batcher.sandbox.settings import SandboxSettings, SandboxStats
 
@@ -75,11 +78,8 @@ class Store:
         self._posts_by_key: Counter[str] = Counter()
         self._journal = Journal(settings.state)
         try:
-            for entry in self._journal.replay():
-                self.apply(entry)
-        except KeyError as error:
-            self.close()
-            raise InputError(f"{settings.state}: cancels {error}, which it never created") from error
+            with self.alone():
+                pass
         except BaseException:
             self.close()
             raise
@@ -92,8 +92,19 @@ class Store:
         """Wall-clock time in seconds since the epoch."""
         return self._settings.clock.now().timestamp()
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes with the same state file from changing anything meanwhile.
+
+        All that they have done is known inside. Raises InputError if a line of theirs can't be read.
+        """
+        with self._journal.alone() as news:
+            self._take_in(news)
+            yield
+
     def get(self, request_id: str) -> Request | None:
         """The request as of now; None where there is none, or its result was not kept so long."""
+        self._take_in(self._journal.news())
         now_s = self.now_s()
         self._advance(now_s)
         request = self._requests.get(request_id)
@@ -111,7 +122,7 @@ class Store:
         return next(place for place, queued in enumerate(self._queue) if queued == request_id)
 
     def posts_for(self, key: str) -> int:
-        """How many POSTs for ``key`` were served or went wrong, over all processes."""
+        """How many POSTs for ``key`` were served or went wrong, in all processes: see :meth:`alone`."""
         return self._posts_by_key[key]
 
     def affords(self, price_usd: float) -> bool:
@@ -120,16 +131,24 @@ class Store:
         return balance_usd is None or self._stats.spent_usd + price_usd <= balance_usd + 1e-9
 
     def create(self, order: JobCreated) -> None:
-        """Record, charge and enqueue. Raises RunDirError, and then nothing was created."""
+        """Record, charge and enqueue, inside :meth:`alone`. Raises RunDirError: nothing was created."""
         self._record(order)
 
     def cancel(self, request: Request) -> None:
-        """Take a queued request out of the queue and refund it. Raises RunDirError."""
+        """Dequeue a request and refund it, inside :meth:`alone`. Raises RunDirError."""
         self._record(Cancellation(request.order.id, self.now_s()))
 
     def spurn(self, key: str) -> None:
-        """Record a POST for ``key`` that went wrong and created nothing. Raises RunDirError."""
+        """Record a POST for ``key`` that created nothing, inside :meth:`alone`. Raises RunDirError."""
         self._record(Spurned(key))
+
+    def _take_in(self, entries: Iterable[Entry]) -> None:
+        try:
+            for entry in entries:
+                self.apply(entry)
+        except KeyError as error:
+            state = self._settings.state
+            raise InputError(f"{state}: cancels {error}, which it never created") from error
 
     def _record(self, entry: Entry) -> None:
         self._journal.append(entry)
