@@ -436,6 +436,7 @@ def bought(one: Job, request_id: str = "r1", attempt: int = 1) -> list[tuple[Any
         "model": one.model,
         "input": one.input,
         "meta": one.meta,
+        "vars": one.vars or None,
         "digest": one.digest,
         "source": str(one.source),
         "price_usd": PRICE_USD,

@@ -3,6 +3,7 @@
 import json
 import re
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -209,22 +210,85 @@ async def test_the_plots_are_drawn_in_light_and_dark_and_on_a_phone(page):
     assert await page.js("document.documentElement.scrollWidth <= innerWidth")
 
 
-OVERFLOWING = """(() => [...document.querySelectorAll('body *')].filter((e) => {
-    const style = getComputedStyle(e), scrolls = (way) => ['auto', 'scroll'].includes(way);
-    return (scrolls(style.overflowX) && e.scrollWidth > e.clientWidth) || (scrolls(style.overflowY) && e.scrollHeight > e.clientHeight);
-}).map((e) => e.className || e.tagName))()"""
+OVERFLOWING = """(() => [...document.querySelectorAll('body *')].flatMap((e) => {
+    const style = getComputedStyle(e), scrolls = (way) => ['auto', 'scroll'].includes(way), name = e.className || e.tagName;
+    return [scrolls(style.overflowX) && e.scrollWidth > e.clientWidth && `${name} sideways`,
+      scrolls(style.overflowY) && e.scrollHeight > e.clientHeight && `${name} down`].filter(Boolean);
+}))()"""
 
 
 @in_browser
 @on_one_loop
 @pytest.mark.parametrize("width", [1400, 800, 400])
-async def test_no_view_has_a_scrollbar_of_its_own_but_for_wide_comparisons(page, width):
+async def test_no_view_has_a_scrollbar_of_its_own_but_for_wide_comparisons_sideways(page, width):
     await page.window(width, 900)
     for tab in ("gallery", "compare", "problems", "plots"):
         await page.js(f"document.getElementById('tab-{tab}').click()")
-        allowed = {"matrix"}
-        assert set(await page.js(OVERFLOWING)) <= allowed, tab
+        assert set(await page.js(OVERFLOWING)) <= {"matrix sideways"}, tab
         assert await page.js("document.documentElement.scrollWidth <= innerWidth")
+
+
+async def variants(path):
+    """Two variables and an input that vary, a job without them, and an output that was deleted since."""
+    made = RunMaker(path).begin(total=6)
+    for place in ("snow", "grass"):
+        for animal in ("fox", "dog"):
+            one = job(f"{animal}-{place}", prompt=f"a {animal} in {place}", model="acme/film", seed=1)
+            one = msgspec.structs.replace(
+                one, vars={"animal": animal, "place": place, "seed": place[:2]}
+            )
+            await made.done(one, picture(one.id), extension=".png")
+    await made.done(job("plain", prompt="nothing", seed=2), picture("p"), extension=".png")
+    await made.end()
+    (path / "media" / "plain.png").unlink()
+    report(path)
+    return path / "report.html"
+
+
+@in_browser
+@on_one_loop
+async def test_variables_of_templates_are_axes_and_filters(page, tmp_path):
+    await page.open(await variants(tmp_path), "#tab=compare")
+    axes = "[...document.querySelectorAll('.axes select')].map((select) => select.value)"
+    heads = "[...document.querySelectorAll('.matrix th')].map((th) => th.textContent)"
+    assert await page.js(axes) == ["var.place", "var.animal"]
+    assert await page.js(heads) == ["place \\ animal", "dog", "fox", "grass", "snow"]
+    assert "Not here: 1 output of jobs without place or animal." in await page.js(
+        "document.getElementById('panel').textContent"
+    )
+    await page.js("document.getElementById('tab-gallery').click()")
+    labels = await page.js("[...document.querySelectorAll('select')].map((select) => select.ariaLabel)")
+    assert labels[1:6] == ["Model", "animal", "place", "var.seed", "input.seed"]
+    chips = await page.js("document.querySelector('.card[data-job=fox-snow] .chips').textContent")
+    assert chips == "var.seedsninput.seed1"
+    await page.js(
+        "(() => { const s = document.getElementById('search'); s.value = 'sn'; s.dispatchEvent(new Event('input')); })()"
+    )
+    await page.until(f"{JOBS}.join() === 'fox-snow,dog-snow'")
+    page.errors.clear()  # the deleted file's
+
+
+@in_browser
+@on_one_loop
+async def test_an_output_that_is_gone_is_told(page, tmp_path):
+    await page.open(await variants(tmp_path))
+    await page.until(
+        "document.querySelector('.card[data-job=plain] .none')?.textContent.includes('plain.png')"
+    )
+    page.errors.clear()
+
+
+@in_browser
+@on_one_loop
+async def test_the_enlarged_output_has_a_way_back_for_the_mouse_and_for_escape(page):
+    await page.js("document.querySelector('.card').click()")
+    await page.key("f")
+    await page.js("document.querySelector('.tools button:last-child').click()")
+    await page.until("document.querySelector('dialog .side') && !document.querySelector('dialog.full')")
+    await page.key("f")
+    await page.until("document.querySelector('dialog.full')")
+    await page.key("Escape")
+    await page.until("document.querySelector('dialog .side') && document.querySelector('dialog').open")
 
 
 @in_browser

@@ -1,5 +1,5 @@
 // Plots as SVG, drawn for the width they get, so that text keeps its size on a phone.
-const MARGIN = { top: 10, right: 12, bottom: 26, left: 44 }, GAP_PX = 22;
+const MARGIN = { top: 10, right: 12, bottom: 26, left: 44 }, GAP_PX = 22, TAIL = 0.02;
 
 function drawPlots(panel) {
   const series = data.series;
@@ -47,7 +47,8 @@ function niceTicks(high, about) {
 
 // Time to pixels, with long idle stretches folded to a narrow band.
 function timeScale(box) {
-  const { states, gaps } = data.series, start = states.at[0], end = Math.max(states.at.at(-1), start + 1000);
+  const { states, gaps } = data.series, start = states.at[0], last = states.at.at(-1);
+  const end = Math.max(last + (last - start) * TAIL, start + 1000);
   const idle = gaps.reduce((sum, [from, to]) => sum + to - from, 0);
   const perMs = (box.x1 - box.x0 - gaps.length * GAP_PX) / Math.max(1, end - start - idle);
   const scale = (ms) => {
@@ -66,13 +67,14 @@ function timeAxis(picture, box, time) {
   const spans = [], edges = [time.start, ...time.gaps.flat(), time.end];
   for (let i = 0; i < edges.length; i += 2) spans.push([edges[i], edges[i + 1]]);
   const all = spans.reduce((sum, [a, b]) => sum + time.scale(b) - time.scale(a), 0);
-  let last = -Infinity;
+  let last = -Infinity, said = "";
   for (const [from, to] of spans) {
     const share = Math.max(1, Math.round((about * (time.scale(to) - time.scale(from))) / all));
     for (let i = 0; i <= share; i++) {
       const ms = from + ((to - from) * i) / share, x = time.scale(ms);
-      if (x - last < (days ? 92 : 66)) continue;
+      if (x - last < (days ? 92 : 66) || clock(ms, days) === said) continue;
       last = x;
+      said = clock(ms, days);
       const anchor = x < box.x0 + 20 ? "start" : x > box.x1 - 30 ? "end" : "middle";
       picture.append(svg("text", { x, y: box.y0 + 18, "text-anchor": anchor }, clock(ms, days)));
     }
@@ -83,8 +85,8 @@ function timeAxis(picture, box, time) {
   }
 }
 
-function valueAxis(picture, box, high, words) {
-  const ticks = niceTicks(high, 4), top = Math.max(high, ticks.at(-1));
+function valueAxis(picture, box, high, words, whole = true) {
+  const ticks = niceTicks(high, whole ? Math.min(4, high) : 4).filter((tick) => !whole || Number.isInteger(tick)), top = Math.max(high, ticks.at(-1));
   const scale = (value) => box.y0 - (value / top) * (box.y0 - box.y1);
   for (const tick of ticks) {
     const y = Math.round(scale(tick)) + 0.5;
@@ -95,6 +97,8 @@ function valueAxis(picture, box, high, words) {
 
 const stateColour = (state) => `var(--${state})`;
 const line = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
+// Stairs through the points; the last step is as long as the axis, so that how it ended can be seen.
+const stairs = (xs, ys, end) => [...steps(xs, ys), [end, ys.at(-1)]];
 const steps = (xs, ys) => xs.flatMap((x, i) => (i ? [[x, ys[i - 1]], [x, ys[i]]] : [[x, ys[i]]]));
 
 // ---- the batch as a timeline
@@ -105,7 +109,7 @@ function drawStates(picture, box, tip) {
   let floor = xs.map(() => 0);
   for (const state of usedStates()) {
     const base = floor, top = states[state].map((count, i) => count + base[i]);
-    const area = [...steps(xs, top.map(y)), ...steps(xs, base.map(y)).reverse()];
+    const area = [...stairs(xs, top.map(y), box.x1), ...stairs(xs, base.map(y), box.x1).reverse()];
     picture.append(svg("path", { d: `${line(area)}Z`, style: { fill: stateColour(state), opacity: "0.92" } }));
     floor = top;
   }
@@ -115,10 +119,10 @@ function drawStates(picture, box, tip) {
 
 function drawCost(picture, box, tip) {
   const { states } = data.series, time = timeScale(box), xs = states.at.map(time.scale);
-  const y = valueAxis(picture, box, Math.max(...states.spent_usd, 0.01), (usd) => `$${usd >= 1000 ? `${usd / 1000}k` : +usd.toFixed(2)}`);
-  const points = steps(xs, states.spent_usd.map(y));
+  const y = valueAxis(picture, box, Math.max(...states.spent_usd, 0.01), (usd) => `$${usd >= 1000 ? `${usd / 1000}k` : +usd.toFixed(3)}`, false);
+  const points = stairs(xs, states.spent_usd.map(y), box.x1);
   picture.append(
-    svg("path", { d: `${line(points)}L${xs.at(-1)} ${box.y0}L${xs[0]} ${box.y0}Z`, style: { fill: "var(--accent)", opacity: "0.12" } }),
+    svg("path", { d: `${line(points)}L${box.x1} ${box.y0}L${xs[0]} ${box.y0}Z`, style: { fill: "var(--accent)", opacity: "0.12" } }),
     svg("path", { d: line(points), style: { fill: "none", stroke: "var(--accent)", strokeWidth: "2", strokeLinejoin: "round" } }));
   timeAxis(picture, box, time);
   hover(picture, box, xs, tip, (i) => [moment(states.at[i]), [["spent", money(states.spent_usd[i])], ["done", number(states.done[i])]]]);

@@ -1,5 +1,5 @@
 // The same thing, made differently: a table of outputs over two chosen parameters.
-const ROWS_AT_ONCE = 24, COLUMNS_MAX = 24, PER_CELL = 12, TILE_PX = 220, TILE_MIN_PX = 124, TILE_SHAPE = 9 / 16;
+const ROWS_AT_ONCE = 24, COLUMNS_MAX = 24, PER_CELL = 12, TILE_PX = 220, LARGE_TILE_PX = 360, SMALL_TILE_PX = 150, ROW_TITLE_PX = 220, CELL_PX = 18, GAP_IN_CELL_PX = 8, TILE_MIN_PX = 124, TILE_SHAPE = 9 / 16, VALUE_CHARS = 60;
 
 function comparable() {
   return dimensions.filter((d) => d.name === "prompt" || d.values.length <= FILTER_VALUES_MAX);
@@ -10,26 +10,32 @@ function chosenAxes() {
   const known = (name) => names.some((d) => d.name === name);
   const cols = known(view.cols) ? view.cols : (mostTelling(names) || names[0]).name;
   const others = names.filter((d) => d.name !== cols);
-  const rows = known(view.rows) && view.rows !== cols ? view.rows : (others.find((d) => d.name === "prompt") || others[0] || {}).name;
-  return { rows, cols };
+  return { rows: known(view.rows) && view.rows !== cols ? view.rows : usualRows(others, cols), cols };
 }
 
-// The parameter that varies under the most prompts; among equals the one with the fewest values.
+// Beside a variable another one, which together make the prompts; else the prompts.
+function usualRows(others, cols) {
+  const pair = cols.startsWith("var.") && others.find(isVariable);
+  return (pair || others.find((d) => d.name === "prompt") || others[0] || {}).name;
+}
+
+// The parameter that varies under the most prompts, else a variable of theirs; among equals the one with the fewest values.
 function mostTelling(names) {
   const rank = names.filter((d) => d.name !== "prompt");
-  rank.sort((a, b) => b.telling - a.telling || a.values.length - b.values.length);
+  rank.sort((a, b) => b.telling - a.telling || isVariable(b) - isVariable(a) || a.values.length - b.values.length);
   return rank.length ? rank[0] : null;
 }
 
 function drawCompare(panel) {
   if (!comparable().length) {
-    panel.replaceChildren(h("div", { class: "empty" }, h("b", {}, "Nothing to compare"), "All jobs have the same inputs. A matrix in the manifest makes variants."));
+    const why = jobs.length > 1 ? "All jobs have the same inputs. A matrix in the manifest makes variants." : "That takes two jobs that differ. A matrix in the manifest makes variants.";
+    panel.replaceChildren(h("div", { class: "empty" }, h("b", {}, "Nothing to compare"), why));
     return;
   }
-  const bar = h("div", { class: "bar" }), box = h("div");
+  const bar = h("div", { class: "bar" }), box = h("div", { class: "compare" });
   const refresh = (from) => {
     writeAddress();
-    if (from !== "search") bar.replaceChildren(...axes(refresh), ...toolbar(refresh));
+    if (from !== "search") bar.replaceChildren(h("div", { class: "axes" }, axes(refresh)), ...toolbar(refresh));
     box.replaceChildren(matrixOf(chosenAxes()));
   };
   panel.replaceChildren(bar, box);
@@ -60,24 +66,40 @@ function cellsOf(found, rows, cols) {
 }
 
 function matrixOf({ rows, cols }) {
-  const found = matches().filter((entry) => valueOf(entry.job, cols) !== MISSING), cells = cellsOf(found, rows, cols);
+  const all = matches(), found = all.filter((entry) => [rows, cols].every((name) => !name || valueOf(entry.job, name) !== MISSING)), cells = cellsOf(found, rows, cols);
   const columns = [...new Set(found.map((entry) => valueOf(entry.job, cols)))].sort(naturally).slice(0, COLUMNS_MAX);
   const labels = rows === "prompt" ? [...cells.keys()] : [...cells.keys()].sort(naturally);
   const label = (name) => (dimensions.find((d) => d.name === name) || {}).label || "";
+  const long = (value) => (value.length > VALUE_CHARS ? `${value.slice(0, VALUE_CHARS - 1)}…` : value);
+  const most = Math.max(0, ...[...cells.values()].flatMap((line) => [...line.values()].map((found) => found.length)));
+  const tilePx = tilePxOf(most, columns.length);
   const body = h("tbody");
   const more = h("button", { class: "button", type: "button" }, "Show more rows");
   const grow = () => {
     const from = body.children.length;
     for (const name of labels.slice(from, from + ROWS_AT_ONCE)) {
-      body.append(h("tr", {}, h("th", { scope: "row" }, name), columns.map((col) => h("td", {}, cellOf(cells.get(name).get(col) || [], [rows, cols])))));
+      body.append(h("tr", {}, h("th", { scope: "row", title: name }, h("div", { class: "clamp" }, name)), columns.map((col) => h("td", {}, cellOf(cells.get(name).get(col) || [], [rows, cols], tilePx)))));
     }
     more.hidden = body.children.length >= labels.length;
   };
   more.addEventListener("click", grow);
   grow();
-  if (!found.length) return h("div", { class: "empty" }, h("b", {}, "Nothing matches"), "Loosen a filter.");
-  const head = h("thead", {}, h("tr", {}, h("th", {}, `${label(rows)} \\ ${label(cols)}`), columns.map((col) => h("th", { scope: "col" }, col))));
-  return h("div", {}, h("div", { class: "matrix", tabindex: 0, "aria-label": "Comparison" }, h("table", {}, head, body)), h("div", { class: "bar" }, more));
+  if (!found.length) return h("div", { class: "empty" }, h("b", {}, all.length ? "No job has both" : "Nothing matches"), all.length ? `Choose another parameter than ${label(rows)} or ${label(cols)}.` : "Loosen a filter.");
+  const titles = () => h("tr", {}, h("th", {}, `${label(rows)} \\ ${label(cols)}`), columns.map((col) => h("th", { scope: "col", title: col }, long(col))));
+  return h("div", {}, framed(h("table", {}, h("thead", {}, titles()), body), h("table", {}, h("tbody", {}, titles())), { "--columns": columns.length, "--column-max": `${Math.min(most, 2) * (tilePx + GAP_IN_CELL_PX) + CELL_PX}px` }),
+    h("div", { class: "bar" }, more, all.length > found.length && h("span", { class: "tally" }, `Not here: ${plural(all.length - found.length, "output")} of jobs without ${[rows, cols].filter((name) => all.some((entry) => valueOf(entry.job, name) === MISSING)).map(label).join(" or ")}.`)));
+}
+
+// The page scrolls the rows, so that there is one vertical scrollbar; only wide tables scroll, sideways, in a box of their
+// own. What scrolls sideways can't hold a title row at the top of the window: a copy above the box does.
+function framed(table, titles, widths) {
+  for (const each of [table, titles]) for (const name in widths) each.style.setProperty(name, widths[name]);
+  const box = h("div", { class: "matrix", tabindex: 0, role: "region", "aria-label": "Comparison" }, table);
+  const head = h("div", { class: "matrix-head", "aria-hidden": "true" }, titles);
+  box.addEventListener("scroll", () => { head.scrollLeft = box.scrollLeft; }, { passive: true });
+  const frame = h("div", { class: "comparison" }, head, box);
+  new ResizeObserver(() => frame.classList.toggle("fits", table.offsetWidth <= frame.clientWidth)).observe(frame);
+  return frame;
 }
 
 // What tells the outputs of one cell apart: parameters that differ in it, else which sample, which file.
@@ -101,21 +123,34 @@ function singleOf({ job, file }) {
   return file ? [file.width && `${file.width}×${file.height}`, file.duration_s && `${file.duration_s.toFixed(1)} s`].filter(Boolean) : [job.state];
 }
 
+// As wide as the window allows: large if cells hold one output, else so that two stand side by side.
+function tilePxOf(most, columns) {
+  const room = (byId("panel").clientWidth - ROW_TITLE_PX) / columns - CELL_PX;
+  const each = most > 1 ? Math.floor((room - GAP_IN_CELL_PX) / 2) : room;
+  return each < SMALL_TILE_PX ? TILE_PX : Math.min(most > 1 ? TILE_PX : LARGE_TILE_PX, each);
+}
+
 // All tiles have the same area, so that a portrait and a landscape are compared at one scale.
-function tileShape(file) {
+function tileShape(file, px) {
   const shape = file && file.width && file.height ? file.height / file.width : TILE_SHAPE;
-  const width = Math.round(Math.max(TILE_MIN_PX, Math.min(TILE_PX * 1.3, Math.sqrt((TILE_PX * TILE_PX * TILE_SHAPE) / shape))));
+  const width = Math.round(Math.max(TILE_MIN_PX, Math.min(px * 1.3, Math.sqrt((px * px * TILE_SHAPE) / shape))));
   return { width: `min(100%, ${width}px)`, shape: `1 / ${shape}` };
 }
 
-function cellOf(found, axes) {
+function cellOf(found, axes, tilePx) {
   if (!found.length) return h("div", { class: "hole" }, MISSING);
   const captions = captionsOf(found, axes);
   const shownHere = found.slice(0, PER_CELL).map((entry, at) => {
-    const thumb = thumbOf(entry), { width, shape } = tileShape(entry.file);
+    const thumb = thumbOf(entry), { width, shape } = tileShape(entry.file, tilePx);
     thumb.style.aspectRatio = shape;
-    const tile = h("button", { class: "tilelet", style: { width }, title: captions[at], type: "button", "data-job": entry.job.job, "aria-label": `${entry.job.prompt || entry.job.job}, ${entry.job.state}`, onclick: () => openDetail(found, at) },
-      thumb, h("span", { class: "cap" }, captions[at]));
+    const cap = h("span", { class: "cap" }, captions[at]);
+    const tile = h("button", { class: "tilelet", style: { width }, title: captions[at], type: "button", "data-job": entry.job.job, "aria-label": `${entry.job.prompt || entry.job.job}, ${captions[at]}, ${entry.job.state}`, onclick: () => openDetail(found, at) },
+      thumb, cap);
+    tile.addEventListener("keydown", (event) => {
+      if (!markWithKey(event)) return;
+      toggleMark(entry.job.job, markWithKey(event));
+      cap.textContent = captionsOf(found, axes)[at];
+    });
     playsOn(tile, thumb);
     return tile;
   });

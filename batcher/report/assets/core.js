@@ -54,13 +54,17 @@ const MISSING = "—";
 const shown = (value) => (value === null || value === undefined ? MISSING : value === true ? "yes" : value === false ? "no" : String(value));
 const shortModel = (model) => (model || "?").split("/").slice(1).join("/") || model;
 
+// Where a job's values are, and how columns of the dataset are called after it.
+const GROUPS = [["input", "input"], ["vars", "var"], ["meta", "meta"]];
+const groupOf = Object.fromEntries(GROUPS.map(([group, prefix]) => [prefix, group]));
+
 // ---- one entry per output file, and one for each job without any
 function entriesOf(job, at) {
   const files = job.files || [null];
   return files.map((file, number) => ({
     job, file, at, number,
     key: file ? `${job.job}:${number}` : job.job,
-    text: [job.job, job.prompt, job.model, job.source, job.message, job.quality, job.request_id, ...Object.values(job.input || {}), ...Object.values(job.meta || {})].join("\n").toLowerCase(),
+    text: [job.job, job.prompt, job.model, job.source, job.message, job.quality, job.request_id, ...GROUPS.flatMap(([group]) => Object.values(job[group] || {}))].join("\n").toLowerCase(),
     took_s: job.submitted_ms && job.completed_ms ? (job.completed_ms - job.submitted_ms) / 1000 : null,
   }));
 }
@@ -82,15 +86,17 @@ function inManifestOrder(list) {
 // ---- dimensions: whatever differs between jobs
 function valueOf(job, dimension) {
   if (dimension === "model" || dimension === "prompt") return shown(job[dimension]);
-  const [group, ...name] = dimension.split(".");
-  return shown((job[group] || {})[name.join(".")]);
+  const [prefix, ...name] = dimension.split(".");
+  return shown((job[groupOf[prefix]] || {})[name.join(".")]);
 }
 
 function dimensionsOf() {
   const names = new Set(["prompt", "model"]);
   for (const job of jobs) {
-    for (const group of ["input", "meta"]) for (const name in job[group] || {}) names.add(`${group}.${name}`);
+    for (const [group, prefix] of GROUPS) for (const name in job[group] || {}) names.add(`${prefix}.${name}`);
   }
+  const plain = (name) => name.replace(/^(input|var|meta)\./, "");
+  const twice = [...names].map(plain).filter((label, at, all) => all.indexOf(label) !== at);
   return [...names].map((name) => {
     const values = new Set();
     for (const job of jobs) {
@@ -98,7 +104,7 @@ function dimensionsOf() {
       if (value !== MISSING) values.add(value);
       if (values.size > 400) break;
     }
-    return { name, label: name.replace(/^(input|meta)\./, ""), values: [...values].sort(naturally) };
+    return { name, label: twice.includes(plain(name)) ? name : plain(name), values: [...values].sort(naturally) };
   }).filter((dimension) => dimension.values.length > 1);
 }
 const collator = new Intl.Collator("en", { numeric: true });
@@ -111,6 +117,8 @@ function short(value) {
   const name = /^(https?:\/\/|\.{0,2}\/|[^ ]+\/)\S*$/i.test(value) ? value.split(/[?#]/)[0].split("/").filter(Boolean).at(-1) || value : value;
   return name.length > LONG_CHARS ? `${name.slice(0, LONG_CHARS - 1)}…` : name;
 }
+const isVariable = (dimension) => dimension.name.startsWith("var.");
+const groupRank = (dimension) => ["var", "input", "meta"].indexOf(dimension.name.split(".")[0]);
 const isLong = (dimension) => dimension.values.some((value) => value.length > LONG_CHARS);
 
 // Under how many prompts a parameter varies: what was tried, rather than what came along.
@@ -130,7 +138,7 @@ function takeData(next) {
   dimensions = dimensionsOf();
   for (const d of dimensions) d.telling = telling(d.name);
   filterable = dimensions.filter((d) => d.name !== "prompt" && d.name !== "model" && d.values.length <= FILTER_VALUES_MAX)
-    .sort((a, b) => isLong(a) - isLong(b) || b.telling - a.telling);
+    .sort((a, b) => isLong(a) - isLong(b) || b.telling - a.telling || groupRank(a) - groupRank(b));
 }
 const RANKED_JOBS = 2000;
 takeData(data);

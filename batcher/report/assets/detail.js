@@ -19,27 +19,47 @@ function drawDetail() {
   const entry = looking.list[looking.at];
   const other = paired && looking.list[looking.at + 1];
   sheet.classList.toggle("full", wide);
-  sheet.replaceChildren(h("div", { class: "sheet" }, other ? h("div", { class: "two" }, stageOf(entry), stageOf(other)) : stageOf(entry), sideOf(entry)));
+  const stages = other ? h("div", { class: "two" }, stageOf(entry, other), stageOf(other, entry)) : stageOf(entry);
+  sheet.replaceChildren(h("div", { class: "sheet" }, stages, wide ? toolsOf() : sideOf(entry)));
 }
 
-// Marks are about the left one of two; its neighbour comes to the left with the next step.
+const widen = () => { wide = !wide; drawDetail(); sheet.focus(); };
+const pairUp = () => { paired = !paired; drawDetail(); sheet.focus(); };
+const stepButtons = () => [
+  h("button", { class: "button", type: "button", "aria-label": "Previous", title: "Previous (←)", disabled: looking.at === 0, onclick: () => turn(-1) }, "←"),
+  h("button", { class: "button", type: "button", "aria-label": "Next", title: "Next (→)", disabled: looking.at === looking.list.length - 1, onclick: () => turn(1) }, "→"),
+];
+
+// All that is left of the words beside an output that fills the window.
+function toolsOf() {
+  return h("div", { class: "tools" }, markButtons(looking.list[looking.at].job.job, remarked), h("span", { class: "tally" }, `${number(looking.at + 1)} of ${number(looking.list.length)}`), stepButtons(),
+    h("button", { class: "button", type: "button", title: "Out of the full window (f)", onclick: widen }, "✕"));
+}
+
+// Marks are about the left one of two, which a line marks; its neighbour comes to the left with the next step.
 function remarked() {
   drawDetail();
   sheet.focus();
   if (gallery) gallery.refresh();
 }
 
-function stageOf(entry) {
+function soundOf(entry) {
+  const sound = (entry.file && entry.file.type || "").startsWith("audio/") && (data.view || !entry.file.away);
+  return sound && h("audio", { src: entry.file.path, controls: true, preload: "metadata", "aria-label": entry.job.prompt || entry.job.job });
+}
+
+function stageOf(entry, other) {
   const { job, file } = entry;
-  const main = mediaOf(entry);
+  const main = soundOf(entry) || mediaOf(entry);
   if (main.tagName === "VIDEO") {
     Object.assign(main, { controls: true, muted: true, autoplay: !still.matches });
     main.src = file.path;
   }
   const figures = (job.media || []).filter((m) => m.path).slice(0, 3).map((m) => h("figure", { class: "in" }, inputOf(m), h("figcaption", {}, `${m.field} (input)`)));
+  const unlike = other && captionsOf([entry, other], ["prompt"])[0];
   const caption = file ? [file.width && `${file.width}×${file.height}`, file.duration_s && `${file.duration_s.toFixed(2)} s`, file.fps && `${file.fps} fps`, size(file.bytes)].filter(Boolean).join(" · ") : job.state;
   const sign = markOf(job.job) && h("span", { class: `sign m-${markOf(job.job)}` }, `${MARKS[markOf(job.job)][0]} ${markOf(job.job)}`);
-  figures.push(h("figure", { class: "out" }, main, h("figcaption", {}, sign, caption)));
+  figures.push(h("figure", { class: "out" }, main, h("figcaption", {}, sign, unlike && h("b", {}, unlike), caption)));
   return h("div", { class: "stage" }, h("div", { class: "pair" }, figures));
 }
 
@@ -54,14 +74,14 @@ function sideOf({ job, file }) {
   return h("div", { class: "side" },
     h("header", {},
       h("span", { class: "pill" }, dot(job.state), job.state),
+      h("span", { class: "tally" }, `${number(looking.at + 1)} of ${number(looking.list.length)}`),
       h("span", { class: "grow" }),
-      h("button", { class: "button", type: "button", "aria-label": "Previous", disabled: looking.at === 0, onclick: () => turn(-1) }, "←"),
-      h("button", { class: "button", type: "button", "aria-label": "Next", disabled: looking.at === looking.list.length - 1, onclick: () => turn(1) }, "→"),
-      h("button", { class: "button", type: "button", "aria-label": "Close", onclick: () => sheet.close() }, "✕")),
+      stepButtons(),
+      h("button", { class: "button", type: "button", "aria-label": "Close", title: "Close (Esc)", onclick: () => sheet.close() }, "✕")),
     h("p", { class: "say" }, job.prompt || job.job),
     job.quality && h("p", { class: "warn" }, `Quality: ${job.quality}`),
     job.message && h("p", { class: "warn" }, [job.stage && `at ${job.stage}`, job.code].filter(Boolean).join(", "), job.stage || job.code ? ": " : "", job.message),
-    h("div", { class: "bar marking" }, markButtons(job.job, remarked), h("button", { class: "button", type: "button", "aria-pressed": String(wide), title: "Only the output (f)", onclick: () => { wide = !wide; drawDetail(); } }, "Full screen"), h("button", { class: "button", type: "button", "aria-pressed": String(paired), title: "Beside the next one (2)", onclick: () => { paired = !paired; drawDetail(); } }, "Two")),
+    h("div", { class: "bar marking" }, markButtons(job.job, remarked), h("button", { class: "button", type: "button", "aria-pressed": String(wide), title: "Only the output, as large as the window (f)", onclick: widen }, "Enlarge"), h("button", { class: "button", type: "button", "aria-pressed": String(paired), title: "Beside the next one (2)", onclick: pairUp }, "Side by side")),
     note,
     list(parametersOf(job)),
     list(recordOf(job, file)),
@@ -96,6 +116,8 @@ function recordOf(job, file) {
 }
 
 sheet.addEventListener("click", (event) => { if (event.target === sheet) sheet.close(); });
+// Escape leads back by one step: from the full window first.
+sheet.addEventListener("cancel", (event) => { if (wide) { event.preventDefault(); widen(); } });
 sheet.addEventListener("close", () => { sheet.replaceChildren(); if (gallery && view.tab === "gallery") gallery.focus(looking.at); });
 sheet.addEventListener("keydown", (event) => {
   if (event.target.tagName === "TEXTAREA") { if (event.key === "Escape") { event.preventDefault(); event.target.blur(); sheet.focus(); } return; }
@@ -104,7 +126,7 @@ sheet.addEventListener("keydown", (event) => {
   if (event.key === "ArrowRight") turn(1);
   else if (event.key === "ArrowLeft") turn(-1);
   else if (word) { toggleMark(looking.list[looking.at].job.job, word); remarked(); }
-  else if (event.key === "f") { wide = !wide; drawDetail(); }
-  else if (event.key === "2") { paired = !paired; drawDetail(); }
-  else if (event.key === "n") { event.preventDefault(); byId("note").focus(); }
+  else if (event.key === "f") widen();
+  else if (event.key === "2") pairUp();
+  else if (event.key === "n") { event.preventDefault(); if (wide) widen(); byId("note").focus(); }
 });

@@ -1,5 +1,5 @@
 // The gallery: filters and sorts entries, and draws only the rows that can be seen.
-const CARD_MIN_PX = 264, CARD_GAP_PX = 14, WORDS_PX = 116, SHAPE_MIN = 0.5625, SHAPE_MAX = 1, ROWS_AROUND = 1;
+const CARD_MIN_PX = 264, CARD_GAP_PX = 14, WORDS_PX = 116, SHAPE_MIN = 0.5625, SHAPE_MAX = 1, ROWS_AROUND = 1, OPTION_CHARS = 60, FILTERS_MAX = 8;
 const SORTS = {
   "": ["Manifest order", () => 0],
   newest: ["Newest first", (a, b) => (b.job.finished_ms || b.job.submitted_ms || 0) - (a.job.finished_ms || a.job.submitted_ms || 0)],
@@ -25,7 +25,7 @@ function matches() {
 
 function choice(label, value, options, change) {
   const select = h("select", { "aria-label": label, onchange: (event) => change(event.target.value) },
-    options.map(([key, name]) => h("option", { value: key, selected: key === value }, name)));
+    options.map(([key, name]) => h("option", { value: key, selected: key === value, title: name }, name.length > OPTION_CHARS ? `${name.slice(0, OPTION_CHARS - 1)}…` : name)));
   return h("label", { class: value ? "field on" : "field" }, h("span", {}, label), select);
 }
 
@@ -41,20 +41,28 @@ function filters(refresh) {
   const models = [...new Set(jobs.map((job) => job.model))];
   const fields = [choice("State", view.state, [["", "all"], ...states], (v) => { view.state = v; refresh(); })];
   if (models.length > 1) fields.push(choice("Model", view.model, [["", "all"], ...models.map((m) => [m, shortModel(m)])], (v) => { view.model = v; refresh(); }));
-  for (const { name, label, values } of filterable.slice(0, 8)) {
+  for (const { name, label, values } of filterable.slice(0, FILTERS_MAX)) {
     fields.push(choice(label, view.where[name] || "", [["", "all"], ...values.map((v) => [v, v])], (v) => { setWhere(name, v); refresh(); }));
   }
   return fields;
 }
 
-function toolbar(refresh, ...extra) {
+let filtersOpen = false;  // in a narrow window, where they wait behind a button
+
+function toolbar(refresh) {
   const search = h("input", { type: "search", id: "search", placeholder: "Search prompts, ids, parameters   /", "aria-label": "Search", value: view.q });
   let waiting = 0;
   search.addEventListener("input", () => {
     clearTimeout(waiting);
     waiting = setTimeout(() => { view.q = search.value; refresh("search"); }, 80);
   });
-  return [h("label", { class: "field search" }, search), ...filters(refresh), ...extra];
+  const chosen = filters(refresh), box = h("div", { class: filtersOpen ? "filters open" : "filters" }, chosen);
+  const active = chosen.filter((field) => field.classList.contains("on")).length;
+  const opener = h("button", { class: "button opener", type: "button", "aria-expanded": String(filtersOpen), onclick: () => {
+    filtersOpen = box.classList.toggle("open");
+    opener.setAttribute("aria-expanded", String(filtersOpen));
+  } }, "Filters", active ? h("span", { class: "count" }, active) : null);
+  return [h("label", { class: "field search" }, search), opener, box];
 }
 
 function drawGallery(panel) {
@@ -200,10 +208,18 @@ class Grid {
 function mediaOf(entry) {
   const { file, job } = entry, kind = (file && file.type || "").split("/")[0];
   if (!file) return h("div", { class: `none s-${job.state}` }, h("b", {}, job.state), job.message || waiting(job.state));
-  if (file.away) return h("div", { class: "none" }, h("b", {}, file.type || "file"), file.away);
-  if (kind === "image") return h("img", { src: file.path, alt: job.prompt || job.job, loading: "lazy", decoding: "async" });
-  if (kind === "video") return h("video", { src: `${file.path}#t=0.1`, muted: true, loop: true, playsinline: true, preload: "metadata", "aria-label": job.prompt || job.job });
-  return h("div", { class: "none" }, h("b", {}, file.type || "file"), decodeURIComponent(file.path).split("/").pop());
+  if (file.away && !data.view) return h("div", { class: "none" }, h("b", {}, "Not shown here"), `It lies in the bucket: ${file.away}`);
+  const onerror = (event) => event.target.replaceWith(unloadable(file));
+  if (kind === "image") return h("img", { src: file.path, alt: job.prompt || job.job, loading: "lazy", decoding: "async", onerror });
+  if (kind === "video") return h("video", { src: `${file.path}#t=0.1`, muted: true, loop: true, playsinline: true, preload: "metadata", "aria-label": job.prompt || job.job, onerror });
+  return h("div", { class: "none" }, h("b", {}, file.type || "file"), nameOf(file));
+}
+
+const nameOf = (file) => decodeURIComponent(file.path).split("/").pop();
+
+// Deleted or moved since, out of reach, or of a kind that this browser can't show.
+function unloadable(file) {
+  return h("div", { class: "none" }, h("b", {}, "Can't be loaded"), file.away || `${nameOf(file)}: moved, deleted, or nothing that this browser can show`);
 }
 
 const waiting = (state) => ({ submitted: "Running at the API", completed: "Generated, not yet downloaded", unknown: "The POST left and no answer came", pending: "Not accepted yet" })[state] || "";
@@ -233,7 +249,9 @@ function thumbOf(entry) {
 }
 
 function chipsOf(job) {
-  const chips = filterable.filter((d) => valueOf(job, d.name) !== MISSING).map((d) => h("span", { class: "chip", title: valueOf(job, d.name) }, h("i", {}, d.label), short(valueOf(job, d.name))));
+  // The prompt says its variables already.
+  const said = (d) => isVariable(d) && valueOf(job, d.name).length > 2 && (job.prompt || "").includes(valueOf(job, d.name));
+  const chips = filterable.filter((d) => valueOf(job, d.name) !== MISSING && !said(d)).map((d) => h("span", { class: "chip", title: valueOf(job, d.name) }, h("i", {}, d.label), short(valueOf(job, d.name))));
   return chips.length ? chips : [h("span", { class: "chip" }, shortModel(job.model))];
 }
 

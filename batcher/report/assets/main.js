@@ -61,7 +61,7 @@ function drawTiles() {
   const each = finished.length ? finished.reduce((sum, job) => sum + (job.cost_usd || 0), 0) / finished.length : null;
   const wrong = problemCount();
   byId("tiles").replaceChildren(progress,
-    tile("Cost", money(status.cost_usd), status.unpriced_attempts ? `and ${plural(status.unpriced_attempts, "attempt")} of unknown price` : each !== null ? `${money(each)} an output job` : null),
+    tile("Cost", money(status.cost_usd), status.unpriced_attempts ? `and ${plural(status.unpriced_attempts, "attempt")} of unknown price` : each !== null ? `${money(each)} a finished job` : null),
     tile("Outputs", number(entries.filter((entry) => entry.file).length), size(status.bytes)),
     tile("Typical wait", took.length ? duration(took[took.length >> 1]) : "—", took.length ? `longest ${duration(took.at(-1))}` : "POST to completion"),
     tile("Needs a look", number(wrong), wrong ? [status.failed && `${status.failed} failed`, status.unknown && `${status.unknown} unknown`, status.bad_quality && `${status.bad_quality} poor`, status.cancelled && `${status.cancelled} cancelled`].filter(Boolean).join(", ") : "nothing went wrong"));

@@ -47,7 +47,9 @@ function issueOf(kind, found) {
 
 function commandOf(text) {
   if (text.added !== undefined) return h("p", {}, "Repeat the command of the run", text.added && " with ", text.added && h("code", {}, text.added), ".");
-  return h("div", { class: "command" }, h("code", {}, text), copier(text));
+  // Lines break between words, not behind the dashes of an option.
+  const words = text.split(" ").flatMap((word, at) => (at ? [" ", h("span", {}, word)] : [h("span", {}, word)]));
+  return h("div", { class: "command" }, h("code", {}, words), copier(text));
 }
 
 function reasonsOf(found) {
@@ -76,5 +78,5 @@ function membersOf(members) {
 function memberOf(job) {
   const open = () => openDetail(entries.filter((entry) => entry.job === job), 0);
   return h("li", {}, h("button", { class: "mono", type: "button", onclick: open }, job.job),
-    h("span", {}, job.prompt || "", h("span", { class: "soft" }, job.submitted_ms ? ` · sent ${moment(job.submitted_ms)}` : "", job.source ? ` · ${job.source}` : "")));
+    h("div", {}, job.prompt && h("bdi", { class: "clamp", title: job.prompt }, job.prompt), h("div", { class: "soft" }, [job.submitted_ms && `sent ${moment(job.submitted_ms)}`, job.source].filter(Boolean).join(" · "))));
 }
