@@ -78,6 +78,7 @@ class RunOptions(TypedDict, total=False):
     only: str | Iterable[str] | None
     shard: str | tuple[int, int] | None
     retry_failed: bool
+    retry_refused: bool
     retry_unknown: bool
     redo: bool
     max_attempts: int
@@ -96,6 +97,7 @@ class RunOptions(TypedDict, total=False):
     assume_price: float | None
     canary: int | None
     canary_failures: int | str
+    retries: int
     max_failures: int | str | None
     yes: bool
     on_interrupt: Literal["detach", "cancel"]

@@ -387,6 +387,7 @@ class Batch:
             clock=self.clock,
             rng=random.Random(7),
             observer=self.observer,
+            policy=self.policy,
         )
 
     async def hold(self, *events: tuple[Any, ...]) -> None:

@@ -19,6 +19,8 @@ FLAGS = {
     "--retry-failed": Policy(retry_failed=True),
     "--retry-unknown": Policy(retry_unknown=True),
     "--redo": Policy(redo=True),
+    "--retry-refused": Policy(retry_refused=True),
+    "--retries 2": Policy(retries=2),
 }
 SUBMIT, ASK, WATCH = Action.SUBMIT, Action.ASK, Action.WATCH
 COLLECT, CHECK, LEAVE = Action.COLLECT, Action.CHECK, Action.LEAVE
@@ -128,6 +130,39 @@ def test_each_state_has_its_bucket(known, bucket):
 )
 def test_the_reason_says_what_happened_last(known, policy, reason):
     assert decide(CAT, known, FLAGS[policy]).reason == reason
+
+
+REFUSED = record(State.FAILED, GENERATE, 422001, message="refused by the content filter")
+REFUSED_AT_SUBMIT = record(State.FAILED, Stage.SUBMIT, 422, message="no such duration")
+PASSES = record(State.FAILED, GENERATE, 500001, message="internal error")
+OWED = record(State.FAILED, GENERATE, 500001, message="internal error", retry=1, retry_due=True)
+
+
+@pytest.mark.parametrize(
+    ("known", "flag", "bucket", "action"),
+    [
+        (REFUSED, "", PlanGroup.REFUSED, LEAVE),
+        (REFUSED, "--retry-failed", PlanGroup.REFUSED, LEAVE),
+        (REFUSED, "--retries 2", PlanGroup.REFUSED, LEAVE),
+        (REFUSED, "--retry-refused", PlanGroup.RETRY, ASK),
+        # A refused submission cost nothing.
+        (REFUSED_AT_SUBMIT, "", PlanGroup.REFUSED, LEAVE),
+        (REFUSED_AT_SUBMIT, "--retry-failed", PlanGroup.RETRY, SUBMIT),
+        (REFUSED_AT_SUBMIT, "--retry-refused", PlanGroup.RETRY, SUBMIT),
+        (PASSES, "--retry-refused", PlanGroup.FAILED, LEAVE),
+        # Only what a run with --retries owed, not each old failure.
+        (PASSES, "--retries 2", PlanGroup.FAILED, LEAVE),
+        (OWED, "--retries 2", PlanGroup.RETRY, ASK),
+        (OWED, "", PlanGroup.FAILED, LEAVE),
+    ],
+)
+def test_refusals_and_owed_retries_need_their_own_word(known, flag, bucket, action):
+    decision = decide(CAT, known, FLAGS[flag])
+    assert (decision.bucket, decision.action) == (bucket, action)
+
+
+def test_the_count_of_retries_ends_what_a_run_owed():
+    assert decide(CAT, OWED, Policy(retries=1)).action is LEAVE
 
 
 # --max-attempts

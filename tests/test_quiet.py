@@ -48,7 +48,7 @@ def test_a_quiet_run_says_what_newly_failed_and_how_to_go_on_and_is_silent_when_
     assert "2 of 3 jobs done" in first.stderr
     assert re.search(r"cat-number-1-\w+: at submit .*not this one", first.stderr)
     again = re.search(
-        r"to try the others again, at their price: (batcher run .* --retry-failed)", first.stderr
+        r"submitted again, at their price, by:\n +(batcher run .* --retry-refused)", first.stderr
     )
     assert again is not None
     second = run_command(server, tmp_path, "run", "pairs.csv", *QUIET, "--ignore-old-failures")
@@ -68,7 +68,9 @@ def test_a_new_failure_is_named_before_the_old_ones(server, tmp_path):
     told = run_command(server, tmp_path, "run", "pairs.csv", *QUIET).stderr
     lines = told.splitlines()
     assert lines[0] == "batcher: out: exit 1, 1 newly failed"
-    assert lines[lines.index("13 failed or were cancelled:") + 1].startswith("  cat-number-24-")
+    assert lines[
+        lines.index("13 were refused for their inputs, and would be refused again:") + 1
+    ].startswith("  cat-number-24-")
 
 
 def test_an_unanswered_post_is_told_quietly_with_the_command_that_settles_it(server, tmp_path):

@@ -191,7 +191,7 @@ async def test_problems_come_with_reasons_and_remedies(page):
         "bad gateway",
         "batcher resolve",
         "refused </script><b>by</b> the model",
-        "--retry-failed",
+        "--retry-refused",
         "2 s instead of 10 s",
         "--redo",
     ):

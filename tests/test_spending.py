@@ -7,12 +7,23 @@ from copy import deepcopy
 from dataclasses import replace
 
 import pytest
-from engine import Api, Batch, after, answer, in_virtual_time, job, observer_that, some_jobs
+from engine import (
+    Api,
+    Batch,
+    after,
+    answer,
+    bought,
+    for_ever,
+    in_virtual_time,
+    job,
+    observer_that,
+    some_jobs,
+)
 
 from batcher.app import run as app
 from batcher.app.host import Host
 from batcher.engine.late_costs import LateCosts
-from batcher.errors import InputError, OutcomeUnknown, UnreachableError
+from batcher.errors import InputError, InterruptedRunError, OutcomeUnknown, TurnedAway, UnreachableError
 from batcher.jobs.lifecycle import EventName, Stage, State
 from batcher.ledger.ledger import Ledger
 from batcher.manifest.roll import Roll
@@ -220,6 +231,21 @@ async def test_a_cost_that_comes_when_its_job_was_bought_again_is_not_that_of_th
     record = ledger.snapshot.records["cat"]
     assert (record.request_id, record.reported_usd) == ("r2", None)
     await ledger.close()
+
+
+@in_virtual_time
+async def test_a_run_that_is_interrupted_while_it_asks_for_old_costs_ends_at_once(batch):
+    batch.max_cost_usd = 9.0
+    await batch.hold(*bought(job("cat")), (EventName.FAILED, "cat", {"stage": Stage.GENERATE}))
+    batch.api.knows("r1")
+    batch.api.results["r1"] = for_ever(TurnedAway("429", retry_after_s=100.0))
+
+    async def interrupt(runner):
+        await asyncio.sleep(3.0)
+        runner.control.halt(InterruptedRunError("interrupted"))
+
+    await batch.run([job("cat")], meanwhile=interrupt)
+    assert asyncio.get_running_loop().time() < 3.0 + Pace().grace_s
 
 
 @in_virtual_time

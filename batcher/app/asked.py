@@ -61,6 +61,11 @@ def options_from(given: Given) -> Options:
     values = given.complete()
     if values["redo"] and values["only"] is None:
         raise UsageError("--redo buys jobs again: say which with --only")
+    if (retries := values["retries"]) >= max(values["max_attempts"], 1) and retries:
+        raise UsageError(
+            f"--retries {retries} makes {retries + 1} attempts of a job, more than --max-attempts "
+            f"{values['max_attempts']}: add --max-attempts {retries + 1}"
+        )
     facts: dict[str, dict[str, Any]] = defaultdict(dict)
     for option in TABLE:
         rule = RULES.get(option.key)

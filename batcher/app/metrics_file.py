@@ -110,6 +110,9 @@ class MetricsFile(Deaf):
     def _summary(self, summary: Summary) -> Iterator[str]:
         counts = {state.value: getattr(summary, state.value) for state in State}
         yield from self._labelled("jobs", "gauge", "Jobs by state.", "state", counts)
+        yield from self._gauge(
+            "jobs_refused", "Failed jobs that the API refused for their inputs.", summary.refused
+        )
         yield from self._gauge("jobs_new_failures", "Jobs that failed in this run.", summary.failed_now)
         yield from self._gauge("jobs_new_unknown", "Jobs that became unknown.", summary.unknown_now)
         yield from self._gauge("output_bytes", "Bytes of all outputs.", summary.bytes)

@@ -9,6 +9,8 @@ from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import Summary, status_of
 from batcher.planning.plan import PlanGroup
 
+_OLD_FAILURES = (PlanGroup.FAILED, PlanGroup.REFUSED, PlanGroup.CANCELLED, PlanGroup.EXHAUSTED)
+
 
 def summarise(
     prepared: Prepared, snapshot: Snapshot, view: RunView, error: BatcherError | None, elapsed_s: float
@@ -37,7 +39,7 @@ def _exit_code(prepared: Prepared, view: RunView) -> int:
     made = prepared.plan
     excused = 0
     if prepared.options.ignore_old_failures:
-        excused = sum(map(made.count, (PlanGroup.FAILED, PlanGroup.CANCELLED, PlanGroup.EXHAUSTED)))
+        excused = sum(map(made.count, _OLD_FAILURES))
     left = view.done + excused < made.selected
     return int(left or made.invalid > 0 or _not_redone(prepared) > 0)
 

@@ -331,6 +331,7 @@ async def _drive(
             observer=host.observer,
             inspector=MediaInspector(prepared.run_dir, ledger.snapshot),
             account=books[1],
+            policy=options.policy,
         )
         canary = Canary(
             prepared.canary, options.money.canary_failures, ledger.snapshot, host.clock, host.go_on

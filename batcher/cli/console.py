@@ -8,7 +8,7 @@ from pathlib import Path
 from batcher.jobs.lifecycle import SANDBOX_API, Record, Stage, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
-from batcher.ledger.summary import Status, Summary
+from batcher.ledger.summary import REFUSED, Status, Summary
 from batcher.options.command import as_path, command
 from batcher.options.given import Given
 from batcher.store.bucket import outputs_place
@@ -57,6 +57,9 @@ def status_lines(status: Status, given: Given | None = None) -> Iterator[str]:
                 else ""
             )
             yield f"  {count:>7}  {state}{extra}"
+        if state is State.FAILED and status.refused:
+            listing = _list_command(status.run_dir, REFUSED)
+            yield f"  {status.refused:>7}  of the failed were refused for their inputs: {listing}"
     if status.bad_quality:
         listing = _list_command(status.run_dir, "done")
         yield f"  {status.bad_quality:>7}  of the done have poor outputs: {listing} --quality bad"
@@ -147,20 +150,36 @@ def _in_states(summary: Summary, snapshot: Snapshot, *states: State) -> list[tup
 
 
 def _failures(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[str]:
-    failed = _in_states(summary, snapshot, State.FAILED, State.CANCELLED)
+    bad = _in_states(summary, snapshot, State.FAILED, State.CANCELLED)
+    failed = [pair for pair in bad if not pair[1].is_refused]
+    yield from _refusals([pair for pair in bad if pair[1].is_refused], summary, given)
     if not failed:
         return
     yield f"{len(failed)} failed or were cancelled:"
-    for job_id, record in failed[:PROBLEMS_SHOWN]:
-        where = f"at {record.stage}" if record.stage is not None else "cancelled"
-        code = f" [{record.code}]" if record.code is not None else ""
-        yield f"  {job_id}: {where}{code} {record.message or ''}".rstrip()
-    if len(failed) > PROBLEMS_SHOWN:
-        listing = _list_command(summary.run_dir, "failed,cancelled")
-        yield f"  ... and {len(failed) - PROBLEMS_SHOWN} more: {listing}"
+    yield from _listed(failed, summary, "failed,cancelled")
     if any(record.stage is Stage.DOWNLOAD for _, record in failed):
         yield f"  downloads are tried again, at no cost, by: {given.resume_command()}"
     yield f"  to try the others again, at their price: {given.resume_command(retry_failed=True)}"
+
+
+def _refusals(refused: list[tuple[str, JobRecord]], summary: Summary, given: Given) -> Iterator[str]:
+    if not refused:
+        return
+    yield f"{len(refused)} were refused for their inputs, and would be refused again:"
+    yield from _listed(refused, summary, REFUSED)
+    yield "  mend their inputs in the manifest; the same ones are submitted again, at their price, by:"
+    yield f"    {given.resume_command(retry_refused=True)}"
+
+
+def _listed(jobs: list[tuple[str, JobRecord]], summary: Summary, states: str) -> Iterator[str]:
+    """The first few, and the command that lists all."""
+    for job_id, record in jobs[:PROBLEMS_SHOWN]:
+        where = f"at {record.stage}" if record.stage is not None else "cancelled"
+        code = f" [{record.code}]" if record.code is not None else ""
+        yield f"  {job_id}: {where}{code} {record.message or ''}".rstrip()
+    if len(jobs) > PROBLEMS_SHOWN:
+        listing = _list_command(summary.run_dir, states)
+        yield f"  ... and {len(jobs) - PROBLEMS_SHOWN} more: {listing}"
 
 
 def _unknowns(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[str]:

@@ -109,7 +109,9 @@ def completion(shell: str) -> int:
 @cli.command()
 @click.argument("places", type=click.Path(path_type=Path), nargs=-1, required=True, metavar=PLACES)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, for each of several.")
-@click.option("--list", "states", metavar="STATE,...", help="One JSON line per job in these states.")
+@click.option(
+    "--list", "states", metavar="STATE,...", help="One JSON line per job in these states, or refused."
+)
 @click.option("--quality", type=click.Choice(["good", "bad"]), help="With --list: only these.")
 @click.option("--follow", is_flag=True, help="Go on until the run ends.")
 def status(

@@ -29,6 +29,7 @@ WORDS: Mapping[PlanGroup, tuple[str, str]] = {
     PlanGroup.COLLECT: (">", "generated: to be downloaded, at no cost"),
     PlanGroup.DONE: ("=", "done"),
     PlanGroup.FAILED: ("!", "failed: left alone (--retry-failed tries them again)"),
+    PlanGroup.REFUSED: ("!", "refused for their inputs: left alone (--retry-refused tries them again)"),
     PlanGroup.UNKNOWN: ("!", "unknown, perhaps paid for: left alone (resolve them, or --retry-unknown)"),
     PlanGroup.CANCELLED: ("!", "cancelled: left alone (--retry-failed tries them again)"),
     PlanGroup.EXHAUSTED: ("!", "out of attempts: left alone (--max-attempts)"),

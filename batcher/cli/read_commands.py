@@ -117,11 +117,12 @@ async def _verify(run_dir: RunDir, snapshot: Snapshot) -> tuple[int, list[tuple[
     return checked, bad
 
 
-def _states(text: str) -> frozenset[State]:
-    try:
-        return frozenset(State(word.strip()) for word in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"--list: {error}; the states are {', '.join(State)}") from None
+def _states(text: str) -> frozenset[str]:
+    words = [word.strip() for word in text.split(",")]
+    known = [*map(str, State), summaries.REFUSED]
+    if strange := [word for word in words if word not in known]:
+        raise UsageError(f"--list: {strange[0]!r} is no state; the states are {', '.join(known)}")
+    return frozenset(words)
 
 
 def _print_lines(structs: Iterable[msgspec.Struct]) -> None:

@@ -22,7 +22,7 @@ from batcher.engine.submit import BodyOf, Submitter, Terms
 from batcher.engine.unwatched import Unwatched
 from batcher.engine.view import Observer, RunView
 from batcher.ledger.ledger import Ledger
-from batcher.options.facts import Pace
+from batcher.options.facts import Pace, Policy
 from batcher.pacing.gate import Gate
 from batcher.pacing.polling import LearnedPolls
 from batcher.pacing.rate import RateLimit
@@ -47,6 +47,7 @@ class Deps:
     observer: Observer
     inspector: Inspector = field(default_factory=Unchecked)
     account: Account | None = None
+    policy: Policy = field(default_factory=Policy)
 
 
 @dataclass(frozen=True, slots=True)

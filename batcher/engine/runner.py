@@ -17,6 +17,7 @@ from batcher.engine.lanes import Deps, Lanes
 from batcher.engine.max_runtime import end_in_time
 from batcher.engine.model_caps import CapQueues
 from batcher.engine.poll import Gone, is_final_no
+from batcher.engine.retries import Retries
 from batcher.engine.stop import Breaker
 from batcher.engine.submit import Outcome
 from batcher.errors import (
@@ -55,6 +56,7 @@ class Runner:
         self._watched_since_s: dict[str, float] = {}
         self._queues = CapQueues(lanes.slots.caps, self._start, self._spawn)
         self._stuck: BatcherError | None = None
+        self._retries = Retries(deps, lanes)
         # Insertion-ordered, so that cancellation order is deterministic.
         self._live: dict[asyncio.Task[None], None] = {}
 
@@ -78,7 +80,7 @@ class Runner:
         beside = [asyncio.create_task(work) for work in companions]
         try:
             await self._guarded(self._tidy())
-            await self._guarded(self._lanes.late_costs.take_over(self._deps.run_dir.is_ours))
+            await self._until_halted(self._lanes.late_costs.take_over(self._deps.run_dir.is_ours))
             async with asyncio.TaskGroup() as self._tasks:
                 self._take_over(plan)
                 self._spawn(self._admit(plan, work))
@@ -122,6 +124,13 @@ class Runner:
         task.add_done_callback(lambda ended: self._live.pop(ended, None))
         task.add_done_callback(lambda _: work.close())  # if cancelled before its start
 
+    async def _until_halted(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do ``work``, which a halt cancels."""
+        task = asyncio.create_task(self._guarded(work))
+        self._live[task] = None
+        await asyncio.wait([task])
+        del self._live[task]
+
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         """An error in a lane drains the run instead of crashing it."""
         try:
@@ -152,6 +161,8 @@ class Runner:
                     await self._deps.clock.sleep(0)
                 if job.id not in resumed:
                     await self._begin(job, decision)
+                elif self._retries.met(job):
+                    self._spawn(self._collect_or_retry(job, None))
             await self._queues.close()
         except InputError as error:  # a job that was planned but can't be read any more stays pending
             self._deps.observer.warn(f"the manifest changed while the run was under way:\n{error}")
@@ -203,18 +214,32 @@ class Runner:
         self._lanes.backlog.free()
 
     async def _buy(self, job: Job, *, ask_first: bool) -> None:
-        """Submit a job, poll it, fetch its outputs. The caller already holds its slot."""
-        result: Result | None = None
+        """Submit a job, poll it, fetch its outputs; also its retries. The caller holds its slot."""
         with self._canary.watching(job.id):
-            try:
-                if ask_first and not await self._old_request_failed(job):
-                    result = await self._watch_to_end(job.id, taken_over=True)
-                elif await self._submit(job):
-                    result = await self._watch_to_end(job.id, taken_over=False)
-            finally:
-                self._lanes.slots.free(job.model)
-            if result is not None:
-                await self._collect(job.id, result)
+            result = await self._generate(job, ask_first=ask_first)
+            await self._collect_or_retry(job, result)
+
+    async def _generate(self, job: Job, *, ask_first: bool) -> Result | None:
+        """One attempt of a job, to its result; frees its slot."""
+        try:
+            if ask_first and not await self._old_request_failed(job):
+                return await self._watch_to_end(job.id, taken_over=True)
+            if await self._submit(job):
+                return await self._watch_to_end(job.id, taken_over=False)
+            return None
+        finally:
+            self._lanes.slots.free(job.model)
+
+    async def _collect_or_retry(self, job: Job, result: Result | None) -> None:
+        """Fetch the outputs; without a result, buy the job again while ``--retries`` allows it."""
+        while result is None and (attempt := await self._retries.next_after(job.id)):
+            self.view.failed -= 1
+            result = await self._generate(job, ask_first=True)
+            if self._retries.is_left(job.id, attempt):
+                self.view.failed += 1
+                return
+        if result is not None:
+            await self._collect(job.id, result)
 
     async def _old_request_failed(self, job: Job) -> bool:
         """Ask for the old result once more; True only for a final no."""
@@ -269,7 +294,9 @@ class Runner:
             result = await self._watch_to_end(job_id, taken_over=True)
         finally:
             self._lanes.slots.free(self._ledger.snapshot.records[job_id].model)
-        if result is not None:
+        if (job := self._retries.taken_over(job_id)) is not None:
+            await self._collect_or_retry(job, result)
+        elif result is not None:
             await self._collect(job_id, result)
 
     async def _watch_to_end(self, job_id: str, *, taken_over: bool) -> Result | None:
@@ -286,7 +313,7 @@ class Runner:
                     record.request_id, schedule, self._pace.job_timeout_s, taken_over=taken_over
                 )
         except Gone as error:
-            await self._failed(job_id, NOT_FOUND, str(error), None)
+            await self._failed(job_id, code=NOT_FOUND, message=str(error))
             return None
         finally:
             self.view.queued -= 1
@@ -313,19 +340,11 @@ class Runner:
         if result.phase is Phase.CANCELLED:
             self.view.failed += await self._lanes.cancels.note_cancelled(job_id)
             return None
-        message = result.message or "the API gave no reason"
-        await self._failed(job_id, result.error_code or result.word, message, result.cost_usd)
+        await self._failed(job_id, **self._retries.failure(job_id, result))
         return None
 
-    async def _failed(self, job_id: str, code: int | str, message: str, cost_usd: float | None) -> None:
-        await self._ledger.record(
-            EventName.FAILED,
-            job_id,
-            stage=Stage.GENERATE,
-            code=code,
-            message=message,
-            cost_usd=cost_usd,
-        )
+    async def _failed(self, job_id: str, **said: Any) -> None:
+        await self._ledger.record(EventName.FAILED, job_id, stage=Stage.GENERATE, **said)
         self._lanes.late_costs.note(job_id)
         self._count(failed=True)
 

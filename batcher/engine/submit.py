@@ -23,7 +23,7 @@ from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import Ledger
 from batcher.options.command import as_path, command
 from batcher.pacing.rate import RateLimit
-from batcher.planning.plan import next_attempt
+from batcher.planning.plan import next_attempt, next_retry
 from batcher.ports import Service
 from batcher.providers.runcomfy.body import is_quick
 
@@ -175,9 +175,8 @@ class Submitter:
             fields["meta"] = recorded(job.meta)
             if job.vars:
                 fields["vars"] = recorded(job.vars)
-        covered = self._ledger.append(
-            EventName.SUBMITTING, job.id, attempt=next_attempt(record), **fields
-        )
+        attempt, fields["retry"] = next_attempt(record), next_retry(record)
+        covered = self._ledger.append(EventName.SUBMITTING, job.id, attempt=attempt, **fields)
         self._ledger.snapshot.records[job.id].listed = True
         return covered
 

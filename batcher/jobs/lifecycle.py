@@ -15,6 +15,7 @@ from msgspec import UNSET, UnsetType
 
 from batcher.errors import BatcherError
 from batcher.jobs.job import Artifact, Probed
+from batcher.jobs.refusals import is_refusal
 
 FORMAT_VERSION = 1
 
@@ -142,6 +143,10 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
     stage: Stage | None = None
     code: int | str | None = None
     message: str | None = None
+    retry: int = 0
+    """With ``submitting``: the N-th retry (``--retries``) of the job, 0 for any other attempt."""
+    retry_due: bool = False
+    """With ``failed``: its run would buy the job again, within its caps."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -196,7 +201,8 @@ class Record(msgspec.Struct, gc=False):
     Offsets are places of lines in the ledger that hold what is not kept in memory: the last
     ``submitting``, the last one that carried ``input``, the last answer that named a request, the last
     ``done``; -1 where there is none. ``quality`` is what is wrong with a done job's outputs, if
-    anything. ``cancelling``: an interrupted run asked for a cancel of the request.
+    anything. ``cancelling``: an interrupted run asked for a cancel of the request. ``retry`` counts the
+    retries (``--retries``) up to the current attempt; with ``retry_due`` there is to be another.
     """
 
     state: State = State.PENDING
@@ -222,3 +228,12 @@ class Record(msgspec.Struct, gc=False):
     answer_offset: int = -1
     done_offset: int = -1
     priced_as: str | None = None
+    retry: int = 0
+    retry_due: bool = False
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the job failed because the API refused its inputs."""
+        if self.state is not State.FAILED or self.stage is Stage.DOWNLOAD:
+            return False
+        return is_refusal(self.code, self.message)

@@ -17,7 +17,7 @@ from batcher.jobs.lifecycle import FORMAT_VERSION
 from batcher.ledger.packed import Bulk
 from batcher.ledger.snapshot import Saved, Snapshot
 
-FOLD_VERSION = f"{FORMAT_VERSION}.6"
+FOLD_VERSION = f"{FORMAT_VERSION}.7"
 """Change this whenever the fold keeps something else or computes it differently."""
 _PIECE_BYTES = 1 << 20
 

@@ -49,7 +49,8 @@ class Finished:
 
     state = State.DONE
     stage = code = message = replaced = None
-    cancelling = False
+    cancelling = retry_due = is_refused = False
+    retry = 0
 
     def __init__(self, jobs: FinishedJobs, row: int) -> None:
         self._jobs = jobs

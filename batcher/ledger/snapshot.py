@@ -161,6 +161,12 @@ class Snapshot:
         """How many done jobs of the manifest have a note on the quality of their outputs."""
         return self.records.packed_tally().poor + sum(map(is_poor, self.records.open.values()))
 
+    @property
+    def refused(self) -> int:
+        """How many failed jobs of the manifest the API refused for their inputs."""
+        records = self.records.open.values()
+        return sum(record.is_refused and not record.orphaned for record in records)
+
     def apply_run(self, event: RunEvent, place: int = -1) -> None:
         """Fold a line about a run."""
         segment = place >> SEGMENT_SHIFT
@@ -296,6 +302,7 @@ class Snapshot:
             record.input_offset = place
         record.quality, record.done_offset, record.answer_offset = None, -1, -1
         record.reported_usd, record.cancelling = None, False
+        record.retry, record.retry_due = event.retry, False
         record.charge_usd = 0.0  # the cost of earlier attempts stays in the sum
         self._charge(event.job, record, record.price_usd)
         self.timings.submitting(event.job, record.model, event.input)
@@ -317,6 +324,7 @@ class Snapshot:
             if place >= 0:
                 self.requests.setdefault(event.request_id, place)
         record.stage = record.code = record.message = None
+        record.retry_due = False
         if record.charge_usd == 0.0:
             self._charge(event.job, record, record.price_usd)
         self.timings.accepted(event.job, event.at, self._run_number(place))
@@ -326,6 +334,7 @@ class Snapshot:
 
     def _completed(self, record: Record, event: Event, place: int) -> None:
         record.stage = record.code = record.message = None
+        record.retry_due = False
         self._report(event.job, record, event.cost_usd)
         self.timings.completed(event.job, event.at, event.unfinished_s, self._run_number(place))
 
@@ -342,6 +351,7 @@ class Snapshot:
         if event.files is not None:  # the complete ones
             self._set_files(record, event.files)
         record.stage, record.code, record.message = event.stage, event.code, event.message
+        record.retry_due = event.retry_due
         self.timings.ended(event.job)
         self.costs.ended(event.job)
         if event.stage is Stage.SUBMIT:

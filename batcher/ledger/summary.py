@@ -20,6 +20,8 @@ from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import LastRun, Snapshot, is_poor
 
 USD_DIGITS = 6
+REFUSED = "refused"
+"""Listed like a state: the failed jobs whose inputs the API refused."""
 
 
 class Status(msgspec.Struct, kw_only=True):
@@ -52,6 +54,8 @@ class Status(msgspec.Struct, kw_only=True):
     live: bool
     bad_quality: int = 0
     """Done jobs whose outputs have a note on their quality."""
+    refused: int = 0
+    """Failed jobs that the API refused for their inputs: they would be refused again."""
 
 
 class Summary(Status, kw_only=True):
@@ -90,6 +94,8 @@ class ListedJob(msgspec.Struct, kw_only=True):
     stage: str | None = None
     code: int | str | None = None
     message: str | None = None
+    refused: bool = False
+    """Whether the API refused its inputs."""
     request_id: str | None = None
     quality: str | None = None
     submitting_at: str | None = None
@@ -121,6 +127,7 @@ def status_of(run_dir: Path, snapshot: Snapshot, *, beside: Disk | None = None) 
         bytes=snapshot.bytes,
         live=bool(live),
         bad_quality=snapshot.poor,
+        refused=snapshot.refused,
         **counts,
     )
 
@@ -169,16 +176,17 @@ def _under_way(snapshot: Snapshot, live: list[LastRun]) -> int:
 
 
 def listed_jobs(
-    snapshot: Snapshot, states: frozenset[State], *, bad: bool | None = None
+    snapshot: Snapshot, states: frozenset[str], *, bad: bool | None = None
 ) -> Iterator[ListedJob]:
-    """The jobs in ``states``: done jobs in the order of completion, then the others.
+    """The jobs in ``states`` (or ``refused``): done jobs in the order of completion, then the others.
 
     ``bad``: only those with (or without) a note on the quality of their outputs.
     """
     jobs = snapshot.items() if State.DONE in states else snapshot.unfinished()
     for job_id, record in jobs:
         fits = bad is None or is_poor(record) is bad
-        if record.state in states and fits and not record.orphaned:
+        named = record.state in states or (REFUSED in states and record.is_refused)
+        if named and fits and not record.orphaned:
             yield listed_job(job_id, record, snapshot)
 
 
@@ -196,6 +204,7 @@ def listed_job(job_id: str, record: JobRecord, snapshot: Snapshot) -> ListedJob:
         stage=record.stage,
         code=record.code,
         message=record.message,
+        refused=record.is_refused,
         request_id=record.request_id,
         quality=record.quality,
         submitting_at=record.submitting_at,

@@ -107,9 +107,14 @@ class Policy:
     """The user's word on what may be bought again."""
 
     retry_failed: bool = False
+    """Failures, except refused generations."""
+    retry_refused: bool = False
+    """Jobs that the API refused for their inputs."""
     retry_unknown: bool = False
     redo: bool = False
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    retries: int = 0
+    """How often a run buys a job again by itself whose generation failed for a reason that may pass."""
 
 
 @dataclass(frozen=True, slots=True)

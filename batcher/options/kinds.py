@@ -132,6 +132,12 @@ def _whole(text: str) -> int:
     return int(text)
 
 
+def _not_negative(text: str) -> int:
+    if (number := _whole(text)) < 0:
+        raise ValueError(f"{text!r} is less than 0")
+    return number
+
+
 def _auto_or(parse: Callable[[str], Any], otherwise: str) -> Callable[[str], Any]:
     """Reads ``auto`` as itself, anything else by ``parse``."""
 
@@ -277,6 +283,7 @@ CHARACTER = ValueKind("CHAR", _text)
 SCHEDULER = ValueKind("tcp://HOST:PORT|local:N", _filled)
 COUNT = ValueKind("N", whole_above_0)
 SEED = ValueKind("N", _whole)
+TIMES = ValueKind("N", _not_negative)
 ALL_MODELS = "*"
 CONCURRENCY = ValueKind(
     "N|auto|MODEL=N",

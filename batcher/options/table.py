@@ -53,6 +53,7 @@ from batcher.options.kinds import (
     SHARD,
     SHARE,
     SIZE,
+    TIMES,
     USD,
     VARIABLE,
     choice,
@@ -176,6 +177,13 @@ TABLE: Final[tuple[Option, ...]] = (
             "retry-failed", FLAG, ONCE, "Try failed and cancelled jobs again.", to="policy.retry_failed"
         ),
         Option(
+            "retry-refused",
+            FLAG,
+            ONCE,
+            "Try jobs again whose inputs the API refused: they may be charged, and refused again.",
+            to="policy.retry_refused",
+        ),
+        Option(
             "retry-unknown",
             FLAG,
             ONCE,
@@ -267,6 +275,14 @@ TABLE: Final[tuple[Option, ...]] = (
         ),
         Option(
             "canary-failures", SHARE, MONEY, "Stop when more of the canary fail.", on=RUN, default="20%"
+        ),
+        Option(
+            "retries",
+            TIMES,
+            MONEY,
+            "Buy a job again so often by itself if its generation failed for a reason that may pass.",
+            to="policy.retries",
+            default="0",
         ),
         Option("max-failures", SHARE, MONEY, "Stop submitting after more failures than this.", on=RUN),
         Option(

@@ -9,6 +9,7 @@ from enum import StrEnum
 from batcher.errors import ManifestError
 from batcher.jobs.job import Job
 from batcher.jobs.lifecycle import EXPIRED, NO_OUTPUT, Stage, State
+from batcher.jobs.refusals import is_refusal
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
 from batcher.options.facts import Policy, Selection
@@ -43,6 +44,7 @@ class PlanGroup(StrEnum):
     COLLECT = "collect"
     DONE = "done"
     FAILED = "failed"
+    REFUSED = "refused"
     UNKNOWN = "unknown"
     CANCELLED = "cancelled"
     EXHAUSTED = "exhausted"
@@ -147,11 +149,43 @@ def _failed(record: JobRecord, policy: Policy) -> Decision:
         if policy.retry_failed and record.code in (EXPIRED, NO_OUTPUT):
             return Decision(PlanGroup.RETRY, Action.ASK, f"{record.code}, asked once more, then bought")
         return Decision(PlanGroup.COLLECT, Action.COLLECT, f"download failed: {why}")
-    if not policy.retry_failed:
-        return Decision(PlanGroup.FAILED, Action.LEAVE, f"failed at {record.stage}: {why}")
+    flag = _retried_by(record, policy)
+    if flag is None:
+        group = PlanGroup.REFUSED if record.is_refused else PlanGroup.FAILED
+        return Decision(group, Action.LEAVE, f"failed at {record.stage}: {why}")
     if record.stage is Stage.GENERATE:
         return Decision(PlanGroup.RETRY, Action.ASK, f"asked once more, then bought again: {why}")
-    return Decision(PlanGroup.RETRY, Action.SUBMIT, f"tried again (--retry-failed): {why}")
+    return Decision(PlanGroup.RETRY, Action.SUBMIT, f"tried again ({flag}): {why}")
+
+
+def _retried_by(record: JobRecord, policy: Policy) -> str | None:
+    """The option by which a job that failed at submit or generate is submitted again, if any.
+
+    A refused submission cost nothing, so ``--retry-failed`` submits it too; a refused generation may
+    have been charged, and would be again.
+    """
+    if policy.retry_refused and record.is_refused:
+        return "--retry-refused"
+    if policy.retry_failed and not (record.is_refused and record.stage is Stage.GENERATE):
+        return "--retry-failed"
+    if record.retry_due and record.retry < policy.retries:
+        return "--retries"
+    return None
+
+
+def may_retry(record: JobRecord, code: int | str | None, message: str, policy: Policy) -> bool:
+    """Whether ``--retries`` gives a job another attempt whose generation failed with this answer."""
+    left = record.attempt < policy.max_attempts and record.retry < policy.retries
+    return left and not is_refusal(code, message)
+
+
+def next_retry(record: JobRecord | None) -> int:
+    """Which retry (``--retries``) of the job a POST now would be; 0: none."""
+    if record is None:
+        return 0
+    if record.state is State.PENDING:  # a deferred attempt keeps its number
+        return record.retry
+    return record.retry + 1 if record.retry_due else 0
 
 
 def next_attempt(record: JobRecord | None) -> int:

@@ -66,6 +66,7 @@ class Jobs:
             commands |= {
                 "resume": given.resume_command(),
                 "retry_failed": given.resume_command(retry_failed=True),
+                "retry_refused": given.resume_command(retry_refused=True),
                 "retry_unknown": given.resume_command(retry_unknown=True),
                 "redo_poor": given.resume_command(only="@poor.txt", redo=True),
                 "redo_rejects": given.resume_command(only="@rejects.txt", redo=True),
@@ -97,6 +98,7 @@ class Jobs:
             "stage": record.stage,
             "code": record.code,
             "message": record.message,
+            "refused": record.is_refused or None,
             "orphaned": record.orphaned or None,
         }
 

@@ -151,12 +151,33 @@ class Checks:
         if not before:
             return
         last = before[-1]
+        unowed = self._not_retried(job_id, attempt, before)
+        if unowed is None:
+            return
         if last.run == self._process.spec.number:
-            self._world.violate(f"{job_id} was POSTed twice within one run")
+            self._world.violate(f"{job_id} was POSTed twice within one run: {unowed}")
         elif attempt <= last.attempt:
             self._world.violate(f"{job_id} was POSTed twice as attempt {attempt}")
         elif wrong := self._not_permitted(job_id, attempt):
             self._world.violate(f"{job_id} was bought again: {wrong}")
+
+    def _not_retried(self, job_id: str, attempt: int, before: list[Posting]) -> str | None:
+        """Why ``--retries`` does not cover another attempt; None if it does."""
+        policy = self._process.spec.policy
+        ours = {posting.attempt for posting in before if posting.run == self._process.spec.number}
+        failed = [
+            x
+            for x in ledger_lines(self._disk)
+            if x["event"] == "failed" and x["job"] == job_id and x["attempt"] == attempt - 1
+        ]
+        if attempt in ours or not failed or not failed[-1].get("retry_due"):
+            return "no attempt was owed"
+        if len(ours) > policy.retries or attempt > policy.max_attempts:
+            return f"attempt {attempt} with --retries {policy.retries}"
+        request = before[-1].request
+        if request is not None and not request.final_no(self._world.now_s()):
+            return f"its request {request.id} ({request.fate}) is still good"
+        return None
 
     def _not_permitted(self, job_id: str, attempt: int) -> str | None:
         """Why the user's word does not cover another attempt; None where it does."""
@@ -171,7 +192,8 @@ class Checks:
             return None
         if start.state is State.UNKNOWN:
             return None if spec.policy.retry_unknown else "it is unknown"
-        if start.state not in (State.FAILED, State.CANCELLED) or not spec.policy.retry_failed:
+        owed = start.retry_due and start.retry < spec.policy.retries
+        if start.state not in (State.FAILED, State.CANCELLED) or not (spec.policy.retry_failed or owed):
             return f"it was {start.state}"
         request = self._server.requests.get(start.request_id or "")
         if request is not None and not request.final_no(self._world.now_s()):

@@ -179,6 +179,8 @@ class Scenario:
             retry_unknown=rng.random() < 0.25,
             redo=rng.random() < 0.15,
             max_attempts=rng.choice([1, 2, 3, 3, 9]),
+            retry_refused=rng.random() < 0.2,
+            retries=rng.choice([0, 0, 0, 1, 2]),
         )
 
     def _pace(self) -> Pace:

@@ -8,9 +8,12 @@ const KINDS = [
   { state: "unknown", of: (job) => job.state === "unknown", title: "Unknown: the POST left and no answer came",
     why: "Each may have been created and charged. Look it up on the Generations page of your account, then settle it; or buy it once more, whatever became of the first.",
     commands: (found) => [`${offered.resolve} ${found[0].job} --request-id ID`, `${offered.resolve} ${found[0].job} --not-created`, again("retry_unknown", "--retry-unknown")] },
-  { state: "failed", of: (job) => job.state === "failed" && job.stage === "generate", title: "Failed while generating",
+  { state: "failed", of: (job) => job.state === "failed" && job.stage === "generate" && !job.refused, title: "Failed while generating",
     why: "The API took the request and gave no output. Trying again asks for the old result once more, and buys a new one only after a final no.",
     commands: () => [again("retry_failed", "--retry-failed")] },
+  { state: "failed", of: (job) => job.state === "failed" && job.stage === "generate" && job.refused, title: "Refused while generating",
+    why: "The API judged the inputs: its content rules forbid them, or they are invalid. The same ones would be refused again, and may be charged again. Mend them in the manifest.",
+    commands: () => [again("retry_refused", "--retry-refused")] },
   { state: "failed", of: (job) => job.state === "failed" && job.stage === "submit", title: "Refused when submitted",
     why: "Nothing was created and nothing charged. Mend the inputs in the manifest first: the same ones would be refused again.",
     commands: () => [again("retry_failed", "--retry-failed")] },
@@ -26,7 +29,7 @@ const KINDS = [
     why: "The API surely did not accept these: nothing was charged. The same command goes on with them.", commands: () => [again("resume")] },
 ];
 
-const problemCount = () => KINDS.slice(0, 6).reduce((sum, kind) => sum + jobs.filter(kind.of).length, 0);
+const problemCount = () => KINDS.slice(0, 7).reduce((sum, kind) => sum + jobs.filter(kind.of).length, 0);
 
 function drawProblems(panel) {
   const cards = KINDS.map((kind) => issueOf(kind, jobs.filter(kind.of))).filter(Boolean);
