@@ -4,6 +4,7 @@ import asyncio
 import json
 from hashlib import sha256
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -73,6 +74,7 @@ async def test_a_mark_of_outputs_that_were_bought_again_since_says_nothing(tmp_p
 
 
 ODD = 'yes: "{{ no }}" \u2028 # \x85 {{ prompt }}'
+VARS = {"animal": "a fox", "text_1": "{{ taken }}", "no": 3}
 KLING = "kling/kling-2-1/master/image-to-video"
 
 
@@ -83,7 +85,8 @@ async def drafts(root):
     made = RunMaker(root / "output" / "drafts").begin(3, manifest=str(root / "m.yaml"))
     local = {"path": "in/x y.png", "sha256": sha256(picture("x")).hexdigest()}
     same = {"model": KLING, "duration": 5, "image_url": local}
-    await made.done(job("one", prompt=ODD, meta={"split": "a"}, **same), clip("1"))
+    one = job("one", prompt=ODD, meta={"split": "a"}, **same)
+    await made.done(msgspec.structs.replace(one, vars=VARS), clip("1"))
     await made.done(job("two", prompt="on", **same), clip("2"))
     await made.done(job("two-2", prompt="on", **same), clip("3"))
     return await made.end()
@@ -108,6 +111,8 @@ def test_winners_become_a_manifest_with_their_inputs_and_where_they_come_from(tm
     assert {row["input.duration"] for row in rows} <= {10, "10"}
     assert came["one"]["prompt"] == ODD
     assert came["one"]["meta.split"] == "a"
+    assert {name: came["one"][f"var.{name}"] for name in VARS} == VARS
+    assert came["two"]["var.animal"] is None
     assert {row["meta.from_run"] for row in rows} == {"../a/output/drafts"}
     assert {row["input.image_url"] for row in rows} == {"../a/in/x y.png"}
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def _row(
         except ValueError as error:
             problems.append(f"{job_id}: {name}: {error}; --set {name}=... gives another one")
     inputs |= {name: _typed(text) for name, text in order.sets.items() if text}
-    kept: dict[str, str] = {}
+    kept = dict(event.vars or {})
     row: dict[str, Any] = {} if order.model is not None else {"model": record.model}
     row["input"] = _literal(inputs, kept)
     row["meta"] = _literal({**(event.meta or {}), FROM_RUN: finder.run_dir, FROM_JOB: job_id}, kept)
@@ -107,10 +108,10 @@ def _typed(text: str) -> Any:
     return value if isinstance(value, bool | int | float | list | dict) else text
 
 
-def _literal(value: Any, kept: dict[str, str]) -> Any:
+def _literal(value: Any, kept: dict[str, Any]) -> Any:
     """``value`` with each text that reads as a template as a variable of its own: filled in once."""
     if isinstance(value, str) and any(names_in(value)):
-        name = f"text_{len(kept) + 1}"
+        name = next(free for n in count(1) if kept.get(free := f"text_{n}", value) == value)
         kept[name] = value
         return f"{{{{ {name} }}}}"
     if isinstance(value, dict):
