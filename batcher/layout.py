@@ -3,12 +3,13 @@
 ::
 
     RUN_DIR/
-      ledger.jsonl          what happened; ledger-N-of-M.jsonl for shards
+      ledger.jsonl          what happened; ledger.I-of-N.jsonl for shards
       metadata.jsonl        the dataset: a line for each file in media/
       media/                the outputs
       superseded/           outputs of attempts that were bought again
       README.md             the dataset's card
       report.html           the report
+      marks.jsonl           what people think of the outputs
       .batcher/             ours: locks, partial downloads, and what can be made again
 """
 
@@ -20,6 +21,7 @@ MEDIA_NAME = "media"
 SUPERSEDED_NAME = "superseded"
 CARD_NAME = "README.md"
 REPORT_NAME = "report.html"
+MARKS_NAME = "marks.jsonl"
 HIDDEN_NAME = ".batcher"
 
 # In .batcher/

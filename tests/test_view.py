@@ -8,10 +8,13 @@ import sys
 
 import aiohttp
 import pytest
+from click.testing import CliRunner
 
+from batcher.cli.entry import cli
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.ledger.marks import read_marks
+from batcher.report.fetched import FetchedOutputs
 from batcher.report.serve import View
 from tests.browser import browser, chromium
 from tests.dataset import RunMaker, clip, mixed_run, picture
@@ -98,6 +101,63 @@ async def test_a_ledger_that_names_files_elsewhere_is_not_believed(tmp_path):
     (run_dir / "media" / "v1.2.mp4").unlink(missing_ok=True)
     async with view(run_dir).serving() as address:
         assert await status(f"{address}..%2fsecret.mp4") == 404
+
+
+async def in_a_bucket(tmp_path):
+    """A run directory whose outputs lie in a folder elsewhere."""
+    bucket = tmp_path / "the bucket"
+    run_dir = await mixed_run(tmp_path / "run")
+    (run_dir / ".batcher" / "bucket.json").write_text(json.dumps({"url": f"file://{bucket}"}))
+    bucket.mkdir()
+    (run_dir / "media").rename(bucket / "media")
+    return run_dir, bucket
+
+
+async def test_outputs_in_a_bucket_are_fetched_as_they_are_asked_for(tmp_path):
+    run_dir, bucket = await in_a_bucket(tmp_path)
+    (bucket / "other.txt").write_text("not of this run")
+    told = []
+    async with View(run_dir, LocalDisk(), SystemClock(), told.append).serving() as address:
+        assert await status(f"{address}media/fox.mp4", headers={"Range": "bytes=0-9"}) == 206
+        assert await status(f"{address}other.txt") == 404
+        (bucket / "media" / "lake.0.png").unlink()
+        for _ in range(2):
+            assert await status(f"{address}media/lake.0.png") == 404
+    assert [line for line in told if "lake.0.png" in line] == told
+    assert len(told) == 1
+
+
+async def test_copies_of_a_bucket_s_outputs_are_limited_and_go_with_the_server(tmp_path):
+    _, bucket = await in_a_bucket(tmp_path)
+    names = ["media/fox.mp4", "media/short.mp4"]
+    most = max((bucket / name).stat().st_size for name in names)
+    fetched = FetchedOutputs(f"file://{bucket}", kept_bytes=most)
+    first = await fetched.path_of(names[0])
+    second = await fetched.path_of(names[1])
+    assert not first.exists()
+    assert second.read_bytes() == (bucket / names[1]).read_bytes()
+    (bucket / names[1]).unlink()
+    assert await fetched.path_of(names[1]) == second
+    fetched.close()
+    assert not second.parent.exists()
+
+
+def test_a_bucket_is_named_by_its_state_directory():
+    for command in ("view", "report", "status"):
+        said = CliRunner().invoke(cli, [command, "s3://clips/summer"])
+        assert said.exit_code == 2
+        assert "name the directory that --state-dir named" in said.output
+
+
+async def test_a_closed_tab_is_no_error(tmp_path, caplog):
+    run_dir = await mixed_run(tmp_path / "run")
+    async with view(run_dir).serving() as address:
+        async with aiohttp.ClientSession() as session, session.get(f"{address}events") as answer:
+            await answer.content.readline()
+        assert await post(address, b'{"job":"fox","mark":"star"}') == 204
+        await asyncio.sleep(0.8)
+        assert await status(address) == 200
+    assert caplog.records == []
 
 
 async def test_marks_are_checked_and_saved_at_once(tmp_path):

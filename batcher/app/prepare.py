@@ -13,7 +13,8 @@ from batcher.engine.canary import CanaryChoice
 from batcher.errors import InputError, UnreachableError, UsageError
 from batcher.jobs.job import Job
 from batcher.jobs.marks import marks_named
-from batcher.ledger.marks import MARKS_NAME, marked
+from batcher.layout import MARKS_NAME
+from batcher.ledger.marks import marked
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.load import Manifest
 from batcher.manifest.remedy import remedy_of

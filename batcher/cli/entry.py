@@ -12,7 +12,7 @@ import click
 
 from batcher.cli import ending
 from batcher.cli.commands import Commands, JsonErrors, completion_script, show_version
-from batcher.cli.params import DURATION_TYPE, SIZE_TYPE
+from batcher.cli.params import DURATION_TYPE, SIZE_TYPE, RunDirType
 from batcher.cli.run_options import TableCommand, table_options
 from batcher.errors import BatcherError
 from batcher.options.table import TABLE, options_of
@@ -24,7 +24,7 @@ SIGINT_EXIT = 130
 SHOW_WORDS = 2
 EXPORT_FORMATS = ["webdataset", "parquet", "csv", "folder", "captions"]
 PLACES = "RUN_DIR|MANIFEST..."
-RUN_DIR = click.Path(path_type=Path, file_okay=False)
+RUN_DIR = RunDirType()
 
 
 @click.group(
@@ -107,7 +107,7 @@ def completion(shell: str) -> int:
 
 
 @cli.command()
-@click.argument("places", type=click.Path(path_type=Path), nargs=-1, required=True, metavar=PLACES)
+@click.argument("places", type=RunDirType(file_okay=True), nargs=-1, required=True, metavar=PLACES)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, for each of several.")
 @click.option(
     "--list", "states", metavar="STATE,...", help="One JSON line per job in these states, or refused."

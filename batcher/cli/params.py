@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -27,6 +28,21 @@ class KindType(click.ParamType[Any]):
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """As in the table."""
         return self._kind.metavar
+
+
+class RunDirType(click.Path):
+    """A run directory on a disk. A bucket is none: ``batcher`` reads one through its state directory."""
+
+    def __init__(self, *, file_okay: bool = False) -> None:
+        super().__init__(path_type=Path, file_okay=file_okay)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and "://" in value:
+            remedy = "name a directory on a disk"
+            if param is not None and param.name in ("run_dir", "places"):
+                remedy = "name the directory that --state-dir named (by default output/NAME)"
+            self.fail(f"{value!r} is an address, and no directory: {remedy}", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 DURATION_TYPE = KindType(DURATION)

@@ -9,8 +9,9 @@ import click
 from batcher.disk import LocalDisk
 from batcher.errors import UsageError
 from batcher.jobs.marks import marks_in
+from batcher.layout import MARKS_NAME
 from batcher.ledger.ledger import read_snapshot
-from batcher.ledger.marks import MARKS_NAME, marked
+from batcher.ledger.marks import marked
 from batcher.options.command import as_path, command
 from batcher.terminal import visible
 

@@ -24,7 +24,7 @@ async def _serve(run_dir: Path, port: int, *, browser: bool) -> int:
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    async with View(run_dir, LocalDisk(), SystemClock()).serving(port) as address:
+    async with View(run_dir, LocalDisk(), SystemClock(), _complain).serving(port) as address:
         click.echo(address)
         said = f"batcher: {run_dir} is at this address until Ctrl-C; nothing is bought"
         click.echo(visible(said), err=True)
@@ -32,6 +32,10 @@ async def _serve(run_dir: Path, port: int, *, browser: bool) -> int:
             await asyncio.to_thread(_open, address)
         await ended.wait()
     return 0
+
+
+def _complain(what: str) -> None:
+    click.echo(visible(f"batcher: not shown: {what}"), err=True)
 
 
 def _open(address: str) -> None:

@@ -16,9 +16,9 @@ import msgspec
 from batcher.errors import RunDirError
 from batcher.jobs.lifecycle import State
 from batcher.jobs.marks import JobMark
+from batcher.layout import MARKS_NAME
 from batcher.ledger.snapshot import Snapshot
 
-MARKS_NAME = "marks.jsonl"
 _decode = msgspec.json.Decoder(JobMark).decode
 
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -23,11 +23,14 @@ from batcher.clock import Clock, iso
 from batcher.disk import Disk
 from batcher.errors import BatcherError, UsageError
 from batcher.jobs.marks import NOTE_MAX_CHARS, JobMark
-from batcher.ledger.marks import MARKS_NAME, append_mark
+from batcher.layout import MARKS_NAME
+from batcher.ledger.marks import append_mark
 from batcher.ledger.segments import segments_in
 from batcher.media.file_types import MEDIA_TYPES
+from batcher.report.fetched import FetchedOutputs
 from batcher.report.page import render
 from batcher.report.render import page_data
+from batcher.store.bucket import bucket_url_of
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -65,6 +68,9 @@ class Showcase:
         self._run_dir, self._disk, self._clock = run_dir, disk, clock
         self.files: dict[str, tuple[Path, str | None]] = {}
         """By the path below the secret: the file, and the hash of an input."""
+        self.bucket_url = bucket_url_of(run_dir)
+        self.keys: frozenset[str] = frozenset()
+        """Paths below the secret that are keys of outputs in that bucket."""
         self.jobs: frozenset[str] = frozenset()
         self.data: dict[str, Any] = {}
 
@@ -78,12 +84,16 @@ class Showcase:
         data = page_data(self._run_dir, self._disk, self._clock)
         data["view"] = True
         files: dict[str, tuple[Path, str | None]] = {}
+        keys = set()
         for job in data["jobs"]:
             for file in job.get("files", ()):
-                self._add_output(file, files)
+                if self.bucket_url is not None:
+                    keys.add(_in_bucket(file, self.bucket_url))
+                else:
+                    self._add_output(file, files)
             for medium in job.get("media", ()):
                 self._add_input(medium, files)
-        self.files, self.data = files, data
+        self.files, self.keys, self.data = files, frozenset(keys), data
         self.jobs = frozenset(job["job"] for job in data["jobs"])
 
     def _add_output(self, file: dict[str, Any], files: dict[str, tuple[Path, str | None]]) -> None:
@@ -119,11 +129,22 @@ class Showcase:
         self.data["marks"][sent.job] = {"mark": sent.mark, "note": sent.note}
 
 
-class View:
-    """The server of one run directory."""
+def _in_bucket(file: dict[str, Any], bucket_url: str) -> str:
+    """The key of an output, by which the page asks for it; ``away`` is where it lies."""
+    key = unquote(file["path"]).removeprefix(f"{bucket_url}/")
+    file["path"], file["away"] = quote(key), f"{bucket_url}/{key}"
+    return key
 
-    def __init__(self, run_dir: Path, disk: Disk, clock: Clock) -> None:
+
+class View:
+    """The server of one run directory; ``complain`` is told once of each thing that can't be shown."""
+
+    def __init__(
+        self, run_dir: Path, disk: Disk, clock: Clock, complain: Callable[[str], None] | None = None
+    ) -> None:
         self.book = Showcase(run_dir, disk, clock)
+        self._fetched: FetchedOutputs | None = None
+        self._complain, self._complaints = complain, set[str]()
         self._clock = clock
         self._secret = secrets.token_urlsafe(24)
         self._hosts: frozenset[str] = frozenset()
@@ -157,8 +178,11 @@ class View:
             yield f"http://{LOOPBACK}:{port}/{self._secret}/"
         finally:
             watching.cancel()
+            self._hosts = frozenset()
             self._wake()
             await runner.cleanup()
+            if self._fetched is not None:
+                self._fetched.close()
 
     def _guard(self) -> Any:
         from aiohttp import web
@@ -173,7 +197,10 @@ class View:
                 raise web.HTTPForbidden(text="another origin", headers=_SAFE)
             if not hmac.compare_digest(secret.encode(), self._secret.encode()):
                 raise web.HTTPNotFound(headers=_SAFE)
-            return await handler(request)
+            try:
+                return await handler(request)
+            except ConnectionError:  # the tab was closed: nobody is left to answer
+                return web.Response()
 
         return guard
 
@@ -220,13 +247,26 @@ class View:
     async def _file(self, request: web.Request) -> web.StreamResponse:
         from aiohttp import web
 
-        path, sha256 = self.book.files.get(request.match_info["path"], (None, None))
+        name = request.match_info["path"]
+        path, sha256 = self.book.files.get(name, (None, None))
+        if name in self.book.keys:
+            path = await self._from_bucket(name)
         if path is None or not path.is_file():
             raise web.HTTPNotFound(headers=_SAFE)
         if sha256 is not None and not await asyncio.to_thread(self._is_same, path, sha256):
             raise web.HTTPNotFound(headers=_SAFE)
         # A document among the outputs must not run scripts in the page's own origin.
         return web.FileResponse(path, headers={**_SAFE, "Content-Security-Policy": "sandbox"})
+
+    async def _from_bucket(self, key: str) -> Path | None:
+        self._fetched = self._fetched or FetchedOutputs(self.book.bucket_url or "")
+        try:
+            return await self._fetched.path_of(key)
+        except BatcherError as error:
+            if self._complain is not None and str(error) not in self._complaints:
+                self._complaints.add(str(error))
+                self._complain(str(error))
+            return None
 
     def _is_same(self, path: Path, sha256: str) -> bool:
         """Whether an input still is what the ledger says it was."""

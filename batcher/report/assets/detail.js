@@ -85,7 +85,7 @@ function sideOf({ job, file }) {
     note,
     list(parametersOf(job)),
     list(recordOf(job, file)),
-    h("div", { class: "bar" }, file && !file.away && h("a", { class: "button", href: file.path, target: "_blank", rel: "noopener" }, "Open file")));
+    h("div", { class: "bar" }, file && (data.view || !file.away) && h("a", { class: "button", href: file.path, target: "_blank", rel: "noopener" }, "Open file")));
 }
 
 const list = (pairs) => (pairs.length ? h("dl", {}, pairs.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])) : null);
