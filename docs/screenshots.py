@@ -60,7 +60,7 @@ TRUST = ("--allow-host", "127.0.0.1", "--poll", "0.3")
 async def buy(folder: Path) -> Path:
     """A finished batch with some failures; returns its run directory."""
     (folder / "inputs").mkdir()
-    (folder / "inputs" / "field.png").write_bytes(draw_png(random.Random(4), "16:9", "a field"))
+    (folder / "inputs" / "field.png").write_bytes(draw_png(random.Random(4), (320, 180), "", "a field"))
     (folder / "autumn-shots.yaml").write_text(MANIFEST)
     run_dir = folder / "output" / "autumn-shots"
     sandbox = Sandbox(SandboxSettings(seed=5, speed=1, faults=0.09))

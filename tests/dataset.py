@@ -2,7 +2,6 @@
 
 import hashlib
 import random
-import struct
 
 from batcher.clock import SystemClock
 from batcher.dataset.inspector import MediaInspector
@@ -11,21 +10,22 @@ from batcher.dataset.rows import ColumnTypes
 from batcher.jobs.job import Artifact, output_name
 from batcher.jobs.lifecycle import EventName, RunEvent
 from batcher.ledger.ledger import Ledger
-from batcher.sandbox.outputs import clips
+from batcher.sandbox.clips import draw_clip
 from batcher.sandbox.pictures import draw_png
 from batcher.store.local import RunDir
 from tests.engine import QuickDisk, bought, job
 
+SIDES = {"1:1": (256, 256), "16:9": (320, 180), "9:16": (180, 320)}
+
 
 def clip(label, which=0):
     """A two-second MP4 of 320×180 that differs from others by ``label``."""
-    text = label.encode()
-    return clips()[which % len(clips())] + struct.pack(">I4s", 8 + len(text), b"free") + text
+    return draw_clip(random.Random(which), (320, 180), 2.0, "", label)
 
 
 def picture(label, aspect_ratio="1:1"):
     """A PNG: 256×256, or 320×180 for 16:9."""
-    return draw_png(random.Random(label), aspect_ratio, label)
+    return draw_png(random.Random(label), SIDES[aspect_ratio], "", label)
 
 
 class RunMaker:

@@ -73,7 +73,7 @@ async def test_rows_tell_times_and_what_is_in_the_file_and_all_have_the_same_key
     rows = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
     assert len({tuple(row) for row in rows}) == 1
     fox, lake = rows[0], rows[2]
-    assert (fox["width"], fox["height"], fox["duration_s"], fox["fps"]) == (320, 180, 2.0, 24.0)
+    assert (fox["width"], fox["height"], fox["duration_s"], fox["fps"]) == (320, 180, 2.0, 15.0)
     assert (lake["width"], lake["duration_s"], lake["fps"]) == (256, None, None)
     assert all(row["submitted_at"] <= row["finished_at"] for row in rows)
 

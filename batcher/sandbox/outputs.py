@@ -10,15 +10,16 @@ import hashlib
 import hmac
 import random
 import struct
-from functools import cache
-from importlib import resources
+from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from batcher.sandbox.catalogue import Model, catalogue
+from batcher.sandbox.clips import draw_clip
 from batcher.sandbox.pictures import draw_png
+from batcher.sandbox.sizes import CLIP_PIXELS, PICTURE_PIXELS, duration_s_of, size_of
 
 if TYPE_CHECKING:
     from batcher.sandbox.journal import JobCreated
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 MEDIA_TYPES = {"mp4": "video/mp4", "png": "image/png", "wav": "audio/wav"}
 EXTENSIONS = {"video": "mp4", "videos": "mp4", "image": "png", "images": "png", "audio": "wav"}
 
-_BOX_HEADER_BYTES = 8
-_TIMESCALE_AT = 16
-"""Bytes from a box's name to its timescale, which the duration follows."""
 _SAMPLE_RATE_HZ = 8000
 _NOTE_SAMPLES = 1600
 _NOTES = 5
@@ -56,16 +54,16 @@ def content(order: JobCreated, name: str) -> bytes:
     """The bytes of one output. ``name`` is one of :func:`names`."""
     inputs = msgspec.json.decode(order.input)
     rng = random.Random(f"{_subject(order, inputs)}:{name}")  # noqa: S311 - a painter's dice
+    label, caption = f"request={order.id}&output={name}", str(inputs.get("prompt") or "")
+    value = partial(_model(order).value, inputs)
     match name.partition(".")[2]:
         case "mp4":
-            duration_s = _model(order).value(inputs, "duration")
-            clip = _lasting(rng.choice(clips()), duration_s)
-            return clip + _free_box(f"request={order.id}&output={name}")
+            size = size_of(value, CLIP_PIXELS, "16:9")
+            return draw_clip(rng, size, duration_s_of(value), caption, label)
         case "png":
-            aspect_ratio = _model(order).value(inputs, "aspect_ratio")
-            return draw_png(rng, aspect_ratio, f"request={order.id}&output={name}")
+            return draw_png(rng, size_of(value, PICTURE_PIXELS, "1:1"), caption, label)
         case _:
-            return _wav(rng, f"request={order.id}&output={name}")
+            return _wav(rng, label)
 
 
 def _model(order: JobCreated) -> Model:
@@ -75,33 +73,6 @@ def _model(order: JobCreated) -> Model:
 def _subject(order: JobCreated, inputs: dict[str, Any]) -> str:
     """What the picture depends on: with an input ``seed`` on the inputs alone, as models do."""
     return f"{order.model}:{inputs.get('prompt')}:{inputs.get('seed', order.id)}"
-
-
-@cache
-def clips() -> tuple[bytes, ...]:
-    """The clips that stand in for generated videos, in the order of their names."""
-    folder = resources.files(__package__).joinpath("clips")
-    found = sorted(item.name for item in folder.iterdir() if item.name.endswith(".mp4"))
-    return tuple(folder.joinpath(name).read_bytes() for name in found)
-
-
-def _lasting(clip: bytes, duration_s: float | None) -> bytes:
-    """``clip`` played slower, so that it takes as long as was asked for: other ticks a second in the
-    headers of movie and track (ISO 14496-12, 8.2.2 and 8.4.2; version 0), the same ticks."""
-    if not duration_s:
-        return clip
-    slowed = bytearray(clip)
-    for box in (b"mvhd", b"mdhd"):
-        at = clip.index(box) + _TIMESCALE_AT
-        (ticks,) = struct.unpack_from(">I", clip, at + 4)
-        struct.pack_into(">I", slowed, at, round(ticks / duration_s))
-    return bytes(slowed)
-
-
-def _free_box(text: str) -> bytes:
-    """A box that players skip (ISO 14496-12, 8.1.2): makes a copy of a clip its own file."""
-    payload = text.encode()
-    return struct.pack(">I4s", _BOX_HEADER_BYTES + len(payload), b"free") + payload
 
 
 def _wav(rng: random.Random, label: str) -> bytes:

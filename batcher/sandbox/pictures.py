@@ -1,4 +1,4 @@
-"""PNGs drawn from a prompt: a small deterministic painter on palette images, no imaging library.
+"""PNGs drawn for a prompt: a small deterministic painter on palette images, no imaging library.
 
 Speed comes from never touching a pixel: the colour index at (x, y) is a wave over x, shifted and
 then displaced by waves over y, so each row is one slice and one ``bytes.translate``.
@@ -6,49 +6,81 @@ then displaced by waves over y, so each row is one slice and one ``bytes.transla
 
 from __future__ import annotations
 
+import random
 import struct
 import zlib
+from functools import cache
 from math import cos, pi, sin
 from typing import TYPE_CHECKING
 
+from batcher.sandbox.lettering import band
+
 if TYPE_CHECKING:
-    import random
     from collections.abc import Callable
 
-COLOURS = 256
-SIDES_BY_ASPECT = {
-    "1:1": (256, 256),
-    "16:9": (320, 180),
-    "9:16": (180, 320),
-    "4:3": (320, 240),
-    "3:4": (240, 320),
-}
+RING = 254
+"""Colours that run into each other, the last into the first."""
+PALETTES = 100
+PAPER_COLOUR, INK_COLOUR = RING, RING + 1
+PAPER_RGB, INK_RGB = (24, 24, 27), (244, 244, 240)
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BIT_DEPTH, _PALETTE_COLOUR = 8, 3
 _FASTEST = 1
 _WAVES = 3
 _MIDDLE = 128
-_IDENTITY = bytes(range(COLOURS)) * 2
-_SHIFTS = [_IDENTITY[shift : shift + COLOURS] for shift in range(COLOURS)]
+_IDENTITY = bytes(range(RING)) * 3
+_SHIFTS = [_IDENTITY[shift : shift + 256] for shift in range(RING)]
+_LETTERS = bytes((PAPER_COLOUR, INK_COLOUR)).ljust(256, b"\0")
 
 
-def draw_png(rng: random.Random, aspect_ratio: str, label: str) -> bytes:
-    """A PNG of the size that belongs to ``aspect_ratio`` ("16:9"; others: square).
+def draw_png(rng: random.Random, size: tuple[int, int], caption: str, label: str) -> bytes:
+    """A PNG of width × height pixels, drawn with ``rng``, ``caption`` across its top.
 
-    The picture is drawn with ``rng``; ``label`` (Latin-1) goes into a text chunk.
+    ``label`` (Latin-1) goes into a text chunk.
     """
-    width, height = SIDES_BY_ASPECT.get(aspect_ratio, SIDES_BY_ASPECT["1:1"])
+    width, height = size
     header = struct.pack(">IIBBBBB", width, height, _BIT_DEPTH, _PALETTE_COLOUR, 0, 0, 0)
-    palette, rows = _palette(rng), _rows(rng, width, height)
+    colours = palette(rng.randrange(PALETTES))
+    rows = paint(rng, width, height)
+    lettered = [row.translate(_LETTERS) for row in band(caption, width, height)]
+    rows[: len(lettered)] = lettered
+    # Each row begins with its filter: none.
+    pixels = b"".join(b"\0" + row for row in rows)
     return _SIGNATURE + b"".join(
         (
             _chunk(b"IHDR", header),
-            _chunk(b"PLTE", palette),
+            _chunk(b"PLTE", bytes(channel for colour in colours for channel in colour)),
             _chunk(b"tEXt", b"Comment\0" + label.encode("latin-1")),
-            _chunk(b"IDAT", zlib.compress(rows, _FASTEST)),
+            _chunk(b"IDAT", zlib.compress(pixels, _FASTEST)),
             _chunk(b"IEND", b""),
         )
     )
+
+
+@cache
+def palette(number: int) -> tuple[tuple[int, ...], ...]:
+    """One of PALETTES: RING colours, a cosine per channel, a little apart; then paper and ink."""
+    rng = random.Random(number)  # noqa: S311 - a painter's dice
+    first, apart = rng.random(), rng.uniform(0.06, 0.3) * rng.choice((-1, 1))
+    channels = [(first + number * apart, rng.uniform(60, 125)) for number in range(3)]
+    ring = [
+        tuple(round(_MIDDLE + swing * cos(2 * pi * (index / RING + phase))) for phase, swing in channels)
+        for index in range(RING)
+    ]
+    return (*ring, PAPER_RGB, INK_RGB)
+
+
+def paint(rng: random.Random, width: int, height: int) -> list[bytes]:
+    """Rows of one index into the RING per pixel."""
+    sway_px, bends = rng.randrange(max(width // 6, 1)), rng.uniform(0.5, 2.0)
+    profile = rng.choice((_rolling, _rings))
+    across, down = profile(rng, width + 2 * sway_px), profile(rng, height)
+    wave = bytes(int(across(x)) % RING for x in range(width + 2 * sway_px))
+    rows = []
+    for y in range(height):
+        left = sway_px + round(sway_px * sin(2 * pi * bends * y / height))
+        rows.append(wave[left : left + width].translate(_SHIFTS[int(down(y)) % RING]))
+    return rows
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -56,34 +88,10 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
 
 
-def _palette(rng: random.Random) -> bytes:
-    """A ring of colours (the last runs into the first): a cosine per channel, a little apart."""
-    first, apart = rng.random(), rng.uniform(0.06, 0.3) * rng.choice((-1, 1))
-    channels = [(first + number * apart, rng.uniform(60, 125)) for number in range(3)]
-    return bytes(
-        round(_MIDDLE + swing * cos(2 * pi * (index / COLOURS + phase)))
-        for index in range(COLOURS)
-        for phase, swing in channels
-    )
-
-
-def _rows(rng: random.Random, width: int, height: int) -> bytes:
-    """The image data: each row is a filter byte (0: none) and one colour index per pixel."""
-    sway_px, bends = rng.randrange(width // 6), rng.uniform(0.5, 2.0)
-    profile = rng.choice((_rolling, _rings))
-    across, down = profile(rng, width + 2 * sway_px), profile(rng, height)
-    wave = bytes(int(across(x)) % COLOURS for x in range(width + 2 * sway_px))
-    rows = []
-    for y in range(height):
-        left = sway_px + round(sway_px * sin(2 * pi * bends * y / height))
-        rows.append(b"\0" + wave[left : left + width].translate(_SHIFTS[int(down(y)) % COLOURS]))
-    return b"".join(rows)
-
-
 def _rolling(rng: random.Random, length: int) -> Callable[[float], float]:
-    """A sum of a few sines over ``length`` pixels, some ``COLOURS`` high."""
+    """A sum of a few sines over ``length`` pixels, some ``RING`` high."""
     waves = [
-        (rng.uniform(0.5, 3.0) * 2 * pi / length, rng.uniform(0, 2 * pi), COLOURS / (2 * n))
+        (rng.uniform(0.5, 3.0) * 2 * pi / length, rng.uniform(0, 2 * pi), RING / (2 * n))
         for n in range(1, _WAVES + 1)
     ]
     return lambda at: sum(height * sin(pace * at + phase) for pace, phase, height in waves)
@@ -92,5 +100,5 @@ def _rolling(rng: random.Random, length: int) -> Callable[[float], float]:
 def _rings(rng: random.Random, length: int) -> Callable[[float], float]:
     """A parabola: two of them, across and down, add up to concentric rings."""
     centre = length * rng.uniform(0.3, 0.7)
-    steepness = rng.uniform(2.0, 6.0) * COLOURS / length**2
+    steepness = rng.uniform(2.0, 6.0) * RING / length**2
     return lambda at: steepness * (at - centre) ** 2
