@@ -49,6 +49,19 @@ def test_a_name_that_does_not_resolve_is_given_up_with_69_and_nothing_was_sent(t
     assert states(tmp_path / "output/pairs") == {"pending": 2}
 
 
+def test_planning_counts_for_an_outage_timeout_and_waits_that_long_for_a_model(tmp_path):
+    write_pairs(tmp_path / "pairs.csv", 2)
+    dead = real_api("http://127.0.0.1:9/v1")
+    began_s = time.monotonic()
+    ended = run(None, tmp_path, "pairs.csv", "--outage-timeout", 3, **dead)
+    took_s = time.monotonic() - began_s
+    assert ended.returncode == 69
+    assert 3 <= took_s < 5.5, "not 3 s of planning and then 3 s of submitting"
+    assert (
+        len([line for line in ledger(tmp_path / "output/pairs") if line["event"] == "submitting"]) <= 2
+    )
+
+
 def test_a_server_that_speaks_no_tls_is_given_up_with_69_and_nothing_was_sent(server, tmp_path):
     write_pairs(tmp_path / "pairs.csv", 2)
     ended = run(

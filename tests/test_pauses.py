@@ -128,7 +128,7 @@ async def test_a_download_is_not_given_up_for_the_time_of_a_pause():
 @in_virtual_time
 async def test_an_outage_is_not_told_for_the_time_of_a_pause():
     clock, control = StoppedClock(), Control()
-    line = ApiLine(Gate(random.Random(1)), clock, control, 600.0)
+    line = ApiLine(Gate(random.Random(1)), clock, control)
 
     async def fails():
         raise Unavailable("connection lost")

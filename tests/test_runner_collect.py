@@ -8,7 +8,7 @@ from engine import Batch, QuickDisk, after, answer, bought, for_ever, in_virtual
 from batcher.errors import AuthRefused, DownloadRefused, DownloadStalled, NotFound, Unavailable
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import EventName, Stage, State
-from batcher.options.facts import Policy
+from batcher.options.facts import Outage, Policy
 from batcher.ports import Phase
 
 CAT = job("cat")
@@ -148,7 +148,7 @@ async def test_a_fresh_url_that_could_not_be_asked_for_says_nothing_about_the_ou
         return answer(urls=(URL,))
 
     steps[0] = then_errors
-    record = await run(batch, outage_timeout_s=1e6)
+    record = await run(batch, outage=Outage.of(1e6))
     assert record.code != "no_output"
     assert record.state in (State.COMPLETED, State.FAILED)
 

@@ -18,6 +18,7 @@ from batcher.errors import (
     Unavailable,
     UnreachableError,
 )
+from batcher.options.facts import DEFAULT_OUTAGE, Outage
 from batcher.pacing.gate import Gate
 
 REFUSAL = TurnedAway("429 Too Many Requests", retry_after_s=30.0)
@@ -25,9 +26,9 @@ MISSES = [NotSent("no route"), Unavailable("502 Bad Gateway"), OutcomeUnknown("t
 
 
 class Bench:
-    def __init__(self, outage_s=600.0):
+    def __init__(self, outage=DEFAULT_OUTAGE):
         self.clock, self.control = FakeClock(), Control()
-        self.line = ApiLine(Gate(random.Random(1)), self.clock, self.control, outage_s)
+        self.line = ApiLine(Gate(random.Random(1)), self.clock, self.control, outage)
 
     async def call(self, answer="fine", takes_s=0.0, *, at_once=False):
         async def exchange():
@@ -103,7 +104,7 @@ async def test_an_api_that_answered_before_is_given_the_whole_outage_timeout(ben
 
 
 async def test_a_shorter_outage_timeout_counts_from_the_start_too():
-    bench = Bench(outage_s=20)
+    bench = Bench(Outage.of(20.0))
     assert await bench.fails_until(900, MISSES[0]) == pytest.approx(20)
 
 
@@ -139,7 +140,7 @@ async def test_an_api_that_can_not_be_reached_is_not_hammered(bench):
 
 async def test_what_all_calls_wait_for_is_told_with_its_end():
     clock = FakeClock()
-    line = ApiLine(Gate(random.Random(1)), clock, Control(), 600.0)
+    line = ApiLine(Gate(random.Random(1)), clock, Control(), Outage())
 
     async def turned_away():
         raise TurnedAway("later", retry_after_s=3600.0)
@@ -158,3 +159,14 @@ async def test_what_all_calls_wait_for_is_told_with_its_end():
     clock.at_s += 45.0
     [told] = line.waits()
     assert told.startswith("the API has not answered for 45 s; if that lasts, the run stops at ")
+
+
+@pytest.mark.parametrize(("asked_s", "until_s"), [(None, 60.0), (200.0, 200.0), (5.0, 5.0)])
+async def test_an_outage_timeout_that_was_asked_for_holds_from_the_first_second(asked_s, until_s):
+    bench = Bench(Outage.of(asked_s))
+    assert await bench.fails_until(1000, MISSES[0], step_s=2.5) == until_s
+
+
+async def test_what_planning_waited_for_an_answer_is_not_waited_again():
+    bench = Bench(Outage().less(45.0))
+    assert await bench.fails_until(1000, MISSES[0]) == 15.0

@@ -22,7 +22,7 @@ from batcher.errors import (
     UnreachableError,
 )
 from batcher.jobs.lifecycle import EventName, Stage, State
-from batcher.options.facts import Policy, Selection
+from batcher.options.facts import Outage, Policy, Selection
 from batcher.ports import CancelOutcome, Phase
 
 SIGNAL = InterruptedRunError("signal 2")
@@ -567,7 +567,7 @@ async def test_a_request_that_is_gone_is_a_final_no(batch):
 async def test_an_error_while_asking_is_no_final_no(batch):
     await failed(batch)
     batch.api.results["r1-cat"] = for_ever(Unavailable("502"))
-    ended = await batch.run([job("cat")], outage_timeout_s=100)
+    ended = await batch.run([job("cat")], outage=Outage.of(100.0))
     assert (ended.states, len(batch.api.posts)) == ({"failed": 1}, 1)
 
 
@@ -577,7 +577,7 @@ async def test_no_answer_at_all_is_no_final_no_either(batch):
     await failed(batch)
     batch.api.takes_s = 600.0
     batch.api.results["r1-cat"] = for_ever(Unavailable("502"))
-    ended = await batch.run([job("cat"), job("dog")], outage_timeout_s=100)
+    ended = await batch.run([job("cat"), job("dog")], outage=Outage.of(100.0))
     assert ended.error is None
     assert ended.states == {"failed": 1, "done": 1}
     assert batch.api.prompts == ["cat", "dog"]

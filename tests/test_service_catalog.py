@@ -293,6 +293,39 @@ async def test_an_api_out_of_reach_is_not_asked_again(cache: CatalogCache, clock
     assert (api.asked, clock.slept_s) == ([MODEL], [])
 
 
+class Hanging:
+    """An API that takes a connection and says nothing."""
+
+    async def model(self, model_id: str) -> dict[str, Any]:
+        await asyncio.sleep(60.0)
+        return {}
+
+
+async def test_no_inquiry_takes_longer_than_its_limit(cache: CatalogCache, clock: VirtualClock) -> None:
+    source = await source_of(Catalog(Hanging(), cache, clock, limit_s=0.05))  # type: ignore[arg-type]
+    assert (source.origin, source.outage) == (SpecOrigin.NONE, True)
+    api = FakeApi(MODEL)
+    api.failures = [TurnedAway("429", retry_after_s=9.0)] * TRIES
+    await source_of(Catalog(api, cache, clock, limit_s=15.0))
+    assert sum(clock.slept_s) < 15.0
+
+
+async def test_an_api_out_of_reach_is_asked_until_the_limit_if_it_persists_and_nothing_is_known(
+    cache: CatalogCache, clock: VirtualClock
+) -> None:
+    api = FakeApi(MODEL)
+    api.failures = [NotSent("no route")] * 4
+    patient = Catalog(api, cache, clock, limit_s=60.0, persists=True)
+    assert (await source_of(patient)).origin is SpecOrigin.CATALOGUE
+    clock.moment += timedelta(days=2)
+    slept_s = sum(clock.slept_s)
+    api.failures = [NotSent("no route")] * 99
+    assert (await source_of(patient)).origin is SpecOrigin.STALE
+    assert sum(clock.slept_s) == slept_s, "what is known from earlier will do"
+    assert (await source_of(patient, "acme/other")).problem == "no route"
+    assert sum(clock.slept_s) - slept_s == 60.0
+
+
 async def test_something_that_is_no_entry_is_not_taken_for_one(
     cache: CatalogCache, clock: VirtualClock
 ) -> None:

@@ -17,6 +17,7 @@ from batcher.manifest.run_map import run_map
 from batcher.options.facts import (
     JobShare,
     Money,
+    Outage,
     Overrides,
     Pace,
     Policy,
@@ -125,6 +126,10 @@ def _poll(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"pace.poll_interval_s": None if values["poll"] == "auto" else values["poll"]}
 
 
+def _outage_timeout(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"pace.outage": Outage.of(values["outage_timeout"])}
+
+
 def _max_failures(values: Mapping[str, Any]) -> dict[str, Any]:
     number, percent = values["max_failures"] or (None, False)
     return {"money.max_failures": number, "money.max_failures_percent": percent}
@@ -166,6 +171,7 @@ RULES: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "only": _only,
     "concurrency": _concurrency,
     "poll": _poll,
+    "outage_timeout": _outage_timeout,
     "max_failures": _max_failures,
     "max_cost_per": _max_cost_per,
     "canary_failures": _canary_failures,

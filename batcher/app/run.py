@@ -43,6 +43,7 @@ from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import Summary, status_of
 from batcher.manifest.load import Manifest, open_manifest
+from batcher.options.facts import DEFAULT_OUTAGE, Outage
 from batcher.options.record import record_of
 from batcher.options.run import Options
 from batcher.planning.durations import Forecast, forecast
@@ -82,8 +83,10 @@ async def run(options: Options, host: Host) -> Summary:
     tree = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
     check_existing(options, run_dir, host.disk)
     async with connect(options.sandbox, host, run_dir) as site, claimed(tree, shard, host.disk):
+        began_s = host.clock.monotonic()
         async with _in_time(options, host):
-            specs = await _specs(site, manifest, run_dir, host)
+            specs = await _specs(site, manifest, run_dir, host, options.pace.outage)
+        options = _on_what_is_left(options, specs, host.clock.monotonic() - began_s)
         async with _ledger_if_any(run_dir, shard, site, host) as held:
             prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
             await check_outputs(prepared, tree, held.snapshot)
@@ -107,6 +110,13 @@ def _on_the_clock(options: Options, host: Host) -> Options:
         return options
     ends_s = host.clock.monotonic() + options.pace.max_runtime_s
     return replace(options, pace=replace(options.pace, ends_s=ends_s))
+
+
+def _on_what_is_left(options: Options, specs: Specs, asked_s: float) -> Options:
+    """``options`` with less time for a first answer, if the API gave none while planning."""
+    if not all(source.is_unanswered for source in specs.sources.values()):
+        return options
+    return replace(options, pace=replace(options.pace, outage=options.pace.outage.less(asked_s)))
 
 
 @asynccontextmanager
@@ -179,12 +189,15 @@ async def _warn_of_balance(prepared: Prepared, site: Site, host: Host) -> None:
         host.observer.warn(short)
 
 
-async def _specs(site: Site, manifest: Manifest, run_dir: Path, host: Host) -> Specs:
+async def _specs(
+    site: Site, manifest: Manifest, run_dir: Path, host: Host, outage: Outage = DEFAULT_OUTAGE
+) -> Specs:
     """The specs of the manifest's models; if the API doesn't answer, those that earlier runs kept.
 
     Raises InputError for models that don't exist.
     """
-    specs = await site.catalog.specs(manifest.models(), kept=kept_entries(run_dir, host.disk))
+    catalog = replace(site.catalog, limit_s=outage.first_s, persists=outage.is_asked)
+    specs = await catalog.specs(manifest.models(), kept=kept_entries(run_dir, host.disk))
     await check_known(specs, site.catalog)
     return specs
 

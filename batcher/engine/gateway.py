@@ -10,10 +10,9 @@ from batcher.engine.slots import Traffic, Unlimited
 from batcher.engine.stop import Control
 from batcher.engine.turns import Turns
 from batcher.errors import CallError, NotSent, OutcomeUnknown, TurnedAway, Unavailable, UnreachableError
-from batcher.options.facts import DEFAULT_OUTAGE_S
+from batcher.options.facts import DEFAULT_OUTAGE, Outage
 from batcher.pacing.gate import Gate
 
-FIRST_ANSWER_S = 60.0
 T = TypeVar("T")
 
 
@@ -25,13 +24,13 @@ class ApiLine:
         gate: Gate,
         clock: Clock,
         control: Control,
-        outage_s: float = DEFAULT_OUTAGE_S,
+        outage: Outage = DEFAULT_OUTAGE,
         traffic: Traffic | None = None,
     ) -> None:
         self._gate = gate
         self._clock = clock
         self._control = control
-        self._outage_s = outage_s
+        self._outage = outage
         self._traffic = traffic or Unlimited()
         self._turns = Turns()
         self._failing_since_s: float | None = None
@@ -64,7 +63,7 @@ class ApiLine:
     @property
     def _limit_s(self) -> float:
         """How long the API may fail to answer."""
-        return self._outage_s if self._ever_answered else min(FIRST_ANSWER_S, self._outage_s)
+        return self._outage.later_s if self._ever_answered else self._outage.first_s
 
     async def turn(self) -> None:
         """Wait until an event-loop iteration has room for one more call."""

@@ -79,7 +79,7 @@ def lanes_of(deps: Deps, pace: Pace, budget: Budget) -> Lanes:
     traffic, slots = auto or Unlimited(), auto or Slots(pace.concurrency, pace.model_caps)
     limits = RunLimits(slots, RateLimit(pace.rate_per_s))
     control = Control(limits)
-    line = ApiLine(Gate(deps.rng), clock, control, pace.outage_timeout_s, traffic)
+    line = ApiLine(Gate(deps.rng), clock, control, pace.outage, traffic)
     terms = Terms(budget, limits.rate, deps.body_of, clock, pace.concurrency, deps.account)
     watcher = Watcher(deps.service, line, control, clock, deps.rng)
     stores = (deps.run_dir, deps.metadata)

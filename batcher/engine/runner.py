@@ -128,6 +128,7 @@ class Runner:
         """Do ``work``, which a halt cancels."""
         task = asyncio.create_task(self._guarded(work))
         self._live[task] = None
+        task.add_done_callback(lambda _: work.close())  # if cancelled before its start
         await asyncio.wait([task])
         del self._live[task]
 
@@ -247,7 +248,7 @@ class Runner:
         if record.request_id is None:
             return True
         try:
-            result = await self._lanes.watcher.ask(record.request_id, self._pace.outage_timeout_s)
+            result = await self._lanes.watcher.ask(record.request_id, self._pace.outage.later_s)
         except Gone:
             return True
         if result is not None and not is_final_no(result):

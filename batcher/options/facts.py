@@ -18,6 +18,8 @@ DEFAULT_DOWNLOADS = 8
 DEFAULT_GRACE_S = 5.0
 DEFAULT_JOB_TIMEOUT_S = 2 * 3600.0
 DEFAULT_OUTAGE_S = 600.0
+FIRST_ANSWER_S = 60.0
+"""How long the API may fail to answer before its first answer, if nobody said ``--outage-timeout``."""
 DEFAULT_MAX_ATTEMPTS = 3
 DEFAULT_MAX_FILE_BYTES = 2 << 30
 
@@ -117,6 +119,29 @@ class Policy:
     """How often a run buys a job again by itself whose generation failed for a reason that may pass."""
 
 
+class Outage(NamedTuple):
+    """How long the API may fail to answer, in seconds: before its first answer in a run, and later.
+
+    ``is_asked``: somebody said ``--outage-timeout``, so planning waits for the API, too.
+    """
+
+    first_s: float = FIRST_ANSWER_S
+    later_s: float = DEFAULT_OUTAGE_S
+    is_asked: bool = False
+
+    @classmethod
+    def of(cls, limit_s: float | None) -> Outage:
+        """As ``--outage-timeout`` says; None: by default."""
+        return cls() if limit_s is None else cls(limit_s, limit_s, is_asked=True)
+
+    def less(self, spent_s: float) -> Outage:
+        """What is left after the API failed to answer for ``spent_s`` seconds while planning."""
+        return self._replace(first_s=max(self.first_s - spent_s, 0.0))
+
+
+DEFAULT_OUTAGE = Outage()
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How fast and how patiently. ``poll_interval_s`` None: a schedule that learns.
@@ -132,7 +157,7 @@ class Pace:
     rate_per_s: float | None = None
     poll_interval_s: float | None = None
     job_timeout_s: float | None = DEFAULT_JOB_TIMEOUT_S
-    outage_timeout_s: float = DEFAULT_OUTAGE_S
+    outage: Outage = DEFAULT_OUTAGE
     max_runtime_s: float | None = None
     ends_s: float | None = None
     """The reading of the monotonic clock at which ``max_runtime_s`` is over, once a run has begun."""

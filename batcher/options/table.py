@@ -231,10 +231,8 @@ TABLE: Final[tuple[Option, ...]] = (
             "outage-timeout",
             DURATION,
             TALK,
-            "Give up when no call succeeds for this long.",
+            "Give up when no call succeeds for this long.  [default: 10m; 60s before the first answer]",
             on=RUN,
-            to="pace.outage_timeout_s",
-            default="10m",
         ),
         Option("max-runtime", DURATION, TALK, "End within this time.", on=RUN, to="pace.max_runtime_s"),
         Option(

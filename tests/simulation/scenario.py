@@ -8,7 +8,7 @@ from random import Random
 from batcher.jobs.identity import input_digest
 from batcher.jobs.job import Job, Source
 from batcher.jobs.shard import Shard
-from batcher.options.facts import Pace, Policy, Selection
+from batcher.options.facts import Outage, Pace, Policy, Selection
 
 from .server import PRICE_USD, Climate
 
@@ -191,7 +191,7 @@ class Scenario:
             rate_per_s=rng.choice([None, None, None, 0.2, 5.0]),
             poll_interval_s=rng.choice([None, None, None, 2.0, 20.0]),
             job_timeout_s=rng.choice([None, 7200.0, 7200.0, 100.0]),
-            outage_timeout_s=rng.choice([600.0, 600.0, 30.0]),
+            outage=rng.choice([Outage(), Outage(), Outage.of(30.0)]),
             grace_s=rng.choice([5.0, 5.0, 1.0, 30.0]),
             cancel_on_interrupt=rng.random() < 0.5,
         )

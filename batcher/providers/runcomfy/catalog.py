@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
+import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -89,6 +91,11 @@ class SpecSource:
     outage: bool = False
     """Whether no better source is known because the API could not be reached."""
 
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether the API was asked and did not answer."""
+        return self.outage or self.origin in (SpecOrigin.STALE, SpecOrigin.STORED)
+
     def __str__(self) -> str:
         age = "" if self.age_s is None else f", {_age(self.age_s)} old"
         return f"{self.origin}{age}" + (f" ({self.problem})" if self.problem else "")
@@ -136,10 +143,11 @@ class _CacheFile(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is on disk about models: in the cache, and in the run directory."""
+    """What is on disk about models: in the cache, and in the run directory. Until when to ask."""
 
     cached: Mapping[str, CachedEntry]
     kept: Mapping[str, CachedEntry]
+    ends_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +213,18 @@ def cache_dir(env: Mapping[str, str], home: Path) -> Path:
 
 @dataclass(slots=True)
 class Catalog:
-    """The catalogue through its cache. ``service`` None is offline: only local sources are used."""
+    """The catalogue through its cache. ``service`` None is offline: only local sources are used.
+
+    No inquiry takes longer than ``limit_s``. With ``persists`` an API that can't be reached is asked
+    until then, if nothing is known of a model.
+    """
 
     service: CatalogueCalls | None
     cache: CatalogCache
     clock: Clock
     ttl_s: float = TTL_S
+    limit_s: float = math.inf
+    persists: bool = False
     _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CALLS_AT_ONCE))
 
     async def specs(
@@ -243,7 +257,7 @@ class Catalog:
     ) -> dict[str, Found]:
         """The catalogue entry of each model as the API gave it; new ones go into the cache."""
         cached = await self.cache.read()
-        known = _Known(cached, kept or {})
+        known = _Known(cached, kept or {}, self.clock.monotonic() + self.limit_s)
         wanted = sorted(set(models))
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._entry(model, known, refresh)) for model in wanted]
@@ -277,19 +291,20 @@ class Catalog:
     async def _entry(self, model: str, known: _Known, refresh: bool) -> Found:
         if not is_possible(model):
             return Found(None, SpecSource(SpecOrigin.UNKNOWN, None, "no model can have this name"))
-        cached = known.cached.get(model)
+        cached, kept = known.cached.get(model), known.kept.get(model)
         age_s = self._age_s(cached)
         fresh = age_s is not None and 0 <= age_s < self.ttl_s
         if cached is not None and fresh and not (refresh and self.service):
             return Found(cached, SpecSource(SpecOrigin.CACHE, age_s))
         try:
-            entry = await self._ask(model)
+            persists = self.persists and cached is None and kept is None
+            entry = await self._ask(model, known.ends_s, persists=persists)
         except NotFound as error:
             return Found(None, SpecSource(SpecOrigin.UNKNOWN, None, error.message))
         except CallError as error:
             if error.error_code == INVALID_MODEL:
                 return Found(None, SpecSource(SpecOrigin.UNKNOWN, None, error.message))
-            return self._outdated(cached, known.kept.get(model), error.message)
+            return self._outdated(cached, kept, error.message)
         now = self.clock.now().astimezone(UTC)
         return Found(CachedEntry(now, entry), SpecSource(SpecOrigin.CATALOGUE, 0.0))
 
@@ -304,14 +319,30 @@ class Catalog:
     def _age_s(self, cached: CachedEntry | None) -> float | None:
         return None if cached is None else (self.clock.now() - cached.at).total_seconds()
 
-    async def _ask(self, model: str) -> dict[str, Any]:
-        """The API's entry; retries if the API is busy, but not if it can't be reached."""
-        for _ in range(TRIES - 1):
+    async def _ask(self, model: str, ends_s: float, *, persists: bool) -> dict[str, Any]:
+        """The API's entry; retries if the API is busy, and with ``persists`` if it can't be reached."""
+        for tries_left in itertools.count(TRIES - 1, -1):
             try:
+                return await self._in_time(model, ends_s)
+            except (NotSent, TurnedAway, Unavailable) as error:
+                is_last = isinstance(error, NotSent) or tries_left <= 0
+                wait_s, left_s = _wait_s(error), ends_s - self.clock.monotonic()
+                if is_last and persists:
+                    wait_s = RETRY_WAIT_MAX_S
+                    await self.clock.sleep(min(wait_s, left_s))
+                elif not is_last and wait_s < left_s:
+                    await self.clock.sleep(wait_s)
+                if (is_last and not persists) or wait_s >= left_s:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _in_time(self, model: str, ends_s: float) -> dict[str, Any]:
+        left_s = ends_s - self.clock.monotonic()
+        try:
+            async with asyncio.timeout(None if math.isinf(left_s) else left_s):
                 return await self._call(model)
-            except (TurnedAway, Unavailable) as error:
-                await self.clock.sleep(_wait_s(error))
-        return await self._call(model)
+        except TimeoutError:
+            raise Unavailable(f"no answer for {self.limit_s:.0f} s") from None
 
     async def _call(self, model: str) -> dict[str, Any]:
         if self.service is None:
