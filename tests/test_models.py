@@ -16,7 +16,8 @@ from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.manifest.editor_schema import manifest_schema
 from batcher.options.facts import SandboxOptions
-from batcher.providers.runcomfy.catalog import CachedEntry, Catalog, CatalogCache
+from batcher.providers.runcomfy.catalog import Catalog
+from batcher.providers.runcomfy.catalog_cache import CachedEntry, CatalogCache
 from batcher.providers.runcomfy.kept import keep_entries, kept_entries
 from batcher.providers.runcomfy.listing import ListingCache
 from batcher.sandbox.catalogue import catalogue

@@ -21,13 +21,11 @@ from batcher.providers.runcomfy.catalog import (
     RETRY_WAIT_MAX_S,
     RETRY_WAIT_S,
     TRIES,
-    CachedEntry,
     Catalog,
-    CatalogCache,
     SpecOrigin,
     SpecSource,
-    cache_dir,
 )
+from batcher.providers.runcomfy.catalog_cache import CachedEntry, CatalogCache, cache_dir
 from batcher.providers.runcomfy.client import HttpService
 from batcher.schema.spec import BUILT_IN, ModelSpec
 

@@ -21,27 +21,23 @@ is gone. The cache is optional: a broken one is ignored, and a failed write too.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from batcher.errors import CallError, NotFound, NotSent, TurnedAway, Unavailable
+from batcher.providers.runcomfy.catalog_cache import CachedEntry, CatalogCache
 from batcher.schema.dialect import SchemaError
 from batcher.schema.spec import BUILT_IN, ModelSpec
 
 if TYPE_CHECKING:
     from batcher.clock import Clock
-    from batcher.disk import Disk
 
 TTL_S: Final = 24 * 3600.0
 TRIES: Final = 3
@@ -50,7 +46,6 @@ RETRY_WAIT_MAX_S: Final = 10.0
 CALLS_AT_ONCE: Final = 8
 PAGE_MODELS: Final = 100
 SEARCH_MODELS: Final = 10_000
-XDG_CACHE_VARIABLE: Final = "XDG_CACHE_HOME"
 
 INVALID_MODEL: Final = 400001
 """docs/api.md, "Errors": InvalidResourceIdentifier, a wrong model_id."""
@@ -129,18 +124,6 @@ class Specs:
         return tuple(sorted(m for m, source in self.sources.items() if source.origin is origin))
 
 
-class CachedEntry(msgspec.Struct, frozen=True):
-    """A catalogue entry as the API gave it, and when."""
-
-    at: Annotated[datetime, msgspec.Meta(tz=True)]
-    entry: dict[str, Any]
-
-
-class _CacheFile(msgspec.Struct):
-    api: str
-    entries: dict[str, CachedEntry] = msgspec.field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True)
 class _Known:
     """What is on disk about models: in the cache, and in the run directory. Until when to ask."""
@@ -163,52 +146,9 @@ class Found:
         return None if self.cached is None else self.cached.entry
 
 
-class CatalogCache:
-    """Entries on disk, one JSON file for each API origin in ``folder``; with None nothing is kept."""
-
-    def __init__(self, folder: Path | None, origin: str, disk: Disk) -> None:
-        digest = hashlib.sha256(origin.encode()).hexdigest()[:16]
-        self._path = None if folder is None else folder / f"catalogue-{digest}.json"
-        self._origin = origin
-        self._disk = disk
-
-    async def read(self) -> dict[str, CachedEntry]:
-        """All entries; none if the file is missing, broken, or another API's."""
-        path = self._path
-        return {} if path is None else await self._disk.run(lambda: self._read(path))
-
-    async def add(self, entries: Mapping[str, CachedEntry]) -> None:
-        """Add to the file's current content. Two runs at once may lose an entry, never the file."""
-        path = self._path
-        if path is not None:
-            await self._disk.run(lambda: self._add(path, entries))
-
-    def _read(self, path: Path) -> dict[str, CachedEntry]:
-        try:
-            with self._disk.open_read(path) as file:
-                cached = msgspec.json.decode(file.read(), type=_CacheFile)
-        except (OSError, msgspec.DecodeError, ValueError, RecursionError):
-            return {}
-        return cached.entries if cached.api == self._origin else {}
-
-    def _add(self, path: Path, entries: Mapping[str, CachedEntry]) -> None:
-        content = _CacheFile(self._origin, {**self._read(path), **entries})
-        try:
-            self._disk.make_dirs(path.parent)
-            self._disk.write_whole(path, [msgspec.json.encode(content)])
-        except OSError:
-            return  # read-only or full: the next run asks again
-
-
 def is_possible(model: str) -> bool:
     """Whether ``model`` is a possible name: letters, digits and a few signs, between single slashes."""
     return len(model) <= MODEL_ID_MAX_CHARS and all(map(_SEGMENT.fullmatch, model.split("/")))
-
-
-def cache_dir(env: Mapping[str, str], home: Path) -> Path:
-    """The folder for caches. A relative XDG path is ignored, as the XDG spec asks."""
-    xdg = Path(env.get(XDG_CACHE_VARIABLE, "").strip())
-    return (xdg if xdg.is_absolute() else home / ".cache") / "batcher"
 
 
 @dataclass(slots=True)
