@@ -83,6 +83,7 @@ class RunOptions(TypedDict, total=False):
     redo: bool
     max_attempts: int
     concurrency: int | str | Mapping[str, int | Literal["auto"]]
+    account_concurrency: int | None
     rate: str | None
     downloads: int
     poll: float | str

@@ -34,6 +34,7 @@ from batcher.dataset.metadata import Metadata
 from batcher.dataset.rows import ColumnTypes
 from batcher.disk import LocalAppendFile, LocalDisk
 from batcher.download.transfer import Fetched
+from batcher.engine.account import Account
 from batcher.engine.budget import Budget, Caps
 from batcher.engine.lanes import Deps, lanes_of
 from batcher.engine.runner import Runner
@@ -330,6 +331,7 @@ class Batch:
     max_cost_usd: float | None = None
     assume_price_usd: float | None = None
     breaker: Breaker = field(default_factory=Breaker)
+    account: Account | None = None
 
     async def run(
         self, jobs: Iterable[Job], *, meanwhile: Meanwhile | None = None, **pace: Any
@@ -357,6 +359,8 @@ class Batch:
             ledger.append(EventName.RELISTED, job_id)
         metadata.open(columns)
         deps = self._deps(ledger, run_dir, metadata)
+        if self.account is not None:
+            self.account.follow(ledger, run_dir.is_ours)
         runner = Runner(deps, pace, lanes_of(deps, pace, self._budget(ledger)), self.breaker)
         beside = asyncio.create_task(meanwhile(runner)) if meanwhile else None
         try:
@@ -388,6 +392,7 @@ class Batch:
             rng=random.Random(7),
             observer=self.observer,
             policy=self.policy,
+            account=self.account,
         )
 
     async def hold(self, *events: tuple[Any, ...]) -> None:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from batcher.disk import LocalDisk
 from batcher.errors import LedgerError, RunDirError
-from batcher.ledger.book import BOOK_NAME, Book, BookFile, Periods, reservation, state_dir
+from batcher.ledger.book import Book, Limits, Periods, reservation
+from batcher.ledger.book_file import BOOK_NAME, BookFile, state_dir
 from batcher.sandbox.catalogue import catalogue
 
 FLUX = "blackforestlabs/flux-1/dev/text-to-image"
@@ -33,10 +34,9 @@ class SetClock:
         return self.at
 
 
-def book(folder, run_dir="/a", caps=None, clock=None):
-    made = Book(
-        BookFile(folder, LocalDisk()), ("https://api/v1", run_dir), caps or {}, clock or SetClock()
-    )
+def book(folder, run_dir="/a", caps=None, clock=None, unfinished=None):
+    limits = Limits(caps or {}, unfinished)
+    made = Book(BookFile(folder, LocalDisk()), ("https://api/v1", run_dir), limits, clock or SetClock())
     made.zone = UTC
     made.refresh()
     return made
@@ -155,7 +155,7 @@ def test_a_line_that_is_none_is_named_with_the_remedy(tmp_path, bad):
 
 
 def test_another_api_has_its_own_sums(tmp_path):
-    other = Book(BookFile(tmp_path, LocalDisk()), ("https://other/v1", "/o"), {}, SetClock())
+    other = Book(BookFile(tmp_path, LocalDisk()), ("https://other/v1", "/o"), Limits(), SetClock())
     reserve(other, "x", 5.0)
     assert book(tmp_path).spent_usd("day") == 0.0
 

@@ -3,44 +3,58 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from batcher.app.host import Host
 from batcher.app.prepare import Prepared
 from batcher.engine.account import Account
-from batcher.errors import BatcherError
+from batcher.errors import BatcherError, RunDirError
 from batcher.jobs.lifecycle import SANDBOX_API
-from batcher.ledger.book import Book, BookFile, state_dir
+from batcher.ledger.book import Book, Limits
+from batcher.ledger.book_file import BookFile, state_dir
+from batcher.ledger.book_fold import FOLD_FROM_LINES, fold_file
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.lock import is_segment_held
 from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
-from batcher.options.facts import Money
+from batcher.options.run import Options
 from batcher.planning.plan import PlanGroup
 from batcher.terminal import legible
 
 
-def open_account(money: Money, api: str, run_dir: Path, host: Host) -> Account | None:
+def open_account(options: Options, api: str, run_dir: Path, host: Host) -> Account | None:
     """The account of a run against ``api``; None in the sandbox, or if the book can't be opened.
 
-    Raises LedgerError or RunDirError if ``--max-cost-per`` can't be kept.
+    Raises LedgerError or RunDirError if ``--max-cost-per`` or ``--account-concurrency`` can't be kept.
     """
     if api == SANDBOX_API:
         return None
+    money = options.money
+    limits = Limits(money.max_cost_per, options.pace.account_concurrency)
     file = BookFile(state_dir(host.env, host.home), host.disk)
-    book = Book(file, (api, legible(run_dir.absolute())), money.max_cost_per, host.clock)
+    book = Book(file, (api, legible(run_dir.absolute())), limits, host.clock)
     account = Account(book, host.disk, host.clock, host.observer.warn, money.assume_price_usd or 0.0)
+    account.settle_dead = lambda: _put_others_right(account, host)
     try:
         book.refresh()
-        if money.max_cost_per:
+        if file.lines > FOLD_FROM_LINES:
+            _fold(file, host)
+        if limits:
             file.append([])
-            _put_others_right(account, host)
+            account.settle_dead()
     except BatcherError as error:
-        if money.max_cost_per:
+        if limits:
             raise
         host.observer.warn(f"the account's book is not kept: {error}")
         return None
     return account
+
+
+def _fold(file: BookFile, host: Host) -> None:
+    """Keep the book short. One that another run uses now stays as it is."""
+    with suppress(RunDirError):
+        fold_file(file, host.clock.now())
 
 
 def bought_elsewhere(prepared: Prepared, snapshot: Snapshot, account: Account | None) -> str | None:
@@ -62,7 +76,7 @@ def bought_elsewhere(prepared: Prepared, snapshot: Snapshot, account: Account | 
 def _put_others_right(account: Account, host: Host) -> None:
     """Replace the reservations of dead runs with the costs in their ledgers."""
     ours = account.book.run_dir
-    others = {entry.run_dir for entry in account.book.open_reservations()} - {ours}
+    others = {entry.run_dir for entry in account.book.reservations()} - {ours}
     for run_dir in sorted(others):
         path = Path(run_dir)
         segments = segments_in(path, host.disk)

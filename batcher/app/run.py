@@ -91,7 +91,7 @@ async def run(options: Options, host: Host) -> Summary:
             prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
             await check_outputs(prepared, tree, held.snapshot)
             await _warn_of_balance(prepared, site, host)
-            account = open_account(options.money, site.api, run_dir, host)
+            account = open_account(options, site.api, run_dir, host)
             doubts = (
                 moved_since(held.snapshot, tree, host.disk),
                 bought_elsewhere(prepared, held.snapshot, account),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +14,8 @@ import msgspec
 from batcher.app.host import Host
 from batcher.disk import Disk, reading
 from batcher.jobs.lifecycle import SANDBOX_API
-from batcher.ledger.book import SETTLE, BookFile, Entry, state_dir
+from batcher.ledger.book_file import RESERVE, SETTLE, BookFile, Entry, state_dir
+from batcher.ledger.book_fold import Attempts, folded
 from batcher.ledger.lines import lines_of
 from batcher.ledger.segments import segments_in
 from batcher.terminal import legible
@@ -46,6 +47,7 @@ class _MoneyLine(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(_MoneyLine).decode
 _FREE = frozenset({"deferred", "cancelled"})
+_ENDS = frozenset({"completed", "failed", "done", "cost"})
 
 
 def entries_of(host: Host, root: Path | None) -> list[Entry]:
@@ -55,10 +57,8 @@ def entries_of(host: Host, root: Path | None) -> list[Entry]:
     """
     if root is not None:
         return [entry for folder in run_dirs(root, host.disk) for entry in _by_ledger(folder, host.disk)]
-    known: dict[tuple[str, str, int], Entry] = {}
-    for entry in BookFile(state_dir(host.env, host.home), host.disk).news():
-        known[entry.key] = entry
-    return list(known.values())
+    file = BookFile(state_dir(host.env, host.home), host.disk)
+    return list(Attempts.of(file.news()).by_key.values())
 
 
 def totals(entries: Iterable[Entry], by: By) -> Counter[str]:
@@ -86,18 +86,32 @@ def rebuild(host: Host, root: Path) -> int:
     file = BookFile(state_dir(host.env, host.home), host.disk)
     release = file.lock()
     try:
-        kept: dict[tuple[str, str, int], Entry] = {entry.key: entry for entry in file.readable()}
-        folders = {Path(entry.run_dir) for entry in kept.values()}
+        folders = {Path(run_dir) for entry in file.readable() if (run_dir := entry.run_dir)}
         folders |= {folder.absolute() for folder in run_dirs(root, host.disk)}
+        made: dict[str, list[Entry]] = {}
         for folder in sorted(folders):
-            made = list(_by_ledger(folder, host.disk)) if segments_in(folder, host.disk) else []
-            if made:
-                kept = {key: one for key, one in kept.items() if one.run_dir != legible(folder)}
-                kept |= {entry.key: entry for entry in made}
-        file.replace(kept.values())
+            if segments_in(folder, host.disk) and (found := list(_by_ledger(folder, host.disk))):
+                made[legible(folder)] = found
+        with file.exclusive():
+            attempts = _combined(Attempts.of(file.readable()), made)
+            file.replace(folded(attempts, host.clock.now()))
     finally:
         release()
-    return len(kept)
+    return len(attempts)
+
+
+def _combined(known: Attempts, made: Mapping[str, list[Entry]]) -> list[Entry]:
+    """The entries made from ledgers, and those of all other run directories.
+
+    What is only reserved in the book stays: a run may be about to submit it.
+    """
+    found = {entry.key: entry for entries in made.values() for entry in entries}
+    others = [
+        entry
+        for key, entry in known.by_key.items()
+        if entry.run_dir not in made or (entry.kind == RESERVE and key not in found)
+    ]
+    return [*others, *found.values()]
 
 
 def run_dirs(root: Path, disk: Disk) -> Iterator[Path]:
@@ -129,11 +143,12 @@ def _fold(found: dict[tuple[str, int], Entry], line: _MoneyLine, owner: tuple[st
     key = line.job, line.attempt
     if line.event == "submitting":
         usd = line.price_usd or 0.0
-        found[key] = Entry(SETTLE, line.at, *owner, *key, usd, line.model, line.digest)
+        found[key] = Entry(RESERVE, line.at, *owner, *key, usd, line.model, line.digest)
     elif key in found and (line.event in _FREE or (line.event == "failed" and line.stage == "submit")):
-        found[key] = msgspec.structs.replace(found[key], usd=0.0)
-    elif key in found and line.cost_usd is not None:
-        found[key] = msgspec.structs.replace(found[key], usd=line.cost_usd)
+        found[key] = msgspec.structs.replace(found[key], kind=SETTLE, usd=0.0)
+    elif key in found and line.event in _ENDS:
+        usd = found[key].usd if line.cost_usd is None else line.cost_usd
+        found[key] = msgspec.structs.replace(found[key], kind=SETTLE, usd=usd)
 
 
 def _line(raw: bytes) -> _MoneyLine | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from batcher.clock import Clock, time_of_day
@@ -68,6 +69,10 @@ class ApiLine:
     async def turn(self) -> None:
         """Wait until an event-loop iteration has room for one more call."""
         await self._turns.take()
+
+    def standing_by(self, model: str) -> AbstractContextManager[None]:
+        """Wraps waiting for something else than the API, before a POST."""
+        return self._traffic.waiting(model)
 
     async def ready(self, model: str | None = None) -> None:
         """Wait until a call may go out; ``model`` is that of a POST."""

@@ -83,6 +83,7 @@ def lanes_of(deps: Deps, pace: Pace, budget: Budget) -> Lanes:
     terms = Terms(budget, limits.rate, deps.body_of, clock, pace.concurrency, deps.account)
     watcher = Watcher(deps.service, line, control, clock, deps.rng)
     stores = (deps.run_dir, deps.metadata)
+    on_free = deps.account.lingered if deps.account is not None else None
     polls = LearnedPolls(snapshot.timings, deps.rng, pace.poll_interval_s)
     return Lanes(
         view=view,
@@ -97,6 +98,6 @@ def lanes_of(deps: Deps, pace: Pace, budget: Budget) -> Lanes:
         collector=Collector(deps.fetcher, watcher, deps.ledger, stores, deps.inspector),
         backlog=Slots(BACKLOG_PER_DOWNLOAD * pace.downloads),
         cancels=Cancels(deps.service, line, deps.ledger, view),
-        unwatched=Unwatched(slots, snapshot, clock, pace.job_timeout_s),
+        unwatched=Unwatched(slots, snapshot, clock, pace.job_timeout_s, on_free),
         late_costs=LateCosts(watcher, deps.ledger, clock, budget.is_bounded),
     )

@@ -104,6 +104,8 @@ class Runner:
         """What the run is waiting for, for the messages during long waits."""
         yield from self._lanes.line.waits()
         yield from self._queues.waits()
+        if (account := self._deps.account) is not None and account.crowded is not None:
+            yield account.crowded.reason
         clock = self._deps.clock
         if (since_s := next(iter(self._watched_since_s.values()), None)) is not None:
             watched_s, limit_s = clock.monotonic() - since_s, self._pace.job_timeout_s
@@ -282,7 +284,7 @@ class Runner:
         self.view.submitted_now += outcome is Outcome.ACCEPTED
         if outcome is Outcome.UNKNOWN:
             self.view.unknown += 1
-            self._lanes.unwatched.hold(job.model)
+            self._lanes.unwatched.hold(job.id, job.model)
         self.view.failed += outcome is Outcome.FAILED
         if outcome is Outcome.FAILED or outcome is Outcome.UNKNOWN:
             self._count_end(failed=True)

@@ -19,6 +19,7 @@ from batcher.errors import CallError, OutcomeUnknown, RetryKind, RunDirError
 from batcher.jobs.job import Job, recorded
 from batcher.jobs.lifecycle import EventName, Stage
 from batcher.jobs.settings import price_key
+from batcher.ledger.book import Crowded
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import Ledger
 from batcher.options.command import as_path, command
@@ -90,6 +91,9 @@ class Submitter:
         """Submit ``job`` until it is answered; retries each refusal that surely created no request."""
         terms = self._terms
         while True:
+            if terms.account is not None:
+                with self._line.standing_by(job.model):
+                    await terms.account.room(lambda: self._control.draining)
             await self._line.ready(job.model)
             if wait_s := terms.rate.reserve_s(terms.clock.monotonic()):
                 await terms.clock.sleep(wait_s)
@@ -99,24 +103,32 @@ class Submitter:
             # While local media were read, the run may have stopped or the budget been spent.
             if self._control.draining or not terms.budget.admits(job):
                 return Outcome.LEFT
-            if not await self._has_room(job):
+            if (refused := await self._reserve(job)) is Outcome.LEFT:
                 return Outcome.LEFT
+            if refused is Outcome.PUT_OFF:
+                continue
             with self._critical():
                 outcome = await self._attempt(job, body)
             if outcome is not Outcome.PUT_OFF:
                 return outcome
 
-    async def _has_room(self, job: Job) -> bool:
-        """Reserve in the account's book; False if a cap is reached or the run stops."""
+    async def _reserve(self, job: Job) -> Outcome | None:
+        """Reserve in the account's book; the outcome if that can't be, or if the run stops meanwhile."""
         if (account := self._terms.account) is None:
-            return True
+            return None
+        budget = self._terms.budget
         attempt = next_attempt(self._ledger.snapshot.get(job.id))
-        reason = await account.reserve(job, attempt, self._terms.budget.price_usd(job))
-        if reason is not None:
-            self._control.drain(reason)
-        elif self._control.draining:
+        refused = await account.reserve(job, attempt, budget.price_usd(job))
+        if isinstance(refused, Crowded):
+            return Outcome.PUT_OFF
+        if refused is not None:
+            self._control.drain(refused)
+            return Outcome.LEFT
+        # While it was written, other jobs may have spent what is left.
+        if self._control.draining or not budget.admits(job):
             account.give_back(job.id, attempt)
-        return not self._control.draining
+            return Outcome.LEFT
+        return None
 
     async def _body(self, job: Job) -> bytes | UnreadableMedia:
         """The body of the POST, made before the intent: there must be no delay between the two."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from batcher.clock import Clock, iso
 from batcher.engine.stop import Slots
@@ -22,6 +23,14 @@ LONGEST_TIMES = 2.0
 LOOK_S = 5.0
 
 
+class _Lingering(NamedTuple):
+    """A request that nothing polls, and the reading of the clock when it was submitted."""
+
+    job_id: str
+    model: str | None
+    since_s: float
+
+
 @dataclass(slots=True)
 class Unwatched:
     """Holds a slot for each such request, and frees it once the request must have finished."""
@@ -30,7 +39,9 @@ class Unwatched:
     snapshot: Snapshot
     clock: Clock
     job_timeout_s: float | None
-    _held: list[tuple[str | None, float]] = field(init=False, default_factory=list)
+    on_free: Callable[[str], None] | None = None
+    """Called with the id of a job whose request must have finished."""
+    _held: list[_Lingering] = field(init=False, default_factory=list)
     _told: bool = field(init=False, default=False)
 
     def take_over(self, watched: Container[str], is_ours: Callable[[str], bool]) -> None:
@@ -41,13 +52,13 @@ class Unwatched:
         for job_id, record in self.snapshot.unfinished():
             lingers = record.state is State.UNKNOWN or record.state is State.SUBMITTED
             if lingers and job_id not in watched and is_ours(job_id):
-                age_s = self._age_s(record)
-                if age_s < self._may_take_s(record.model):
-                    self.hold(record.model, age_s)
+                old_s = age_s(record, self.clock)
+                if old_s < self._may_take_s(record.model):
+                    self.hold(job_id, record.model, old_s)
 
-    def hold(self, model: str | None, age_s: float = 0.0) -> None:
-        """Hold a slot for a request of ``model`` that is ``age_s`` old."""
-        self._held.append((model, self.clock.monotonic() - age_s))
+    def hold(self, job_id: str, model: str | None, old_s: float = 0.0) -> None:
+        """Hold a slot for a job's request of ``model`` that is ``old_s`` seconds old."""
+        self._held.append(_Lingering(job_id, model, self.clock.monotonic() - old_s))
         self.slots.hold(model)
 
     async def free_in_time(self) -> None:
@@ -65,7 +76,7 @@ class Unwatched:
 
     def __str__(self) -> str:
         now_s = self.clock.monotonic()
-        left_s = min(since_s + self._may_take_s(model) - now_s for model, since_s in self._held)
+        left_s = min(one.since_s + self._may_take_s(one.model) - now_s for one in self._held)
         return (
             f"{len(self._held)} requests that nothing watches may be unfinished at the API and fill -c "
             f"{self.slots.limit}: waiting for up to {max(left_s, 0.0):.0f} s before more is submitted "
@@ -74,20 +85,28 @@ class Unwatched:
 
     def _free_due(self) -> None:
         now_s = self.clock.monotonic()
-        may_take_s = {model: self._may_take_s(model) for model, _ in self._held}
-        due = [one for one in self._held if now_s - one[1] >= may_take_s[one[0]]]
+        limits_s = {one.model: self._may_take_s(one.model) for one in self._held}
+        due = [one for one in self._held if now_s - one.since_s >= limits_s[one.model]]
         for one in due:
             self._held.remove(one)
-            self.slots.free(one[0])
+            self.slots.free(one.model)
+            if self.on_free is not None:
+                self.on_free(one.job_id)
 
     def _may_take_s(self, model: str | None) -> float:
-        seen_s = self.snapshot.timings.longest_s(model)
-        if seen_s is None:
-            return min(self.job_timeout_s or UNTIMED_HOLD_S, UNTIMED_HOLD_S)
-        return max(LONGEST_TIMES * seen_s, LEAST_HOLD_S)
+        return may_take_s(self.snapshot, model, self.job_timeout_s)
 
-    def _age_s(self, record: Record) -> float:
-        """Measured by the wall clock, across runs; never negative if the clock was set back."""
-        if record.submitting_at is None:
-            return 0.0
-        return max(seconds_between(record.submitting_at, iso(self.clock.now())) or 0.0, 0.0)
+
+def may_take_s(snapshot: Snapshot, model: str | None, job_timeout_s: float | None = None) -> float:
+    """Seconds after which a request of ``model`` that nothing watches counts as finished."""
+    seen_s = snapshot.timings.longest_s(model)
+    if seen_s is None:
+        return min(job_timeout_s or UNTIMED_HOLD_S, UNTIMED_HOLD_S)
+    return max(LONGEST_TIMES * seen_s, LEAST_HOLD_S)
+
+
+def age_s(record: Record, clock: Clock) -> float:
+    """Seconds since the intent, by the wall clock, across runs; 0 if the clock was set back."""
+    if record.submitting_at is None:
+        return 0.0
+    return max(seconds_between(record.submitting_at, iso(clock.now())) or 0.0, 0.0)

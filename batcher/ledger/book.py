@@ -1,10 +1,9 @@
 """The book: what an account has spent over all run directories, in one file per user.
 
-``book.jsonl`` lies in the user's state directory. A line is about one attempt of one job: ``reserve``
-before its intent is recorded, ``settle`` each time its amount in the ledger changes. The last line of an
-attempt counts. Lines are appended whole, so ``settle`` needs no lock; a reservation under a cap holds
-the lock from reading the others' lines to writing its own. So after any crash the book counts at least
-what was submitted; when the next run begins, its ledger corrects the reservations of a dead run.
+A line is about one attempt of one job: ``reserve`` before its intent is recorded, ``settle`` when its
+request has ended. The last line of an attempt counts. A reservation under a limit holds the lock from
+reading the others' lines to writing its own. So after any crash the book counts at least what was
+submitted; when the next run begins, its ledger corrects the reservations of a dead run.
 
 Amounts are USD. Days and months are in the machine's time zone. An entry dated in the future (the
 clock was set back) counts for the current day and month.
@@ -12,45 +11,28 @@ clock was set back) counts for the current day and month.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from datetime import datetime, time, timedelta, tzinfo
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta, tzinfo
 from pathlib import Path
+from threading import RLock
 from typing import NamedTuple
 
 import msgspec
 
 from batcher.clock import Clock, iso
-from batcher.disk import Disk, writing
-from batcher.errors import LedgerError, LockedError, RunDirError, StoppedError
+from batcher.errors import StoppedError
+from batcher.ledger.book_file import FOLD, RESERVE, SETTLE, UNTIL, WAIT, BookFile, Entry
+from batcher.ledger.book_fold import Attempts, paid_number
 
-BOOK_VARIABLE = "BATCHER_BOOK_DIR"
-XDG_STATE_VARIABLE = "XDG_STATE_HOME"
-BOOK_NAME = "book.jsonl"
-LOCK_S = 30.0
 PERIODS = ("day", "month")
-RESERVE, SETTLE = "reserve", "settle"
+UNFINISHED_AT_MOST = timedelta(days=1)
+"""No request counts as unfinished for longer."""
+WAITS_FOR = timedelta(seconds=45)
+"""How long a run that said so counts as waiting."""
+SAY_AGAIN = timedelta(seconds=20)
 _DUST_USD = 1e-9
-
-
-class Entry(msgspec.Struct, omit_defaults=True, gc=False):
-    """One line. ``at`` is UTC in ISO 8601: the time of the reservation, also in a ``settle`` line."""
-
-    kind: str
-    at: str
-    api: str
-    run_dir: str
-    job: str
-    attempt: int
-    usd: float
-    model: str | None = None
-    digest: str | None = None
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """The attempt that the line is about."""
-        return self.run_dir, self.job, self.attempt
 
 
 class Periods(NamedTuple):
@@ -72,129 +54,58 @@ class Periods(NamedTuple):
         )
 
 
-def _midnight(day: object, local: datetime, zone: tzinfo | None) -> datetime:
+def _midnight(day: date, local: datetime, zone: tzinfo | None) -> datetime:
     """The start of ``day``, with the UTC offset of that moment: a day may have 23 or 25 hours."""
-    naive = datetime.combine(day, time())  # type: ignore[arg-type]
+    naive = datetime.combine(day, time())
     return naive.replace(tzinfo=zone) if zone is not None else naive.astimezone()
 
 
-def state_dir(env: Mapping[str, str], home: Path) -> Path:
-    """The folder of the book. A relative XDG path is ignored, as the XDG spec asks."""
-    if chosen := env.get(BOOK_VARIABLE, "").strip():
-        return Path(chosen)
-    xdg = Path(env.get(XDG_STATE_VARIABLE, "").strip())
-    return (xdg if xdg.is_absolute() else home / ".local" / "state") / "batcher"
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``caps``: USD by period, ``{"day": 20.0}``. ``unfinished``: of all runs together."""
+
+    caps: Mapping[str, float] = field(default_factory=dict)
+    unfinished: int | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.caps) or self.unfinished is not None
 
 
-_decode = msgspec.json.Decoder(Entry).decode
-_encode = msgspec.json.Encoder().encode
+@dataclass(frozen=True, slots=True)
+class Crowded:
+    """``--account-concurrency`` leaves no room now; ``reason`` says why."""
 
-
-class BookFile:
-    """The file: reads complete lines, appends lines, replaces the whole file."""
-
-    def __init__(self, folder: Path, disk: Disk) -> None:
-        self.path = folder / BOOK_NAME
-        self._disk = disk
-        self._read_bytes = 0
-        self._lines = 0
-
-    def lock(self) -> Callable[[], None]:
-        """Take the lock; returns a function that releases it. Raises RunDirError."""
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                return self._disk.lock(self.path.with_name(f"{BOOK_NAME}.lock"), LOCK_S)
-            except LockedError:
-                raise RunDirError(f"{self.path}: another process holds it for {LOCK_S:.0f} s") from None
-
-    def news(self) -> Iterator[Entry]:
-        """The lines since the last call. Raises LedgerError for one that can't be read."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self._read_bytes)
-                data = file.read()
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        except OSError as error:
-            raise LedgerError(f"{self.path}: {error.strerror or error}") from error
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read_bytes += len(whole)
-        for raw in whole.splitlines():
-            self._lines += 1
-            if raw.strip():
-                yield self._entry(raw)
-
-    def _entry(self, raw: bytes) -> Entry:
-        try:
-            entry = _decode(raw)
-            datetime.fromisoformat(entry.at)
-        except (msgspec.MsgspecError, ValueError):
-            raise LedgerError(
-                f"{self.path}:{self._lines}: not a line of the book; `batcher spend --rebuild` makes it "
-                "again from the ledgers"
-            ) from None
-        return entry
-
-    def readable(self) -> Iterator[Entry]:
-        """Every readable line from the beginning; skips the others without an error."""
-        try:
-            lines = self.path.read_bytes().splitlines()
-        except OSError:
-            return
-        for raw in lines:
-            with suppress(LedgerError):
-                yield self._entry(raw)
-
-    def replace(self, entries: Iterable[Entry]) -> None:
-        """Replace the content with ``entries``. Needs the lock. Raises RunDirError."""
-        with writing(self.path):
-            self._disk.write_whole(self.path, [_encode(entry) + b"\n" for entry in entries])
-
-    def append(self, entries: list[Entry]) -> None:
-        """Add lines, in one write. Raises RunDirError."""
-        data = b"".join(_encode(entry) + b"\n" for entry in entries)
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-            try:
-                size = os.fstat(descriptor).st_size
-                if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                    data = b"\n" + data  # end the partial line of a dead process
-                if os.write(descriptor, data) != len(data):
-                    raise RunDirError(f"{self.path}: no space left on the disk")
-            finally:
-                os.close(descriptor)
+    reason: str
 
 
 class Book:
     """The book as one run sees it: the entries of its API, with the run's own.
 
-    ``caps`` are USD by period: ``{"day": 20.0}``.
+    Can be used by several threads.
     """
 
-    def __init__(
-        self, file: BookFile, owner: tuple[str, str], caps: Mapping[str, float], clock: Clock
-    ) -> None:
+    def __init__(self, file: BookFile, owner: tuple[str, str], limits: Limits, clock: Clock) -> None:
         self.api, self.run_dir = owner
+        self.limits = limits
         self.zone: tzinfo | None = None
         self._file = file
-        self._caps = caps
         self._clock = clock
-        self._entries: dict[tuple[str, str, int], Entry] = {}
+        self._threads = RLock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._attempts = Attempts()
+        self._unfinished: dict[tuple[str, str, int], Entry] = {}
+        self._waiting: dict[str, datetime] = {}
         self._spent_usd: dict[datetime, float] = {}
-        self._paid: dict[tuple[str, str | None], str] = {}
-        self._days: dict[str, datetime] = {}
+        self._paid: dict[int, str] = {}
+        self._days: dict[date, datetime] = {}
 
     def refresh(self) -> None:
         """Read the lines written since the last read. Raises LedgerError."""
-        for entry in self._file.news():
-            if entry.api == self.api:
+        with self._threads:
+            for entry in self._file.news(self._forget):
                 self._take(entry)
-
-    def entries(self) -> list[Entry]:
-        """The last line of each attempt."""
-        return list(self._entries.values())
 
     @property
     def knows_others(self) -> bool:
@@ -203,46 +114,71 @@ class Book:
 
     def paid_elsewhere(self, job: str, digest: str) -> str | None:
         """Another directory that has already paid for this same job, if there is one and it exists."""
-        run_dir = self._paid.get((job, digest))
+        run_dir = self._paid.get(paid_number(job, digest))
         return run_dir if run_dir is not None and Path(run_dir).exists() else None
 
-    @property
-    def is_capped(self) -> bool:
-        """Whether reservations can be refused."""
-        return bool(self._caps)
-
-    def open_reservations(self) -> list[Entry]:
-        """Attempts that were reserved and have no later line."""
-        return [entry for entry in self._entries.values() if entry.kind == RESERVE]
+    def reservations(self) -> list[Entry]:
+        """Attempts whose requests may be unfinished, as far as the book says."""
+        with self._threads:
+            return list(self._unfinished.values())
 
     def spent_usd(self, period: str) -> float:
         """USD counted for the current day or month."""
         begin = Periods.at(self._clock.now(), self.zone).begins[period]
         return sum(usd for day, usd in self._spent_usd.items() if day >= begin)
 
-    def reserve(self, entry: Entry) -> StoppedError | None:
-        """Write ``entry`` before its intent; returns the reason to stop if it exceeds a cap.
+    def reserve(self, entry: Entry) -> StoppedError | Crowded | None:
+        """Write ``entry`` before its intent; if a limit has no room, returns why, and writes nothing.
 
         Raises RunDirError, LedgerError: what can't be recorded must not be submitted.
         """
-        if not self._caps:
+        if not self.limits:
             self._put(entry)
             return None
         release = self._file.lock()
         try:
-            self.refresh()
-            reason = self._full(entry.usd)
-            if reason is None:
-                self._put(entry)
-            return reason
+            with self._threads:
+                self.refresh()
+                refused = self.crowded() or self._full(entry.usd)
+                if refused is None:
+                    self._put(entry)
+                return refused
         finally:
             release()
 
-    def settle(self, key: tuple[str, str, int], usd: float) -> None:
-        """Set the cost of an attempt (run directory, job, number) to ``usd``. Idempotent."""
-        known = self._entries.get(key)
-        if known is not None and (known.kind != SETTLE or abs(known.usd - usd) > _DUST_USD):
-            self._put(msgspec.structs.replace(known, kind=SETTLE, usd=usd))
+    def settle(self, key: tuple[str, str, int], usd: float, *, unfinished: bool = False) -> None:
+        """Set the cost of an attempt (run directory, job, number), and if it has ended. Idempotent."""
+        kind = RESERVE if unfinished else SETTLE
+        with self._threads:
+            known = self._attempts.by_key.get(key)
+            if known is not None and (known.kind != kind or abs(known.usd - usd) > _DUST_USD):
+                self._put(msgspec.structs.replace(known, kind=kind, usd=usd))
+
+    def crowded(self) -> Crowded | None:
+        """Why one more request of this run may not begin now.
+
+        Of the requests that are left over by runs that don't wait, those that wait get even shares.
+        """
+        if (limit := self.limits.unfinished) is None:
+            return None
+        now = self._clock.now()
+        since = iso(now - UNFINISHED_AT_MOST)
+        held = Counter(entry.run_dir for entry in self.reservations() if entry.at >= since)
+        others = {run for run, at in self._waiting.items() if abs(now - at) < WAITS_FOR} - {self.run_dir}
+        if held.total() < limit:
+            for_waiting = limit - sum(n for run, n in held.items() if run not in {*others, self.run_dir})
+            if not others or held[self.run_dir] < -(-for_waiting // (len(others) + 1)):
+                return None
+        most = ", ".join(f"{count} of {run}" for run, count in held.most_common(3))
+        return Crowded(f"--account-concurrency {limit}: unfinished are {most or 'none'}")
+
+    def say_waiting(self) -> None:
+        """Tell the other runs that this one waits, now and then. Raises RunDirError."""
+        now = self._clock.now()
+        with self._threads:
+            said = self._waiting.get(self.run_dir)
+            if said is None or now - said >= SAY_AGAIN:
+                self._put(Entry(WAIT, iso(now), self.api, self.run_dir, "", 0, 0.0))
 
     def _put(self, entry: Entry) -> None:
         self._file.append([entry])
@@ -250,26 +186,45 @@ class Book:
 
     def _take(self, entry: Entry) -> None:
         """Keep the last line of each attempt. Reading our own line again changes nothing."""
-        before = self._entries.get(entry.key)
+        if entry.kind not in (UNTIL, FOLD) and entry.api != self.api:
+            return
+        if entry.kind == WAIT:
+            self._waiting[entry.run_dir] = datetime.fromisoformat(entry.at)
+        before = self._attempts.by_key.get(entry.key)
+        if not self._attempts.takes(entry) or entry.api != self.api:
+            return
         if before is not None:
             self._spent_usd[self._day(before.at)] -= before.usd
         day = self._day(entry.at)
         self._spent_usd[day] = self._spent_usd.get(day, 0.0) + entry.usd
-        self._entries[entry.key] = entry
-        if entry.run_dir != self.run_dir and entry.usd > 0:
-            self._paid[entry.job, entry.digest] = entry.run_dir
+        self._note_unfinished(entry)
+        if entry.run_dir != self.run_dir:
+            self._note_paid(entry)
+
+    def _note_paid(self, entry: Entry) -> None:
+        numbers = entry.paid if entry.kind == FOLD else (paid_number(entry.job, entry.digest),)
+        if entry.usd > 0:
+            self._paid.update(dict.fromkeys(numbers, entry.run_dir))
+        elif numbers and self._paid.get(numbers[0]) == entry.run_dir:  # it was refused, or given back
+            del self._paid[numbers[0]]
+
+    def _note_unfinished(self, entry: Entry) -> None:
+        if entry.kind == RESERVE:
+            self._unfinished[entry.key] = entry
+            self._waiting.pop(entry.run_dir, None)
+        else:
+            self._unfinished.pop(entry.key, None)
 
     def _day(self, at: str) -> datetime:
-        minute = at[:16]
-        day = self._days.get(minute)
+        local = datetime.fromisoformat(at).astimezone(self.zone)
+        day = self._days.get(local.date())
         if day is None:
-            day = Periods.at(datetime.fromisoformat(at), self.zone).begins["day"]
-            self._days[minute] = day
+            day = self._days[local.date()] = _midnight(local.date(), local, self.zone)
         return day
 
     def _full(self, usd: float) -> StoppedError | None:
         periods = Periods.at(self._clock.now(), self.zone)
-        for period, cap_usd in self._caps.items():
+        for period, cap_usd in self.limits.caps.items():
             spent_usd = self.spent_usd(period)
             if spent_usd + usd > cap_usd + _DUST_USD:
                 opens = periods.ends[period].isoformat(" ", "minutes")

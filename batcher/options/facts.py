@@ -158,6 +158,8 @@ class Pace:
     poll_interval_s: float | None = None
     job_timeout_s: float | None = DEFAULT_JOB_TIMEOUT_S
     outage: Outage = DEFAULT_OUTAGE
+    account_concurrency: int | None = None
+    """Unfinished requests of all runs of the account on this host."""
     max_runtime_s: float | None = None
     ends_s: float | None = None
     """The reading of the monotonic clock at which ``max_runtime_s`` is over, once a run has begun."""

@@ -213,6 +213,14 @@ TABLE: Final[tuple[Option, ...]] = (
             default="8",
             many=MAP,
         ),
+        Option(
+            "account-concurrency",
+            COUNT,
+            MONEY,
+            "Unfinished requests of all runs of the account on this host together.",
+            on=RUN,
+            to="pace.account_concurrency",
+        ),
         Option("rate", RATE, MONEY, "Submissions at most.", on=RUN, to="pace.rate_per_s"),
         Option(
             "downloads", COUNT, TALK, "Downloads at a time.", on=RUN, to="pace.downloads", default="8"
