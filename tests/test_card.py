@@ -1,8 +1,11 @@
 """The dataset card: ``load_dataset(RUN_DIR)`` finds every output, and the type of every column."""
 
+import glob
+from itertools import pairwise
+
 import pytest
 
-from batcher.dataset.card import MARK
+from batcher.dataset.card import MARK, path_warning
 from tests.dataset import RunMaker, clip, picture
 from tests.engine import job
 from tests.test_metadata import Table
@@ -18,7 +21,9 @@ def load(tmp_path_factory, monkeypatch):
     import datasets
 
     datasets.disable_progress_bars()
-    return lambda path: datasets.load_dataset(str(path), split="train", cache_dir=str(cache))
+    return lambda path, **more: datasets.load_dataset(
+        str(path), split="train", cache_dir=str(cache), **more
+    )
 
 
 async def finish(path, jobs, make, extension):
@@ -41,6 +46,21 @@ async def test_a_run_directory_loads_by_its_card_whatever_its_prompts_say(
     assert column in table.features
     kinds = {name: table.features[name].dtype for name in ("quality", "input.seed", "fps", "job")}
     assert kinds == {"quality": "string", "input.seed": "int64", "fps": "float64", "job": "string"}
+
+
+NAMES = ["test-run", "train", "données [x", "a*b", "what?", "100%20", "{a,b}", "#1 ~", ".val", "it's"]
+
+
+async def test_a_run_directory_loads_whatever_its_name_or_a_warning_says_how(tmp_path, load):
+    await finish(tmp_path / "a", [job("x", prompt="a train")], picture, ".png")
+    for before, name in pairwise(["a", *NAMES]):
+        run_dir = (tmp_path / before).rename(tmp_path / name)
+        assert path_warning(run_dir) is None
+        assert load(run_dir)["prompt"] == ["a train"], name
+    run_dir = run_dir.rename(tmp_path / "shots [v2]")
+    assert "data_dir=glob.escape(path)" in path_warning(run_dir)
+    assert load("imagefolder", data_dir=glob.escape(str(run_dir)))["prompt"] == ["a train"]
+    assert "choose another" in path_warning(tmp_path / "a::b")
 
 
 async def test_a_card_of_the_users_own_stays_as_it_is(tmp_path):

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from batcher.app.host import Host
+from batcher.dataset.card import path_warning
 from batcher.dataset.rows import ColumnTypes
 from batcher.engine.canary import CanaryChoice
 from batcher.errors import InputError, UnreachableError, UsageError
@@ -125,6 +126,8 @@ def prepare(
         _raise_if_invalid(tally, specs, options)
     if unmet:
         tally.warnings.append(strangers("--only", unmet, "this manifest"))
+    if not len(snapshot.records) and (warning := path_warning(run_dir)):
+        tally.warnings.append(warning)
     made.duplicates, made.invalid = tally.duplicates, tally.invalid
     prepared = Prepared(
         options, run_dir, manifest, specs, made, tally, columns, survey, snapshot.spent_usd, roll

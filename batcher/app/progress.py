@@ -42,6 +42,10 @@ def in_words(view: RunView) -> str:
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
+def _jobs(count: int) -> str:
+    return f"{count} job{'' if count == 1 else 's'}"
+
+
 def _put(line: str, stream: TextIO) -> None:
     """Write the line; ignores a closed or full stream, which is no reason to end a run."""
     with suppress(OSError, ValueError):
@@ -117,7 +121,7 @@ class Bar:
     def started(self, view: RunView) -> None:
         self.prepared()
         if _has_no_size(self._stream):  # its recording is read as a log later
-            _put(f"started: {view.selected} jobs", self._stream)
+            _put(f"started: {_jobs(view.selected)}", self._stream)
         self._bar = self._make()(
             total=view.selected,
             initial=view.done,
@@ -204,7 +208,7 @@ class LogLines:
         self._beat: asyncio.TimerHandle | None = None
 
     def started(self, view: RunView) -> None:
-        self._say(f"started: {view.selected} jobs")
+        self._say(f"started: {_jobs(view.selected)}")
         self._look_again(view)
 
     def changed(self, view: RunView) -> None:

@@ -6,8 +6,10 @@ names nor values that only late rows have are left to be guessed.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,6 +18,7 @@ from batcher.dataset.rows import FLAG, INTEGER, NOTHING, NUMBER, OWN_COLUMNS, TE
 from batcher.terminal import legible
 
 MARK = "written by batcher; without this line it is yours, and stays as it is"
+_PATTERN = re.compile(r"\[[^/]+\]")
 _DTYPES = {
     TEXT: {"dtype": "string"},
     INTEGER: {"dtype": "int64"},
@@ -25,6 +28,16 @@ _DTYPES = {
     NOTHING: {"dtype": "string"},
 }
 _MEDIA = {"image": "image", "video": "video", "audio": "audio"}
+
+
+def path_warning(run_dir: Path) -> str | None:
+    """What to know before loading a dataset from this path; None if it loads as any other."""
+    path = str(run_dir.resolve())
+    if "::" in path:
+        return f"{run_dir}: load_dataset can read no path with :: in it: choose another"
+    if _PATTERN.search(path):
+        return f"{run_dir}: load_dataset takes [ ] in a path for a pattern: data_dir=glob.escape(path)"
+    return None
 
 
 def is_ours(text: bytes) -> bool:

@@ -8,14 +8,22 @@ function takeMarks() {
   for (const [id, mark] of [...Object.entries(data.marks || {}), ...mine]) marks.set(id, mark);
 }
 
-async function send(id) {
+// One after the other: the last mark of a job is the one that counts.
+let sending = Promise.resolve();
+const send = (id) => {
   const sent = {};
   unsent.set(id, sent);
+  sending = sending.then(() => deliver(id, sent));
+};
+
+async function deliver(id, sent) {
+  if (unsent.get(id) !== sent) return;  // marked again meanwhile: that one is on its way
   try {
     const answer = await fetch("marks", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ job: id, ...marks.get(id) }) });
     // Data that were on their way meanwhile may not know of it yet.
+    sent.saved = answer.ok;
     if (answer.ok) setTimeout(() => { if (unsent.get(id) === sent) unsent.delete(id); }, SETTLES_MS);
-    if (!answer.ok) toast(`Not saved: ${await answer.text()}`);
+    else toast(`Not saved: ${await answer.text()}`);
   } catch {
     toast("Not saved: batcher view has ended. Start it again and open its new address");
   }
@@ -41,7 +49,7 @@ function follow() {
   known = new Set(entries.map((entry) => entry.key));
   let version = null;
   const events = new EventSource("events");
-  events.addEventListener("open", () => { document.documentElement.dataset.link = "on"; for (const id of unsent.keys()) send(id); });
+  events.addEventListener("open", () => { document.documentElement.dataset.link = "on"; for (const [id, sent] of unsent) if (!sent.saved) send(id); });
   events.addEventListener("error", () => { document.documentElement.dataset.link = "off"; });
   events.addEventListener("message", (event) => {
     if (event.data !== version) lookNow().catch(() => {});
