@@ -39,6 +39,7 @@ demo: $(USABLE)  ## run a real batch against the embedded sandbox
 	@$(BIN)/batcher report output/demo
 	@echo
 	@echo "The money was the sandbox's. Look at it:   file://$(CURDIR)/output/demo/report.html"
+	@echo "Judge it in the browser:                  source $(BIN)/activate; batcher view output/demo"
 	@echo "Type it again: nothing is bought twice.   make demo"
 	@echo "See it interrupted and resumed:           rm -r output/demo; make demo, Ctrl-C, make demo"
 	@echo "Use it on a file of your own:             source $(BIN)/activate; batcher init"

@@ -25,7 +25,7 @@ from batcher.manifest.tally import ManifestTally, Repeated
 from batcher.schema.dialect import may_name_media, media_kind
 from batcher.schema.spec import ModelSpec
 
-NO_MODEL = "no model is named (model: in the file, or --model)"
+NO_MODEL = "no model is named (model: in the file, or --model; `batcher models` lists them)"
 
 _LINE_BITS = 40
 _LINE_MASK = (1 << _LINE_BITS) - 1
