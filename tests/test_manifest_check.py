@@ -134,7 +134,9 @@ def test_a_field_of_a_yaml_job_is_blamed_on_its_own_line(tmp_path):
 
 def test_a_job_without_a_model_is_a_problem(tmp_path):
     found = table(tmp_path, "prompt", "x", model=None)
-    assert found.problems == ["m.csv:2: model: no model is named (model: in the file, or --model; `batcher models` lists them)"]
+    assert found.problems == [
+        "m.csv:2: model: no model is named (model: in the file, or --model; `batcher models` lists them)"
+    ]
 
 
 def test_a_field_with_bad_media_is_blamed_once(tmp_path):

@@ -228,6 +228,39 @@ async def test_no_view_has_a_scrollbar_of_its_own_but_for_wide_comparisons_sidew
         assert await page.js("document.documentElement.scrollWidth <= innerWidth")
 
 
+CONTRASTS = """(() => {
+    const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+    const rgba = (colour) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); return [...canvas.getImageData(0, 0, 1, 1).data]; };
+    const light = (rgb) => { const [r, g, b] = rgb.map((v) => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+    const behind = (e) => { for (let at = e; at; at = at.parentElement) { const c = rgba(getComputedStyle(at).backgroundColor); if (c[3] > 220) return c.slice(0, 3); } };
+    const poor = [];
+    for (const e of document.querySelectorAll('body *')) {
+        const says = [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+        if (!says || !e.checkVisibility({ opacityProperty: true }) || e.closest('script, :disabled, option, svg, .clip')) continue;
+        const [a, b] = [light(rgba(getComputedStyle(e).color).slice(0, 3)), light(behind(e))], ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        if (ratio < 4.5) poor.push(`${e.tagName}.${e.className} ${e.textContent.slice(0, 20)} ${ratio.toFixed(1)}`);
+    }
+    return poor;
+})()"""
+
+
+@in_browser
+@on_one_loop
+@pytest.mark.parametrize("dark", [False, True])
+async def test_every_text_can_be_read(page, dark):
+    """At the contrast of 4.5 to 1 that WCAG 2.2 asks for (1.4.3)."""
+    await page.window(1280, 900, dark=dark)
+    await page.js("document.querySelector('.card[data-job=fox] .m-star').click()")
+    for tab in ("gallery", "compare", "problems", "plots"):
+        await page.js(f"document.getElementById('tab-{tab}').click()")
+        assert await page.js(CONTRASTS) == [], tab
+    await page.js("document.getElementById('tab-gallery').click()")
+    for job_id in ("fox", "ghost", "lost"):
+        await page.js(f"document.querySelector('.card[data-job={job_id}]').click()")
+        assert await page.js(CONTRASTS) == []
+        await page.js("document.querySelector('dialog').close()")
+
+
 async def variants(path):
     """Two variables and an input that vary, a job without them, and an output that was deleted since."""
     made = RunMaker(path).begin(total=6)

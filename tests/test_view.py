@@ -224,6 +224,8 @@ async def _follow(tmp_path, start):
             assert [mark.mark for mark in read_marks(tmp_path / "out").values()] == ["star"]
             viewer.send_signal(signal.SIGKILL)
             await viewer.wait()
+            await page.until("document.getElementById('live').textContent === 'Not connected'")
+            assert len((tmp_path / "out" / "marks.jsonl").read_text().splitlines()) == 1
             viewer = await start("view", "out", "--no-browser", stdout=asyncio.subprocess.PIPE)
             address = (await viewer.stdout.readline()).decode().strip()
             await page.call("Page.navigate", url=address)

@@ -56,7 +56,7 @@ def _policy(style: str, script: str, *, served: bool) -> str:
             "default-src 'none'",
             f"script-src '{_hash(script)}'",
             f"style-src '{_hash(style)}'",
-            "img-src 'self' file:",
+            "img-src 'self' file: data:",
             "media-src 'self' file:",
             "connect-src 'self'" if served else "connect-src 'none'",
             "base-uri 'none'",

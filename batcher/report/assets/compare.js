@@ -1,6 +1,8 @@
 // The same thing, made differently: a table of outputs over two chosen parameters.
 const ROWS_AT_ONCE = 24, COLUMNS_MAX = 24, PER_CELL = 12, TILE_PX = 220, LARGE_TILE_PX = 360, SMALL_TILE_PX = 150, ROW_TITLE_PX = 220, CELL_PX = 18, GAP_IN_CELL_PX = 8, TILE_MIN_PX = 124, TILE_SHAPE = 9 / 16, VALUE_CHARS = 60;
 
+let rowsShown = 0;
+
 function comparable() {
   return dimensions.filter((d) => d.name === "prompt" || d.values.length <= FILTER_VALUES_MAX);
 }
@@ -47,6 +49,7 @@ function axes(refresh) {
   const set = (axis, other, current) => (value) => {
     if (value === current[other]) view[other] = current[axis];
     view[axis] = value;
+    rowsShown = 0;
     refresh();
   };
   const current = { rows, cols };
@@ -77,10 +80,11 @@ function matrixOf({ rows, cols }) {
   const more = h("button", { class: "button", type: "button" }, "Show more rows");
   const grow = () => {
     const from = body.children.length;
-    for (const name of labels.slice(from, from + ROWS_AT_ONCE)) {
+    for (const name of labels.slice(from, Math.max(rowsShown, from + ROWS_AT_ONCE))) {
       body.append(h("tr", {}, h("th", { scope: "row", title: name }, h("div", { class: "clamp" }, name)), columns.map((col) => h("td", {}, cellOf(cells.get(name).get(col) || [], [rows, cols], tilePx)))));
     }
-    more.hidden = body.children.length >= labels.length;
+    rowsShown = body.children.length;
+    more.hidden = rowsShown >= labels.length;
   };
   more.addEventListener("click", grow);
   grow();
@@ -144,7 +148,7 @@ function cellOf(found, axes, tilePx) {
     const thumb = thumbOf(entry), { width, shape } = tileShape(entry.file, tilePx);
     thumb.style.aspectRatio = shape;
     const cap = h("span", { class: "cap" }, captions[at]);
-    const tile = h("button", { class: "tilelet", style: { width }, title: captions[at], type: "button", "data-job": entry.job.job, "aria-label": `${entry.job.prompt || entry.job.job}, ${captions[at]}, ${entry.job.state}`, onclick: () => openDetail(found, at) },
+    const tile = h("button", { class: "tilelet", style: { width }, title: captions[at], type: "button", "data-job": entry.job.job, "data-key": entry.key, "aria-label": `${entry.job.prompt || entry.job.job}, ${captions[at]}, ${entry.job.state}`, onclick: () => openDetail(found, at) },
       thumb, cap);
     tile.addEventListener("keydown", (event) => {
       if (!markWithKey(event)) return;

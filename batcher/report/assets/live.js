@@ -40,7 +40,23 @@ async function lookNow() {
   drawTabs();
   if (view.tab === "gallery" && gallery) {
     if (document.activeElement?.tagName !== "SELECT") gallery.refresh(document.activeElement?.id);
-  } else if (!sheet.open && !["INPUT", "SELECT"].includes(document.activeElement?.tagName)) TABS[view.tab][1](byId("panel"));
+  } else if (!sheet.open && !["INPUT", "SELECT"].includes(document.activeElement?.tagName)) redraw();
+}
+
+// The view anew, with everything where it was: the window, a wide table, the keyboard's focus.
+function redraw() {
+  const left = document.querySelector(".matrix")?.scrollLeft || 0, top = scrollY, at = document.activeElement?.dataset.key;
+  TABS[view.tab][1](byId("panel"));
+  const box = document.querySelector(".matrix");
+  if (box) box.scrollLeft = left;
+  scrollTo(0, top);
+  if (at) [...document.querySelectorAll("[data-key]")].find((tile) => tile.dataset.key === at)?.focus({ preventScroll: true });
+}
+
+function setLink(state) {
+  if (document.documentElement.dataset.link === state) return;
+  document.documentElement.dataset.link = state;
+  drawHead();
 }
 
 function follow() {
@@ -49,8 +65,8 @@ function follow() {
   known = new Set(entries.map((entry) => entry.key));
   let version = null;
   const events = new EventSource("events");
-  events.addEventListener("open", () => { document.documentElement.dataset.link = "on"; for (const [id, sent] of unsent) if (!sent.saved) send(id); });
-  events.addEventListener("error", () => { document.documentElement.dataset.link = "off"; });
+  events.addEventListener("open", () => { setLink("on"); for (const [id, sent] of unsent) if (!sent.saved) send(id); });
+  events.addEventListener("error", () => setLink("off"));
   events.addEventListener("message", (event) => {
     if (event.data !== version) lookNow().catch(() => {});
     version = event.data;

@@ -11,6 +11,7 @@ function drawHead() {
 }
 
 function liveOf(status) {
+  if (data.view && document.documentElement.dataset.link === "off") return h("span", { class: "pill live", id: "live", title: "batcher view has ended" }, "Not connected");
   if (data.view) return h("span", { class: status.live ? "pill live" : "pill live paused", id: "live" }, status.live ? "Live" : "Run ended");
   if (!status.live) return null;
   if (!data.refresh_s) return h("span", { class: "pill live paused" }, `Running · as of ${clock(Date.parse(data.made_at))}`);
