@@ -224,7 +224,7 @@ async def test_what_is_not_there_is_404_with_its_code(method, path):
 async def test_inputs_are_held_against_the_schema_and_the_field_is_named(model, inputs, field, rule):
     async with serving() as caller:
         status, body = await caller.call("POST", f"/models/{model}", json=inputs)
-        assert status == 422
+        assert (status, body["error_code"]) == (422, 422001)
         assert [(problem["loc"][-1], problem["type"]) for problem in body["detail"]] == [(field, rule)]
         assert caller.sandbox.stats.jobs_created == 0
 
@@ -265,6 +265,9 @@ async def test_the_catalogue_is_listed_searched_and_paged():
         assert "input_schema" not in whole["models"][0]
         named = [model["model_id"] for model in whole["models"]]
         assert (await caller.call("GET", "/models?search=KLING"))[1]["total"] == 1
+        assert (await caller.call("GET", "/models?search=one%20sentence"))[1]["models"][0][
+            "model_id"
+        ] == EDIT
         images = (await caller.call("GET", "/models?category=text-to-image&include_schema=true"))[1]
         assert [model["model_id"] for model in images["models"]] == [TEXT_TO_IMAGE, SEVERAL]
         assert images["models"][0]["input_schema"]["properties"]["guidance_scale"]["type"] == "float"

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections import Counter
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from click.testing import CliRunner
 from test_sandbox import CAT, KLING, LONG_S, TEXT_TO_IMAGE, Caller, serving
 
+from batcher.cli.entry import cli
+from batcher.errors import UsageError
 from batcher.sandbox.faults import CREATION_SHARE, OF_STAGE, PART_OF_SHARE, Fault, Faults, FaultStage
+from batcher.sandbox.lessons import LESSONS, share, table
 
 HEADERS = {"Authorization": "Bearer x"}
 
@@ -152,7 +157,7 @@ async def test_a_cancelled_request_has_one_spelling_more():
     async with serving(**always(Fault.GENERATE_SYNONYMS)) as caller:
         request_id = await caller.submit()
         answer = await caller.call("POST", f"/requests/{request_id}/cancel")
-        assert answer[1]["outcome"] == "cancelled"
+        assert answer[1]["outcome"] == answer[1]["status"] == "cancellation_requested"
         assert (await caller.result(request_id))["status"] == "canceled"
 
 
@@ -302,3 +307,42 @@ async def test_rejections_come_before_faults():
         status, _ = await caller.call("POST", f"/models/{KLING}", json=CAT | {"duration": 6})
         assert status == 422
         assert not caller.sandbox.stats.faults
+
+
+def test_every_fault_is_explained_in_help_and_docs():
+    assert {*LESSONS} == {*Fault}
+    page = (Path(__file__).parent.parent / "docs" / "sandbox.md").read_text("utf-8")
+    assert "\n".join(table()) in page, "print it again: python -m batcher.sandbox.lessons"
+    told = CliRunner().invoke(cli, ["sandbox", "--help"]).output
+    assert all(f"{fault} " in told and LESSONS[fault].outcome in told for fault in Fault)
+
+
+def test_the_shares_that_are_told_are_those_that_are_drawn():
+    assert sum(map(share, Fault)) == pytest.approx(len(FaultStage) - 1), "connect is a part of submit"
+    faults = Faults(seed=1, share=1.0)
+    drawn = Counter(faults.draw(FaultStage.POLL, str(number), 0) for number in range(5000))
+    assert drawn[Fault.POLL_LIMITED] / 5000 == pytest.approx(share(Fault.POLL_LIMITED), abs=0.03)
+
+
+def test_a_fault_that_there_is_not_is_refused_with_the_nearest():
+    said = CliRunner().invoke(cli, ["sandbox", "--only", "submit:droped"], standalone_mode=False)
+    assert isinstance(said.exception, UsageError)
+    assert "submit:dropped" in str(said.exception)
+
+
+async def test_not_ready_is_said_only_of_what_is_under_way():
+    async with serving(**always(Fault.POLL_NOT_READY)) as caller:
+        request_id = await caller.submit()
+        assert (await caller.call("GET", f"/requests/{request_id}/result"))[0] == 400
+        caller.clock.elapsed_s += LONG_S
+        assert (await caller.result(request_id))["status"] == "succeeded"
+
+
+async def test_error_bodies_have_the_shapes_of_the_api():
+    bodies = {}
+    for fault in (Fault.POLL_INTERNAL, Fault.POLL_GATEWAY, Fault.POLL_ERROR_CODE):
+        async with serving(**always(fault)) as caller:
+            request_id = await caller.submit()
+            bodies[fault.kind] = (await caller.call("GET", f"/requests/{request_id}/status"))[1]
+    assert bodies["internal"]["error_code"] == bodies["error-code"]["error_code"] == 500001
+    assert bodies["gateway"] == {"http_code": 502, "message": "Bad Gateway"}

@@ -126,6 +126,17 @@ def _versions(names: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
+class SandboxCommands(click.Group):
+    """``batcher sandbox``: its help ends with the faults, and what each of them teaches."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One line for each fault, which the terminal may wrap."""
+        from batcher.sandbox.lessons import help_lines
+
+        formatter.write("\nFaults, with their shares of what goes wrong in their stage:\n")
+        formatter.write("".join(f"  {line}\n" for line in help_lines()))
+
+
 def completion_script(shell: str, cli: click.Group) -> str:
     """The script that teaches ``shell`` (bash, zsh, fish) to complete this program's words."""
     from click.shell_completion import get_completion_class

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from batcher.cli import ending
-from batcher.cli.commands import Commands, JsonErrors, completion_script, show_version
+from batcher.cli.commands import Commands, JsonErrors, SandboxCommands, completion_script, show_version
 from batcher.cli.params import DURATION_TYPE, SIZE_TYPE, RunDirType
 from batcher.cli.run_options import TableCommand, table_options
 from batcher.errors import BatcherError
@@ -320,11 +320,30 @@ def init(file: Path, model: str | None, sandbox: bool) -> int:
     return write_starter(file, model, sandbox=sandbox)
 
 
-@cli.group(invoke_without_command=True)
+@cli.group(cls=SandboxCommands, invoke_without_command=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8899, show_default=True)
-@click.option("--speed", type=click.FloatRange(min=0.01), default=1.0, show_default=True)
-@click.option("--faults", type=click.FloatRange(0, 1), default=0.0, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0.01),
+    default=1.0,
+    show_default=True,
+    help="How many times faster than usual it works.",
+)
+@click.option(
+    "--faults",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="The share of answers that go wrong.",
+)
+@click.option("--only", multiple=True, metavar="FAULT", help="Go wrong in this way alone (repeatable).")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Another seed: other pictures, durations and faults.",
+)
 @click.option("--balance", type=float, help="USD that can run out.")
 @click.option("--rate", type=float, help="Calls a second before it answers 429.")
 @click.option("--state", type=click.Path(path_type=Path, dir_okay=False), help="Keep requests here.")

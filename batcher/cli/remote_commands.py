@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,8 +15,13 @@ from batcher.app import resolve
 from batcher.app.host import Host
 from batcher.cli.event_loop import run_loop
 from batcher.cli.observers import only_warnings
+from batcher.errors import UsageError
 from batcher.layout import HIDDEN_NAME, SANDBOX_NAME
+from batcher.options.command import command
 from batcher.terminal import visible, visible_json
+
+if TYPE_CHECKING:
+    from batcher.sandbox.faults import Fault
 
 
 def cancel_queued(run_dir: Path, *, as_json: bool) -> int:
@@ -56,6 +62,7 @@ def serve_sandbox(given: dict[str, Any]) -> int:
         seed=given["seed"],
         speed=given["speed"],
         faults=given["faults"],
+        only_faults=frozenset(map(_fault, given["only"])),
         balance_usd=given["balance"],
         rate_per_s=given["rate"],
         state=given["state"],
@@ -64,13 +71,32 @@ def serve_sandbox(given: dict[str, Any]) -> int:
     return 0
 
 
+def _fault(name: str) -> Fault:
+    """The fault of this name. Raises UsageError."""
+    from batcher.sandbox.faults import Fault
+
+    try:
+        return Fault(name)
+    except ValueError:
+        near = get_close_matches(name, [*Fault], n=1, cutoff=0.0)[0]
+        raise UsageError(
+            f"--only {name!r}: no such fault; did you mean {near}? "
+            f"{command('sandbox', '--help')} lists them"
+        ) from None
+
+
 def list_generations(run_dir: Path, *, as_json: bool) -> int:
     """Print the requests that the sandbox of ``run_dir`` has on record."""
     from batcher.sandbox.generations import generations
 
-    for made in generations(run_dir / HIDDEN_NAME / SANDBOX_NAME):
-        words = (made.request_id, made.created_at, f"{made.state:11}", made.model, made.prompt or "")
-        click.echo(visible_json(made) if as_json else visible("  ".join(words).rstrip()))
+    all_made = list(generations(run_dir / HIDDEN_NAME / SANDBOX_NAME))
+    width = max((len(made.model) for made in all_made), default=0)
+    for made in all_made:
+        words = (made.request_id, made.created_at, f"{made.state:11}", f"{made.model:{width}}")
+        told = "  ".join((*words, made.prompt or "")).rstrip()
+        click.echo(visible_json(made) if as_json else visible(told))
+    if not all_made:
+        click.echo("the sandbox has made nothing yet", err=True)
     return 0
 
 

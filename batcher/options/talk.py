@@ -26,7 +26,7 @@ TALK_ROWS: Final = under(
         "sandbox-faults",
         PART,
         JOBS,
-        "The share of the sandbox's answers that go wrong, as 0.1.",
+        "The share of the sandbox's answers that go wrong, as 0.1: `batcher sandbox --help` lists how.",
         on=RUN,
         default="0",
         to="sandbox.faults",

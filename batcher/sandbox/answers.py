@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from batcher.sandbox.faults import Fault
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
-
-    from batcher.sandbox.faults import Fault
 
 INSUFFICIENT_RESOURCES = 400002
 USER_ACCOUNT = 400004
 NOT_READY = 400005
 RESOURCE_NOT_FOUND = 404001
 INVALID_INPUT = 422001
-GENERATION_ERROR = 500001
+INTERNAL = 500001
 
 RETRY_AFTER_S = 1
 ELSEWHERE = "/sandbox/elsewhere"
@@ -76,7 +76,7 @@ def gone_wrong(request: web.Request, fault: Fault, now: datetime) -> web.Respons
     """The answer to a POST or a poll that meets ``fault``. Raises Refusal if it is an error body."""
     if fault.kind == "dropped":
         return hang_up(request)
-    answer = _ANSWERS[fault.kind](now)
+    answer = _ANSWERS.get(fault, _ANSWERS[fault.kind])(now)
     if isinstance(answer, Refusal):
         raise answer
     return answer
@@ -92,8 +92,8 @@ _SECONDS = {"Retry-After": str(RETRY_AFTER_S)}
 _UNREADABLE = b'{"request_id": "'
 
 _ANSWERS: dict[str, Callable[[datetime], web.Response | Refusal]] = {
-    "internal": lambda _: Refusal(500, "Internal server error"),
-    "gateway": lambda _: error_page("502 Bad Gateway", 502),
+    "internal": lambda _: Refusal(500, "Internal server error", error_code=INTERNAL),
+    "gateway": lambda _: web.json_response({"http_code": 502, "message": "Bad Gateway"}, status=502),
     "unavailable": lambda _: error_page("503 Service Unavailable", 503),
     "busy": lambda _: Refusal(503, "Server is busy", headers=_SECONDS),
     "limited": lambda _: Refusal(429, "Too many requests", headers=_SECONDS),
@@ -102,6 +102,7 @@ _ANSWERS: dict[str, Callable[[datetime], web.Response | Refusal]] = {
     "error-code": lambda _: Refusal(
         200, "The prompt was refused by the content filter", error_code=INVALID_INPUT
     ),
+    Fault.POLL_ERROR_CODE: lambda _: Refusal(200, "Upstream error, try again", error_code=INTERNAL),
     "unreadable": lambda _: web.Response(body=_UNREADABLE, content_type="application/json"),
     "no-id": lambda _: web.json_response({"message": "accepted"}),
     "redirect": lambda _: web.Response(status=307, headers={"Location": ELSEWHERE}),

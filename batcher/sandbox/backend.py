@@ -103,6 +103,8 @@ class Backend:
             if request_id in self._lost:
                 return None
             self._lost.add(request_id)
+        if fault is Fault.POLL_NOT_READY and asked.phase(self.store.now_s()).terminal:
+            return None
         return self._met(fault)
 
     def download_fault(self, path: str) -> Fault | None:

@@ -32,6 +32,7 @@ RULES = {
 """The vendor's ``validation_rule`` → JSON Schema's keyword."""
 
 MODEL_KIND = "model"
+MODEL_URL = "https://www.runcomfy.com/models/{}"
 _CHARACTERS_PRICED = 1000
 
 
@@ -48,6 +49,7 @@ class Model(msgspec.Struct, frozen=True):
 
     model_id: str
     display_name: str
+    description: str
     categories: tuple[str, ...]
     base_price_usd: float
     price_unit: Literal["second", "output", "thousand_characters"]
@@ -63,6 +65,8 @@ class Model(msgspec.Struct, frozen=True):
             "model_id": self.model_id,
             "display_name": self.display_name,
             "kind": MODEL_KIND,
+            "description": self.description,
+            "model_url": MODEL_URL.format(self.model_id),
             "categories": self.categories,
             "base_price_usd": self.base_price_usd,
             "price_unit": self.price_unit,
@@ -115,12 +119,12 @@ def catalogue(api: str = MODEL_API) -> dict[str, Model]:
 
 
 def find(api: str, search: str, category: str) -> list[Model]:
-    """Models whose id or name has ``search`` in it (any case) and that are of ``category``."""
+    """Models of ``category`` with ``search`` in id, name or description (any case)."""
     wanted = search.lower()
     return [
         model
         for model in catalogue(api).values()
-        if wanted in f"{model.model_id} {model.display_name}".lower()
+        if wanted in f"{model.model_id} {model.display_name} {model.description}".lower()
         and (not category or category in model.categories)
     ]
 

@@ -22,13 +22,11 @@ class FaultStage(StrEnum):
 
 
 class Fault(StrEnum):
-    """Every way to fail: ``stage:kind``. How likely those of one stage are: see ``WEIGHTS``."""
+    """Every way to fail: ``stage:kind``. ``lessons.py`` says what each is, ``WEIGHTS`` how likely."""
 
     CONNECT_DROPPED = "connect:dropped"
-    """A POST's connection is closed before the server has read the body: no job."""
 
     SUBMIT_DROPPED = "submit:dropped"
-    """The job is created, then the connection closes without an answer."""
     SUBMIT_INTERNAL = "submit:internal"
     SUBMIT_GATEWAY = "submit:gateway"
     SUBMIT_UNAVAILABLE = "submit:unavailable"
@@ -36,7 +34,6 @@ class Fault(StrEnum):
     SUBMIT_LIMITED = "submit:limited"
     SUBMIT_LIMITED_DATE = "submit:limited-date"
     SUBMIT_ERROR_CODE = "submit:error-code"
-    """A 200 whose body refuses the inputs (422001), as a content filter does."""
     SUBMIT_UNREADABLE = "submit:unreadable"
     SUBMIT_NO_ID = "submit:no-id"
     SUBMIT_REDIRECT = "submit:redirect"
@@ -50,39 +47,27 @@ class Fault(StrEnum):
     POLL_LIMITED_DATE = "poll:limited-date"
     POLL_UNREADABLE = "poll:unreadable"
     POLL_NOT_READY = "poll:not-ready"
-    """400 with 400005: observed of requests that are under way."""
     POLL_ERROR_CODE = "poll:error-code"
-    """A 200 whose body is an error: of that call, not of the request."""
     POLL_LOST = "poll:lost"
-    """404 for a request that exists; at most once for each."""
 
     GENERATE_SLOW = "generate:slow"
-    """Not an error: it takes several times as long as others."""
     GENERATE_REFUSED = "generate:refused"
-    """Failed: the content filter refuses the prompt."""
     GENERATE_FAILED = "generate:failed"
     GENERATE_FAILED_RESULT = "generate:failed-result"
-    """``/status`` says completed, ``/result`` says failed."""
     GENERATE_ERROR_LIST = "generate:error-list"
-    """Failed, and ``error`` is a list of objects."""
     GENERATE_NO_OUTPUT = "generate:no-output"
-    """Succeeded, with nothing under ``output``."""
     GENERATE_STRANGE_WORD = "generate:strange-word"
-    """A status word that nobody documented, on the way to a normal end."""
     GENERATE_SYNONYMS = "generate:synonyms"
-    """The observed words (pending, processing, completed, canceled) in place of the documented."""
 
     DOWNLOAD_DROPPED = "download:dropped"
     DOWNLOAD_INTERNAL = "download:internal"
     DOWNLOAD_BUSY = "download:busy"
     DOWNLOAD_TRUNCATED = "download:truncated"
     DOWNLOAD_WRONG_LENGTH = "download:wrong-length"
-    """The whole body under a Content-Length that promises more."""
     DOWNLOAD_HTML = "download:html"
     DOWNLOAD_EMPTY = "download:empty"
     DOWNLOAD_EXPIRED = "download:expired"
     DOWNLOAD_RANGE_IGNORED = "download:range-ignored"
-    """Not an error: a Range request is answered 200 with the whole file."""
 
     @property
     def stage(self) -> FaultStage:

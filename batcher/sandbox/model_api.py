@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from batcher.clock import iso
-from batcher.sandbox.answers import GENERATION_ERROR, Refusal, gone_wrong, hang_up, not_found
+from batcher.sandbox.answers import INTERNAL, INVALID_INPUT, Refusal, gone_wrong, hang_up, not_found
 from batcher.sandbox.backend import origin_of
 from batcher.sandbox.catalogue import MODEL_KIND, Model, catalogue, find
 from batcher.sandbox.faults import FAILURES, Fault
@@ -45,7 +45,7 @@ STRANGE_WORD = "post_processing"
 
 _FAILED, _SUCCEEDED = "failed", "succeeded"
 _FAILURE = "The model could not generate anything from this input"
-_FAILURE_LIST = [{"errorCode": GENERATION_ERROR, "error": _FAILURE, "debugInfo": "worker 7"}]
+_FAILURE_LIST = [{"errorCode": INTERNAL, "error": _FAILURE, "debugInfo": "worker 7"}]
 _FAILURES: dict[str, Any] = dict.fromkeys(FAILURES, _FAILURE) | {
     Fault.GENERATE_ERROR_LIST: _FAILURE_LIST,
     Fault.GENERATE_REFUSED: "The prompt was refused by the content filter",
@@ -148,6 +148,8 @@ class ModelApi:
                 self._store.cancel(asked)
         # The documented answer to a good cancel; ``/status`` and ``/result`` then say cancelled.
         word, outcome = ("completed", "cancelled") if queued else (self._word(asked), "not_cancellable")
+        if queued and asked.order.fate == Fault.GENERATE_SYNONYMS:
+            word = outcome = "cancellation_requested"
         told = {"request_id": asked.order.id, "status": word, "outcome": outcome}
         return web.json_response(told, status=ACCEPTED)
 
@@ -230,7 +232,7 @@ def _whole_number(query: Any, name: str, default: int) -> int:
     text = query.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX):
         problem = {"loc": ["query", name], "msg": "not a whole number", "type": "int_parsing"}
-        raise Refusal(422, "Validation failed", detail=[problem])
+        raise Refusal(422, "Validation failed", error_code=INVALID_INPUT, detail=[problem])
     return int(text)
 
 
@@ -242,7 +244,7 @@ async def _inputs(request: web.Request, model: Model) -> dict[str, Any]:
         raise Refusal(400, "Body is not JSON", detail=str(error)) from error
     problems = model.problems(inputs)
     if problems:
-        raise Refusal(422, "Input validation failed", detail=problems)
+        raise Refusal(422, "Input validation failed", error_code=INVALID_INPUT, detail=problems)
     return dict(inputs)
 
 
