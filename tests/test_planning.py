@@ -5,7 +5,6 @@ from engine import MODEL, bought, job, some_jobs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.errors import ManifestError
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import Event, EventName, Record, Stage, State
 from batcher.jobs.shard import Shard, shard_number
@@ -270,19 +269,26 @@ def test_only_ids_that_the_manifest_gave_can_be_edited():
 def test_conflicts_are_collected_and_name_their_rows():
     done = [(EventName.COMPLETED, "cat", {}), (EventName.DONE, "cat", {"files": ()})]
     snapshot = fold(*bought(CAT), *done, *bought(job("dog")))
-    with pytest.raises(ManifestError) as caught:
-        plan_of([job("cat", prompt="x"), job("dog", prompt="y"), job("new")], snapshot)
-    assert [problem[:25] for problem in caught.value.problems] == [
-        "m.yaml:1: id: the inputs ",
-        "m.yaml:1: id: the inputs ",
+    plan = plan_of([job("cat", prompt="x"), job("dog", prompt="y"), job("new")], snapshot)
+    assert [(str(row.source), row.problem[:11]) for row in plan.edited.values()] == [
+        ("m.yaml:1", "the inputs "),
+        ("m.yaml:1", "the inputs "),
     ]
-    assert "that is done" in caught.value.problems[0]
-    assert "that is submitted" in caught.value.problems[1]
+    assert "that is done" in plan.edited["cat"].problem
+    assert "that is submitted" in plan.edited["dog"].problem
+    assert (plan.to_buy, plan.count(PlanGroup.EDITED)) == (1, 0)
+
+
+def test_what_an_edited_row_has_bought_already_is_fetched():
+    done = [(EventName.COMPLETED, "cat", {})]
+    snapshot = fold(*bought(CAT), *done, *bought(job("dog")))
+    plan = plan_of([job("cat", prompt="x"), job("dog", prompt="y")], snapshot)
+    assert (plan.owed, plan.resumed, plan.to_buy, plan.orphans) == (["cat"], ["dog"], 0, [])
 
 
 def test_a_conflict_outside_the_selection_stops_nobody():
     snapshot = fold(*bought(CAT))
-    assert plan_of([EDITED, job("new")], snapshot, selection=Selection(only="new")).selected == 1
+    assert not plan_of([EDITED, job("new")], snapshot, selection=Selection(only="new")).edited
 
 
 # Selection

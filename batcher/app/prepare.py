@@ -107,7 +107,8 @@ class Prepared:
 
     def _selected(self) -> Iterator[Job]:
         jobs = self.roll.keep(self.manifest.jobs(self.specs.by_model, ManifestTally(), self.tally))
-        return (job for job, selected in self.options.selection.select(jobs) if selected)
+        chosen = (job for job, selected in self.options.selection.select(jobs) if selected)
+        return (job for job in chosen if job.id not in self.plan.edited)
 
 
 def prepare(
@@ -122,6 +123,8 @@ def prepare(
     unmet = set(only) if isinstance(only, frozenset) else set()
     jobs = _meeting(unmet, columns.watch(roll.note(manifest.jobs(specs.by_model, tally))))
     made = make_plan(jobs, snapshot, options.selection, options.policy, survey.price_usd)
+    for row in made.edited.values():
+        tally.reject(row.source.file, [(row.source.line, "id", row.problem)])
     if not options.skip_invalid:
         _raise_if_invalid(tally, specs, options)
     if unmet:

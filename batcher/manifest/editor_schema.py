@@ -73,7 +73,7 @@ def manifest_schema(spec: ModelSpec | None = None) -> dict[str, Any]:
         "title": f"A batcher manifest{about}",
         "type": "object",
         "properties": {
-            "name": {**_TEXT, "description": "Names the run directory, output/<name>."},
+            "name": {**_TEXT, "description": "Names the run directory, output/<name>; may use --var."},
             **_SHARED,
             "defaults": {"$ref": "#/$defs/inputs", "description": "Inputs of every job below."},
             "jobs": {"type": "array", "items": {"$ref": "#/$defs/job"}},

@@ -16,9 +16,10 @@ from batcher.jobs.job import Job, Source
 from batcher.manifest.check import Checker, Rejects
 from batcher.manifest.expand import ExpandError, FieldProblem, Setting, expanded
 from batcher.manifest.media import LocalFiles
-from batcher.manifest.rows import ManifestChanged, Row
+from batcher.manifest.rows import Head, ManifestChanged, Row
 from batcher.manifest.sources import STDIN, listing, open_source
 from batcher.manifest.tally import ManifestTally, problem_line
+from batcher.manifest.templates import TemplateError, filled, names_in
 from batcher.manifest.walk import Found, Tree
 from batcher.options.facts import Overrides
 from batcher.schema.spec import ModelSpec
@@ -45,11 +46,11 @@ def open_manifest(
         document = listing((path, *also), legible(path), overrides.reading)
     else:
         document = open_source(path, legible(path), columns, overrides.reading)
-    name = document.head.name if document.head.name is not None else batch_name(path, *also)
+    name = _own_name(path, document.head, overrides.vars)
+    name = batch_name(path, *also) if name is None else name
     if not _SAFE_NAME.fullmatch(name) or len(name.encode()) > NAME_MAX_BYTES:
-        line = document.head.layer.line_of("name")
         what = f"{name!r:.120} can't name a folder; try letters, digits, '.', '_', '-'"
-        raise ManifestError([problem_line(legible(path), line, "name", what)])
+        raise _about_name(path, document.head, what)
     setting = Setting(
         {columns.input_named(name): text or None for name, text in overrides.set.items()},
         overrides.model,
@@ -60,6 +61,25 @@ def open_manifest(
         spelled=columns.spelled,
     )
     return Manifest(name, path, Tree(document, columns, setting))
+
+
+def _own_name(path: Path, head: Head, given: Mapping[str, str]) -> str | None:
+    """The name in the manifest, its templates filled from ``--var`` and the manifest's ``vars``."""
+    if head.name is None:
+        return None
+    variables = {**(head.layer.vars or {}), **given}
+    for used in names_in(head.name):
+        if used.partition(".")[0] not in variables:
+            what = f"{used!r} is not defined: add --var {used}=VALUE, or vars: {{{used}: VALUE}}"
+            raise _about_name(path, head, what)
+    try:
+        return str(filled(head.name, variables))
+    except TemplateError as error:
+        raise _about_name(path, head, str(error)) from None
+
+
+def _about_name(path: Path, head: Head, what: str) -> ManifestError:
+    return ManifestError([problem_line(legible(path), head.layer.line_of("name"), "name", what)])
 
 
 def batch_name(*paths: Path) -> str:

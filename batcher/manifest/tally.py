@@ -176,6 +176,8 @@ class ManifestTally:
     def told(self) -> Iterator[str]:
         """What the user should know of rows that are jobs, but perhaps not as they were meant."""
         yield from self.warnings
+        if self.invalid:  # with --skip-invalid: else they stop the plan
+            yield from (f"left out: {line}" for line in str(self.error()).split("\n"))
         if self.overridden:
             rows = "1 row names" if self.overridden == 1 else f"{self.overridden} rows name"
             yield f"{rows} another model, overridden by --model (first: {self.overridden_first})"

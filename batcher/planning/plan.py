@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
-from batcher.errors import ManifestError
-from batcher.jobs.job import Job
+from batcher.jobs.job import Job, Source
 from batcher.jobs.lifecycle import EXPIRED, NO_OUTPUT, Stage, State
 from batcher.jobs.refusals import is_refusal
 from batcher.ledger.finished import JobRecord
@@ -227,6 +227,13 @@ class BucketTotal:
         self.unpriced += usd is None
 
 
+class EditedRow(NamedTuple):
+    """A row of the manifest, and what is wrong with its id."""
+
+    source: Source
+    problem: str
+
+
 @dataclass(slots=True)
 class Plan:
     """What ``run`` would do: counts, examples and money, never a list of a million entries."""
@@ -238,7 +245,9 @@ class Plan:
     buckets: dict[PlanGroup, BucketTotal] = field(default_factory=dict)
     resumed: list[str] = field(default_factory=list)
     owed: list[str] = field(default_factory=list)
-    """Jobs that left the manifest with a paid result that was never fetched."""
+    """Jobs that left the manifest, or were edited, with a paid result that was never fetched."""
+    edited: dict[str, EditedRow] = field(default_factory=dict)
+    """Rows whose explicit id has other inputs than an attempt that was paid for. None is a job."""
     orphans: list[str] = field(default_factory=list)
     returned: list[str] = field(default_factory=list)
     gone: BucketTotal = field(default_factory=BucketTotal)
@@ -276,12 +285,8 @@ def make_plan(
     policy: Policy,
     price_of: PriceOf,
 ) -> Plan:
-    """One pass over the manifest: count, decide, price; marks in ``snapshot`` which jobs are listed.
-
-    Raises ManifestError for explicit ids whose inputs changed under a paid attempt.
-    """
+    """One pass over the manifest: count, decide, price; marks in ``snapshot`` which jobs are listed."""
     plan = Plan()
-    conflicts: list[str] = []
     for job, selected in selection.select(jobs):
         record = snapshot.get(job.id)
         if record is not None:
@@ -290,11 +295,11 @@ def make_plan(
         if selected:
             plan.selected += 1
             decision = decide(job, record, policy)
-            if decision.problem:
-                conflicts.append(f"{job.source}: id: {decision.reason}")
-            _take(plan, job, decision, price_of)
-    if conflicts:
-        raise ManifestError(conflicts)
+            if decision.problem and record is not None:
+                plan.edited[job.id] = EditedRow(job.source, decision.reason)
+                _finish(plan, job.id, record)
+            else:
+                _take(plan, job, decision, price_of)
     _leavers(plan, snapshot, selection)
     return plan
 
@@ -322,10 +327,15 @@ def _leavers(plan: Plan, snapshot: Snapshot, selection: Selection) -> None:
             plan.left_paid += _may_have_cost(record)
         if not selection.covers(job_id):
             continue
-        if record.state is State.SUBMITTED:
-            plan.resumed.append(job_id)
-        elif _by_state(record, Policy()).action is Action.COLLECT:
-            plan.owed.append(job_id)
+        _finish(plan, job_id, record)
+
+
+def _finish(plan: Plan, job_id: str, record: JobRecord) -> None:
+    """Watch or download what was paid for, whatever became of the job's row."""
+    if record.state is State.SUBMITTED:
+        plan.resumed.append(job_id)
+    elif _by_state(record, Policy()).action is Action.COLLECT:
+        plan.owed.append(job_id)
 
 
 def _may_have_cost(record: JobRecord) -> bool:
