@@ -45,10 +45,10 @@ demo: $(USABLE)  ## run a real batch against the embedded sandbox
 	@echo "Use it on a file of your own:             source $(BIN)/activate; batcher init"
 
 test: $(READY)  ## run all tests
-	@$(BIN)/python -m pytest -q -n auto
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 cover: $(READY)  ## all tests again, slower, and which lines they reach
-	@$(BIN)/python -m pytest -q -n auto --cov --cov-report=term --cov-fail-under=95
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term --cov-fail-under=95
 
 simulate: $(READY)  ## many simulated worlds: make simulate SEEDS=10000
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)

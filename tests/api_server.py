@@ -17,6 +17,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests import forked
+
 TOKEN = "a-token-of-the-tests-0123456789"
 MP4_HEAD = bytes.fromhex("000000206674797069736f6d0000020069736f6d69736f32617663316d703431")
 Hook = Callable[["ApiServer", dict[str, Any]], web.StreamResponse | None]
@@ -54,9 +56,11 @@ class ApiServer:
     posts_held: bool = False
     """Answer no POST while this is set."""
     catalogue: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Entries by model id; without any, the catalogue answers 500."""
+    """Entries by model id."""
+    empty_catalogue: int = 404
+    """What the catalogue answers without any entries. 5xx is repeated, which takes two seconds."""
     balance: dict[str, Any] | None = None
-    """What the account has; without any, the question is answered 500."""
+    """What the account has; without any, the question is answered 404."""
     cost_usd: float | None = None
     """What a finished request reports."""
     lookups: list[str] = field(default_factory=list)
@@ -109,7 +113,7 @@ class ApiServer:
         await runner.cleanup()
 
     async def _balance(self, request: web.Request) -> web.Response:
-        return web.json_response(self.balance, status=500 if self.balance is None else 200)
+        return web.json_response(self.balance, status=404 if self.balance is None else 200)
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
@@ -136,7 +140,7 @@ class ApiServer:
         model = request.match_info["model"]
         self.lookups.append(model)
         if not self.catalogue:
-            return web.json_response({"error_code": 500000, "message": "no catalogue here"}, status=500)
+            return web.json_response({"message": "no catalogue here"}, status=self.empty_catalogue)
         if model not in self.catalogue:
             return web.json_response({"error_code": 404001, "message": "no such model"}, status=404)
         return web.json_response(self.catalogue[model])
@@ -144,7 +148,7 @@ class ApiServer:
     async def _models(self, request: web.Request) -> web.Response:
         self.lookups.append("")
         if not self.catalogue:
-            return web.json_response({"error_code": 500000, "message": "no catalogue here"}, status=500)
+            return web.json_response({"message": "no catalogue here"}, status=self.empty_catalogue)
         start, count = int(request.query.get("offset", 0)), int(request.query.get("limit", 100))
         entries = list(self.catalogue.values())
         return web.json_response({"models": entries[start : start + count], "total": len(entries)})
@@ -191,11 +195,6 @@ class ApiServer:
         return web.Response(body=made.media, content_type="video/mp4", headers={"ETag": f'"{made.id}"'})
 
 
-ROOT = str(Path(__file__).parent.parent)
-PLAIN_LOOP = Path(__file__).parent / "plain_loop"
-"""First on the path of a process, it hides uvloop: most tests are for the loop that everybody has."""
-
-
 def command(*arguments: object) -> list[str]:
     """The installed command: ``batcher ARGUMENTS``; ``run`` with ``--yes``, since there is no terminal."""
     return typed(arguments[0], *(["--yes"] if arguments[0] == "run" else []), *arguments[1:])
@@ -210,8 +209,7 @@ def environment(server: ApiServer | None, home: Path, **extra: str) -> dict[str,
     """A clean environment: nothing of this machine's user, the server's base, the tests' token."""
     kept = {name: os.environ[name] for name in ("PATH", "COVERAGE_PROCESS_CONFIG") if name in os.environ}
     base = {"RUNCOMFY_MODEL_API_BASE": server.base, "RUNCOMFY_TOKEN": TOKEN} if server else {}
-    path = os.pathsep.join((str(PLAIN_LOOP), ROOT))
-    return kept | base | {"HOME": str(home), "PYTHONPATH": path, "LC_ALL": "C.UTF-8"} | extra
+    return kept | base | {"HOME": str(home)} | forked.AT_START | extra
 
 
 def run_command(
@@ -231,13 +229,11 @@ def run_typed(
 def _run(
     server: ApiServer | None, cwd: Path, words: list[str], timeout_s: float, env: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return forked.run(
         words,
         cwd=cwd,
         env=environment(server, cwd, **env),
         stdin=subprocess.DEVNULL,
-        capture_output=True,
         text=True,
         timeout=timeout_s,
-        check=False,
     )

@@ -18,6 +18,7 @@ from typing import Any
 from aiohttp import web
 
 from tests.api_server import ApiServer, command, environment, run_command
+from tests.forked import popen
 
 KLING = "kling/kling-2-1/master/image-to-video"
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGTERM, 143)]
@@ -85,7 +86,7 @@ def started(
 ) -> Iterator[subprocess.Popen[str]]:
     """The command under way; it is over, one way or the other, at the end of the block."""
     env = environment(server, cwd, **options.pop("env", {}))
-    process = subprocess.Popen(
+    process = popen(
         command(*arguments),
         cwd=cwd,
         env=env,

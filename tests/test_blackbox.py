@@ -13,6 +13,7 @@ from aiohttp import web
 
 from batcher.sandbox.catalogue import catalogue
 from tests.api_server import TOKEN, ApiServer, command, environment, run_command, run_typed
+from tests.forked import popen
 
 KLING = "kling/kling-2-1/master/image-to-video"
 FAST = ("--poll", "0.1")
@@ -84,7 +85,7 @@ def test_the_token_goes_to_the_api_and_nowhere_else(server, tmp_path):
 def killed_at_work(server, cwd, after_s, *arguments):
     """Start the command, and kill it ``after_s`` after its first call to the API."""
     calls = len(server.posts) + server.polls
-    process = subprocess.Popen(
+    process = popen(
         command(*arguments),
         cwd=cwd,
         env=environment(server, cwd),
@@ -127,7 +128,7 @@ def test_kill_9_at_random_moments_never_posts_a_job_twice(server, tmp_path):
 def test_the_first_signal_leaves_a_whole_ledger_and_remote_work_running(server, tmp_path, number, code):
     server.generate_s = 2.0
     write_pairs(tmp_path / "pairs.csv", 30)
-    process = subprocess.Popen(
+    process = popen(
         command("run", "pairs.csv", *FAST, "-c", 6),
         cwd=tmp_path,
         env=environment(server, tmp_path),
@@ -159,7 +160,7 @@ def wait_for(condition, timeout_s=20.0):
 def test_two_runs_at_once_the_second_exits_75(server, tmp_path):
     server.generate_s = 60.0
     write_pairs(tmp_path / "pairs.csv", 2)
-    first = subprocess.Popen(
+    first = popen(
         command("run", "pairs.csv", *FAST),
         cwd=tmp_path,
         env=environment(server, tmp_path),
@@ -278,7 +279,7 @@ def test_help_and_status_start_in_a_blink(server, tmp_path):
 def test_status_of_a_live_run_counts_what_is_being_submitted(server, tmp_path):
     server.posts_held = True
     write_pairs(tmp_path / "pairs.csv", 2)
-    process = subprocess.Popen(
+    process = popen(
         command("run", "pairs.csv", *FAST),
         cwd=tmp_path,
         env=environment(server, tmp_path),
@@ -300,10 +301,10 @@ def test_a_status_that_follows_ends_with_the_run(server, tmp_path):
     write_pairs(tmp_path / "pairs.csv", 2)
     place = {"cwd": tmp_path, "env": environment(server, tmp_path), "stdin": subprocess.DEVNULL}
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command("run", "pairs.csv", *FAST), **place, **silent)
+    process = popen(command("run", "pairs.csv", *FAST), **place, **silent)
     wait_for(lambda: len(server.posts) == 2)
     follow = command("status", "output/pairs", "--follow", "--json")
-    with subprocess.Popen(follow, **place, stdout=subprocess.PIPE, text=True) as following:
+    with popen(follow, **place, stdout=subprocess.PIPE, text=True) as following:
         first = following.stdout.readline()
         server.posts_held = False
         told = [json.loads(line) for line in [first, *following.stdout]]
@@ -333,7 +334,7 @@ def test_verify_finds_a_damaged_and_a_missing_file_and_run_fetches_what_is_missi
 def test_cancel_tells_cancelled_from_not_cancellable(server, tmp_path):
     server.generate_s = 60.0
     write_pairs(tmp_path / "pairs.csv", 3)
-    process = subprocess.Popen(
+    process = popen(
         command("run", "pairs.csv", *FAST),
         cwd=tmp_path,
         env=environment(server, tmp_path),

@@ -19,6 +19,7 @@ from batcher.errors import LedgerError, RunDirError
 from batcher.ledger.book import Book, Limits, Periods, reservation
 from batcher.ledger.book_file import BOOK_NAME, BookFile, state_dir
 from batcher.sandbox.catalogue import catalogue
+from tests.forked import popen
 
 FLUX = "blackforestlabs/flux-1/dev/text-to-image"
 PRICE_USD = 0.025
@@ -297,7 +298,7 @@ def test_processes_that_are_killed_at_random_never_pass_the_cap_together(server,
     words = ("-c", "40", "--poll", "0.05", "--max-cost-per", f"day={cap_usd}")
     for round_number in range(3):
         started = [
-            subprocess.Popen(
+            popen(
                 typed("run", f"{name}.yaml", "-o", f"out/{name}", *words),
                 cwd=tmp_path,
                 env=env,

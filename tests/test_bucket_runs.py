@@ -23,6 +23,7 @@ from batcher.cli.read_commands import verify_outputs
 from batcher.errors import CredentialsError, LedgerError, LockedError, RunDirError, UsageError
 from batcher.sandbox.catalogue import catalogue
 from tests.api_server import TOKEN, ApiServer, environment
+from tests.forked import popen
 from tests.object_store import QUICK, SECRET, Fault, FaultyProxy
 
 pytest_plugins = ["tests.bucket_fixtures"]
@@ -72,13 +73,11 @@ class Desk:
 
     async def command(self, *words: object, dies_at: str | None = None, **env: str) -> tuple[int, str]:
         """Run the command, to be killed as it comes to ``dies_at``; its exit code and all it said."""
-        process = await self.start(*words, dies_at=dies_at, **env)
-        said, _ = await process.communicate()
-        return process.returncode, said.decode()
+        process = await asyncio.to_thread(self.start, *words, dies_at=dies_at, **env)
+        said, _ = await asyncio.to_thread(process.communicate)
+        return process.returncode, said
 
-    async def start(
-        self, *words: object, dies_at: str | None = None, **env: str
-    ) -> asyncio.subprocess.Process:
+    def start(self, *words: object, dies_at: str | None = None, **env: str) -> subprocess.Popen[str]:
         program = ["-m", "batcher"] if dies_at is None else ["-c", DEADLY, dies_at]
         settings = environment(self.server, self.folder, **env) | {
             "AWS_ACCESS_KEY_ID": "AKIATESTKEY",
@@ -86,15 +85,14 @@ class Desk:
             "AWS_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": self.proxy.url,
         }
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            *program,
-            *map(str, words),
+        return popen(
+            [sys.executable, *program, *map(str, words)],
             cwd=self.folder,
             env=settings | env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            text=True,
         )
 
     @property
@@ -242,13 +240,13 @@ async def test_a_run_that_dies_anywhere_goes_on_in_its_state_dir_and_nowhere_els
 
 async def test_an_interrupted_run_lets_go_and_another_machine_takes_its_requests_up(desk):
     desk.server.generate_s = 30.0
-    process = await desk.start(*desk.words)
+    process = desk.start(*desk.words)
     while len(desk.server.posts) < ROWS:
         await asyncio.sleep(0.02)
     await asyncio.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    assert await process.wait() == 130
-    await process.communicate()
+    await asyncio.to_thread(process.communicate)
+    assert process.returncode == 130
     desk.server.generate_s = 0.0
     summary = await desk.run(desk.folder / "other")
     assert (summary.exit_code, summary.done) == (0, ROWS)
@@ -503,7 +501,7 @@ async def test_a_shard_that_ends_leaves_the_bucket_to_one_that_is_at_work(desk):
     desk.rows(8)
     assert (await desk.run(shard=(1, 2), limit=1)).exit_code == 0
     desk.server.generate_s = 30.0
-    working = await desk.start(*desk.words, "--shard", "2/2")
+    working = desk.start(*desk.words, "--shard", "2/2")
     posts = len(desk.server.posts)
     while len(desk.server.posts) == posts:
         await asyncio.sleep(0.02)
@@ -514,7 +512,7 @@ async def test_a_shard_that_ends_leaves_the_bucket_to_one_that_is_at_work(desk):
     with pytest.raises(LockedError):
         await desk.run(desk.folder / "other")
     working.kill()
-    await working.communicate()
+    await asyncio.to_thread(working.communicate)
     with pytest.raises(LockedError):
         await desk.run(desk.folder / "other")
     assert (await desk.run(shard=(2, 2))).exit_code in (0, 1)

@@ -10,7 +10,9 @@ import time
 import pytest
 
 from batcher.cli.event_loop import fast_loop
-from tests.api_server import ROOT, ApiServer, command, environment, run_command
+from tests.api_server import ApiServer, command, environment, run_command
+from tests.faults import KLING
+from tests.forked import ROOT
 
 pytest.importorskip("uvloop")
 FAST = ("--poll", "0.1")
@@ -25,8 +27,11 @@ def server():
 
 
 def manifest(folder, jobs):
-    rows = [{"id": f"job-{n}", "prompt": f"cat {n}"} for n in range(jobs)]
-    (folder / "m.json").write_text(json.dumps({"name": "m", "model": "acme/film", "jobs": rows}))
+    rows = [
+        {"id": f"job-{n}", "prompt": f"cat {n}", "image_url": "https://example.com/a.png"}
+        for n in range(jobs)
+    ]
+    (folder / "m.json").write_text(json.dumps({"name": "m", "model": KLING, "jobs": rows}))
 
 
 def test_it_is_used_where_it_is_installed_and_hidden_from_the_other_tests(server, tmp_path):

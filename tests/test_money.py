@@ -24,6 +24,7 @@ from batcher.options.facts import JobShare, Money, Overrides, Pace, Policy, Sele
 from batcher.options.run import Options
 from batcher.sandbox.catalogue import catalogue
 from tests.api_server import TOKEN, ApiServer, environment, run_command, typed
+from tests.forked import popen
 
 KLING = "kling/kling-2-1/master/image-to-video"
 FLUX = "blackforestlabs/flux-1/dev/text-to-image"
@@ -323,7 +324,7 @@ class TestLocalMedia:
 
 class TestStoredSpecs:
     def test_a_run_whose_inputs_nobody_could_check_says_so(self, bench):
-        bench.server.catalogue = {}
+        bench.server.catalogue, bench.server.empty_catalogue = {}, 500
         bench.write({"model": "some/model", "jobs": [{"prompt": "a", "anything": 1}]})
         told = []
         observer = SimpleNamespace(
@@ -369,7 +370,7 @@ def test_limits_that_make_no_sense_exit_64(tmp_path, bad):
 def on_a_terminal(server, tmp_path, reply, *arguments):
     """Run the command with a terminal for stdin and stderr; a signal or a ``reply`` answers its question."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
+    process = popen(
         typed("run", "m.yaml", *arguments),
         cwd=tmp_path,
         env=environment(server, tmp_path),

@@ -14,6 +14,7 @@ from batcher.disk import LocalDisk
 from batcher.errors import LockedError
 from batcher.sandbox.catalogue import catalogue
 from tests.api_server import ApiServer, command, environment, run_command, run_typed
+from tests.forked import popen
 from tests.test_blackbox import FAST, KLING, write_pairs
 
 QUIET = (*FAST, "--quiet", "-o", "out")
@@ -110,7 +111,7 @@ def test_a_run_waits_for_the_one_before_it(server, tmp_path):
     write_pairs(tmp_path / "pairs.csv", 1)
     assert run_command(server, tmp_path, "run", "pairs.csv", *QUIET).returncode == 0
     release = LocalDisk().lock(tmp_path / "out/.batcher/lock")
-    waits = subprocess.Popen(
+    waits = popen(
         command("run", "pairs.csv", *QUIET, "--on-lock", "wait=1ms"), cwd=tmp_path,
         env=environment(server, tmp_path), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

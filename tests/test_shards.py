@@ -11,6 +11,7 @@ from batcher.errors import UsageError
 from batcher.jobs.shard import Shard, shard_number, shard_of_environment
 from batcher.sandbox.catalogue import catalogue
 from tests.api_server import ApiServer, command, environment, run_command
+from tests.forked import popen
 from tests.test_blackbox import FAST, KLING, wait_for, write_pairs
 
 
@@ -76,7 +77,7 @@ def server():
 
 
 def start(server, cwd, *arguments, **env):
-    return subprocess.Popen(
+    return popen(
         command("run", "pairs.csv", *FAST, *arguments),
         cwd=cwd,
         env=environment(server, cwd, **env),

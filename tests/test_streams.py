@@ -10,6 +10,7 @@ import pytest
 
 from tests.api_server import ApiServer, command, environment, run_command
 from tests.faults import KLING, events, write_pairs
+from tests.forked import popen
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_a_terminal_without_a_size_shows_progress_and_a_broken_variable_stops_no
     import termios
 
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
-    process = subprocess.Popen(
+    process = popen(
         command("run", "pairs.csv", "--poll", "0.05"),
         cwd=tmp_path,
         env=environment(server, tmp_path, TQDM_NCOLS="abc", TQDM_MININTERVAL="x"),

@@ -24,6 +24,7 @@ from batcher.engine.view import RunView, Silence
 from batcher.ports import EndedCall
 from batcher.sandbox.catalogue import catalogue
 from tests.api_server import ApiServer, command, environment, run_command
+from tests.forked import popen
 from tests.test_blackbox import FAST, KLING, write_pairs
 
 
@@ -140,7 +141,7 @@ def test_a_run_that_is_told_to_end_tells_of_its_end_and_one_that_is_killed_can_n
     for number, expected in ((signal.SIGTERM, ["start", "failure"]), (signal.SIGKILL, ["start"])):
         hook.got.clear()
         write_pairs(tmp_path / "pairs.csv", 1)
-        process = subprocess.Popen(
+        process = popen(
             command("run", "pairs.csv", *FAST, "--quiet", "--notify", hook.url, "-o", f"out{number}"),
             cwd=tmp_path, env=environment(server, tmp_path), stderr=subprocess.DEVNULL,
         )  # fmt: skip
