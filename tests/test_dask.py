@@ -9,11 +9,9 @@ import subprocess
 import sys
 import time
 
-import dask
 import psutil
 import pytest
 from aiohttp import web
-from distributed import LocalCluster
 
 from batcher.jobs.shard import shard_number
 from tests.api_server import TOKEN, ApiServer, command, environment, run_command
@@ -33,6 +31,9 @@ def server():
 @pytest.fixture(scope="module")
 def shared():
     """A cluster as somebody else might run it, one worker with three threads, and its server."""
+    import dask
+    from distributed import LocalCluster
+
     served = SlowServer(generate_s=0.3).start()
     before = dict(os.environ)
     os.environ |= {"RUNCOMFY_MODEL_API_BASE": served.base, "RUNCOMFY_TOKEN": TOKEN}

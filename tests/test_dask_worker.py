@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from distributed import Status
 
 from batcher.distributed.messages import SILENCE_S, VIEWS, Directive, Sight, Task
 from batcher.distributed.worker import LOCK_PATIENCE_S, Post, _watch
@@ -26,10 +25,12 @@ LONG_S = 3600.0
 class Shift:
     """A post, the watch over it, and an engine that would take an hour."""
 
-    def __init__(self, status=Status.running):
+    def __init__(self, status="running"):
+        from distributed import Status
+
         options = Options(manifest=Path("m.csv"), selection=Selection(shard=Shard(2, 1)))
         task = Task("run-1", options, Sight(Path("mark"), Path("m.csv"), "", ""))
-        self.sent, self.clock, self.worker = [], LoopClock(), SimpleNamespace(status=status)
+        self.sent, self.clock, self.worker = [], LoopClock(), SimpleNamespace(status=Status[status])
         self.post = Post(
             task, lambda topic, message: self.sent.append((topic, message)), self.clock.monotonic
         )
@@ -71,10 +72,10 @@ async def test_a_shard_that_hears_its_caller_goes_on_and_one_of_another_run_does
 @pytest.mark.parametrize(
     ("status", "stays"),
     [
-        (Status.running, True),
-        (Status.paused, True),
-        (Status.closing_gracefully, False),
-        (Status.closing, False),
+        ("running", True),
+        ("paused", True),
+        ("closing_gracefully", False),
+        ("closing", False),
     ],
 )
 def test_a_worker_that_leaves_takes_its_shard_along_in_good_order(status, stays):

@@ -7,11 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
-import numpy as np
-import pandas as pd
 import pytest
-from nbclient import NotebookClient
 
 import batcher
 from batcher import CredentialsError, IncompleteError, StoppedError, UsageError
@@ -34,17 +30,25 @@ def here(tmp_path, monkeypatch):
 
 
 def frame():
-    table = pd.DataFrame(ROWS)
+    import pandas
+
+    table = pandas.DataFrame(ROWS)
     table["duration"] = [5, None, 10]
     table["meta"] = [{"split": "a"}, None, {"split": "b"}]
     return table
+
+
+def numpy_rows():
+    import numpy
+
+    return [row | {"duration": numpy.int64(5)} for row in ROWS]
 
 
 JOBS = {
     "list": lambda: ROWS,
     "generator": lambda: (row for row in ROWS),
     "data frame": frame,
-    "numpy": lambda: [row | {"duration": np.int64(5)} for row in ROWS],
+    "numpy": numpy_rows,
     "path": lambda: Path("m.jsonl"),
 }
 
@@ -163,6 +167,8 @@ def test_the_package_lists_its_functions_without_importing_them():
 
 
 def notebook(*cells):
+    import nbformat
+
     made = nbformat.v4.new_notebook()
     made.cells = [nbformat.v4.new_code_cell(text) for text in cells]
     return made
@@ -184,6 +190,8 @@ NOTEBOOK = [
 @pytest.mark.filterwarnings("ignore")
 async def test_a_notebook_runs_a_batch_and_an_interrupted_cell_frees_the_run(here):
     (here / "m.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    from nbclient import NotebookClient
+
     made = notebook(*NOTEBOOK)
     client = NotebookClient(
         made, timeout=90, allow_errors=True, resources={"metadata": {"path": str(here)}}

@@ -3,7 +3,6 @@
 import json
 
 import msgspec
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,6 +39,8 @@ def rows_of(draw_rows):
 )
 @settings(deadline=None)
 def test_the_first_samples_agree_on_types_that_every_other_sample_fits(rows, split):
+    import pyarrow as pa
+
     made = list(typed(lambda: rows, COLUMNS, split=split)())
     assert sorted(row["file_name"] for row in made) == sorted(row["file_name"] for row in rows)
     read = [json.loads(msgspec.json.encode(row)) for row in made]
