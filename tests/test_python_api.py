@@ -30,18 +30,18 @@ def here(tmp_path, monkeypatch):
 
 
 def frame():
-    import pandas
+    import pandas as pd
 
-    table = pandas.DataFrame(ROWS)
+    table = pd.DataFrame(ROWS)
     table["duration"] = [5, None, 10]
     table["meta"] = [{"split": "a"}, None, {"split": "b"}]
     return table
 
 
 def numpy_rows():
-    import numpy
+    import numpy as np
 
-    return [row | {"duration": numpy.int64(5)} for row in ROWS]
+    return [row | {"duration": np.int64(5)} for row in ROWS]
 
 
 JOBS = {
