@@ -30,11 +30,9 @@ def open_account(options: Options, api: str, run_dir: Path, host: Host) -> Accou
     """
     if api == SANDBOX_API:
         return None
-    money = options.money
-    limits = Limits(money.max_cost_per, options.pace.account_concurrency)
-    file = BookFile(state_dir(host.env, host.home), host.disk)
-    book = Book(file, (api, legible(run_dir.absolute())), limits, host.clock)
-    account = Account(book, host.disk, host.clock, host.observer.warn, money.assume_price_usd or 0.0)
+    file, book = _book(options, api, run_dir, host)
+    limits, assumed_usd = book.limits, options.money.assume_price_usd or 0.0
+    account = Account(book, host.disk, host.clock, host.observer.warn, assumed_usd)
     account.settle_dead = lambda: _put_others_right(account, host)
     try:
         book.refresh()
@@ -51,20 +49,43 @@ def open_account(options: Options, api: str, run_dir: Path, host: Host) -> Accou
     return account
 
 
+def read_book(options: Options, api: str, run_dir: Path, host: Host) -> Book | None:
+    """The account's book for a plan, which writes nothing. None in the sandbox.
+
+    Raises LedgerError as a run would: if it can't be read and there is a limit to keep.
+    """
+    if api == SANDBOX_API:
+        return None
+    _, book = _book(options, api, run_dir, host)
+    try:
+        book.refresh()
+    except BatcherError:
+        if book.limits:
+            raise
+        return None
+    return book
+
+
+def _book(options: Options, api: str, run_dir: Path, host: Host) -> tuple[BookFile, Book]:
+    limits = Limits(options.money.max_cost_per, options.pace.account_concurrency)
+    file = BookFile(state_dir(host.env, host.home), host.disk)
+    return file, Book(file, (api, legible(run_dir.absolute())), limits, host.clock)
+
+
 def _fold(file: BookFile, host: Host) -> None:
     """Keep the book short. One that another run uses now stays as it is."""
     with suppress(RunDirError):
         fold_file(file, host.clock.now())
 
 
-def bought_elsewhere(prepared: Prepared, snapshot: Snapshot, account: Account | None) -> str | None:
+def bought_elsewhere(prepared: Prepared, snapshot: Snapshot, book: Book | None) -> str | None:
     """A warning that jobs to be submitted are already paid for in another run directory."""
-    if account is None or not prepared.plan.to_buy or not account.book.knows_others:
+    if book is None or not prepared.plan.to_buy or not book.knows_others:
         return None
     places: Counter[str] = Counter()
     for job, decision in prepared.work(snapshot):
         if decision.bucket is PlanGroup.NEW:
-            place = account.book.paid_elsewhere(job.id, job.digest)
+            place = book.paid_elsewhere(job.id, job.digest)
             places.update([place] if place is not None else [])
     if not places:
         return None

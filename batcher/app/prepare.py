@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from batcher.app.host import Host
 from batcher.dataset.card import path_warning
@@ -30,6 +31,13 @@ from batcher.planning.plan import Decision, Plan, decide, make_plan
 from batcher.providers.runcomfy.catalog import Specs
 
 ASK_FROM_JOBS = 20
+
+
+class Question(NamedTuple):
+    """A doubt about a purchase, and the option that answers it where there is no user to ask."""
+
+    text: str
+    flag: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,25 +226,37 @@ def confirm(prepared: Prepared, host: Host, moved: str | None = None) -> None:
     _check_prices_known(prepared)
     if options.money.assume_yes or options.sandbox is not None:
         return
-    leavers = (
-        f"{made.left_paid} jobs already paid for are no longer in the manifest, and {made.to_buy} "
-        "would be bought (an edit of `defaults` looks like that: every job becomes a new one)"
-    )
-    removed = made.left_paid > 0 and not options.money.allow_removed
-    warning = ". ".join(filter(None, (leavers if removed else None, moved))) or None
+    question = question_before(prepared, moved)
     if host.confirm is None:
-        if warning is not None:
-            flag = "--yes" if moved is not None else "--allow-removed (for a rolling manifest) or --yes"
-            raise InputError(f"{warning}. Nothing was submitted; if that is meant, add {flag}")
+        if question is not None:
+            raise InputError(
+                f"{question.text}. Nothing was submitted; if that is meant, add {question.flag}"
+            )
         if host.unattended and not options.money.has_cap:
             raise UsageError(
                 f"{made.to_buy} jobs would be bought, there is no terminal to ask on, and no cap was "
                 "given: add --max-cost USD, --max-cost-per day=USD, or --yes. Nothing was submitted"
             )
         return
-    asks = warning is not None or made.to_buy > ASK_FROM_JOBS
-    if asks and not host.confirm(made, prepared.run_dir, warning):
+    asks = question is not None or made.to_buy > ASK_FROM_JOBS
+    text = question.text if question is not None else None
+    if asks and not host.confirm(made, prepared.run_dir, text):
         raise UsageError("not confirmed: nothing was submitted")
+
+
+def question_before(prepared: Prepared, moved: str | None) -> Question | None:
+    """What a run asks before it buys anything, apart from how much; ``moved`` is as in ``confirm``."""
+    money, made = prepared.options.money, prepared.plan
+    if not made.to_buy or money.assume_yes or prepared.options.sandbox is not None:
+        return None
+    leavers = (
+        f"{made.left_paid} jobs already paid for are no longer in the manifest, and {made.to_buy} "
+        "would be bought (an edit of `defaults` looks like that: every job becomes a new one)"
+    )
+    removed = made.left_paid > 0 and not money.allow_removed
+    text = ". ".join(filter(None, (leavers if removed else None, moved)))
+    flag = "--yes" if moved is not None else "--allow-removed (for a rolling manifest) or --yes"
+    return Question(text, flag) if text else None
 
 
 def _check_prices_known(prepared: Prepared) -> None:

@@ -8,14 +8,15 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from batcher.app.account import bought_elsewhere, open_account
+from batcher.app.account import bought_elsewhere, open_account, read_book
 from batcher.app.bad_jobs import BadJobs
 from batcher.app.calls import timed
-from batcher.app.check_urls import UrlReport, check_urls
+from batcher.app.check_urls import check_urls
 from batcher.app.connect import Site, check_same_api, connect
+from batcher.app.foresee import Planned, foresee
 from batcher.app.guard import check_outputs, moved_since
 from batcher.app.host import Host
 from batcher.app.model_names import check_known
@@ -23,7 +24,6 @@ from batcher.app.outcome import summarise
 from batcher.app.prepare import Prepared, balance_warning, confirm, prepare
 from batcher.app.run_folder import check_existing, run_dir_of
 from batcher.app.schema_warnings import odd_schemas, unchecked_models
-from batcher.app.show_bodies import ShownJob, shown_jobs
 from batcher.app.watching import spending_of, told_by
 from batcher.clock import iso
 from batcher.dataset.inspector import MediaInspector
@@ -46,7 +46,6 @@ from batcher.manifest.load import Manifest, open_manifest
 from batcher.options.facts import DEFAULT_OUTAGE, Outage
 from batcher.options.record import record_of
 from batcher.options.run import Options
-from batcher.planning.durations import Forecast, forecast
 from batcher.planning.plan import Plan
 from batcher.providers.runcomfy.body import request_body
 from batcher.providers.runcomfy.catalog import Specs
@@ -55,20 +54,6 @@ from batcher.store.bucket import claimed, ledger_to_read, open_run_dir
 from batcher.store.local import RunDir
 from batcher.store.lost_ledger import check_nothing_lost
 from batcher.terminal import legible
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A plan to print. ``urls`` is None if they were not checked, ``shown`` are the jobs of
-    ``--show``."""
-
-    prepared: Prepared
-    forecast: Forecast
-    warnings: tuple[str, ...]
-    urls: UrlReport | None = None
-    balance_usd: float | None = None
-    """The account's balance; None if it can't be queried."""
-    shown: tuple[ShownJob, ...] = ()
 
 
 async def run(options: Options, host: Host) -> Summary:
@@ -94,7 +79,7 @@ async def run(options: Options, host: Host) -> Summary:
             account = open_account(options, site.api, run_dir, host)
             doubts = (
                 moved_since(held.snapshot, tree, host.disk),
-                bought_elsewhere(prepared, held.snapshot, account),
+                bought_elsewhere(prepared, held.snapshot, account.book if account is not None else None),
             )
             confirm(prepared, host, ". ".join(filter(None, doubts)) or None)
             with _disk_refusals(run_dir):
@@ -141,13 +126,15 @@ async def plan(options: Options, host: Host) -> Planned:
         tree = open_run_dir(run_dir, host.disk, options.selection.shard, options.bucket_url)
         if not status_of(run_dir, snapshot, beside=host.disk).live:  # a live run is adding outputs
             await check_outputs(prepared, tree, snapshot)
-        balance_usd = await site.balance_usd(host) if prepared.plan.to_buy else None
-        urls = None
+        check_existing(options, run_dir, host.disk)
+        book = read_book(options, site.api, run_dir, host)
+        planned = foresee(prepared, snapshot, host, (tree, book))
+        if prepared.plan.to_buy:
+            planned = planned.with_balance(await site.balance_usd(host))
         if options.check_urls:
             async with site.lookup() as lookup:
-                urls = await check_urls(prepared.media_urls(snapshot), lookup)
-        shown = tuple(shown_jobs(prepared.work(snapshot), options.show)) if options.show else ()
-    return replace(_foresee(prepared, snapshot, host, (urls, balance_usd)), shown=shown)
+                planned = replace(planned, urls=await check_urls(prepared.media_urls(snapshot), lookup))
+    return planned
 
 
 async def _read(options: Options, run_dir: Path, site: Site, host: Host) -> Snapshot:
@@ -160,25 +147,6 @@ async def _read(options: Options, run_dir: Path, site: Site, host: Host) -> Snap
             check_same_api(snapshot, site, run_dir)
         check_nothing_lost(folder, snapshot, host.disk, shard)
     return snapshot
-
-
-def _foresee(
-    prepared: Prepared,
-    snapshot: Snapshot,
-    host: Host,
-    asked: tuple[UrlReport | None, float | None],
-) -> Planned:
-    """A plan with its warnings; ``asked``: the results of checking URLs, and the balance."""
-    urls, balance_usd = asked
-    survey = prepared.survey
-    seen_s = snapshot.timings.by_model()
-    expected = forecast(survey.estimate.jobs_by_model(), seen_s, prepared.options.pace.concurrency)
-    trouble = [*survey.urls.warnings(host.clock.now(), expected.duration_s)]
-    if (short := balance_warning(prepared, balance_usd)) is not None:
-        trouble.append(short)
-    return Planned(
-        prepared, expected, (*prepared.tally.told(), *odd_schemas(prepared), *trouble), urls, balance_usd
-    )
 
 
 async def _warn_of_balance(prepared: Prepared, site: Site, host: Host) -> None:
@@ -275,6 +243,7 @@ async def _execute(
         account.follow(ledger, run_dir.is_ours)
     for warning in (
         *ledger.warnings,
+        *(f"left out: {problem}" for problem in prepared.tally.left_out()),
         *prepared.tally.told(),
         *odd_schemas(prepared),
         *unchecked_models(prepared),

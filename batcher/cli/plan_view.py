@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 
 from batcher.app.check_urls import UrlReport
+from batcher.app.foresee import Planned
 from batcher.app.prepare import Prepared
-from batcher.app.run import Planned
 from batcher.app.show_bodies import ShownJob
 from batcher.cli.console import duration, money
+from batcher.ledger.book import PeriodRoom
 from batcher.options.run import Options
 from batcher.planning.estimate import PriceLine
 from batcher.planning.plan import NOT_SUBMITTED, BucketTotal, Plan, PlanGroup
@@ -51,7 +52,8 @@ def plan_page(planned: Planned) -> Iterator[str]:
     yield ""
     yield summary_line(made)
     yield from _section("Bodies", _shown_lines(planned))
-    yield from _section("Price", [*_price_lines(prepared), *_budget_lines(prepared), *_wallet(planned)])
+    limits = (*_budget_lines(prepared), *_period_lines(planned), *_wallet(planned))
+    yield from _section("Price", [*_price_lines(prepared), *limits])
     if made.to_buy:
         yield from _section("Time", [_time_line(planned)])
     yield from _section("Checked by", _schema_lines(prepared))
@@ -172,6 +174,8 @@ def _budget_lines(prepared: Prepared) -> Iterator[str]:
     spent_usd, cost_usd = prepared.spent_usd, prepared.plan.estimated_cost_usd
     if spent_usd:
         yield f"already spent in this run directory {money(spent_usd)}"
+    if (retries := prepared.options.policy.retries) and prepared.plan.to_buy:
+        yield f"--retries {retries}: a generation that fails may be bought up to {retries} times more"
     cap_usd = prepared.options.money.max_cost_usd
     if cap_usd is None or cost_usd is None:
         return
@@ -180,6 +184,20 @@ def _budget_lines(prepared: Prepared) -> Iterator[str]:
         yield f"--max-cost {money(cap_usd)} has room for all of it"
     else:
         yield f"--max-cost {money(cap_usd)} has room for {money(room_usd)}: the rest would stay pending"
+
+
+def _period_lines(planned: Planned) -> Iterator[str]:
+    """What the account's caps leave, whatever run directory spent the rest."""
+    made = planned.prepared.plan
+    for room in planned.rooms:
+        cost_usd = made.estimated_cost_usd
+        if not made.to_buy or cost_usd is None:
+            yield f"{room}, {money(room.left_usd)} left until {room.opens}"
+        elif room.has(cost_usd):
+            yield f"{room}, room for all of it"
+        else:
+            left = money(room.left_usd)
+            yield f"{room}, room for {left}: the rest would stay pending until {room.opens}"
 
 
 def _wallet(planned: Planned) -> Iterator[str]:
@@ -238,6 +256,7 @@ def plan_json(planned: Planned) -> dict[str, Any]:
         "orphaned": made.gone.count,
         "to_buy": made.to_buy,
         **_money_json(prepared),
+        "max_cost_per": {room.period: _room_json(room) for room in planned.rooms},
         "balance_usd": _rounded(planned.balance_usd),
         "estimated_s": planned.forecast.duration_s,
         "concurrency": "auto" if pace.adapts else pace.concurrency,
@@ -264,6 +283,12 @@ def _money_json(prepared: Prepared) -> dict[str, Any]:
         "spent_usd": _rounded(prepared.spent_usd),
         "max_cost_usd": options.money.max_cost_usd,
     }
+
+
+def _room_json(room: PeriodRoom) -> dict[str, Any]:
+    spent_usd, left_usd = _rounded(room.spent_usd), _rounded(room.left_usd)
+    ends = room.ends.isoformat()
+    return {"cap_usd": room.cap_usd, "spent_usd": spent_usd, "left_usd": left_usd, "opens_at": ends}
 
 
 def _computed(line: PriceLine, count: int) -> dict[str, Any]:

@@ -71,6 +71,35 @@ class Limits:
         return bool(self.caps) or self.unfinished is not None
 
 
+class PeriodRoom(NamedTuple):
+    """What ``--max-cost-per`` leaves of the current day or month, and when the next one begins."""
+
+    period: str
+    cap_usd: float
+    spent_usd: float
+    ends: datetime
+
+    def has(self, usd: float) -> bool:
+        """Whether ``usd`` more fit."""
+        return self.spent_usd + usd <= self.cap_usd + _DUST_USD
+
+    @property
+    def left_usd(self) -> float:
+        """USD that may still be spent."""
+        return max(self.cap_usd - self.spent_usd, 0.0)
+
+    @property
+    def opens(self) -> str:
+        """When the cap opens again, in the machine's time zone."""
+        return self.ends.isoformat(" ", "minutes")
+
+    def __str__(self) -> str:
+        return (
+            f"--max-cost-per {self.period}={self.cap_usd:g}: ${self.spent_usd:.2f} of this "
+            f"{self.period} is spent"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Crowded:
     """``--account-concurrency`` leaves no room now; ``reason`` says why."""
@@ -222,15 +251,20 @@ class Book:
             day = self._days[local.date()] = _midnight(local.date(), local, self.zone)
         return day
 
+    def rooms(self) -> list[PeriodRoom]:
+        """What each cap leaves now."""
+        ends = Periods.at(self._clock.now(), self.zone).ends
+        return [
+            PeriodRoom(name, cap_usd, self.spent_usd(name), ends[name])
+            for name, cap_usd in self.limits.caps.items()
+        ]
+
     def _full(self, usd: float) -> StoppedError | None:
-        periods = Periods.at(self._clock.now(), self.zone)
-        for period, cap_usd in self.limits.caps.items():
-            spent_usd = self.spent_usd(period)
-            if spent_usd + usd > cap_usd + _DUST_USD:
-                opens = periods.ends[period].isoformat(" ", "minutes")
+        for room in self.rooms():
+            if not room.has(usd):
                 return StoppedError(
-                    f"--max-cost-per {period}={cap_usd:g}: ${spent_usd:.2f} of this {period} is spent, "
-                    f"and the next job may cost ${usd:.2f}; the rest stays pending until {opens}"
+                    f"{room}, and the next job may cost ${usd:.2f}; the rest stays pending until "
+                    f"{room.opens}"
                 )
         return None
 

@@ -173,11 +173,13 @@ class ManifestTally:
         """Count problems that are lines already."""
         self.found.add_lines(lines)
 
+    def left_out(self) -> list[str]:
+        """What is wrong with the rows that ``--skip-invalid`` leaves out."""
+        return str(self.error()).split("\n") if self.invalid else []
+
     def told(self) -> Iterator[str]:
         """What the user should know of rows that are jobs, but perhaps not as they were meant."""
         yield from self.warnings
-        if self.invalid:  # with --skip-invalid: else they stop the plan
-            yield from (f"left out: {line}" for line in str(self.error()).split("\n"))
         if self.overridden:
             rows = "1 row names" if self.overridden == 1 else f"{self.overridden} rows name"
             yield f"{rows} another model, overridden by --model (first: {self.overridden_first})"

@@ -1,0 +1,88 @@
+"""A plan says what its run would say: the account's caps, and what the run would ask before it buys."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from batcher.cli.plan_view import plan_json, plan_page
+from batcher.errors import InputError, LedgerError, RunDirError
+from batcher.ledger.book_file import BOOK_NAME
+from batcher.options.facts import Policy
+from batcher.sandbox.catalogue import catalogue
+from tests.api_server import ApiServer
+from tests.test_spending import FLUX, PRICE_USD, Bench
+
+
+@pytest.fixture
+def bench(tmp_path):
+    served = ApiServer()
+    served.catalogue = {FLUX: catalogue()[FLUX].listing(include_schema=True)}
+    served.start()
+    yield Bench(served, tmp_path)
+    served.stop()
+
+
+def elsewhere(bench):
+    """The same manifest, run before in another directory."""
+    bench.write("a cat", "a dog")
+    assert bench.run().done == 2
+    (bench.path / "out").rename(bench.path / "out-1")
+    book = bench.path / ".local/state/batcher" / BOOK_NAME
+    book.write_text(book.read_text().replace(f"{bench.path}/out", f"{bench.path}/out-1"))
+
+
+def test_a_plan_shows_what_the_account_has_left_and_when_it_opens_again(bench):
+    elsewhere(bench)
+    bench.write("a cat", "a dog", "a fox")
+    planned = bench.plan(max_cost_per={"day": 0.06, "month": 9.0})
+    shown = "\n".join(plan_page(planned))
+    assert "--max-cost-per day=0.06: $0.05 of this day is spent, room for $0.01: the rest would" in shown
+    assert "--max-cost-per month=9: $0.05 of this month is spent, room for all of it" in shown
+    told = plan_json(planned)["max_cost_per"]
+    assert told["day"]["spent_usd"] == 2 * PRICE_USD
+    assert told["day"]["left_usd"] == pytest.approx(0.01)
+    assert told["day"]["opens_at"] > bench.host().clock.now().isoformat()[:10]
+    json.dumps(told)
+    assert bench.plan().rooms == ()
+
+
+def test_a_plan_names_jobs_that_another_directory_has_paid_for_as_the_run_does(bench):
+    elsewhere(bench)
+    warnings = bench.plan(assume_yes=False).warnings
+    [asked] = [line for line in warnings if "already paid for" in line]
+    with pytest.raises(InputError) as refused:
+        bench.run(assume_yes=False, max_cost_usd=1.0)
+    words = f"2 of the jobs that would be bought were already paid for in {bench.path}/out-1"
+    assert asked == f"{words}: a run asks, or needs --yes"
+    assert str(refused.value).startswith(words)
+    assert not [line for line in bench.plan(assume_yes=True).warnings if "already paid" in line]
+
+
+def test_a_plan_says_that_paid_jobs_left_the_manifest(bench):
+    bench.write("a cat")
+    bench.run()
+    bench.write("a dog")
+    [asked] = [line for line in bench.plan(assume_yes=False).warnings if "no longer in the" in line]
+    assert asked.endswith("a run asks, or needs --allow-removed (for a rolling manifest) or --yes")
+    assert not bench.plan(assume_yes=False, allow_removed=True).warnings
+
+
+def test_a_plan_writes_nothing_to_the_book_and_refuses_one_that_its_run_would_refuse(bench):
+    bench.write("a cat")
+    book = bench.path / ".local/state/batcher" / BOOK_NAME
+    assert bench.plan(max_cost_per={"day": 1.0}).rooms[0].spent_usd == 0.0
+    assert not book.parent.exists()
+    book.parent.mkdir(parents=True)
+    book.write_text("no line\n")
+    assert bench.plan().rooms == ()
+    with pytest.raises(LedgerError, match="--rebuild"):
+        bench.plan(max_cost_per={"day": 1.0})
+    with pytest.raises(RunDirError, match="--existing"):
+        bench.plan(existing=True)
+
+
+def test_a_plan_says_what_retries_may_add(bench):
+    bench.write("a cat")
+    shown = "\n".join(plan_page(bench.plan(policy=replace(Policy(), retries=2))))
+    assert "--retries 2: a generation that fails may be bought up to 2 times more" in shown
