@@ -48,7 +48,12 @@ WIDTH, HEIGHT = 1360, 880
 SHOTS = {
     "report-gallery-light": ("", False, WIDTH, HEIGHT),
     "report-gallery-dark": ("", True, WIDTH, HEIGHT),
-    "report-compare": ("#tab=compare&rows=prompt&cols=input.cfg_scale", False, WIDTH, HEIGHT),
+    "report-compare": (
+        "#tab=compare&rows=var.animal&cols=var.place&w.input.cfg_scale=0.5",
+        False,
+        WIDTH,
+        HEIGHT,
+    ),
     "report-problems": ("#tab=problems", False, WIDTH, HEIGHT),
     "report-plots-light": ("#tab=plots", False, WIDTH, 980),
     "report-plots-dark": ("#tab=plots", True, WIDTH, 980),

@@ -374,6 +374,16 @@ async def test_a_live_or_crashed_run_without_outputs_has_a_report(tmp_path):
     await made.ledger.close()
 
 
+async def test_jobs_stand_in_the_order_in_which_they_were_submitted_whenever_they_ended(tmp_path):
+    made = RunMaker(tmp_path).begin(total=3)
+    for name in "bca":
+        made.submitted(job(name))
+    await made.done(job("c"), clip("c"))
+    await made.end()
+    report(tmp_path)
+    assert [one["job"] for one in data_of(tmp_path)["jobs"]] == ["b", "c", "a"]
+
+
 async def test_paths_are_relative_so_the_folder_can_move(tmp_path):
     made = RunMaker(tmp_path / "a").begin(total=1)
     await made.done(job("x"), clip("x"))

@@ -35,8 +35,10 @@ class Jobs:
         self._bucket_url = bucket_url_of(run_dir)
 
     def all(self) -> Iterator[dict[str, Any]]:
-        """Every job that the ledger mentions, without what it doesn't have."""
-        for job_id, record in self._history.items():
+        """Every job that the ledger mentions, in that order; each without what it doesn't have."""
+        records = dict(self._history.items())
+        for job_id in self._history.lives:
+            record = records[job_id]
             yield {k: v for k, v in self._job(job_id, record).items() if v not in (None, (), [], {})}
 
     def run(self) -> dict[str, Any]:

@@ -62,19 +62,23 @@ function timeScale(box) {
   return { scale, start, end, gaps };
 }
 
+const TIME_STEPS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800];
+
 function timeAxis(picture, box, time) {
   const about = Math.max(2, Math.floor((box.x1 - box.x0) / 130)), days = new Date(time.start).toDateString() !== new Date(time.end).toDateString();
+  const dayEdge = new Date(time.start).getTimezoneOffset() * 60000;
   const spans = [], edges = [time.start, ...time.gaps.flat(), time.end];
   for (let i = 0; i < edges.length; i += 2) spans.push([edges[i], edges[i + 1]]);
   const all = spans.reduce((sum, [a, b]) => sum + time.scale(b) - time.scale(a), 0);
-  let last = -Infinity, said = "";
+  let last = -Infinity;
   for (const [from, to] of spans) {
     const share = Math.max(1, Math.round((about * (time.scale(to) - time.scale(from))) / all));
-    for (let i = 0; i <= share; i++) {
-      const ms = from + ((to - from) * i) / share, x = time.scale(ms);
-      if (x - last < (days ? 92 : 66) || clock(ms, days) === said) continue;
+    const step = 1000 * (TIME_STEPS_S.find((s) => (to - from) / (s * 1000) <= share) || TIME_STEPS_S.at(-1));
+    const even = Math.ceil((from - dayEdge) / step) * step + dayEdge;
+    for (let ms = even <= to ? even : from; ms <= to; ms += step) {
+      const x = time.scale(ms);
+      if (x - last < (days ? 92 : 66)) continue;
       last = x;
-      said = clock(ms, days);
       const anchor = x < box.x0 + 20 ? "start" : x > box.x1 - 30 ? "end" : "middle";
       picture.append(svg("text", { x, y: box.y0 + 18, "text-anchor": anchor }, clock(ms, days)));
     }

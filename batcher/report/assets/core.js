@@ -69,7 +69,7 @@ function entriesOf(job, at) {
   }));
 }
 
-// In the order of the manifest; variants of one line in the order in which they were submitted.
+// In the order of the manifest; variants of one line as they were submitted: the ledger mentions them in that order.
 function lineOf(job) {
   const at = (job.source || "").lastIndexOf(":");
   return at < 0 ? ["", 0] : [job.source.slice(0, at), Number(job.source.slice(at + 1)) || 0];
@@ -79,7 +79,7 @@ function inManifestOrder(list) {
   const lines = new Map(list.map((job) => [job, lineOf(job)]));
   return list.map((job, at) => [job, at]).sort(([a, i], [b, j]) => {
     const [fileA, lineA] = lines.get(a), [fileB, lineB] = lines.get(b);
-    return naturally(fileA, fileB) || lineA - lineB || (a.submitted_ms || Infinity) - (b.submitted_ms || Infinity) || i - j || 0;
+    return naturally(fileA, fileB) || lineA - lineB || i - j;
   }).map(([job]) => job);
 }
 
