@@ -23,7 +23,7 @@ from batcher.app.teller import Ending, Watchers
 from batcher.engine.view import RunView, Silence
 from batcher.ports import EndedCall
 from batcher.sandbox.catalogue import catalogue
-from tests.api_server import ApiServer, command, environment, run_command
+from tests.api_server import ApiServer, command, environment, run_command, run_typed
 from tests.forked import popen
 from tests.test_blackbox import FAST, KLING, write_pairs
 
@@ -267,3 +267,25 @@ def test_systemd_is_told_that_a_service_is_ready_and_how_it_ended(tmp_path):
 
 def test_without_tellers_the_engine_is_watched_as_before():
     assert not Watchers(Silence(), ()).wants_more
+
+
+def test_config_tells_where_values_come_from_and_no_secret(tmp_path):
+    (tmp_path / "m.yaml").write_text(
+        "model: kling/a\nrun:\n  notify: [slack://T-SECRET1/B/C, 'https://hook.example.com/SECRET2?t=SECRET3']\n"
+        "jobs: [{prompt: a}]\n"
+    )
+    words = (
+        "--set", "image_url=https://cdn.example.com/a.png?X-Amz-Signature=SECRET4&width=100",
+        "--set", "video_url=https://me:SECRET5@cdn.example.com/v.mp4", "-o", "s3://key:SECRET6@bucket/clips",
+    )  # fmt: skip
+    env = {"BATCHER_MAX_COST": "20", "RUNCOMFY_TOKEN": "SECRET7", "HTTPS_PROXY": "http://u:SECRET8@p:1"}
+    for more in ((), ("--json",)):
+        told = run_typed(None, tmp_path, "config", "m.yaml", *words, *more, **env)
+        assert told.returncode == 0, told.stderr
+        assert "SECRET" not in told.stdout
+        for shown in (
+            "slack://...", "https://hook.example.com/...", "m.yaml:3: run: notify", "$BATCHER_MAX_COST",
+            "image_url=https://cdn.example.com/a.png?X-Amz-Signature=***&width=100",
+            "video_url=https://me:***@cdn.example.com/v.mp4", "s3://key:***@bucket/clips",
+        ):  # fmt: skip
+            assert shown in told.stdout

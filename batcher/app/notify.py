@@ -21,6 +21,7 @@ from batcher.app.teller import Deaf, Ending
 from batcher.clock import Clock, iso
 from batcher.engine.view import RunView
 from batcher.http.webhook import post
+from batcher.jobs.signatures import public_address
 from batcher.ledger.summary import Summary
 
 EVENTS = ("start", "success", "failure", "attention")
@@ -76,7 +77,7 @@ class Notifier(Deaf):
             if self._thread.is_alive():
                 self._problems.append("no answer in time")
         for problem in self._problems:
-            self._warn(f"--notify {_place(self._url)}: {problem}")
+            self._warn(f"--notify {public_address(self._url)}: {problem}")
 
     def _put(self, event: str, text: str, more: Message) -> None:
         if event not in self._events:
@@ -140,13 +141,3 @@ def _counts(summary: Summary) -> str:
     for count, what in ((summary.failed_now, "newly failed"), (summary.unknown_now, "newly unknown")):
         told += f", {count} {what}" if count else ""
     return told
-
-
-def _place(url: str) -> str:
-    """An address without what may be a secret in it: its scheme, and the host of a web address."""
-    parts = urlsplit(url)
-    return (
-        f"{parts.scheme}://{parts.hostname}/..."
-        if parts.scheme in ("http", "https")
-        else f"{parts.scheme}://..."
-    )

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from batcher.cli.run_options import typed
+from batcher.jobs.signatures import mask_text, public_address
 from batcher.options.given import Given
-from batcher.options.option import Group
+from batcher.options.option import Group, Option
 from batcher.options.table import TABLE
 from batcher.terminal import visible, visible_json
 
@@ -37,9 +38,15 @@ def _lines(given: Given) -> Iterator[str]:
         yield f"{group.value}:"
         for option in TABLE:
             if option.group is group:
-                texts = option.shown(values[option.key]) if values[option.key] is not None else ["-"]
+                texts = _shown(option, values[option.key]) if values[option.key] is not None else ["-"]
                 name, value = option.name.ljust(_WIDTHS[0]), "  ".join(texts or ["-"]).ljust(_WIDTHS[1])
                 yield f"  {name}  {value}  {given.origins.get(option.key, DEFAULT)}"
+
+
+def _shown(option: Option, value: Any) -> list[str]:
+    """The value as it would be typed, without secrets: passwords, signatures, paths of webhooks."""
+    hide = public_address if option.kind.is_secret else mask_text
+    return [hide(text) for text in option.shown(value)]
 
 
 def _json(given: Given) -> dict[str, Any]:
@@ -47,7 +54,7 @@ def _json(given: Given) -> dict[str, Any]:
     values = given.complete()
     return {
         option.key: {
-            "value": None if values[option.key] is None else option.shown(values[option.key]),
+            "value": None if values[option.key] is None else _shown(option, values[option.key]),
             "from": given.origins.get(option.key, DEFAULT),
         }
         for option in TABLE

@@ -6,11 +6,13 @@ fetched (``x-oss-process``, ``versionId``, ``response-content-type``, a lone ``t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import unquote_plus
+from urllib.parse import unquote_plus, urlsplit
 
 MASK = "***"
+_PASSWORD = re.compile(r"(://[^/@\s:]*:)[^/@\s]+@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,21 @@ def mask_url(url: str) -> str:
     if "?" not in url:
         return url
     return _changed(url, _secret_in, lambda pair: f"{pair.partition('=')[0]}={MASK}")
+
+
+def public_address(url: str) -> str:
+    """An address whose path may be a secret (a webhook), as it may be shown: scheme and web host."""
+    parts = urlsplit(url)
+    if parts.scheme in ("http", "https"):
+        return f"{parts.scheme}://{parts.hostname}/..."
+    return f"{parts.scheme}://..." if parts.scheme else "..."
+
+
+def mask_text(text: str) -> str:
+    """An option's value (``NAME=URL`` too) with passwords and signatures of URLs replaced by ``***``."""
+    name, equals, value = text.partition("=")
+    masked = mask_url(text) if "?" in name else f"{name}{equals}{mask_url(value)}"
+    return _PASSWORD.sub(rf"\1{MASK}@", masked)
 
 
 def _names(pairs: list[str]) -> list[str]:

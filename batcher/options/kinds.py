@@ -31,6 +31,7 @@ class ValueKind:
     ``show`` writes a value so that ``parse`` reads the same one again. ``is_path``: relative to the
     file that it stands in. ``separator`` divides several values in one text, None if any text is one.
     ``at_last_equals``: of ``NAME=VALUE`` the name may hold ``=`` (or nothing), and not the value.
+    ``is_secret``: an address that lets whoever knows it do something: it is never shown whole.
     ``bare_name``: the name of a value that stands without one in a mapping; None if each needs one.
     """
 
@@ -42,6 +43,7 @@ class ValueKind:
     separator: str | None = None
     at_last_equals: bool = False
     bare_name: str | None = None
+    is_secret: bool = False
 
 
 def _text(text: str) -> str:
@@ -309,7 +311,7 @@ PER_PERIOD = ValueKind(
 )
 SHARE = ValueKind("N|N%", share, show=_show_share)
 ON_LOCK = ValueKind("fail|skip|wait=DURATION", _on_lock, show=_show_on_lock)
-ADDRESS = ValueKind("URL", _filled)
+ADDRESS = ValueKind("URL", _filled, is_secret=True)
 EVENTS = ValueKind("EVENT,...", choice("start", "success", "failure", "attention").parse, separator=",")
 FILE = ValueKind("FILE", _filled, is_path=True)
 SPEED = ValueKind("FACTOR", _above_0(_decimal, "the speed"), show=show_number)
