@@ -1,5 +1,6 @@
 """Who else is told: webhooks, metrics, a log file, systemd. None of them changes how a run ends."""
 
+import asyncio
 import json
 import os
 import signal
@@ -24,8 +25,10 @@ from batcher.engine.view import RunView, Silence
 from batcher.ports import EndedCall
 from batcher.sandbox.catalogue import catalogue
 from tests.api_server import ApiServer, command, environment, run_command, run_typed
+from tests.faults import write_pairs
 from tests.forked import popen
-from tests.test_blackbox import FAST, KLING, write_pairs
+from tests.test_blackbox import FAST, KLING
+from tests.test_faults_disk import small_disk
 
 
 @pytest.fixture
@@ -263,6 +266,36 @@ def test_systemd_is_told_that_a_service_is_ready_and_how_it_ended(tmp_path):
         assert listens.recv(99).startswith(b"READY=1\n")
         assert listens.recv(99).startswith(b"STOPPING=1\n")
     Systemd({"NOTIFY_SOCKET": str(tmp_path / "gone")}, FakeClock()).ended(Ending(0))
+
+
+async def test_the_watchdog_of_systemd_is_fed_while_nothing_happens(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listens:
+        listens.bind(str(tmp_path / "s"))
+        env = {"NOTIFY_SOCKET": str(tmp_path / "s"), "WATCHDOG_USEC": "40000"}
+        Systemd(env, FakeClock()).started(RunView(selected=3))
+        await asyncio.sleep(0.1)
+        assert listens.recv(99).startswith(b"READY=1\n")
+        assert [listens.recv(99) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+
+
+def test_a_disk_that_is_full_is_told_and_leaves_whole_metrics(server, tmp_path, hook):
+    """Ledger, metrics and log lie on it: the end can't be written, but it is sent."""
+    server.catalogue = {}  # its schema limits prompts
+    write_pairs(tmp_path / "pairs.csv", 60, prompt="cat number {} " + "x" * 40_000)
+    with small_disk(1) as disk:
+        ended = run_command(
+            server, tmp_path, "run", "pairs.csv", *FAST, "-c", "4", "--quiet", "-o", disk / "run", "--notify",
+            hook.url, "--metrics-file", disk / "m.prom", "--log-file", disk / "b.log",
+        )  # fmt: skip
+        assert ended.returncode == 73
+        assert hook.events == ["start", "attention"]
+        last = json.loads(hook.got[-1][1])
+        assert "no space left" in last["reason"].lower()
+        assert last["exit_code"] == 73
+        found = samples(disk / "m.prom")
+        assert found["batcher_live", None] in (0, 1), "whole: the one of the end, or the one before"
+        assert "Traceback" not in ended.stderr
+        assert not [path for path in disk.iterdir() if path.name.startswith(".m.prom")]
 
 
 def test_without_tellers_the_engine_is_watched_as_before():
