@@ -1,5 +1,6 @@
 """The installed command against a real HTTP server, from outside: what users see."""
 
+import asyncio
 import csv
 import json
 import os
@@ -7,11 +8,15 @@ import random
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
 
 from batcher.sandbox.catalogue import catalogue
+from batcher.sandbox.faults import Fault
+from batcher.sandbox.server import Sandbox
+from batcher.sandbox.settings import SandboxSettings
 from tests.api_server import TOKEN, ApiServer, command, environment, run_command, run_typed
 from tests.forked import popen
 
@@ -397,17 +402,25 @@ def test_an_unreachable_api_is_given_up_with_69(tmp_path):
     assert os.path.getsize(tmp_path / "output/pairs/ledger.jsonl") > 0
 
 
-def test_what_came_out_poorly_can_be_listed_and_bought_again(tmp_path):
+async def test_what_came_out_poorly_can_be_listed_and_bought_again(tmp_path):
     (tmp_path / "m.yaml").write_text(
         f"model: {KLING}\ndefaults: {{image_url: https://example.com/a.png}}\njobs:\n"
-        "- prompt: as asked for\n- {prompt: not as asked for, aspect_ratio: '9:16'}\n"
+        "- prompt: in any shape\n- {prompt: not as asked for, aspect_ratio: '16:9'}\n"
     )
-    batch = ("run", "m.yaml", "--sandbox", "--sandbox-speed", 10, "-o", "out", *FAST)
-    assert run_command(None, tmp_path, *batch).returncode == 0
-    listed = run_command(None, tmp_path, "status", "out", "--list", "done", "--quality", "bad").stdout
-    assert [json.loads(line)["quality"] for line in listed.splitlines()] == ["320×180 instead of 9:16"]
-    (tmp_path / "poor.txt").write_text(listed)
-    again = run_command(None, tmp_path, *batch, "--only", "@poor.txt", "--redo", "--json")
+    batch = ("run", "m.yaml", "-o", "out", *FAST)
+    bad_shapes = frozenset({Fault.GENERATE_OTHER_SHAPE})
+    sandbox = Sandbox(SandboxSettings(speed=20, faults=1.0, only_faults=bad_shapes))
+    async with sandbox as base:
+        server = SimpleNamespace(base=base)
+        assert (await asyncio.to_thread(run_command, server, tmp_path, *batch)).returncode == 0
+        listing = run_command(None, tmp_path, "status", "out", "--list", "done", "--quality", "bad")
+        listed = listing.stdout
+        assert [json.loads(line)["quality"] for line in listed.splitlines()] == [
+            "72×144 instead of 16:9"
+        ]
+        (tmp_path / "poor.txt").write_text(listed)
+        redo = (*batch, "--only", "@poor.txt", "--redo", "--json")
+        again = await asyncio.to_thread(run_command, server, tmp_path, *redo)
     assert (again.returncode, json.loads(again.stdout)["submitted_now"]) == (0, 1), again.stderr
     assert len(list((tmp_path / "out/superseded").iterdir())) == 1
     assert len((tmp_path / "out/metadata.jsonl").read_text().splitlines()) == 2

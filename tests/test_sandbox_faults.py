@@ -130,6 +130,7 @@ async def test_who_follows_a_redirect_is_counted():
         (Fault.GENERATE_FAILED_RESULT, ["in_queue", "in_progress", "completed"], "failed"),
         (Fault.GENERATE_ERROR_LIST, ["in_queue", "in_progress", "completed"], "failed"),
         (Fault.GENERATE_NO_OUTPUT, ["in_queue", "in_progress", "completed"], "succeeded"),
+        (Fault.GENERATE_OTHER_SHAPE, ["in_queue", "in_progress", "completed"], "succeeded"),
         (Fault.GENERATE_STRANGE_WORD, ["in_queue", "post_processing", "completed"], "succeeded"),
         (Fault.GENERATE_SYNONYMS, ["pending", "processing", "completed"], "completed"),
     ],
@@ -148,7 +149,7 @@ async def test_a_generation_ends_in_this_way(fault, words, result):
         assert isinstance(ended.get("error"), list) == (fault is Fault.GENERATE_ERROR_LIST)
         assert ("output" in ended) == (result != "failed"), "output only of what succeeded"
         strange = (Fault.GENERATE_STRANGE_WORD, Fault.GENERATE_SYNONYMS)
-        whole = fault in (*strange, Fault.GENERATE_SLOW)
+        whole = fault in (*strange, Fault.GENERATE_SLOW, Fault.GENERATE_OTHER_SHAPE)
         assert bool(ended.get("output")) == whole
         assert caller.sandbox.stats.faults == {fault.value: 1}
 

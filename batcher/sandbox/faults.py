@@ -56,6 +56,7 @@ class Fault(StrEnum):
     GENERATE_FAILED_RESULT = "generate:failed-result"
     GENERATE_ERROR_LIST = "generate:error-list"
     GENERATE_NO_OUTPUT = "generate:no-output"
+    GENERATE_OTHER_SHAPE = "generate:other-shape"
     GENERATE_STRANGE_WORD = "generate:strange-word"
     GENERATE_SYNONYMS = "generate:synonyms"
 

@@ -64,6 +64,10 @@ LESSONS = {
     Fault.GENERATE_NO_OUTPUT: Lesson(
         "succeeded, with nothing under `output`", "failed at download (`no_output`): paid for, no file"
     ),
+    Fault.GENERATE_OTHER_SHAPE: Lesson(
+        "upright where broad was asked for, or the reverse",
+        "done, with a note in `quality`: `--redo`",
+    ),
     Fault.GENERATE_STRANGE_WORD: Lesson("a status that nobody documented", "polled on"),
     Fault.GENERATE_SYNONYMS: Lesson(
         "pending, processing, canceled, cancellation_requested", "taken for the documented words"

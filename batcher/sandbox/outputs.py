@@ -18,6 +18,7 @@ import msgspec
 
 from batcher.sandbox.catalogue import Model, catalogue
 from batcher.sandbox.clips import draw_clip
+from batcher.sandbox.faults import Fault
 from batcher.sandbox.pictures import draw_png
 from batcher.sandbox.sizes import CLIP_PIXELS, PICTURE_PIXELS, duration_s_of, size_of
 
@@ -58,12 +59,21 @@ def content(order: JobCreated, name: str) -> bytes:
     value = partial(_model(order).value, inputs)
     match name.partition(".")[2]:
         case "mp4":
-            size = size_of(value, CLIP_PIXELS, "16:9")
+            size = _shaped(order, size_of(value, CLIP_PIXELS, "16:9"))
             return draw_clip(rng, size, duration_s_of(value), caption, label)
         case "png":
-            return draw_png(rng, size_of(value, PICTURE_PIXELS, "1:1"), caption, label)
+            size = _shaped(order, size_of(value, PICTURE_PIXELS, "1:1"))
+            return draw_png(rng, size, caption, label)
         case _:
             return _wav(rng, label)
+
+
+def _shaped(order: JobCreated, size: tuple[int, int]) -> tuple[int, int]:
+    """``size``, unless the fault says that it is not what was asked for: 2:1 upright, or broad."""
+    if order.fate != Fault.GENERATE_OTHER_SHAPE:
+        return size
+    side = max(min(size) // 4 * 2, 16)
+    return (side, 2 * side) if size[0] >= size[1] else (2 * side, side)
 
 
 def _model(order: JobCreated) -> Model:
