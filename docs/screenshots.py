@@ -68,7 +68,7 @@ async def buy(folder: Path) -> Path:
     (folder / "inputs" / "field.png").write_bytes(draw_png(random.Random(4), (320, 180), "", "a field"))
     (folder / "autumn-shots.yaml").write_text(MANIFEST)
     run_dir = folder / "output" / "autumn-shots"
-    sandbox = Sandbox(SandboxSettings(seed=5, speed=1, faults=0.09))
+    sandbox = Sandbox(SandboxSettings(seed=8, speed=1, faults=0.12))
     async with sandbox as base_url:
         environment = {
             "PATH": str(Path(sys.executable).parent),

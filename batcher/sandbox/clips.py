@@ -15,9 +15,9 @@ from batcher.sandbox.h264 import (
     moved_row,
     parameter_sets,
 )
-from batcher.sandbox.lettering import PAPER, band
+from batcher.sandbox.lettering import band
 from batcher.sandbox.mp4 import TICKS_PER_S, box, movie, sample
-from batcher.sandbox.pictures import INK_COLOUR, PALETTES, PAPER_COLOUR, paint, palette
+from batcher.sandbox.pictures import PALETTES, captioned, paint, palette
 
 if TYPE_CHECKING:
     import random
@@ -42,41 +42,31 @@ def draw_clip(
     """
     width, height = size
     colours = rng.randrange(PALETTES)
-    rows = paint(rng, blocks(width) * MACROBLOCK, blocks(height) * MACROBLOCK)
-    letters = _whole_blocks(band(caption, width, height), len(rows[0]))
-    first = key_frame(_planes(rows[len(letters) :], letters, colours))
+    letters = band(caption, width, height)
+    painted = paint(rng, blocks(width) * MACROBLOCK, blocks(height) * MACROBLOCK)
+    first = key_frame(_planes(captioned(painted, letters), colours))
     duration_ticks = max(round(duration_s * TICKS_PER_S), 1)
-    still = len(letters) // MACROBLOCK
+    still = blocks(len(letters))
     later = _motion(blocks(width), blocks(height), still, -(-duration_ticks // _FRAME_TICKS))
     samples = (sample([first]), *later)
     made = movie(size, parameter_sets(*size), samples, _FRAME_TICKS, duration_ticks)
     return made + box(b"free", label.encode())
 
 
-def _whole_blocks(letters: list[bytes], width: int) -> list[bytes]:
-    """``letters`` as wide as the painting, with paper up to the next row of macroblocks."""
-    wide = [row.ljust(width, PAPER) for row in letters]
-    return wide + [PAPER * width] * (blocks(len(wide)) * MACROBLOCK - len(wide))
-
-
-def _planes(painted: list[bytes], letters: list[bytes], colours: int) -> Planes:
-    written, luma, blue, red = _tables(colours)
-    tinted = len(letters) // 2
-    grey = b"\x80" * (len((painted or letters)[0]) // 2)
-    small = [row[::2] for row in painted[::2]]
+def _planes(rows: list[bytes], colours: int) -> Planes:
+    luma, blue, red = _tables(colours)
+    small = [row[::2] for row in rows[::2]]
     return Planes(
-        [row.translate(written) for row in letters] + [row.translate(luma) for row in painted],
-        [grey] * tinted + [row.translate(blue) for row in small],
-        [grey] * tinted + [row.translate(red) for row in small],
+        [row.translate(luma) for row in rows],
+        [row.translate(blue) for row in small],
+        [row.translate(red) for row in small],
     )
 
 
 @cache
-def _tables(colours: int) -> tuple[bytes, bytes, bytes, bytes]:
-    """What letters are in luma; what the palette's colours are in luma, blue and red."""
-    luma, blue, red = map(bytes, zip(*(_ycbcr(*colour) for colour in palette(colours)), strict=True))
-    written = bytes((luma[PAPER_COLOUR], luma[INK_COLOUR])).ljust(256, b"\1")
-    return written, luma, blue, red
+def _tables(colours: int) -> tuple[bytes, ...]:
+    """What each colour of a palette is in luma, blue and red."""
+    return tuple(map(bytes, zip(*(_ycbcr(*colour) for colour in palette(colours)), strict=True)))
 
 
 def _ycbcr(red: int, green: int, blue: int) -> tuple[int, int, int]:

@@ -12,7 +12,8 @@ _AGAIN = "asked again"
 _WAITED = "waited out; nothing was created"
 _OUTAGE = "asked again, after longer and longer waits"
 _NO_FILE = "tried once more, then failed at download; run again"
-_FAILED = "failed; `--retry-failed` buys it again"
+_FAILED = "failed; `--retry-failed` or `--retries` buys it again"
+_REFUSED = "refused: mend the prompt; only `--retry-refused` buys it as it is"
 
 
 class Lesson(NamedTuple):
@@ -33,9 +34,7 @@ LESSONS = {
     Fault.SUBMIT_BUSY: Lesson("503 with `Retry-After`", _WAITED),
     Fault.SUBMIT_LIMITED: Lesson("429 with `Retry-After` in seconds", _WAITED),
     Fault.SUBMIT_LIMITED_DATE: Lesson("429 with `Retry-After` as a date", _WAITED),
-    Fault.SUBMIT_ERROR_CODE: Lesson(
-        "200 whose body refuses the prompt (422001)", "failed, in the server's words"
-    ),
+    Fault.SUBMIT_ERROR_CODE: Lesson("200 whose body refuses the prompt (422001)", _REFUSED),
     Fault.SUBMIT_UNREADABLE: Lesson("200 with torn JSON; created in half of the cases", _UNKNOWN),
     Fault.SUBMIT_NO_ID: Lesson("200 without `request_id`; created in half of the cases", _UNKNOWN),
     Fault.SUBMIT_REDIRECT: Lesson(
@@ -57,7 +56,7 @@ LESSONS = {
         "404 for a request that exists, once", "asked again: only a 404 that persists is believed"
     ),
     Fault.GENERATE_SLOW: Lesson("it takes five times as long", "waited for, up to `--job-timeout`"),
-    Fault.GENERATE_REFUSED: Lesson("the content filter refuses the prompt", _FAILED),
+    Fault.GENERATE_REFUSED: Lesson("the content filter refuses the prompt", _REFUSED),
     Fault.GENERATE_FAILED: Lesson("the model gives up", _FAILED),
     Fault.GENERATE_FAILED_RESULT: Lesson("`/status` says completed, `/result` says failed", _FAILED),
     Fault.GENERATE_ERROR_LIST: Lesson("the model gives up, and `error` is a list of objects", _FAILED),

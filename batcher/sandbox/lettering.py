@@ -7,7 +7,7 @@ import unicodedata
 from functools import cache
 from math import isqrt
 
-PAPER, INK = b"\0", b"\1"
+PAPER, INK = b"\0", b"\xff"
 LINE_DOTS = 8
 """Rows of a line: seven of a letter, one for what hangs below it (also the space between lines)."""
 
@@ -39,8 +39,8 @@ _CHARS_MAX = 2000
 def band(text: str, width: int, height: int) -> list[bytes]:
     """``text`` as pixel rows of ``width`` bytes, each PAPER or INK, to lie over the top of a picture.
 
-    Takes at most half of the picture; what does not fit there is drawn in smaller letters, then cut
-    short with an ellipsis. Without text there are no rows.
+    The lines take at most half of the picture; what does not fit there is drawn in smaller letters, then
+    cut short with an ellipsis. Without text there are no rows.
     """
     plain = _plain(text)
     scale = max(2, isqrt(width * height) // _READABLE)
@@ -48,7 +48,9 @@ def band(text: str, width: int, height: int) -> list[bytes]:
     if lines and lines[-1].endswith(_ELLIPSIS):
         scale //= 2
         lines = _wrapped(plain, width, height, scale)
-    return [row for line in lines for row in _drawn(line, width, scale)]
+    rows = [row for line in lines for row in _drawn(line, width, scale)]
+    margin = [PAPER * width] * scale
+    return [*margin, *rows, *margin] if rows else []
 
 
 def _plain(text: str) -> str:

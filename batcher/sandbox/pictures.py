@@ -13,24 +13,26 @@ from functools import cache
 from math import cos, pi, sin
 from typing import TYPE_CHECKING
 
-from batcher.sandbox.lettering import band
+from batcher.sandbox.lettering import PAPER, band
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-RING = 254
+RING = 127
 """Colours that run into each other, the last into the first."""
+INK_COLOUR = 255
+INK_RGB = (250, 250, 246)
 PALETTES = 100
-PAPER_COLOUR, INK_COLOUR = RING, RING + 1
-PAPER_RGB, INK_RGB = (24, 24, 27), (244, 244, 240)
+_DIM = 0.35
+"""How much of a colour's light is left below a caption."""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BIT_DEPTH, _PALETTE_COLOUR = 8, 3
 _FASTEST = 1
 _WAVES = 3
 _MIDDLE = 128
-_IDENTITY = bytes(range(RING)) * 3
+_IDENTITY = bytes(range(RING)) * 4
 _SHIFTS = [_IDENTITY[shift : shift + 256] for shift in range(RING)]
-_LETTERS = bytes((PAPER_COLOUR, INK_COLOUR)).ljust(256, b"\0")
+_DIMMED = bytes(range(RING, 2 * RING)).ljust(256, b"\0")
 
 
 def draw_png(rng: random.Random, size: tuple[int, int], caption: str, label: str) -> bytes:
@@ -41,9 +43,7 @@ def draw_png(rng: random.Random, size: tuple[int, int], caption: str, label: str
     width, height = size
     header = struct.pack(">IIBBBBB", width, height, _BIT_DEPTH, _PALETTE_COLOUR, 0, 0, 0)
     colours = palette(rng.randrange(PALETTES))
-    rows = paint(rng, width, height)
-    lettered = [row.translate(_LETTERS) for row in band(caption, width, height)]
-    rows[: len(lettered)] = lettered
+    rows = captioned(paint(rng, width, height), band(caption, width, height))
     # Each row begins with its filter: none.
     pixels = b"".join(b"\0" + row for row in rows)
     return _SIGNATURE + b"".join(
@@ -59,7 +59,7 @@ def draw_png(rng: random.Random, size: tuple[int, int], caption: str, label: str
 
 @cache
 def palette(number: int) -> tuple[tuple[int, ...], ...]:
-    """One of PALETTES: RING colours, a cosine per channel, a little apart; then paper and ink."""
+    """One of PALETTES: RING colours, a cosine per channel, a little apart; the same, dim; ink."""
     rng = random.Random(number)  # noqa: S311 - a painter's dice
     first, apart = rng.random(), rng.uniform(0.06, 0.3) * rng.choice((-1, 1))
     channels = [(first + number * apart, rng.uniform(60, 125)) for number in range(3)]
@@ -67,7 +67,22 @@ def palette(number: int) -> tuple[tuple[int, ...], ...]:
         tuple(round(_MIDDLE + swing * cos(2 * pi * (index / RING + phase))) for phase, swing in channels)
         for index in range(RING)
     ]
-    return (*ring, PAPER_RGB, INK_RGB)
+    dim = [tuple(round(_DIM * channel) for channel in colour) for colour in ring]
+    return (*ring, *dim, *[INK_RGB] * (256 - 2 * RING))
+
+
+def captioned(rows: list[bytes], letters: list[bytes]) -> list[bytes]:
+    """Painted ``rows``, dimmed under ``letters`` (from the top), which are in ink."""
+    lettered = [
+        _inked(row.translate(_DIMMED), ink.ljust(len(row), PAPER))
+        for row, ink in zip(rows, letters, strict=False)
+    ]
+    return lettered + rows[len(lettered) :]
+
+
+def _inked(row: bytes, ink: bytes) -> bytes:
+    # All bits set is the colour of ink, and a row is or-ed faster as one number than byte by byte.
+    return (int.from_bytes(row) | int.from_bytes(ink)).to_bytes(len(row))
 
 
 def paint(rng: random.Random, width: int, height: int) -> list[bytes]:
