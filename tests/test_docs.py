@@ -32,7 +32,7 @@ def blocks(language):
 
 
 def is_manifest(text):
-    return re.search(r"^jobs:", text, re.MULTILINE) is not None
+    return re.search(r"^jobs:", text, re.MULTILINE) is not None and "runs-on:" not in text
 
 
 def jobs_of(path, model=None):

@@ -5,6 +5,7 @@ The file is replaced as a whole, every few seconds while a run goes on and at it
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import tempfile
@@ -37,7 +38,6 @@ class MetricsFile(Deaf):
         self._warn: Callable[[str], None] | None = warn
         self._started_at = clock.now().timestamp()
         self._last_success_at = self._remembered()
-        self._written_s = clock.monotonic()
         self._view = RunView()
         self._posts: Counter[str] = Counter()
         self._calls: Counter[str] = Counter()
@@ -48,11 +48,12 @@ class MetricsFile(Deaf):
 
     def started(self, view: RunView) -> None:
         self._view = view
-        self._write(self._running())
+        self._keep_fresh()
 
-    def changed(self, view: RunView) -> None:
-        if self._clock.monotonic() - self._written_s >= WRITE_EVERY_S:
-            self._write(self._running())
+    def _keep_fresh(self) -> None:
+        """Write now and every few seconds until the loop ends: an old file tells of a killed run."""
+        self._write(self._running())
+        asyncio.get_running_loop().call_later(WRITE_EVERY_S, self._keep_fresh)
 
     def call(self, call: EndedCall) -> None:
         word = call.outcome.partition(":")[0]
@@ -115,6 +116,7 @@ class MetricsFile(Deaf):
         )
         yield from self._gauge("jobs_new_failures", "Jobs that failed in this run.", summary.failed_now)
         yield from self._gauge("jobs_new_unknown", "Jobs that became unknown.", summary.unknown_now)
+        yield from self._gauge("jobs_refused", "Failed jobs that the API refused.", summary.refused)
         yield from self._gauge("output_bytes", "Bytes of all outputs.", summary.bytes)
         yield from self._gauge("run_duration_seconds", "How long it took.", summary.elapsed_s)
 
@@ -163,7 +165,6 @@ class MetricsFile(Deaf):
         return None
 
     def _write(self, lines: Iterator[str]) -> None:
-        self._written_s = self._clock.monotonic()
         text = "\n".join(lines) + "\n"
         try:
             _replace(self._path, text.encode())
