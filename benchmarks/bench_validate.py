@@ -25,7 +25,7 @@ from batcher.manifest.load import open_manifest
 from batcher.manifest.tally import ManifestTally
 from batcher.options.facts import Money, Overrides
 from batcher.options.run import Options
-from batcher.providers.runcomfy.catalog import Specs
+from batcher.providers.catalog import Specs
 from batcher.sandbox.catalogue import catalogue
 from batcher.schema.spec import ModelSpec
 

@@ -16,10 +16,10 @@ from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.manifest.editor_schema import manifest_schema
 from batcher.options.facts import SandboxOptions
-from batcher.providers.runcomfy.catalog import Catalog
-from batcher.providers.runcomfy.catalog_cache import CachedEntry, CatalogCache
-from batcher.providers.runcomfy.kept import keep_entries, kept_entries
-from batcher.providers.runcomfy.listing import ListingCache
+from batcher.providers.catalog import Catalog
+from batcher.providers.catalog_cache import CachedEntry, CatalogCache
+from batcher.providers.kept import keep_entries, kept_entries
+from batcher.providers.listing import ListingCache
 from batcher.sandbox.catalogue import catalogue
 from batcher.schema.spec import BUILT_IN, KLING, ModelSpec
 from tests.api_server import TOKEN, ApiServer

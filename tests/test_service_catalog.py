@@ -15,7 +15,7 @@ from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.errors import CallError, NotFound, NotSent, TurnedAway, Unavailable
 from batcher.http.endpoint import Endpoint
-from batcher.providers.runcomfy.catalog import (
+from batcher.providers.catalog import (
     CALLS_AT_ONCE,
     PAGE_MODELS,
     RETRY_WAIT_MAX_S,
@@ -25,7 +25,7 @@ from batcher.providers.runcomfy.catalog import (
     SpecOrigin,
     SpecSource,
 )
-from batcher.providers.runcomfy.catalog_cache import CachedEntry, CatalogCache, cache_dir
+from batcher.providers.catalog_cache import CachedEntry, CatalogCache, cache_dir
 from batcher.providers.runcomfy.client import HttpService
 from batcher.schema.spec import BUILT_IN, ModelSpec
 

@@ -23,12 +23,12 @@ from batcher.layout import HIDDEN_NAME, SANDBOX_NAME
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.media import is_public_url
 from batcher.options.facts import SandboxOptions, Trust
+from batcher.providers.catalog import Catalog
+from batcher.providers.catalog_cache import CatalogCache, cache_dir
+from batcher.providers.listing import ListingCache
 from batcher.providers.runcomfy.balance import balance_usd
-from batcher.providers.runcomfy.catalog import Catalog
-from batcher.providers.runcomfy.catalog_cache import CatalogCache, cache_dir
 from batcher.providers.runcomfy.client import HttpService
 from batcher.providers.runcomfy.credentials import BASE_VARIABLE, DEFAULT_BASE_URL, base_url, find_token
-from batcher.providers.runcomfy.listing import ListingCache
 from batcher.terminal import visible
 
 

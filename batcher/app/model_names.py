@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from batcher.errors import CallError, InputError
-from batcher.providers.runcomfy.catalog import Catalog, Specs
+from batcher.providers.catalog import Catalog, Specs
 
 SUGGESTED = 5
 _SEARCHED = 100

@@ -28,7 +28,7 @@ from batcher.options.run import Options
 from batcher.planning.estimate import Estimate
 from batcher.planning.media_urls import MediaUrl, UrlWatch, media_urls
 from batcher.planning.plan import Decision, Plan, decide, make_plan
-from batcher.providers.runcomfy.catalog import Specs
+from batcher.providers.catalog import Specs
 
 ASK_FROM_JOBS = 20
 

@@ -47,9 +47,9 @@ from batcher.options.facts import DEFAULT_OUTAGE, Outage
 from batcher.options.record import record_of
 from batcher.options.run import Options
 from batcher.planning.plan import Plan
+from batcher.providers.catalog import Specs
+from batcher.providers.kept import keep_entries, kept_entries
 from batcher.providers.runcomfy.body import request_body
-from batcher.providers.runcomfy.catalog import Specs
-from batcher.providers.runcomfy.kept import keep_entries, kept_entries
 from batcher.store.bucket import claimed, ledger_to_read, open_run_dir
 from batcher.store.local import RunDir
 from batcher.store.lost_ledger import check_nothing_lost

@@ -17,8 +17,8 @@ from batcher.cli.observers import only_warnings
 from batcher.errors import InputError, UnreachableError
 from batcher.options.command import command
 from batcher.options.facts import SandboxOptions
-from batcher.providers.runcomfy.catalog import Found, SpecOrigin, SpecSource, spec_of
-from batcher.providers.runcomfy.listing import ModelList
+from batcher.providers.catalog import Found, SpecOrigin, SpecSource, spec_of
+from batcher.providers.listing import ModelList
 from batcher.schema.spec import ModelSpec
 from batcher.terminal import visible, visible_json
 

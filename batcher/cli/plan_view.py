@@ -18,7 +18,7 @@ from batcher.ledger.book import PeriodRoom
 from batcher.options.run import Options
 from batcher.planning.estimate import PriceLine
 from batcher.planning.plan import NOT_SUBMITTED, BucketTotal, Plan, PlanGroup
-from batcher.providers.runcomfy.catalog import SpecOrigin, SpecSource
+from batcher.providers.catalog import SpecOrigin, SpecSource
 from batcher.schema.price import Quote
 
 WORDS: Mapping[PlanGroup, tuple[str, str]] = {

@@ -24,7 +24,7 @@ from batcher.ledger.summary import Summary
 from batcher.options.facts import Money
 from batcher.options.run import Options
 from batcher.planning.plan import Plan
-from batcher.providers.runcomfy.catalog import SpecOrigin, Specs, SpecSource
+from batcher.providers.catalog import SpecOrigin, Specs, SpecSource
 from batcher.schema.spec import ModelSpec
 
 from .disk import SimDisk

@@ -32,7 +32,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from batcher.errors import CallError, NotFound, NotSent, TurnedAway, Unavailable
-from batcher.providers.runcomfy.catalog_cache import CachedEntry, CatalogCache
+from batcher.providers.catalog_cache import CachedEntry, CatalogCache
 from batcher.schema.dialect import SchemaError
 from batcher.schema.spec import BUILT_IN, ModelSpec
 

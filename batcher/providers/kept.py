@@ -14,7 +14,7 @@ import msgspec
 
 from batcher.disk import Disk
 from batcher.layout import HIDDEN_NAME, SPECS_NAME
-from batcher.providers.runcomfy.catalog_cache import CachedEntry
+from batcher.providers.catalog_cache import CachedEntry
 
 
 class _KeptFile(msgspec.Struct):

@@ -14,7 +14,7 @@ import msgspec
 from batcher.clock import Clock
 from batcher.disk import Disk
 from batcher.errors import CallError
-from batcher.providers.runcomfy.catalog import TTL_S, Catalog, SpecOrigin, SpecSource
+from batcher.providers.catalog import TTL_S, Catalog, SpecOrigin, SpecSource
 from batcher.schema.spec import BUILT_IN, ModelSpec
 
 
