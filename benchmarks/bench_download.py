@@ -61,7 +61,7 @@ class Fetching:
         self._run_dir = RunDir(folder, LocalDisk())
         self._run_dir.prepare()
         limits = DownloadLimits(downloads=DOWNLOADS)
-        self.downloader = Downloader(TrustPolicy(origin), limits, SystemClock(), Random(1))
+        self.downloader = Downloader(TrustPolicy((origin,)), limits, SystemClock(), Random(1))
 
     async def fetch(self, path: str, name: str) -> None:
         async def refresh() -> str:

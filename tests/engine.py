@@ -29,6 +29,7 @@ from typing import Any
 
 import looptime
 
+from batcher import ports
 from batcher.clock import iso
 from batcher.dataset.metadata import Metadata
 from batcher.dataset.rows import ColumnTypes
@@ -48,8 +49,9 @@ from batcher.layout import LEDGER_NAME
 from batcher.ledger.ledger import Ledger
 from batcher.options.facts import Pace, Policy, Selection
 from batcher.planning.plan import Plan, decide, make_plan
-from batcher.ports import CancelOutcome, Phase, Result
-from batcher.providers.runcomfy.body import request_body
+from batcher.ports import CancelOutcome, Phase, Result, Traits
+from batcher.providers.runcomfy.body import prepared_body
+from batcher.providers.runcomfy.provider import RunComfy
 from batcher.store.local import RunDir
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -202,7 +204,7 @@ class Request:
 
 @dataclass
 class Api:
-    """A Service in memory. Scripts are by prompt; ``results`` may also go by request id.
+    """A provider in memory. Scripts are by prompt; ``results`` may also go by request id.
 
     The n-th POST of ``cat`` makes the request ``rn-cat``.
     """
@@ -216,6 +218,8 @@ class Api:
     polls: list[tuple[float, str]] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     requests: dict[str, Request] = field(default_factory=dict)
+    name: str = "runcomfy"
+    traits: Traits = RunComfy.traits
     peak: int = 0
     """The most requests that were unfinished at once, POSTs under way included."""
     _posting_now: int = 0
@@ -234,7 +238,13 @@ class Api:
         for request_id in request_ids:
             self.requests[request_id] = Request(request_id, -age_s)
 
-    async def submit(self, model: str, body: bytes) -> str:
+    async def prepare(self, job: Job) -> bytes:
+        return await prepared_body(job)
+
+    async def trace(self, lost: Any, known: Any) -> dict[str, Any]:
+        return {}
+
+    async def submit(self, model: str, body: bytes) -> ports.Handle:
         now_s = asyncio.get_running_loop().time()
         prompt = json.loads(body)["prompt"]
         self.posts.append((now_s, prompt))
@@ -247,9 +257,10 @@ class Api:
         finally:
             self._posting_now -= 1
         self.requests[request_id] = Request(prompt, asyncio.get_running_loop().time())
-        return request_id
+        return ports.Handle(model, request_id)
 
-    async def result(self, request_id: str) -> Result:
+    async def result(self, asked: ports.Handle) -> Result:
+        request_id = asked.id
         now_s = asyncio.get_running_loop().time()
         self.polls.append((now_s, request_id))
         request = self.requests.get(request_id) or Request(request_id, now_s)
@@ -262,7 +273,8 @@ class Api:
         request.ended = result.phase.terminal
         return result
 
-    async def cancel(self, request_id: str) -> CancelOutcome:
+    async def cancel(self, asked: ports.Handle) -> CancelOutcome:
+        request_id = asked.id
         self.cancelled.append(request_id)
         outcome = await _play(self.cancels.get(request_id), CancelOutcome.CANCELLED)
         request = self.requests[request_id]
@@ -325,7 +337,6 @@ class Batch:
     disk: LocalDisk = field(default_factory=QuickDisk)
     observer: Any = field(default_factory=Silence)
     price_of: Callable[[Job], float | None] = lambda job: PRICE_USD
-    body_of: Callable[[Job], bytes] = request_body
     policy: Policy = field(default_factory=Policy)
     selection: Selection = field(default_factory=Selection)
     max_cost_usd: float | None = None
@@ -382,12 +393,11 @@ class Batch:
 
     def _deps(self, ledger: Ledger, run_dir: RunDir, metadata: Metadata) -> Deps:
         return Deps(
-            service=self.api,
+            providers=lambda model: self.api,
             fetcher=self.files,
             ledger=ledger,
             run_dir=run_dir,
             metadata=metadata,
-            body_of=self.body_of,
             clock=self.clock,
             rng=random.Random(7),
             observer=self.observer,

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from engine import Api, Batch, some_jobs, virtual_loop
 
-from batcher.ports import Result
+from batcher.ports import Handle, Result
 
 WARM_UP_JOBS = 66
 
@@ -24,11 +24,12 @@ class SlowApi(Api):
         self.calls: Counter[str] = Counter()
         self.stale_s: dict[str, float] = {}
 
-    async def result(self, request_id: str) -> Result:
+    async def result(self, asked: Handle) -> Result:
+        request_id = asked.id
         drawn_s = self._draw(self._rng, len(self._takes_s)) if request_id not in self._takes_s else 0.0
         self.takes_s = self._takes_s.setdefault(request_id, drawn_s)
         self.calls[request_id] += 1
-        result = await super().result(request_id)
+        result = await super().result(asked)
         if result.phase.terminal:
             age_s = asyncio.get_running_loop().time() - self.requests[request_id].at_s
             self.stale_s.setdefault(request_id, age_s - self.takes_s)

@@ -49,21 +49,21 @@ class Till(Api):
         prompt, number = json.loads(body)["prompt"], len(self.charges)
         self.charges.append(self.prices[prompt])  # unless it is surely refused
         try:
-            request_id = await super().submit(model, body)
+            handle = await super().submit(model, body)
         except (TurnedAway, Rejected):
             self.charges[number] = 0.0
             raise
         end = RESULTS[self.fates[prompt].pop(0) if self.fates.get(prompt) else "done"](
             self.prices[prompt]
         )
-        self.ends[request_id] = number, end
-        return request_id
+        self.ends[handle.id] = number, end
+        return handle
 
-    async def result(self, request_id):
-        result = await super().result(request_id)
+    async def result(self, handle):
+        result = await super().result(handle)
         if not result.phase.terminal:
             return result
-        number, end = self.ends[request_id]
+        number, end = self.ends[handle.id]
         if end.cost_usd is not None:
             self.charges[number] = end.cost_usd
         return end

@@ -16,13 +16,15 @@ from batcher.cli.entry import cli
 from batcher.download.transfer import Fetched
 from batcher.engine.view import RunView, Silence
 from batcher.errors import OutcomeUnknown
-from batcher.ports import CancelOutcome, EndedCall, Phase, Result
+from batcher.ports import CancelOutcome, EndedCall, Handle, Phase, Result
 
 SECRET_URL = "https://cdn.example.com/a.mp4?X-Amz-Signature=s3cret"
 
 
 class Api:
     """Answers everything, each call after a second."""
+
+    name, traits = "any", None
 
     def __init__(self, clock):
         self.clock = clock
@@ -31,9 +33,9 @@ class Api:
         self.clock.at_s += 1
         if b"lost" in body:
             raise OutcomeUnknown("no answer")
-        return "request-1"
+        return Handle(model, "request-1")
 
-    async def result(self, request_id):
+    async def result(self, handle):
         return Result(Phase.RUNNING, "in_progress")
 
     async def cancel(self, request_id):
@@ -55,10 +57,11 @@ class Heard(Silence):
 async def test_each_call_is_told_with_its_outcome_and_the_time_that_it_took():
     clock, heard = FakeClock(), Heard()
     api = Api(clock)
-    service, fetcher = timed(api, api, heard, clock)
-    await service.submit("a/model", b'{"prompt": "private"}')
-    await service.result("request-1")
-    await service.cancel("request-1")
+    providers, fetcher = timed(lambda model: api, api, heard, clock)
+    provider = providers("a/model")
+    await provider.submit("a/model", b'{"prompt": "private"}')
+    await provider.result(Handle("a/model", "request-1"))
+    await provider.cancel(Handle("a/model", "request-1"))
     await fetcher.fetch(SECRET_URL, Path("x"), None)
     assert heard.calls == [
         EndedCall("submit", "a/model", "request-1", 1.0),
@@ -72,9 +75,9 @@ async def test_each_call_is_told_with_its_outcome_and_the_time_that_it_took():
 @in_virtual_time
 async def test_a_call_that_fails_is_told_too_and_fails_as_before():
     clock, heard = FakeClock(), Heard()
-    service, _ = timed(Api(clock), Api(clock), heard, clock)
+    providers, _ = timed(lambda model: Api(clock), Api(clock), heard, clock)
     with pytest.raises(OutcomeUnknown):
-        await service.submit("a/model", b"lost")
+        await providers("a/model").submit("a/model", b"lost")
     assert [call.outcome.split(":")[0] for call in heard.calls] == ["OutcomeUnknown"]
 
 

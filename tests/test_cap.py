@@ -35,10 +35,10 @@ class Losing(Api):
 
     async def submit(self, model, body):
         self.made_s.append(now_s())
-        request_id = await super().submit(model, body)
-        if self.requests[request_id].prompt in self.lost:
+        handle = await super().submit(model, body)
+        if self.requests[handle.id].prompt in self.lost:
             raise LOST
-        return request_id
+        return handle
 
     @property
     def most_at_once(self):

@@ -9,6 +9,7 @@ from collections import Counter
 from itertools import product
 from random import Random
 from types import FunctionType, ModuleType
+from unittest.mock import patch
 
 import pytest
 from api_server import TOKEN, ApiServer
@@ -35,6 +36,7 @@ from batcher.layout import LEDGER_NAME
 from batcher.ledger.finished import FinishedJobs
 from batcher.ledger.ledger import Ledger, read_snapshot
 from batcher.ledger.snapshot import KEPT_OPEN
+from batcher.providers.runcomfy import body
 from batcher.providers.runcomfy.body import request_body
 from batcher.sandbox.catalogue import catalogue
 from benchmarks.simulated_polls import lognormal
@@ -344,7 +346,8 @@ async def bodies_by_thread(path, jobs):
         made["thread" if executor.at_work else "loop"] += 1
         return request_body(one)
 
-    ended = await Batch(path, body_of=body_of).run(jobs, concurrency=16)
+    with patch.object(body, "request_body", body_of):
+        ended = await Batch(path).run(jobs, concurrency=16)
     assert ended.states == {"done": len(jobs)}
     return dict(made), executor.handed_over
 

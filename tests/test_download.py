@@ -59,7 +59,7 @@ class Bench:
         self.server = server
         self.clock = JumpingClock()
         self.partial = folder / "job.part"
-        self.downloader = Downloader(TrustPolicy(server.origin), limits, self.clock, random.Random(1))
+        self.downloader = Downloader(TrustPolicy((server.origin,)), limits, self.clock, random.Random(1))
 
     async def fetch(
         self, url: str | None = None, refresh: Callable[[], Awaitable[str]] = no_refresh

@@ -108,23 +108,27 @@ UNTRUSTED = [
 ]
 
 
+def policy_of(api: str, allowed: tuple[str, ...] = ()) -> TrustPolicy:
+    return TrustPolicy((api,), ("runcomfy.net", "runcomfy.com"), allowed)
+
+
 @pytest.mark.parametrize(("api", "allowed", "url"), TRUSTED)
 def test_these_are_fetched(api: str, allowed: tuple[str, ...], url: str) -> None:
-    checked = TrustPolicy(api, allowed).check(url)
+    checked = policy_of(api, allowed).check(url)
     assert checked.path == "/x.png"
     assert checked.raw_host == normal_host(checked.host or "")
 
 
 @pytest.mark.parametrize(("api", "allowed", "url"), UNTRUSTED)
 def test_these_are_refused(api: str, allowed: tuple[str, ...], url: str) -> None:
-    policy = TrustPolicy(api, allowed)
+    policy = policy_of(api, allowed)
     with pytest.raises(DownloadRefused) as refused:
         policy.check(url)
     assert refused.value.code == "host"
 
 
 def test_a_refusal_says_what_would_allow_it_and_nothing_secret() -> None:
-    policy = TrustPolicy(API)
+    policy = policy_of(API)
     with pytest.raises(DownloadRefused, match=r"--allow-host evil.example would allow"):
         policy.check("https://evil.example/x.png")
     with pytest.raises(DownloadRefused, match=r"--allow-host cdn.runcomfy.net:81 would allow"):
@@ -138,12 +142,12 @@ def test_a_refusal_says_what_would_allow_it_and_nothing_secret() -> None:
 
 
 def test_only_the_host_of_a_url_is_changed() -> None:
-    checked = TrustPolicy(API).check("https://CDN.runcomfy.net./a%2fb;c?x=%7e+1&s=a%2Bb/=")
+    checked = policy_of(API).check("https://CDN.runcomfy.net./a%2fb;c?x=%7e+1&s=a%2Bb/=")
     assert str(checked) == "https://cdn.runcomfy.net/a%2fb;c?x=%7e+1&s=a%2Bb/="
 
 
 def test_spaces_and_other_scripts_in_a_path_are_quoted() -> None:
-    checked = TrustPolicy(API).check("https://cdn.runcomfy.net/a b/ü.png")
+    checked = policy_of(API).check("https://cdn.runcomfy.net/a b/ü.png")
     assert str(checked) == "https://cdn.runcomfy.net/a%20b/%C3%BC.png"
 
 
@@ -153,13 +157,13 @@ def test_spaces_and_other_scripts_in_a_path_are_quoted() -> None:
 )
 def test_an_allowed_host_that_names_none_is_a_usage_error(entry: str) -> None:
     with pytest.raises(UsageError, match=r"--allow-host"):
-        TrustPolicy(API, (entry,))
+        policy_of(API, (entry,))
 
 
 @pytest.mark.parametrize("api", ["", "model-api.runcomfy.net", "ftp://x.example", "https://"])
 def test_an_api_base_that_is_no_url_is_a_usage_error(api: str) -> None:
     with pytest.raises(UsageError, match="not the URL of an API"):
-        TrustPolicy(api)
+        policy_of(api)
 
 
 URL_PARTS = (
@@ -171,7 +175,7 @@ URL_LIKE = st.lists(st.sampled_from(URL_PARTS), max_size=12).map("".join)
 
 @given(url=st.text() | URL_LIKE | URL_LIKE.map("https://{}".format))
 def test_no_text_raises_anything_but_a_refusal(url: str) -> None:
-    policy = TrustPolicy(API)
+    policy = policy_of(API)
     for check in (policy.check, lambda text: policy.follow(URL("https://cdn.runcomfy.net/a"), text)):
         with suppress(DownloadRefused):
             checked = check(url)
@@ -184,7 +188,7 @@ def test_no_text_raises_anything_but_a_refusal(url: str) -> None:
 @given(url=st.text() | URL_LIKE)
 def test_a_refusal_is_one_printable_line(url: str) -> None:
     with pytest.raises(DownloadRefused) as refused:
-        TrustPolicy(API).check(f"gopher://{url}")
+        policy_of(API).check(f"gopher://{url}")
     assert str(refused.value).isprintable()
 
 
@@ -277,7 +281,7 @@ class FakeResolver(AbstractResolver):
 
 @pytest.mark.parametrize("addresses", [("10.0.0.1",), ("8.8.8.8", "127.0.0.1"), ("::ffff:127.0.0.1",)])
 async def test_a_name_with_any_private_address_is_refused(addresses: tuple[str, ...]) -> None:
-    resolver = TrustedResolver(TrustPolicy(API), FakeResolver(*addresses))
+    resolver = TrustedResolver(policy_of(API), FakeResolver(*addresses))
     with pytest.raises(DownloadRefused, match="not a public address") as refused:
         await resolver.resolve("cdn.runcomfy.net", 443)
     assert refused.value.code == "host"
@@ -285,7 +289,7 @@ async def test_a_name_with_any_private_address_is_refused(addresses: tuple[str, 
 
 async def test_a_name_with_public_addresses_keeps_them() -> None:
     inner = FakeResolver("8.8.8.8", "2606:4700::1")
-    resolver = TrustedResolver(TrustPolicy(API), inner)
+    resolver = TrustedResolver(policy_of(API), inner)
     found = await resolver.resolve("cdn.runcomfy.net", 443)
     assert [result["host"] for result in found] == ["8.8.8.8", "2606:4700::1"]
     await resolver.close()
@@ -294,7 +298,7 @@ async def test_a_name_with_public_addresses_keeps_them() -> None:
 
 @pytest.mark.parametrize("host", ["media.corp.example", "a.lab.example", "model-api.runcomfy.net"])
 async def test_a_host_that_the_user_named_may_be_private(host: str) -> None:
-    policy = TrustPolicy(API, ("media.corp.example", "*.lab.example"))
+    policy = policy_of(API, ("media.corp.example", "*.lab.example"))
     found = await TrustedResolver(policy, FakeResolver("10.0.0.1")).resolve(host, 443)
     assert found[0]["host"] == "10.0.0.1"
 
@@ -308,7 +312,7 @@ async def test_a_trusted_name_that_resolves_to_this_machine_is_never_connected_t
 ) -> None:
     async with MediaServer(RangedFile(PNG)) as server:
         downloader = Downloader(
-            TrustPolicy(API),
+            policy_of(API),
             DownloadLimits(),
             SystemClock(),
             random.Random(1),
@@ -326,7 +330,7 @@ async def test_the_address_that_was_checked_is_the_one_connected_to(tmp_path: Pa
         resolver = FakeResolver("127.0.0.1")
         base = f"http://media.invalid:{server.port}"
         downloader = Downloader(
-            TrustPolicy(base), DownloadLimits(), SystemClock(), random.Random(1), Way(resolver=resolver)
+            policy_of(base), DownloadLimits(), SystemClock(), random.Random(1), Way(resolver=resolver)
         )
         async with downloader:
             await downloader.fetch(f"{base}/x.png", tmp_path / "part", never)
@@ -345,7 +349,7 @@ class Unresolvable(FakeResolver):
 async def test_a_name_that_does_not_resolve_just_now_is_tried_again(tmp_path: Path) -> None:
     resolver = Unresolvable()
     downloader = Downloader(
-        TrustPolicy(API), DownloadLimits(), JumpingClock(), random.Random(1), Way(resolver=resolver)
+        policy_of(API), DownloadLimits(), JumpingClock(), random.Random(1), Way(resolver=resolver)
     )
     async with downloader:
         with pytest.raises(DownloadStalled):

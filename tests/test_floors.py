@@ -11,9 +11,9 @@ import batcher
 
 ROOT = Path(batcher.__file__).parent
 FLOORS = [
-    {"errors", "clock", "layout", "terminal", "thread_batches", "ports", "media"},
+    {"errors", "clock", "layout", "terminal", "thread_batches", "media"},
     {"disk", "jobs", "pacing", "http"},
-    {"options", "schema", "ledger", "download", "sandbox"},
+    {"options", "schema", "ledger", "download", "sandbox", "ports"},
     {"manifest", "planning", "store", "providers"},
     {"dataset"},
     {"engine", "report"},

@@ -401,7 +401,7 @@ async def run_one(batch_path, submitted, result):
         limits = DownloadLimits(stall_s=0.05, backoff_base_s=0.01)
         async with (
             HttpService(endpoint, clock) as service,
-            Downloader(TrustPolicy(endpoint.base_url), limits, clock, random.Random(1)) as fetcher,
+            Downloader(TrustPolicy((endpoint.base_url,)), limits, clock, random.Random(1)) as fetcher,
         ):
             batch = Batch(batch_path, api=service, files=fetcher, clock=clock)
             ended = await batch.run(

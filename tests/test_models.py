@@ -116,11 +116,11 @@ class TestModels:
         clock, disk = SystemClock(), LocalDisk()
         async with connect(SandboxOptions(), Host(home=tmp_path), None, spending=False) as site:
             cache = ListingCache(tmp_path, "http://api", disk, clock)
-            listed = (await cache.listing(site.catalog)).models
+            listed = (await cache.listing(site.catalog())).models
             assert {model["model_id"] for model in listed} == SPECS.keys()
             (file,) = tmp_path.glob("models-*.json")
             file.write_bytes(b"{")
-            assert (await cache.listing(site.catalog)).source.origin == "catalogue"
+            assert (await cache.listing(site.catalog())).source.origin == "catalogue"
         offline = Catalog(None, CatalogCache(tmp_path, "http://api", disk), clock)
         assert (await cache.listing(offline)).source.origin == "cache"
 

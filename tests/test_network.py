@@ -188,7 +188,7 @@ async def test_a_post_and_a_download_go_through_the_tunnel_and_the_proxy_sees_no
         network = Network({"HTTPS_PROXY": site.proxy, variable: str(site.ca)})
         async with service(network) as api:
             assert await api.submit("acme/paint", b"{}") == "r1"
-        policy, way = TrustPolicy(str(API)), Way(network)
+        policy, way = TrustPolicy((str(API),)), Way(network)
         limits, clock = DownloadLimits(), SystemClock()
         async with Downloader(policy, limits, clock, random.Random(1), way) as fetcher:
             fetched = await fetcher.fetch(
@@ -248,7 +248,7 @@ async def test_a_host_that_resolves_to_a_private_address_is_refused_behind_a_pro
     network = Network({"HTTPS_PROXY": "http://127.0.0.1:1"})
     way = Way(network, FakeResolver("10.0.0.7"))
     async with Downloader(
-        TrustPolicy("https://api.example.test/v1"),
+        TrustPolicy(("https://api.example.test/v1",), ("runcomfy.net",)),
         DownloadLimits(),
         SystemClock(),
         random.Random(1),

@@ -264,7 +264,7 @@ class TestUrlChecks:
 
 @asynccontextmanager
 async def looking(*replies, allowed=lambda url: True, **limits):
-    policy = TrustPolicy("http://127.0.0.1")
+    policy = TrustPolicy(("http://127.0.0.1",))
     async with (
         MediaServer(*replies) as server,
         Lookup(policy, allowed, LookupLimits(**limits)) as lookup,
@@ -322,14 +322,14 @@ class TestLookup:
             assert "without an end" in (await lookup.look(server.url)).problem
 
     async def test_a_name_that_leads_into_the_house_is_refused(self):
-        policy = TrustPolicy("https://api.example.com")
+        policy = TrustPolicy(("https://api.example.com",))
         async with Lookup(policy, is_public_url, way=Way(resolver=StaticResolver("10.0.0.7"))) as lookup:
             assert (
                 "not a public address" in (await lookup.look("https://media.example.com/a.png")).problem
             )
 
     async def test_what_is_not_public_is_never_connected_to(self):
-        async with Lookup(TrustPolicy("https://api.example.com"), is_public_url) as lookup:
+        async with Lookup(TrustPolicy(("https://api.example.com",)), is_public_url) as lookup:
             for url in (
                 "http://example.com/a.png",
                 "https://127.0.0.1/a.png",
@@ -342,7 +342,7 @@ class TestLookup:
         async with looking(Reply(hang=True, length=-1, body=b""), timeout_s=0.05) as (server, lookup):
             pass
         async with Lookup(
-            TrustPolicy("http://127.0.0.1"), lambda url: True, LookupLimits(timeout_s=0.5)
+            TrustPolicy(("http://127.0.0.1",)), lambda url: True, LookupLimits(timeout_s=0.5)
         ) as lookup:
             assert "can't be reached" in (await lookup.look(f"http://127.0.0.1:{server.port}/x")).problem
 

@@ -12,7 +12,7 @@ import textwrap
 import time
 
 import pytest
-from engine import LoopClock, in_virtual_time
+from engine import Api, LoopClock, in_virtual_time
 
 from batcher.clock import Deadline, SystemClock
 from batcher.download.patience import DownloadLimits, Patience
@@ -128,7 +128,7 @@ async def test_a_download_is_not_given_up_for_the_time_of_a_pause():
 @in_virtual_time
 async def test_an_outage_is_not_told_for_the_time_of_a_pause():
     clock, control = StoppedClock(), Control()
-    line = ApiLine(Gate(random.Random(1)), clock, control)
+    line = ApiLine(Api(), Gate(random.Random(1)), clock, control)
 
     async def fails():
         raise Unavailable("connection lost")

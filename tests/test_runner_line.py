@@ -4,7 +4,7 @@ import asyncio
 import random
 
 import pytest
-from engine import FakeClock
+from engine import Api, FakeClock
 
 from batcher.clock import time_of_day
 from batcher.engine.gateway import ApiLine
@@ -28,7 +28,7 @@ MISSES = [NotSent("no route"), Unavailable("502 Bad Gateway"), OutcomeUnknown("t
 class Bench:
     def __init__(self, outage=DEFAULT_OUTAGE):
         self.clock, self.control = FakeClock(), Control()
-        self.line = ApiLine(Gate(random.Random(1)), self.clock, self.control, outage)
+        self.line = ApiLine(Api(), Gate(random.Random(1)), self.clock, self.control, outage=outage)
 
     async def call(self, answer="fine", takes_s=0.0, *, at_once=False):
         async def exchange():
@@ -140,7 +140,7 @@ async def test_an_api_that_can_not_be_reached_is_not_hammered(bench):
 
 async def test_what_all_calls_wait_for_is_told_with_its_end():
     clock = FakeClock()
-    line = ApiLine(Gate(random.Random(1)), clock, Control(), Outage())
+    line = ApiLine(Api(), Gate(random.Random(1)), clock, Control(), outage=Outage())
 
     async def turned_away():
         raise TurnedAway("later", retry_after_s=3600.0)

@@ -22,6 +22,7 @@ from batcher.errors import (
 )
 from batcher.jobs.lifecycle import Stage, State
 from batcher.options.facts import Policy
+from batcher.providers.runcomfy import body
 from batcher.providers.runcomfy.body import request_body
 
 
@@ -116,7 +117,7 @@ async def test_a_rejection_is_final_for_this_job_and_costs_nothing(batch, error)
         (BalanceExhausted("402 no credits"), StoppedError, 3),
         (AuthRefused("401 bad token"), CredentialsError, 77),
         (NotFound("404 no such model"), StoppedError, 3),
-        (Rejected("400 InvalidResourceIdentifier", error_code=400001), StoppedError, 3),
+        (NotFound("400 InvalidResourceIdentifier", error_code=400001), StoppedError, 3),
     ],
 )
 @in_virtual_time
@@ -203,12 +204,12 @@ async def test_a_held_slot_does_not_keep_a_finished_run_waiting(batch):
 )
 @in_virtual_time
 async def test_a_local_file_that_is_not_the_planned_one_fails_the_job_before_anything_is_sent(
-    batch, error
+    batch, error, monkeypatch
 ):
     def broken(one):
         raise error
 
-    batch.body_of = broken
+    monkeypatch.setattr(body, "request_body", broken)
     ended = await batch.run([job("cat")])
     record = ended.records["cat"]
     assert (record.state, record.stage, record.code) == (State.FAILED, Stage.SUBMIT, LOCAL_MEDIA)
@@ -218,14 +219,14 @@ async def test_a_local_file_that_is_not_the_planned_one_fails_the_job_before_any
 
 @pytest.mark.parametrize(("inputs", "off_loop"), [({}, False), ({"image": "x" * 50_000}, True)])
 @in_virtual_time
-async def test_a_body_is_made_off_the_loop_where_that_takes_time(batch, inputs, off_loop):
+async def test_a_body_is_made_off_the_loop_where_that_takes_time(batch, inputs, off_loop, monkeypatch):
     made = []
 
     def body_of(one):
         made.append(any(frame.function == "to_thread" for frame in inspect.stack()))
         return request_body(one)
 
-    batch.body_of = body_of
+    monkeypatch.setattr(body, "request_body", body_of)
     await batch.run([job("cat", **inputs)])
     assert made == [off_loop]
 

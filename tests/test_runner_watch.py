@@ -3,9 +3,9 @@
 import random
 
 import pytest
-from engine import FakeClock, answer
+from engine import MODEL, FakeClock, answer
 
-from batcher.engine.gateway import ApiLine
+from batcher.engine.gateway import ApiLine, Lines
 from batcher.engine.poll import Absence, Gone, Watcher, is_final_no
 from batcher.engine.stop import Control
 from batcher.errors import (
@@ -19,7 +19,7 @@ from batcher.errors import (
 )
 from batcher.pacing.gate import Gate
 from batcher.pacing.polling import PollSchedule
-from batcher.ports import Phase
+from batcher.ports import Handle, Phase
 
 RUNNING, QUEUED, ODD = (
     answer(Phase.RUNNING),
@@ -33,14 +33,17 @@ NOT_FOUND = NotFound("no such request", http_status=404)
 class Bench:
     """A watcher and a script of answers, the last of which is given for ever."""
 
+    name = "scripted"
+
     def __init__(self, *script):
         self.script = list(script)
         self.clock, self.control, self.rng = FakeClock(), Control(), random.Random(3)
-        line = ApiLine(Gate(self.rng), self.clock, self.control)
-        self.watcher = Watcher(self, line, self.control, self.clock, self.rng)
+        line = ApiLine(self, Gate(self.rng), self.clock, self.control)
+        lines = Lines(lambda model: self, lambda provider: line)
+        self.watcher = Watcher(lines, self.control, self.clock, self.rng)
         self.polls = []
 
-    async def result(self, request_id):
+    async def result(self, request):
         self.polls.append(self.clock.at_s)
         step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         if isinstance(step, Exception):
@@ -48,11 +51,11 @@ class Bench:
         return step
 
     async def ask(self, timeout_s=None):
-        return await self.watcher.ask("r1", timeout_s)
+        return await self.watcher.ask(Handle(MODEL, "r1"), timeout_s)
 
     async def watch(self, timeout_s=7200.0, *, taken_over=False):
         schedule = PollSchedule(self.rng)
-        return await self.watcher.watch("r1", schedule, timeout_s, taken_over=taken_over)
+        return await self.watcher.watch(Handle(MODEL, "r1"), schedule, timeout_s, taken_over=taken_over)
 
 
 @pytest.mark.parametrize("end", [DONE, FAILED, CANCELLED])

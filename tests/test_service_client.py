@@ -39,7 +39,7 @@ from batcher.errors import (
 )
 from batcher.http.endpoint import Endpoint, Token
 from batcher.http.exchange import BEFORE_SENDING, BODY_MAX_BYTES, ExchangeTimeouts
-from batcher.ports import CancelOutcome, Phase, Service
+from batcher.ports import CancelOutcome, Phase
 from batcher.providers.runcomfy.client import HttpService
 
 SECRET = "s3cr3t-Token-0123456789abcdef"
@@ -203,7 +203,7 @@ async def test_a_closed_client_sends_nothing() -> None:
 
 
 def test_the_client_is_a_service() -> None:
-    service: Service = HttpService(Endpoint("http://localhost:1/v1", TOKEN), SystemClock())
+    service = HttpService(Endpoint("http://localhost:1/v1", TOKEN), SystemClock())
     assert service
 
 

@@ -1,4 +1,4 @@
-"""What the engine counts on in a Service: the simulated one and the real client keep the same contract.
+"""What the engine counts on in a provider: the simulated one and the real client keep the same contract.
 
 The real client talks to the sandbox over loopback, the simulated one to its server in virtual time.
 """
@@ -26,8 +26,9 @@ from batcher.errors import (
     TurnedAway,
 )
 from batcher.http.endpoint import Endpoint, Token
-from batcher.ports import CancelOutcome, Phase, Service
+from batcher.ports import CancelOutcome, Handle, Phase, Provider
 from batcher.providers.runcomfy.client import HttpService
+from batcher.providers.runcomfy.provider import RunComfy
 from batcher.sandbox.faults import Fault
 from batcher.sandbox.server import Sandbox
 from batcher.sandbox.settings import SandboxSettings
@@ -69,9 +70,9 @@ SITUATIONS: dict[str, tuple[Climate, dict[str, Any]]] = {
 
 
 class Api(Protocol):
-    """A service, and the hands on its server that a test needs."""
+    """A provider, and the hands on its server that a test needs."""
 
-    service: Service
+    provider: Provider
 
     def run(self, call: Coroutine[Any, Any, T]) -> T: ...
     def wait(self, delay_s: float) -> None: ...
@@ -80,13 +81,13 @@ class Api(Protocol):
 
 
 class Indifferent:
-    """Watches a simulated service and has no objections."""
+    """Watches a simulated provider and has no objections."""
 
     def post_leaves(self, job_id: str) -> int:
         return 1
 
     def call_leaves(self) -> None: ...
-    def poll_leaves(self, request_id: str) -> None: ...
+    def poll_leaves(self, request: str) -> None: ...
     def created(self) -> None: ...
 
 
@@ -99,7 +100,7 @@ class Simulated:
             self.server.balance_usd = 0.0
         if revoked:
             self.server.token_dies_s = 0.0
-        self.service = SimService(self.server, 1, Indifferent())
+        self.provider = SimService(self.server, 1, Indifferent())
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
         return self.world.loop.run_until_complete(call)
@@ -142,11 +143,12 @@ class Real:
         self._sandbox = Sandbox(SandboxSettings(clock=self.clock, balance_usd=balance_usd, **settings))
         base = self.run(self._sandbox.start())
         token = Token("revoked" if revoked else "s3cr3t-token-0123456789")
-        self.service = HttpService(Endpoint(base, token), self.clock)
-        self.run(self.service.__aenter__())
+        self._api = HttpService(Endpoint(base, token), self.clock)
+        self.run(self._api.__aenter__())
+        self.provider = RunComfy(self._api)
 
     def close(self) -> None:
-        self.run(self.service.__aexit__(None, None, None))
+        self.run(self._api.__aexit__(None, None, None))
         self.run(self._sandbox.stop())
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
@@ -191,7 +193,7 @@ def submit(api: Api, job: str = "cat") -> str:
     inputs = {"prompt": job, "image_url": "https://example.com/cat.png"}
     # The simulated server goes by the job's name, the sandbox by the model's schema.
     body = inputs if isinstance(api, Real) else {"job": job, "input": inputs}
-    return api.run(api.service.submit(MODEL, json.dumps(body).encode()))
+    return api.run(api.provider.submit(MODEL, json.dumps(body).encode()))
 
 
 @contextmanager
@@ -206,8 +208,8 @@ def refused(api: Api, error: type[CallError]) -> Iterator[Any]:
 
 def test_a_submission_creates_one_job_and_charges_for_it_at_once(api):
     here = api()
-    request_id = submit(here)
-    assert request_id
+    request = submit(here)
+    assert request
     assert here.created() == 1
     assert here.charged_usd() > 0.0
 
@@ -220,48 +222,48 @@ def test_each_submission_is_a_job_of_its_own_even_of_the_same_inputs(api):
 
 def test_a_request_is_not_terminal_until_its_end_then_has_outputs_and_stays_so(api):
     here = api()
-    request_id = submit(here)
-    first = here.run(here.service.result(request_id))
+    request = submit(here)
+    first = here.run(here.provider.result(request))
     assert not first.phase.terminal
     assert first.urls == ()
     here.wait(LONG_S)
-    last = here.run(here.service.result(request_id))
+    last = here.run(here.provider.result(request))
     assert last.phase is Phase.SUCCEEDED
     assert last.urls
-    again = here.run(here.service.result(request_id))
+    again = here.run(here.provider.result(request))
     assert (again.phase, len(again.urls)) == (last.phase, len(last.urls))
 
 
 def test_a_reported_cost_is_what_was_charged(api):
     here = api()
-    request_id = submit(here)
+    request = submit(here)
     here.wait(LONG_S)
-    assert here.run(here.service.result(request_id)).cost_usd in (None, here.charged_usd())
+    assert here.run(here.provider.result(request)).cost_usd in (None, here.charged_usd())
 
 
 def test_asking_changes_nothing(api):
     here = api()
-    request_id = submit(here)
+    request = submit(here)
     for _ in range(5):
-        here.run(here.service.result(request_id))
+        here.run(here.provider.result(request))
     assert here.created() == 1
 
 
 def test_what_is_queued_can_be_cancelled_and_costs_nothing_then(api):
     here = api()
-    request_id = submit(here)
-    assert here.run(here.service.cancel(request_id)) is CancelOutcome.CANCELLED
+    request = submit(here)
+    assert here.run(here.provider.cancel(request)) is CancelOutcome.CANCELLED
     assert here.charged_usd() == 0.0
     here.wait(LONG_S)
-    assert here.run(here.service.result(request_id)).phase is Phase.CANCELLED
+    assert here.run(here.provider.result(request)).phase is Phase.CANCELLED
 
 
 def test_what_has_ended_can_not_be_cancelled(api):
     here = api()
-    request_id = submit(here)
+    request = submit(here)
     here.wait(LONG_S)
-    assert here.run(here.service.cancel(request_id)) is CancelOutcome.NOT_CANCELLABLE
-    assert here.run(here.service.result(request_id)).phase is Phase.SUCCEEDED
+    assert here.run(here.provider.cancel(request)) is CancelOutcome.NOT_CANCELLABLE
+    assert here.run(here.provider.result(request)).phase is Phase.SUCCEEDED
     assert here.charged_usd() > 0.0
 
 
@@ -269,7 +271,7 @@ def test_what_has_ended_can_not_be_cancelled(api):
 def test_a_request_that_nobody_made_is_not_found(api, call):
     here = api()
     with pytest.raises(NotFound):
-        here.run(getattr(here.service, call)("r-unheard-of"))
+        here.run(getattr(here.provider, call)(Handle(MODEL, "r-unheard-of")))
 
 
 def test_without_balance_nothing_is_created(api):
@@ -283,7 +285,7 @@ def test_without_a_good_token_nothing_is_created_and_nothing_told(api):
     with refused(here, AuthRefused):
         submit(here)
     with pytest.raises(AuthRefused):
-        here.run(here.service.result("r1"))
+        here.run(here.provider.result(Handle(MODEL, "r1")))
 
 
 def test_what_is_rejected_is_not_created(api):
@@ -316,9 +318,9 @@ def test_a_request_that_is_lost_looks_the_same_and_leaves_nothing(api):
 @pytest.mark.parametrize("situation", ["failing", "failing with a list"])
 def test_a_failed_generation_is_a_result_and_no_error(api, situation):
     here = api(situation)
-    request_id = submit(here)
+    request = submit(here)
     here.wait(LONG_S)
-    result = here.run(here.service.result(request_id))
+    result = here.run(here.provider.result(request))
     assert result.phase is Phase.FAILED
     assert result.urls == ()
     assert result.message or result.error_code
@@ -326,7 +328,7 @@ def test_a_failed_generation_is_a_result_and_no_error(api, situation):
 
 def test_completed_may_come_without_any_output(api):
     here = api("empty-handed")
-    request_id = submit(here)
+    request = submit(here)
     here.wait(LONG_S)
-    result = here.run(here.service.result(request_id))
+    result = here.run(here.provider.result(request))
     assert (result.phase, result.urls) == (Phase.SUCCEEDED, ())

@@ -50,9 +50,9 @@ class Dear(Api):
         super().__init__(**fields)
         self.costs_usd, self.late_s = costs_usd, late_s
 
-    async def result(self, request_id):
-        result = await super().result(request_id)
-        request = self.requests[request_id]
+    async def result(self, handle):
+        result = await super().result(handle)
+        request = self.requests[handle.id]
         age_s = asyncio.get_running_loop().time() - request.at_s
         if not result.phase.terminal or age_s < self.takes_s + self.late_s:
             return result

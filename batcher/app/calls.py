@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -10,8 +10,19 @@ from urllib.parse import urlsplit
 from batcher.clock import Clock
 from batcher.download.downloader import Fetcher
 from batcher.download.transfer import Fetched
+from batcher.engine.gateway import Providers
 from batcher.errors import BatcherError
-from batcher.ports import CallObserver, CancelOutcome, EndedCall, Result, Service
+from batcher.jobs.job import Job
+from batcher.ports import (
+    CallObserver,
+    CancelOutcome,
+    EndedCall,
+    Handle,
+    Lost,
+    Provider,
+    Result,
+    Trace,
+)
 
 T = TypeVar("T")
 
@@ -38,22 +49,31 @@ class CallTimer:
             self._observer.call(EndedCall(kind, what, outcome, self._clock.monotonic() - began_s))
 
 
-class TimedService:
-    """See :class:`batcher.ports.Service`."""
+class TimedProvider:
+    """See :class:`batcher.ports.Provider`."""
 
-    def __init__(self, service: Service, timer: CallTimer) -> None:
-        self._service = service
+    def __init__(self, provider: Provider, timer: CallTimer) -> None:
+        self.name, self.traits = provider.name, provider.traits
+        self._provider = provider
         self._timer = timer
 
-    async def submit(self, model: str, body: bytes) -> str:
-        return await self._timer.timed("submit", model, self._service.submit(model, body), str)
+    async def prepare(self, job: Job) -> bytes:
+        return await self._provider.prepare(job)
 
-    async def result(self, request_id: str) -> Result:
-        asked = self._service.result(request_id)
-        return await self._timer.timed("result", request_id, asked, lambda result: result.word)
+    async def submit(self, model: str, body: bytes) -> Handle:
+        posted = self._provider.submit(model, body)
+        return await self._timer.timed("submit", model, posted, lambda request: request.id)
 
-    async def cancel(self, request_id: str) -> CancelOutcome:
-        return await self._timer.timed("cancel", request_id, self._service.cancel(request_id), str)
+    async def result(self, request: Handle) -> Result:
+        asked = self._provider.result(request)
+        return await self._timer.timed("result", request.id, asked, lambda result: result.word)
+
+    async def cancel(self, request: Handle) -> CancelOutcome:
+        return await self._timer.timed("cancel", request.id, self._provider.cancel(request), str)
+
+    async def trace(self, lost: Sequence[Lost], known: Callable[[str], bool]) -> dict[str, Trace]:
+        found = self._provider.trace(lost, known)
+        return await self._timer.timed("trace", self.name, found, lambda told: f"{len(told)} found")
 
 
 class TimedFetcher:
@@ -69,9 +89,11 @@ class TimedFetcher:
         return await self._timer.timed("download", host, fetching, lambda file: f"{file.bytes} bytes")
 
 
-def timed(service: Service, fetcher: Fetcher, observer: object, clock: Clock) -> tuple[Service, Fetcher]:
+def timed(
+    providers: Providers, fetcher: Fetcher, observer: object, clock: Clock
+) -> tuple[Providers, Fetcher]:
     """Both unchanged, or with each call reported to ``observer`` if it has ``call``."""
     if not isinstance(observer, CallObserver):
-        return service, fetcher
+        return providers, fetcher
     timer = CallTimer(observer, clock)
-    return TimedService(service, timer), TimedFetcher(fetcher, timer)
+    return lambda model: TimedProvider(providers(model), timer), TimedFetcher(fetcher, timer)

@@ -1,12 +1,11 @@
-"""Connects a run to its API: the real one with a token, or the embedded sandbox."""
+"""Connects a run to the APIs of its models: the real ones with a token, or the embedded sandbox."""
 
 from __future__ import annotations
 
 import shlex
-import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batcher.app.host import Host
@@ -15,91 +14,124 @@ from batcher.download.lookup import Lookup
 from batcher.download.patience import DownloadLimits
 from batcher.download.trust import TrustPolicy
 from batcher.download.way import Way
-from batcher.errors import CredentialsError, LedgerError
-from batcher.http.endpoint import Endpoint, Token
+from batcher.errors import LedgerError
 from batcher.http.network import Network
 from batcher.jobs.lifecycle import SANDBOX_API
 from batcher.layout import HIDDEN_NAME, SANDBOX_NAME
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.media import is_public_url
-from batcher.options.facts import SandboxOptions, Trust
-from batcher.providers.catalog import Catalog
-from batcher.providers.catalog_cache import CatalogCache, cache_dir
+from batcher.options.facts import Outage, SandboxOptions, Trust
+from batcher.ports import Provider
+from batcher.providers.catalog import Catalog, Specs
+from batcher.providers.catalog_cache import CachedEntry, cache_dir
 from batcher.providers.listing import ListingCache
-from batcher.providers.runcomfy.balance import balance_usd
-from batcher.providers.runcomfy.client import HttpService
-from batcher.providers.runcomfy.credentials import BASE_VARIABLE, DEFAULT_BASE_URL, base_url, find_token
+from batcher.providers.registry import OPENERS, vendor_of, vendors_of
+from batcher.providers.runcomfy.credentials import BASE_VARIABLE, base_url
+from batcher.providers.runcomfy.provider import NAME as RUNCOMFY
+from batcher.providers.vendor import Surroundings, Vendor
 from batcher.terminal import visible
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The API that a run uses. ``api`` is its name in the ledger."""
+    """The APIs that a run uses, by vendor. ``api`` is their name in the ledger."""
 
     api: str
-    endpoint: Endpoint
-    service: HttpService
-    catalog: Catalog
-    cache_folder: Path | None
-    """None: the catalogue is not cached on disk."""
-    network: Network = field(default_factory=Network)
+    vendors: dict[str, Vendor]
+    network: Network
+    _around: Surroundings
+    _open: AsyncExitStack
 
-    async def balance_usd(self, host: Host) -> float | None:
-        """The account's balance in USD; None if it can't be queried."""
-        return None if self.api == SANDBOX_API else await balance_usd(self.endpoint, host.env)
+    async def reach(self, models: Iterable[str]) -> None:
+        """Connect to the vendors of ``models`` too. Raises CredentialsError."""
+        for name in vendors_of(models):
+            if name not in self.vendors:
+                vendor = OPENERS[name](self._around)
+                self.vendors[name] = await self._open.enter_async_context(vendor)
+
+    def provider(self, model: str) -> Provider:
+        """The provider of a model."""
+        return self.vendors[vendor_of(model)].provider
+
+    def catalog(self, model: str = "") -> Catalog:
+        """The catalogue that lists a model."""
+        return self.vendors[vendor_of(model)].catalog
+
+    async def specs(
+        self, models: Iterable[str], kept: Mapping[str, CachedEntry], outage: Outage
+    ) -> Specs:
+        """The spec of each model, from its own vendor. Raises nothing: each source holds its problem."""
+        wanted = list(models)
+        specs = Specs({}, {})
+        for name in vendors_of(wanted):
+            own = [model for model in wanted if vendor_of(model) == name]
+            catalog = replace(
+                self.vendors[name].catalog, limit_s=outage.first_s, persists=outage.is_asked
+            )
+            specs |= await catalog.specs(own, kept=kept)
+        return specs
+
+    async def balance_usd(self, models: Iterable[str]) -> float | None:
+        """The balance of the account that pays for ``models``; None if it can't be asked."""
+        names = vendors_of(models)
+        return await self.vendors[names[0]].balance_usd() if len(names) == 1 else None
 
     def listing(self, host: Host) -> ListingCache:
-        """The whole catalogue as a list."""
-        return ListingCache(self.cache_folder, self.endpoint.origin, host.disk, host.clock)
+        """RunComfy's whole catalogue as a list."""
+        folder = None if self.api == SANDBOX_API else cache_dir(host.env, host.home)
+        return ListingCache(folder, self.vendors[RUNCOMFY].endpoint.origin, host.disk, host.clock)
 
     def downloader(self, host: Host, trust: Trust, downloads: int) -> Downloader:
-        """Fetches outputs from the vendor's hosts, the API's host, and those the user named."""
-        policy = TrustPolicy(self.endpoint.base_url, trust.allow_hosts)
+        """Fetches outputs from the vendors' hosts, the APIs' hosts, and those the user named."""
+        vendors = self.vendors.values()
+        domains = (domain for vendor in vendors for domain in vendor.provider.traits.output_domains)
+        apis = tuple(vendor.endpoint.base_url for vendor in vendors)
+        policy = TrustPolicy(apis, tuple(domains), trust.allow_hosts)
         limits = DownloadLimits(downloads=downloads, max_file_bytes=trust.max_file_bytes)
-        token = self.endpoint.token
-        way = Way(self.network, redact=token.redact) if token is not None else Way(self.network)
-        return Downloader(policy, limits, host.clock, host.rng, way)
+        return Downloader(policy, limits, host.clock, host.rng, Way(self.network, redact=self._redact))
 
     def lookup(self) -> Lookup:
-        """Checks media that the API will fetch: any public URL, nothing else."""
-        return Lookup(TrustPolicy(DEFAULT_BASE_URL), is_public_url, way=Way(self.network))
+        """Checks media that the APIs will fetch: any public URL, nothing else."""
+        return Lookup(TrustPolicy(()), is_public_url, way=Way(self.network))
+
+    def _redact(self, text: str) -> str:
+        for vendor in self.vendors.values():
+            text = vendor.endpoint.redact(text)
+        return text
 
 
 @asynccontextmanager
 async def connect(
-    sandbox: SandboxOptions | None, host: Host, run_dir: Path | None, *, spending: bool = True
+    sandbox: SandboxOptions | None,
+    host: Host,
+    run_dir: Path | None,
+    *,
+    models: Collection[str] = (),
+    spending: bool = True,
 ) -> AsyncIterator[Site]:
-    """The API, ready to use. Raises CredentialsError if ``spending`` and there is no token.
+    """The APIs of ``models``, ready to use; RunComfy's if there are none.
 
-    The sandbox stores its requests in ``run_dir``: they survive this process, and other processes that
-    work on the same run directory know them.
+    Raises CredentialsError if ``spending`` and there is no token for one of them. The sandbox stores its
+    requests in ``run_dir``: they survive this process, and other processes that work on the same run
+    directory know them.
     """
-    if sandbox is not None:
-        async with _sandbox(sandbox, host, run_dir if spending else None) as site:
-            yield site
-        return
-    endpoint = _real(host, needs_token=spending)
-    network = Network(host.env)
-    async with HttpService(endpoint, host.clock, network=network) as service:
-        folder = cache_dir(host.env, host.home)
-        catalog = Catalog(service, CatalogCache(folder, endpoint.origin, host.disk), host.clock)
-        yield Site(endpoint.base_url, endpoint, service, catalog, folder, network)
-
-
-def _real(host: Host, *, needs_token: bool) -> Endpoint:
-    try:
-        found = find_token(host.env, host.home)
-    except CredentialsError:
-        if needs_token:
-            raise
-        return Endpoint(base_url(host.env))
-    for warning in found.warnings:
-        host.observer.warn(warning)
-    return Endpoint(base_url(host.env), found.token)
+    around = Surroundings(
+        host.env, host.home, host.clock, host.disk, Network(host.env), spending, warn=host.observer.warn
+    )
+    async with AsyncExitStack() as stack:
+        api = base_url(host.env) if sandbox is None else SANDBOX_API
+        if sandbox is not None:
+            kept_in = run_dir if spending else None
+            origin = await stack.enter_async_context(_sandbox(sandbox, host, kept_in))
+            around = replace(around, sandbox=origin)
+        site = Site(api, {}, around.network, around, stack)
+        await site.reach(models or [""])
+        yield site
 
 
 @asynccontextmanager
-async def _sandbox(options: SandboxOptions, host: Host, run_dir: Path | None) -> AsyncIterator[Site]:
+async def _sandbox(options: SandboxOptions, host: Host, run_dir: Path | None) -> AsyncIterator[str]:
+    """An embedded sandbox; its origin."""
     from batcher.sandbox.server import Sandbox
     from batcher.sandbox.settings import SandboxSettings
 
@@ -111,10 +143,7 @@ async def _sandbox(options: SandboxOptions, host: Host, run_dir: Path | None) ->
         clock=host.clock,
     )
     async with Sandbox(settings) as base:
-        endpoint = Endpoint(base, Token(uuid.uuid4().hex))
-        async with HttpService(endpoint, host.clock) as service:
-            catalog = Catalog(service, CatalogCache(None, endpoint.origin, host.disk), host.clock)
-            yield Site(SANDBOX_API, endpoint, service, catalog, None, Network(host.env))
+        yield base.removesuffix("/v1")
 
 
 def check_same_api(snapshot: Snapshot, site: Site, run_dir: Path) -> None:

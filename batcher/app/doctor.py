@@ -30,12 +30,14 @@ from batcher.layout import HIDDEN_NAME
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.lock import check_free
 from batcher.ledger.segments import segments_in
+from batcher.ports import Handle
 from batcher.providers.runcomfy.credentials import (
     BASE_VARIABLE,
     LAST_RESORT_VARIABLE,
     PRIMARY_VARIABLE,
     find_token,
 )
+from batcher.providers.runcomfy.provider import NAME as RUNCOMFY
 from batcher.providers.runcomfy.server_time import server_time
 from batcher.terminal import visible
 
@@ -95,7 +97,7 @@ async def _api(site: Site, host: Host) -> Check:
     """Ask for a request that there isn't: costs nothing, and is refused without a valid token."""
     began_s = host.clock.monotonic()
     try:
-        await site.service.result(NO_SUCH_REQUEST)
+        await site.provider("").result(Handle("", NO_SUCH_REQUEST))
     except NotFound:
         pass
     except AuthRefused as error:
@@ -107,7 +109,7 @@ async def _api(site: Site, host: Host) -> Check:
 
 
 async def _balance(site: Site, host: Host) -> Check:
-    usd = await site.balance_usd(host)
+    usd = await site.balance_usd([""])
     if usd is None:
         return Check("balance", "can't be asked", is_warning=True)
     return Check("balance", f"${usd:,.2f}", StoppedError.exit_code if usd <= 0 else 0)
@@ -115,7 +117,7 @@ async def _balance(site: Site, host: Host) -> Check:
 
 async def _clock(site: Site, host: Host) -> Check:
     """Compare to the API's ``Date``, which is exact to a second."""
-    theirs = await server_time(site.endpoint, site.network)
+    theirs = await server_time(site.vendors[RUNCOMFY].endpoint, site.network)
     if theirs is None:
         return Check("clock", "the API names no time to compare to", is_warning=True)
     skew_s = (host.clock.now() - theirs).total_seconds()

@@ -10,7 +10,7 @@ from batcher.app.guard import moved_since
 from batcher.app.host import Host
 from batcher.app.prepare import Prepared, balance_warning, question_before
 from batcher.app.schema_warnings import odd_schemas
-from batcher.app.show_bodies import ShownJob, shown_jobs
+from batcher.app.show_bodies import ShownJob
 from batcher.ledger.book import Book, PeriodRoom
 from batcher.ledger.snapshot import Snapshot
 from batcher.planning.durations import Forecast, forecast
@@ -59,6 +59,5 @@ def foresee(
             *prepared.survey.urls.warnings(host.clock.now(), expected.duration_s),
             *([] if question is None else [f"{question.text}: a run asks, or needs {question.flag}"]),
         ),
-        shown=tuple(shown_jobs(prepared.work(snapshot), options.show)) if options.show else (),
         rooms=tuple(book.rooms()) if book is not None else (),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
 
 from batcher.errors import CallError, InputError
@@ -11,12 +12,11 @@ SUGGESTED = 5
 _SEARCHED = 100
 
 
-async def check_known(specs: Specs, catalog: Catalog) -> None:
+async def check_known(specs: Specs, catalog_of: Callable[[str], Catalog]) -> None:
     """Raises InputError for models that don't exist, with existing similar ones."""
-    if specs.unknown:
-        raise InputError(
-            "\n".join([await _no_such_model(name, specs, catalog) for name in specs.unknown])
-        )
+    told = [await _no_such_model(name, specs, catalog_of(name)) for name in specs.unknown]
+    if told:
+        raise InputError("\n".join(told))
 
 
 async def _no_such_model(model: str, specs: Specs, catalog: Catalog) -> str:

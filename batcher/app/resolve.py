@@ -9,8 +9,10 @@ from pathlib import Path
 
 from batcher.app.connect import Site, check_same_api, connect
 from batcher.app.host import Host
+from batcher.app.tracing import Traced, trace, traceable
 from batcher.disk import Disk
 from batcher.engine.cancel import cancel_request
+from batcher.engine.poll import handle_of
 from batcher.errors import (
     AuthRefused,
     CallError,
@@ -29,7 +31,7 @@ from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.options.command import as_path, command
 from batcher.options.facts import SandboxOptions
-from batcher.ports import CancelOutcome, Result, Service
+from batcher.ports import CancelOutcome, Handle, Provider, Result
 from batcher.store.bucket import claimed, open_run_dir
 
 
@@ -53,14 +55,15 @@ async def cancel(run_dir: Path, host: Host) -> Cancelled:
         told = Cancelled([], [], [], [])
         for job_id, record in list(ledger.snapshot.unfinished()):
             if record.state is State.SUBMITTED and record.request_id is not None:
-                await _cancel(site.service, ledger, told, (job_id, record.request_id))
+                request = handle_of(record)
+                await _cancel(site.provider(request.model), ledger, told, (job_id, request))
         return told
 
 
-async def _cancel(service: Service, ledger: Ledger, told: Cancelled, job: tuple[str, str]) -> None:
-    job_id, request_id = job
+async def _cancel(provider: Provider, ledger: Ledger, told: Cancelled, job: tuple[str, Handle]) -> None:
+    job_id, request = job
     try:
-        outcome = await cancel_request(service, request_id)
+        outcome = await cancel_request(provider, request)
     except (AuthRefused, NotSent) as error:
         raise _in_words(error) from error
     except CallError as error:
@@ -92,7 +95,8 @@ async def resolve(run_dir: Path, job_id: str, request_id: str | None, host: Host
     async with _held(run_dir, host) as (site, ledger):
         record = _unknown(ledger.snapshot, run_dir, job_id)
         _check_new(run_dir, request_id, host.disk)
-        result = await _ask(site.service, request_id)
+        request = Handle(record.model or "", request_id)
+        result = await _ask(site.provider(request.model), request)
         _check_fits(record, request_id, result)
         await ledger.record(EventName.SUBMITTED, job_id, request_id=request_id)
         checked = "" if result.model is not None else " (the API does not say of which model it is)"
@@ -100,6 +104,21 @@ async def resolve(run_dir: Path, job_id: str, request_id: str | None, host: Host
             f"{job_id}: is request {request_id}, which is {result.word}{checked}; "
             "the next run takes it up"
         )
+
+
+async def resolve_all(run_dir: Path, host: Host) -> Traced:
+    """Resolve the unknown jobs whose providers can tell what became of them.
+
+    Raises LedgerError, LockedError, CredentialsError.
+    """
+    async with _held(run_dir, host) as (site, ledger):
+        told = await trace(ledger, traceable(ledger.snapshot, site.provider), site.provider)
+        asked = {*told.found, *told.not_created, *told.undecided}
+        unknown = ledger.snapshot.unfinished()
+        told.undecided += [
+            job for job, one in unknown if one.state is State.UNKNOWN and job not in asked
+        ]
+        return told
 
 
 def _unknown(snapshot: Snapshot, run_dir: Path, job_id: str) -> JobRecord:
@@ -112,13 +131,13 @@ def _unknown(snapshot: Snapshot, run_dir: Path, job_id: str) -> JobRecord:
     return record
 
 
-async def _ask(service: Service, request_id: str) -> Result:
+async def _ask(provider: Provider, request: Handle) -> Result:
     try:
-        return await service.result(request_id)
+        return await provider.result(request)
     except CallError as error:
         if isinstance(error, AuthRefused) or error.kind is RetryKind.TRANSIENT:
             raise _in_words(error) from error
-        raise InputError(f"{request_id}: is no request that the API knows: {error.message}") from error
+        raise InputError(f"{request.id}: is no request that the API knows: {error.message}") from error
 
 
 def _in_words(error: CallError) -> CredentialsError | UnreachableError:
@@ -146,7 +165,8 @@ def _check_fits(record: JobRecord, request_id: str, result: Result) -> None:
 async def _held(run_dir: Path, host: Host) -> AsyncIterator[tuple[Site, Ledger]]:
     """The API that the last run in ``run_dir`` used, and the ledger, locked."""
     snapshot = read_snapshot(run_dir, host.disk)
-    async with connect(_sandbox_of(snapshot), host, run_dir) as site:
+    models = {record.model or "" for _, record in snapshot.unfinished()}
+    async with connect(_sandbox_of(snapshot), host, run_dir, models=models) as site:
         check_same_api(snapshot, site, run_dir)
         async with _ledger(run_dir, host) as ledger:
             yield site, ledger

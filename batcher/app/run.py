@@ -24,6 +24,8 @@ from batcher.app.outcome import summarise
 from batcher.app.prepare import Prepared, balance_warning, confirm, prepare
 from batcher.app.run_folder import check_existing, run_dir_of
 from batcher.app.schema_warnings import odd_schemas, unchecked_models
+from batcher.app.show_bodies import shown_jobs
+from batcher.app.tracing import trace_first
 from batcher.app.watching import spending_of, told_by
 from batcher.clock import iso
 from batcher.dataset.inspector import MediaInspector
@@ -49,7 +51,6 @@ from batcher.options.run import Options
 from batcher.planning.plan import Plan
 from batcher.providers.catalog import Specs
 from batcher.providers.kept import keep_entries, kept_entries
-from batcher.providers.runcomfy.body import request_body
 from batcher.store.bucket import claimed, ledger_to_read, open_run_dir
 from batcher.store.local import RunDir
 from batcher.store.lost_ledger import check_nothing_lost
@@ -67,12 +68,18 @@ async def run(options: Options, host: Host) -> Summary:
     run_dir, shard = run_dir_of(options, manifest, host.disk), options.selection.shard
     tree = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
     check_existing(options, run_dir, host.disk)
-    async with connect(options.sandbox, host, run_dir) as site, claimed(tree, shard, host.disk):
+    models = manifest.models()
+    async with (
+        connect(options.sandbox, host, run_dir, models=models) as site,
+        claimed(tree, shard, host.disk),
+    ):
         began_s = host.clock.monotonic()
         async with _in_time(options, host):
             specs = await _specs(site, manifest, run_dir, host, options.pace.outage)
         options = _on_what_is_left(options, specs, host.clock.monotonic() - began_s)
         async with _ledger_if_any(run_dir, shard, site, host) as held:
+            await site.reach(record.model or "" for _, record in held.snapshot.unfinished())
+            await trace_first(held, site.provider, tree, host.observer.warn)
             prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
             await check_outputs(prepared, tree, held.snapshot)
             await _warn_of_balance(prepared, site, host)
@@ -119,7 +126,8 @@ async def plan(options: Options, host: Host) -> Planned:
     """All of ``run`` except spending: needs neither token nor network, and writes nothing."""
     manifest = open_manifest(options.manifest, options.overrides, options.also)
     run_dir = run_dir_of(options, manifest, host.disk)
-    async with connect(options.sandbox, host, None, spending=False) as site:
+    models = manifest.models()
+    async with connect(options.sandbox, host, None, models=models, spending=False) as site:
         specs = await _specs(site, manifest, run_dir, host)
         snapshot = await _read(options, run_dir, site, host)
         prepared = prepare(options, manifest, specs, snapshot, run_dir)
@@ -129,8 +137,10 @@ async def plan(options: Options, host: Host) -> Planned:
         check_existing(options, run_dir, host.disk)
         book = read_book(options, site.api, run_dir, host)
         planned = foresee(prepared, snapshot, host, (tree, book))
+        shown = await shown_jobs(prepared.work(snapshot), options.show or 0, site.provider)
+        planned = replace(planned, shown=shown)
         if prepared.plan.to_buy:
-            planned = planned.with_balance(await site.balance_usd(host))
+            planned = planned.with_balance(await site.balance_usd(models))
         if options.check_urls:
             async with site.lookup() as lookup:
                 planned = replace(planned, urls=await check_urls(prepared.media_urls(snapshot), lookup))
@@ -152,7 +162,7 @@ async def _read(options: Options, run_dir: Path, site: Site, host: Host) -> Snap
 async def _warn_of_balance(prepared: Prepared, site: Site, host: Host) -> None:
     if not prepared.plan.to_buy:
         return
-    short = balance_warning(prepared, await site.balance_usd(host))
+    short = balance_warning(prepared, await site.balance_usd(prepared.specs.sources))
     if short is not None:
         host.observer.warn(short)
 
@@ -164,8 +174,7 @@ async def _specs(
 
     Raises InputError for models that don't exist.
     """
-    catalog = replace(site.catalog, limit_s=outage.first_s, persists=outage.is_asked)
-    specs = await catalog.specs(manifest.models(), kept=kept_entries(run_dir, host.disk))
+    specs = await site.specs(manifest.models(), kept_entries(run_dir, host.disk), outage)
     await check_known(specs, site.catalog)
     return specs
 
@@ -300,14 +309,13 @@ async def _drive(
     budget = Budget(ledger, price_usd, caps, shard)
     breaker = Breaker(options.money.max_failures, options.money.max_failures_percent)
     async with site.downloader(host, options.trust, options.pace.downloads) as downloader:
-        service, fetcher = timed(site.service, downloader, host.observer, host.clock)
+        providers, fetcher = timed(site.provider, downloader, host.observer, host.clock)
         deps = Deps(
-            service=service,
+            providers=providers,
             fetcher=fetcher,
             ledger=ledger,
             run_dir=stores[0],
             metadata=stores[1],
-            body_of=request_body,
             clock=host.clock,
             rng=host.rng,
             observer=host.observer,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from batcher.errors import InputError
 from batcher.jobs.job import Job, recorded
 from batcher.planning.plan import Decision
-from batcher.providers.runcomfy.body import request_body
+from batcher.ports import Provider
 
 SHAPES_MAX = 100
 
@@ -27,11 +27,16 @@ class ShownJob(msgspec.Struct, frozen=True):
     body: bytes
 
 
-def shown_jobs(work: Iterable[tuple[Job, Decision]], count: int) -> Iterator[ShownJob]:
+async def shown_jobs(
+    work: Iterable[tuple[Job, Decision]], count: int, providers: Callable[[str], Provider]
+) -> tuple[ShownJob, ...]:
     """The first ``count`` jobs of each model and set of inputs. Reads local media.
 
     Raises InputError if a file can't be read or differs from the planned one.
     """
+    shown: list[ShownJob] = []
+    if not count:
+        return ()
     seen: Counter[tuple[str, frozenset[str]]] = Counter()
     for job, decision in work:
         shape = (job.model, frozenset(job.input))
@@ -39,8 +44,9 @@ def shown_jobs(work: Iterable[tuple[Job, Decision]], count: int) -> Iterator[Sho
             continue
         seen[shape] += 1
         try:
-            body = request_body(job)
+            body = await providers(job.model).prepare(job)
         except (OSError, ValueError) as error:
             raise InputError(f"{job.source}: {error}") from error
         action = decision.bucket.value
-        yield ShownJob(job.id, job.model, str(job.source), action, recorded(job.meta), body)
+        shown.append(ShownJob(job.id, job.model, str(job.source), action, recorded(job.meta), body))
+    return tuple(shown)

@@ -259,15 +259,26 @@ def cancel(run_dir: Path, as_json: bool) -> int:
 
 @cli.command()
 @click.argument("run_dir", type=RUN_DIR)
-@click.argument("job")
+@click.argument("job", required=False)
 @click.option("--request-id", metavar="ID", help="It is this request.")
 @click.option("--not-created", is_flag=True, help="No request was created: the next run submits it.")
-def resolve(run_dir: Path, job: str, request_id: str | None, not_created: bool) -> int:
-    """Settle an unknown JOB by hand, after looking it up on the vendor's Generations page."""
-    from batcher.cli.remote_commands import resolve_unknown
+@click.option("--auto", is_flag=True, help="Ask the vendors that can tell about all unknown jobs.")
+def resolve(
+    run_dir: Path, job: str | None, request_id: str | None, not_created: bool, auto: bool
+) -> int:
+    """Resolve unknown jobs: one JOB after looking it up on the vendor's page, or all with --auto.
 
-    if (request_id is None) != not_created:
-        raise click.UsageError("say either --request-id ID or --not-created")
+    \b
+    Examples:
+      batcher resolve output/shots cat-01 --request-id 8f14e45f
+      batcher resolve output/shots --auto
+    """
+    from batcher.cli.remote_commands import resolve_all, resolve_unknown
+
+    if auto and not (job or request_id or not_created):
+        return resolve_all(run_dir)
+    if auto or job is None or (request_id is None) != not_created:
+        raise click.UsageError("give --auto, or a JOB with either --request-id ID or --not-created")
     return resolve_unknown(run_dir, job, request_id)
 
 

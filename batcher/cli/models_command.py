@@ -47,7 +47,7 @@ def list_models(query: str, asking: Asking) -> int:
 
 async def _listing(asking: Asking) -> ModelList:
     async with connect(_sandbox(asking), _host(), None, spending=False) as site:
-        return await site.listing(_host()).listing(site.catalog, refresh=asking.refresh)
+        return await site.listing(_host()).listing(site.catalog(), refresh=asking.refresh)
 
 
 def _sandbox(asking: Asking) -> SandboxOptions | None:
@@ -92,8 +92,9 @@ def show_model(model_id: str, asking: Asking) -> int:
 
 async def find_model(model_id: str, asking: Asking) -> Found:
     """A model's catalogue entry, from wherever one can be had."""
-    async with connect(_sandbox(asking), _host(), None, spending=False) as site:
-        found = await site.catalog.entries([model_id], refresh=asking.refresh)
+    models = [model_id]
+    async with connect(_sandbox(asking), _host(), None, models=models, spending=False) as site:
+        found = await site.catalog(model_id).entries([model_id], refresh=asking.refresh)
         return found[model_id]
 
 

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
     IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-VENDOR_DOMAINS: Final = ("runcomfy.net", "runcomfy.com")
-"""docs/api.md, Outputs: URLs live on subdomains of these."""
-
 DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 HOST_MAX_CHARS: Final = 253
 HOSTS_KEPT: Final = 1024
@@ -83,19 +80,22 @@ class HostRule(msgspec.Struct, frozen=True):
 class TrustPolicy:
     """The hosts that outputs may come from.
 
-    ``api_base`` is the API's URL (its own host is trusted, with its own scheme and port as well);
-    ``allow_hosts`` the user's ``--allow-host`` entries: ``HOST``, ``*.DOMAIN``, either with ``:PORT``.
-    Raises UsageError if one of them names no host.
+    ``apis`` are the APIs' URLs (their own hosts are trusted, with their own scheme and port as well);
+    ``domains`` those of which the vendors use subdomains; ``allow_hosts`` the user's ``--allow-host``
+    entries: ``HOST``, ``*.DOMAIN``, either with ``:PORT``. Raises UsageError if one of them names no
+    host.
     """
 
-    api_base: str
+    apis: tuple[str, ...]
+    domains: tuple[str, ...] = ()
     allow_hosts: tuple[str, ...] = ()
     rules: tuple[HostRule, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        vendor = (HostRule(domain, subdomains=True) for domain in VENDOR_DOMAINS)
+        vendors = (HostRule(domain, subdomains=True) for domain in self.domains)
+        apis = (rule for api in self.apis for rule in _api_rules(api))
         named = (_named_rule(entry) for entry in self.allow_hosts)
-        object.__setattr__(self, "rules", (*vendor, *_api_rules(self.api_base), *named))
+        object.__setattr__(self, "rules", (*vendors, *apis, *named))
 
     def check(self, url: str | URL) -> URL:
         """The URL to request: ``url`` with its host normalised, otherwise unchanged.

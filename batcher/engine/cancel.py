@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from batcher.errors import CallError, NotFound
-from batcher.ports import CancelOutcome, Phase, Result, Service
+from batcher.ports import CancelOutcome, Handle, Phase, Provider, Result
 
 Call = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Makes one HTTP exchange, through a gate or directly."""
@@ -16,17 +16,17 @@ async def directly(exchange: Callable[[], Awaitable[Any]]) -> Any:
     return await exchange()
 
 
-async def cancel_request(service: Service, request_id: str, call: Call = directly) -> CancelOutcome:
-    """Ask to cancel a request, then once for its result. Raises like ``Service.cancel``.
+async def cancel_request(provider: Provider, request: Handle, call: Call = directly) -> CancelOutcome:
+    """Ask to cancel a request, then once for its result. Raises like ``Provider.cancel``.
 
     CANCELLED: it ended without a result. REQUESTED: it may still give one. NOT_CANCELLABLE: it is
     running or has finished. In these two cases it stays ``submitted``; the next run fetches its result.
     """
-    outcome: CancelOutcome = await call(lambda: service.cancel(request_id))
+    outcome: CancelOutcome = await call(lambda: provider.cancel(request))
     if outcome is CancelOutcome.NOT_CANCELLABLE:
         return outcome
     try:
-        result: Result = await call(lambda: service.result(request_id))
+        result: Result = await call(lambda: provider.result(request))
     except NotFound:
         return outcome
     except CallError:

@@ -9,7 +9,7 @@ from batcher.dataset.acceptance import Inspector
 from batcher.dataset.metadata import Describes
 from batcher.download.downloader import Fetcher
 from batcher.download.transfer import Fetched
-from batcher.engine.poll import Gone, Watcher
+from batcher.engine.poll import Gone, Watcher, handle_of
 from batcher.errors import DownloadError, DownloadRefused, DownloadStalled
 from batcher.jobs.job import Artifact, Probed, next_name, output_name, owners_of
 from batcher.jobs.lifecycle import EXPIRED, NO_OUTPUT, EventName, Stage, State
@@ -93,8 +93,7 @@ class Collector:
         return False
 
     async def _ask(self, record: JobRecord) -> Result | None:
-        assert record.request_id is not None
-        return await self._watcher.ask(record.request_id, ASK_AGAIN_S)
+        return await self._watcher.ask(handle_of(record), ASK_AGAIN_S)
 
     async def _fetch_all(self, job_id: str, record: JobRecord, result: Result) -> tuple[Artifact, ...]:
         """Fetch every output that isn't in place. One failure does not stop the others.

@@ -1,4 +1,4 @@
-"""The connection to the API: every call passes its gate, and outages are detected here."""
+"""The line to each provider: every call passes its gate, and outages are detected here."""
 
 from __future__ import annotations
 
@@ -11,23 +11,31 @@ from batcher.engine.slots import Traffic, Unlimited
 from batcher.engine.stop import Control
 from batcher.engine.turns import Turns
 from batcher.errors import CallError, NotSent, OutcomeUnknown, TurnedAway, Unavailable, UnreachableError
+from batcher.jobs.job import Job
 from batcher.options.facts import DEFAULT_OUTAGE, Outage
 from batcher.pacing.gate import Gate
+from batcher.ports import Provider
 
 T = TypeVar("T")
 
+Providers = Callable[[str], Provider]
+"""The provider of a model, by the model's name."""
+
 
 class ApiLine:
-    """Makes calls, one exchange each; the lanes do the retries."""
+    """Makes calls to one provider, one exchange each; the lanes do the retries."""
 
     def __init__(
         self,
+        provider: Provider,
         gate: Gate,
         clock: Clock,
         control: Control,
+        *,
         outage: Outage = DEFAULT_OUTAGE,
         traffic: Traffic | None = None,
     ) -> None:
+        self.provider = provider
         self._gate = gate
         self._clock = clock
         self._control = control
@@ -96,25 +104,39 @@ class ApiLine:
         try:
             with self._traffic.calling(model):
                 answer = await exchange()
-        except TurnedAway as error:
-            self.turned_away += 1
-            pause_s = self._gate.turned_away(self._clock.monotonic(), error.retry_after_s)
-            self._traffic.refused(model, pause_s)
-            self._failing_since_s = None  # it answered and asked us to wait: not an outage
-            raise
-        except NotSent as error:
-            self._gate.unreachable(self._clock.monotonic())
-            self._missed(began_s, error)
-            raise
-        except (Unavailable, OutcomeUnknown) as error:
-            self._missed(began_s, error)
-            raise
-        except CallError:
-            self._answered()
+        except CallError as error:
+            self._failed(error, began_s, model)
             raise
         self._answered()
         self._traffic.answered(model, self._clock.monotonic() - began_s)
         return answer
+
+    async def prepare(self, job: Job) -> bytes:
+        """The body of a job's POST. A failed upload counts like any failed call.
+
+        Raises what :meth:`batcher.ports.Provider.prepare` raises.
+        """
+        began_s = self._clock.monotonic()
+        try:
+            return await self.provider.prepare(job)
+        except CallError as error:
+            self._failed(error, began_s, None)
+            raise
+
+    def _failed(self, error: CallError, began_s: float, model: str | None) -> None:
+        match error:
+            case TurnedAway():
+                self.turned_away += 1
+                pause_s = self._gate.turned_away(self._clock.monotonic(), error.retry_after_s)
+                self._traffic.refused(model, pause_s)
+                self._failing_since_s = None  # it answered and asked us to wait: not an outage
+            case NotSent():
+                self._gate.unreachable(self._clock.monotonic())
+                self._missed(began_s, error)
+            case Unavailable() | OutcomeUnknown():
+                self._missed(began_s, error)
+            case _:
+                self._answered()
 
     def _answered(self) -> None:
         self._ever_answered = True
@@ -132,3 +154,24 @@ class ApiLine:
             self._control.halt(
                 UnreachableError(f"the API has not answered for {failing_s:.0f} s ({error.message})")
             )
+
+
+class Lines:
+    """The line to each provider, made when it is first needed: a pause at one holds up no other."""
+
+    def __init__(self, providers: Providers, make: Callable[[Provider], ApiLine]) -> None:
+        self._providers = providers
+        self._make = make
+        self._by_name: dict[str, ApiLine] = {}
+
+    def of(self, model: str | None) -> ApiLine:
+        """The line to the provider of ``model``."""
+        provider = self._providers(model or "")
+        if provider.name not in self._by_name:
+            self._by_name[provider.name] = self._make(provider)
+        return self._by_name[provider.name]
+
+    def waits(self) -> Iterator[str]:
+        """What the lines are waiting for, in words."""
+        for line in self._by_name.values():
+            yield from line.waits()

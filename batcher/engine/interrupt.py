@@ -8,13 +8,14 @@ from typing import Any
 
 from batcher.clock import Clock
 from batcher.engine.cancel import cancel_request
-from batcher.engine.gateway import ApiLine
+from batcher.engine.gateway import Lines
+from batcher.engine.poll import handle_of
 from batcher.engine.stop import Control
 from batcher.engine.view import RunView
 from batcher.errors import BatcherError
 from batcher.jobs.lifecycle import EventName, State
 from batcher.ledger.ledger import Ledger
-from batcher.ports import CancelOutcome, Service
+from batcher.ports import CancelOutcome
 
 CANCELLED_ON_INTERRUPT = "cancelled at the API on interrupt"
 
@@ -47,10 +48,9 @@ async def obey_halt(
 class Cancels:
     """Cancels requests of the jobs in ``watched``: the selected ones that this run polls."""
 
-    def __init__(self, service: Service, line: ApiLine, ledger: Ledger, view: RunView) -> None:
+    def __init__(self, lines: Lines, ledger: Ledger, view: RunView) -> None:
         self.watched: dict[str, None] = {}
-        self._service = service
-        self._line = line
+        self._lines = lines
         self._ledger = ledger
         self._view = view
 
@@ -89,9 +89,9 @@ class Cancels:
         return record is not None and record.state is State.SUBMITTED
 
     async def _cancel(self, job_id: str) -> None:
-        request_id = self._ledger.snapshot.records[job_id].request_id
-        assert request_id is not None
-        outcome = await cancel_request(self._service, request_id, self._line.call)
+        request = handle_of(self._ledger.snapshot.records[job_id])
+        line = self._lines.of(request.model)
+        outcome = await cancel_request(line.provider, request, line.call)
         if outcome is not CancelOutcome.CANCELLED:
             self._view.not_cancellable += 1
             return

@@ -12,13 +12,13 @@ from batcher.download.downloader import Fetcher
 from batcher.engine.account import Account
 from batcher.engine.budget import Budget
 from batcher.engine.fetch import Collector
-from batcher.engine.gateway import ApiLine
+from batcher.engine.gateway import ApiLine, Lines, Providers
 from batcher.engine.interrupt import Cancels
 from batcher.engine.late_costs import LateCosts
 from batcher.engine.poll import Watcher
 from batcher.engine.slots import AutoSlots, Polling, Starts, Unlimited
 from batcher.engine.stop import Control, RunLimits, Slots
-from batcher.engine.submit import BodyOf, Submitter, Terms
+from batcher.engine.submit import Submitter, Terms
 from batcher.engine.unwatched import Unwatched
 from batcher.engine.view import Observer, RunView
 from batcher.ledger.ledger import Ledger
@@ -26,7 +26,7 @@ from batcher.options.facts import Pace, Policy
 from batcher.pacing.gate import Gate
 from batcher.pacing.polling import LearnedPolls
 from batcher.pacing.rate import RateLimit
-from batcher.ports import Service
+from batcher.ports import Provider
 from batcher.store.local import RunDir
 
 BACKLOG_PER_DOWNLOAD = 64
@@ -36,12 +36,11 @@ BACKLOG_PER_DOWNLOAD = 64
 class Deps:
     """What the engine needs: passed in, never made here."""
 
-    service: Service
+    providers: Providers
     fetcher: Fetcher
     ledger: Ledger
     run_dir: RunDir
     metadata: Describes
-    body_of: BodyOf
     clock: Clock
     rng: Random
     observer: Observer
@@ -59,7 +58,7 @@ class Lanes:
     view: RunView
     control: Control
     budget: Budget
-    line: ApiLine
+    lines: Lines
     slots: Slots | AutoSlots
     starts: Starts
     submitter: Submitter
@@ -79,9 +78,14 @@ def lanes_of(deps: Deps, pace: Pace, budget: Budget) -> Lanes:
     traffic, slots = auto or Unlimited(), auto or Slots(pace.concurrency, pace.model_caps)
     limits = RunLimits(slots, RateLimit(pace.rate_per_s))
     control = Control(limits)
-    line = ApiLine(Gate(deps.rng), clock, control, pace.outage, traffic)
-    terms = Terms(budget, limits.rate, deps.body_of, clock, pace.concurrency, deps.account)
-    watcher = Watcher(deps.service, line, control, clock, deps.rng)
+
+    def line_to(provider: Provider) -> ApiLine:
+        gate = Gate(deps.rng)
+        return ApiLine(provider, gate, clock, control, outage=pace.outage, traffic=traffic)
+
+    lines = Lines(deps.providers, line_to)
+    terms = Terms(budget, limits.rate, clock, pace.concurrency, deps.account)
+    watcher = Watcher(lines, control, clock, deps.rng)
     stores = (deps.run_dir, deps.metadata)
     on_free = deps.account.lingered if deps.account is not None else None
     polls = LearnedPolls(snapshot.timings, deps.rng, pace.poll_interval_s)
@@ -89,15 +93,15 @@ def lanes_of(deps: Deps, pace: Pace, budget: Budget) -> Lanes:
         view=view,
         control=control,
         budget=budget,
-        line=line,
+        lines=lines,
         slots=slots,
         starts=Starts(clock, pace.concurrency),
-        submitter=Submitter(deps.service, line, deps.ledger, control, terms),
+        submitter=Submitter(lines, deps.ledger, control, terms),
         watcher=watcher,
         polling=Polling(snapshot, clock, polls, traffic),
         collector=Collector(deps.fetcher, watcher, deps.ledger, stores, deps.inspector),
         backlog=Slots(BACKLOG_PER_DOWNLOAD * pace.downloads),
-        cancels=Cancels(deps.service, line, deps.ledger, view),
+        cancels=Cancels(lines, deps.ledger, view),
         unwatched=Unwatched(slots, snapshot, clock, pace.job_timeout_s, on_free),
         late_costs=LateCosts(watcher, deps.ledger, clock, budget.is_bounded),
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from batcher.clock import Clock, iso
-from batcher.engine.poll import Gone, Watcher
+from batcher.engine.poll import Gone, Watcher, handle_of
 from batcher.jobs.lifecycle import EventName, State
 from batcher.ledger.ledger import Ledger
 from batcher.pacing.timings import seconds_between
@@ -91,14 +91,13 @@ class LateCosts:
             self._some.clear()
         if not self._is_missing(job_id):
             return
-        request_id = self.ledger.snapshot.records[job_id].request_id
-        assert request_id is not None
+        request = handle_of(self.ledger.snapshot.records[job_id])
         try:
-            result = await self.watcher.ask(request_id, ASK_S)
+            result = await self.watcher.ask(request, ASK_S)
         except Gone:
             return
         record = self.ledger.snapshot.records[job_id]
-        if record.request_id != request_id or not self._is_missing(job_id):
+        if record.request_id != request.id or not self._is_missing(job_id):
             return  # the cost arrived meanwhile, or the job changed state
         cost_usd = result.cost_usd if result is not None else None
         if cost_usd is not None and cost_usd != record.reported_usd:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from random import Random
 
 from batcher.clock import Clock
-from batcher.engine.gateway import ApiLine
+from batcher.engine.gateway import Lines
 from batcher.engine.stop import Control
 from batcher.errors import AuthRefused, CallError, CredentialsError, NotFound
+from batcher.ledger.finished import JobRecord
 from batcher.pacing.gate import full_jitter_s
 from batcher.pacing.polling import Polls
-from batcher.ports import Phase, Result, Service
+from batcher.ports import Handle, Phase, Result
 
 NOT_FOUND_POLLS = 5
 NOT_FOUND_S = 10.0
@@ -70,25 +71,23 @@ class Gone(CallError):
 class Watcher:
     """Polls requests. Errors of single polls never end the polling; only final answers do."""
 
-    def __init__(
-        self, service: Service, line: ApiLine, control: Control, clock: Clock, rng: Random
-    ) -> None:
-        self._service = service
-        self._line = line
+    def __init__(self, lines: Lines, control: Control, clock: Clock, rng: Random) -> None:
+        self._lines = lines
         self._control = control
         self._clock = clock
         self._rng = rng
 
-    async def ask(self, request_id: str, timeout_s: float | None = None) -> Result | None:
+    async def ask(self, request: Handle, timeout_s: float | None = None) -> Result | None:
         """The request's current result; retries transient errors and implausible answers.
 
         None if the token was refused, or only errors came for ``timeout_s`` seconds.
         Raises Gone if the API no longer knows the request.
         """
         absence, doubt, failures, began_s = Absence(), Doubt(), 0, self._clock.monotonic()
+        line = self._lines.of(request.model)
         while timeout_s is None or not failures or self._clock.monotonic() - began_s < timeout_s:
             try:
-                result = await self._line.call(lambda: self._service.result(request_id))
+                result = await line.call(lambda: line.provider.result(request))
                 if (wait_s := doubt.note(result, self._clock.monotonic())) is None:
                     return result
                 await self._clock.sleep(wait_s)
@@ -111,7 +110,7 @@ class Watcher:
         return None
 
     async def watch(
-        self, request_id: str, schedule: Polls, timeout_s: float | None, *, taken_over: bool
+        self, request: Handle, schedule: Polls, timeout_s: float | None, *, taken_over: bool
     ) -> Result | None:
         """Poll until the request is finished.
 
@@ -122,7 +121,7 @@ class Watcher:
         await self._clock.sleep(self._rng.uniform(0.0, 1.0) if taken_over else schedule.first_s())
         began_s, left_s = self._clock.monotonic(), timeout_s
         while True:
-            result = await self.ask(request_id, left_s)
+            result = await self.ask(request, left_s)
             if result is None or result.phase.terminal:
                 return result
             now_s = self._clock.monotonic()
@@ -131,6 +130,12 @@ class Watcher:
             await self._clock.sleep(schedule.next_s(now_s - watched_s, result.queue_position))
             if timeout_s is not None:
                 left_s = timeout_s - (self._clock.monotonic() - began_s)
+
+
+def handle_of(record: JobRecord) -> Handle:
+    """The request of a job that has one."""
+    assert record.request_id is not None
+    return Handle(record.model or "", record.request_id, record.urls)
 
 
 def is_final_no(result: Result) -> bool:

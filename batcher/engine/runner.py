@@ -16,7 +16,7 @@ from batcher.engine.interrupt import obey_halt
 from batcher.engine.lanes import Deps, Lanes
 from batcher.engine.max_runtime import end_in_time
 from batcher.engine.model_caps import CapQueues
-from batcher.engine.poll import Gone, is_final_no
+from batcher.engine.poll import Gone, handle_of, is_final_no
 from batcher.engine.retries import Retries
 from batcher.engine.stop import Breaker
 from batcher.engine.submit import Outcome
@@ -102,7 +102,7 @@ class Runner:
 
     def _waits(self) -> Iterator[str]:
         """What the run is waiting for, for the messages during long waits."""
-        yield from self._lanes.line.waits()
+        yield from self._lanes.lines.waits()
         yield from self._queues.waits()
         if (account := self._deps.account) is not None and account.crowded is not None:
             yield account.crowded.reason
@@ -250,11 +250,13 @@ class Runner:
         if record.request_id is None:
             return True
         try:
-            result = await self._lanes.watcher.ask(record.request_id, self._pace.outage.later_s)
+            result = await self._lanes.watcher.ask(handle_of(record), self._pace.outage.later_s)
         except Gone:
             return True
         if result is not None and not is_final_no(result):
-            await self._ledger.record(EventName.SUBMITTED, job.id, request_id=record.request_id)
+            await self._ledger.record(
+                EventName.SUBMITTED, job.id, request_id=record.request_id, urls=record.urls
+            )
             self._lanes.cancels.watched[job.id] = None
         return result is not None and is_final_no(result)
 
@@ -313,7 +315,7 @@ class Runner:
         try:
             with self._lanes.polling.watching(job_id, taken_over=taken_over) as schedule:
                 result = await self._lanes.watcher.watch(
-                    record.request_id, schedule, self._pace.job_timeout_s, taken_over=taken_over
+                    handle_of(record), schedule, self._pace.job_timeout_s, taken_over=taken_over
                 )
         except Gone as error:
             await self._failed(job_id, code=NOT_FOUND, message=str(error))

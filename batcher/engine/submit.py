@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Any
 
 from batcher.clock import Clock
 from batcher.engine.account import Account
 from batcher.engine.budget import Budget
-from batcher.engine.gateway import ApiLine
+from batcher.engine.gateway import ApiLine, Lines
 from batcher.engine.stop import Control
 from batcher.engine.systemic import NoAnswers, SameAnswer, whole_run
 from batcher.errors import CallError, OutcomeUnknown, RetryKind, RunDirError
@@ -25,19 +25,10 @@ from batcher.ledger.ledger import Ledger
 from batcher.options.command import as_path, command
 from batcher.pacing.rate import RateLimit
 from batcher.planning.plan import next_attempt, next_retry
-from batcher.ports import Service
-from batcher.providers.runcomfy.body import is_quick
+from batcher.ports import Handle
 
 LOCAL_MEDIA = "local_media"
-
-
-class BodyOf(Protocol):
-    """Makes the JSON body of a job's POST; in a thread if that is slow, as for local media.
-
-    Raises OSError or ValueError if a local file is gone or differs from the planned one.
-    """
-
-    def __call__(self, job: Job) -> bytes: ...
+UPLOAD_RETRY_S = 2.0
 
 
 class Outcome(Enum):
@@ -65,7 +56,6 @@ class Terms:
 
     budget: Budget
     rate: RateLimit
-    body_of: BodyOf
     clock: Clock
     slots: int
     """How many requests may be unfinished at once."""
@@ -75,11 +65,8 @@ class Terms:
 class Submitter:
     """POSTs jobs. Records the intent before each POST, and the answer right after it."""
 
-    def __init__(
-        self, service: Service, line: ApiLine, ledger: Ledger, control: Control, terms: Terms
-    ) -> None:
-        self._service = service
-        self._line = line
+    def __init__(self, lines: Lines, ledger: Ledger, control: Control, terms: Terms) -> None:
+        self._lines = lines
         self._ledger = ledger
         self._control = control
         self._terms = terms
@@ -89,17 +76,17 @@ class Submitter:
 
     async def submit(self, job: Job) -> Outcome:
         """Submit ``job`` until it is answered; retries each refusal that surely created no request."""
-        terms = self._terms
+        terms, line = self._terms, self._lines.of(job.model)
         while True:
             if terms.account is not None:
-                with self._line.standing_by(job.model):
+                with line.standing_by(job.model):
                     await terms.account.room(lambda: self._control.draining)
-            await self._line.ready(job.model)
+            await line.ready(job.model)
             if wait_s := terms.rate.reserve_s(terms.clock.monotonic()):
                 await terms.clock.sleep(wait_s)
             if self._control.draining or not terms.budget.admits(job):
                 return Outcome.LEFT
-            body = await self._body(job)
+            body = await self._body(job, line)
             # While local media were read, the run may have stopped or the budget been spent.
             if self._control.draining or not terms.budget.admits(job):
                 return Outcome.LEFT
@@ -108,7 +95,7 @@ class Submitter:
             if refused is Outcome.PUT_OFF:
                 continue
             with self._critical():
-                outcome = await self._attempt(job, body)
+                outcome = await self._attempt(job, body, line)
             if outcome is not Outcome.PUT_OFF:
                 return outcome
 
@@ -130,14 +117,22 @@ class Submitter:
             return Outcome.LEFT
         return None
 
-    async def _body(self, job: Job) -> bytes | UnreadableMedia:
-        """The body of the POST, made before the intent: there must be no delay between the two."""
-        try:
-            if is_quick(job):
-                return self._terms.body_of(job)
-            return await asyncio.to_thread(self._terms.body_of, job)
-        except (OSError, ValueError) as error:
-            return UnreadableMedia(str(error))
+    async def _body(self, job: Job, line: ApiLine) -> bytes | UnreadableMedia:
+        """The body of the POST, made before the intent: there must be no delay between the two.
+
+        Preparing it may upload media; calls that fail for a while are repeated when the gate opens.
+        """
+        while not self._control.draining:
+            try:
+                return await line.prepare(job)
+            except (OSError, ValueError) as error:
+                return UnreadableMedia(str(error))
+            except CallError as error:
+                if error.kind is not RetryKind.TRANSIENT:
+                    return UnreadableMedia(error.message)
+                await self._terms.clock.sleep(UPLOAD_RETRY_S)
+                await line.ready(job.model)
+        return UnreadableMedia("the run is stopping")
 
     @contextmanager
     def _critical(self) -> Iterator[None]:
@@ -150,31 +145,29 @@ class Submitter:
         finally:
             self.posting.discard(task)
 
-    async def _attempt(self, job: Job, body: bytes | UnreadableMedia) -> Outcome:
+    async def _attempt(self, job: Job, body: bytes | UnreadableMedia, line: ApiLine) -> Outcome:
         """Intent, POST, answer. Once the intent is durable, the POST leaves at once or not at all."""
         intended = self._intend(job)
         if isinstance(body, UnreadableMedia):
             return await self._failed(job, LOCAL_MEDIA, body.reason)
         await self._ledger.durable(intended)
-        await self._line.turn()
+        await line.turn()
         if self._ledger.full:
             self._control.halt(RunDirError(f"{self._ledger.path}: no space left on the disk"))
-        if self._control.halted or not self._line.is_open:
+        if self._control.halted or not line.is_open:
             # Between intent and POST the run was stopped, or the API asked to wait: nothing was sent.
             return await self._put_off(
                 job, "not sent: the run was stopping, or the API asked for a pause"
             )
         try:
-            request_id = await self._line.exchange(
-                lambda: self._service.submit(job.model, body), job.model
-            )
+            request = await line.exchange(lambda: line.provider.submit(job.model, body), job.model)
         except CallError as error:
             return await self._answer(job, error)
         self._same_answer.accepted()
-        if self._ledger.snapshot.requests.get(request_id) is not None:
-            return await self._answer(job, _given_twice(request_id))
+        if self._ledger.snapshot.requests.get(request.id) is not None:
+            return await self._answer(job, _given_twice(request.id))
         self._no_answers.accepted()
-        await self._keep(job, request_id)
+        await self._keep(job, request)
         return Outcome.ACCEPTED
 
     def _intend(self, job: Job) -> asyncio.Future[None]:
@@ -192,14 +185,16 @@ class Submitter:
         self._ledger.snapshot.records[job.id].listed = True
         return covered
 
-    async def _keep(self, job: Job, request_id: str) -> None:
+    async def _keep(self, job: Job, request: Handle) -> None:
         """Record the paid request. If that fails, at least the error contains its id."""
         try:
-            await self._ledger.record(EventName.SUBMITTED, job.id, request_id=request_id)
+            await self._ledger.record(
+                EventName.SUBMITTED, job.id, request_id=request.id, urls=request.urls
+            )
         except RunDirError as error:
             raise RunDirError(
-                f"{error}\njob {job.id} was accepted as request {request_id}, which could not be "
-                f"recorded; settle it later: {self._resolve_command(job, request_id)}"
+                f"{error}\njob {job.id} was accepted as request {request.id}, which could not be "
+                f"recorded; settle it later: {self._resolve_command(job, request.id)}"
             ) from error
 
     def _resolve_command(self, job: Job, request_id: str) -> str:

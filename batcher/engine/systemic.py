@@ -19,8 +19,6 @@ SAME_ANSWERS = 5
 """After this many consecutive refusals in the same words, with none accepted, stop the run."""
 UNANSWERED_IN_A_ROW = 5
 """Stop after this many consecutive POSTs without a usable answer: each may have cost money."""
-INVALID_MODEL = 400001
-"""docs/api.md, "Errors": InvalidResourceIdentifier, a wrong model_id."""
 
 
 def whole_run(error: CallError, model: str) -> BatcherError | None:
@@ -34,7 +32,7 @@ def whole_run(error: CallError, model: str) -> BatcherError | None:
     if isinstance(error, AuthRefused):
         remedy = "check it and run the same command again"
         return CredentialsError(f"the API refused the token: {remedy} ({error.message})")
-    if isinstance(error, NotFound) or error.error_code == INVALID_MODEL:
+    if isinstance(error, NotFound):
         remedy = "check its name with `batcher models`"
         return StoppedError(f"the API knows no model {model!r}: {remedy} ({error.message})")
     return None

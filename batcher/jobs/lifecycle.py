@@ -132,6 +132,8 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
     priced_as: str | None = None
     """Stands for the model and the parameters: what costs the same as far as anybody can tell."""
     request_id: str | None = None
+    urls: dict[str, str] | None = None
+    """With ``submitted``: where the provider said to ask about the request, if it named addresses."""
     reason: str | None = None
     cost_usd: float | None = None
     output: Any = None
@@ -208,6 +210,7 @@ class Record(msgspec.Struct, gc=False):
     state: State = State.PENDING
     attempt: int = 0
     request_id: str | None = None
+    urls: dict[str, str] | None = None
     model: str | None = None
     digest: str | None = None
     stage: Stage | None = None

@@ -127,9 +127,16 @@ class Finished:
 
     @property
     def request_id(self) -> str | None:
+        return self._answer_line().request_id
+
+    @property
+    def urls(self) -> dict[str, str] | None:
+        return self._answer_line().urls
+
+    def _answer_line(self) -> Event:
         if self._answer is None:
             self._answer = self._jobs.line_at(self.answer_offset)
-        return self._answer.request_id
+        return self._answer
 
     @property
     def job(self) -> str:
@@ -304,7 +311,7 @@ def _flags(record: Record) -> int:
 
 def _unpacked(packed: Finished) -> Record:
     names = (
-        *("state", "attempt", "request_id", "model", "digest", "price_usd", "charge_usd"),
+        *("state", "attempt", "request_id", "urls", "model", "digest", "price_usd", "charge_usd"),
         *("reported_usd", "files", "quality", "orphaned", "listed", "submitting_at"),
         *("submitting_offset", "input_offset", "answer_offset", "done_offset", "priced_as"),
     )

@@ -292,7 +292,7 @@ class Snapshot:
             record.replaced = Replaced(record.attempt, record.files)
             self._set_files(record, ())
         record.attempt = event.attempt
-        record.request_id = record.stage = record.code = record.message = None
+        record.request_id = record.urls = record.stage = record.code = record.message = None
         record.model = event.model or record.model
         record.digest = event.digest or record.digest
         record.price_usd = event.price_usd if event.price_usd is not UNSET else None
@@ -321,6 +321,7 @@ class Snapshot:
     def _submitted(self, record: Record, event: Event, place: int) -> None:
         if event.request_id:
             record.request_id, record.answer_offset = event.request_id, place
+            record.urls = event.urls
             if place >= 0:
                 self.requests.setdefault(event.request_id, place)
         record.stage = record.code = record.message = None

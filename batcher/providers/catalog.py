@@ -47,8 +47,6 @@ CALLS_AT_ONCE: Final = 8
 PAGE_MODELS: Final = 100
 SEARCH_MODELS: Final = 10_000
 
-INVALID_MODEL: Final = 400001
-"""docs/api.md, "Errors": InvalidResourceIdentifier, a wrong model_id."""
 MODEL_ID_MAX_CHARS: Final = 300
 
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[\w.~@:+=,-]+")
@@ -56,7 +54,7 @@ _UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 class CatalogueCalls(Protocol):
-    """What the catalogue needs of the API; ``client.HttpService`` has it."""
+    """What the catalogue needs of the API; ``runcomfy.client.HttpService`` has it."""
 
     async def model(self, model_id: str) -> dict[str, Any]: ...
     async def models(
@@ -109,6 +107,14 @@ class Specs:
 
     def get(self, model: str) -> ModelSpec | None:
         return self.by_model.get(model)
+
+    def __or__(self, other: Specs) -> Specs:
+        """Both."""
+        return Specs(
+            {**self.by_model, **other.by_model},
+            {**self.sources, **other.sources},
+            {**self.entries, **other.entries},
+        )
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -242,8 +248,6 @@ class Catalog:
         except NotFound as error:
             return Found(None, SpecSource(SpecOrigin.UNKNOWN, None, error.message))
         except CallError as error:
-            if error.error_code == INVALID_MODEL:
-                return Found(None, SpecSource(SpecOrigin.UNKNOWN, None, error.message))
             return self._outdated(cached, kept, error.message)
         now = self.clock.now().astimezone(UTC)
         return Found(CachedEntry(now, entry), SpecSource(SpecOrigin.CATALOGUE, 0.0))

@@ -64,8 +64,8 @@ MUTATIONS = (
     Mutation(
         "polled before the request id is on disk",
         "engine/submit.py",
-        "            await self._ledger.record(EventName.SUBMITTED, job.id, request_id=request_id)\n",
-        "            self._ledger.append(EventName.SUBMITTED, job.id, request_id=request_id)\n",
+        "            await self._ledger.record(\n                EventName.SUBMITTED, job.id, request_id=request.id",
+        "            self._ledger.append(\n                EventName.SUBMITTED, job.id, request_id=request.id",
     ),
     Mutation(
         "Retry-After is ignored",
@@ -76,7 +76,7 @@ MUTATIONS = (
     Mutation(
         "a call past the gate does not look at it again",
         "engine/submit.py",
-        "if self._control.halted or not self._line.is_open:",
+        "if self._control.halted or not line.is_open:",
         "if self._control.halted:",
     ),
     Mutation(
@@ -88,8 +88,8 @@ MUTATIONS = (
     Mutation(
         "one request more than the cap",
         "engine/stop.py",
-        "        while self.held >= self.limit:\n",
-        "        while self.held > self.limit:\n",
+        "        while self.held >= self.limit or",
+        "        while self.held > self.limit or",
     ),
     Mutation(
         "done before the names are durable",
@@ -220,7 +220,7 @@ MUTATIONS = (
     Mutation(
         "a late cost is believed whatever became of its job meanwhile",
         "engine/late_costs.py",
-        "        if record.request_id != request_id or not self._is_missing(job_id):\n",
+        "        if record.request_id != request.id or not self._is_missing(job_id):\n",
         "        if False:\n",
     ),
 )

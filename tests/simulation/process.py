@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,10 +44,6 @@ SPEC = ModelSpec(
 )
 
 
-def body_of(job: Job) -> bytes:
-    return json.dumps({"job": job.id, "input": job.input}).encode()
-
-
 class SimManifest:
     """See :class:`batcher.manifest.load.Manifest`. After the first pass it holds what the user made of it."""
 
@@ -78,14 +73,19 @@ class SimSite:
     service: SimService
     fetcher: SimFetcher
 
-    @property
-    def catalog(self) -> SimSite:
+    async def reach(self, models: Iterable[str]) -> None:
+        list(models)
+
+    def provider(self, model: str) -> SimService:
+        return self.service
+
+    def catalog(self, model: str = "") -> SimSite:
         return self
 
     async def specs(self, models: set[str], kept: Any) -> Specs:
         return Specs({MODEL: SPEC}, {MODEL: SpecSource(SpecOrigin.CATALOGUE)})
 
-    async def balance_usd(self, host: Host) -> float:
+    async def balance_usd(self, models: Any) -> float:
         return self.service.balance_usd
 
     def downloader(self, *_: Any) -> nullcontext[SimFetcher]:
@@ -176,7 +176,6 @@ class Process:
             "prepare": self._prepare,
             "Ledger": self._open_ledger,
             "MediaInspector": lambda *_: Unchecked(),
-            "request_body": body_of,
         }
         with ExitStack() as stack:
             for name, part in parts.items():
@@ -184,7 +183,7 @@ class Process:
             yield
 
     @asynccontextmanager
-    async def _connect(self, *_: Any) -> AsyncIterator[SimSite]:
+    async def _connect(self, *_: Any, **__: Any) -> AsyncIterator[SimSite]:
         service = SimService(self.server, self.spec.number, self.watch)
         yield SimSite(self.spec.api, service, SimFetcher(self.server, self.disk))
 

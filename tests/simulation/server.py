@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
 
+from batcher import ports
 from batcher.errors import (
     AuthRefused,
     BalanceExhausted,
@@ -21,7 +22,9 @@ from batcher.errors import (
     TurnedAway,
     Unavailable,
 )
+from batcher.jobs.job import Job
 from batcher.ports import CancelOutcome, Phase, Result
+from batcher.providers.runcomfy.provider import RunComfy
 
 from .world import World
 
@@ -184,7 +187,10 @@ class Server:
 
 
 class SimService:
-    """See :class:`batcher.ports.Service`. One for each process."""
+    """See :class:`batcher.ports.Provider`. One for each process."""
+
+    name = RunComfy.name
+    traits = RunComfy.traits
 
     def __init__(self, server: Server, run: int, watch: Watch) -> None:
         self._server = server
@@ -197,7 +203,13 @@ class SimService:
     def balance_usd(self) -> float:
         return self._server.balance_usd
 
-    async def submit(self, model: str, body: bytes) -> str:
+    async def prepare(self, job: Job) -> bytes:
+        return json.dumps({"job": job.id, "input": job.input}).encode()
+
+    async def trace(self, lost: Any, known: Any) -> dict[str, Any]:
+        return {}
+
+    async def submit(self, model: str, body: bytes) -> ports.Handle:
         sent = json.loads(body)
         job_id = sent["job"]
         self._world.step(f"POST {job_id} leaves")
@@ -219,14 +231,16 @@ class SimService:
             raise
         self._world.step(f"POST {job_id} answered {request_id}")
         posting.told, posting.told_s = "acked", self._world.now_s()
-        return request_id
+        return ports.Handle(model, request_id)
 
-    async def result(self, request_id: str) -> Result:
+    async def result(self, asked: ports.Handle) -> Result:
+        request_id = asked.id
         self._watch.poll_leaves(request_id)
         await self._ask(f"poll {request_id}")
         return self._word_on(self._known(request_id))
 
-    async def cancel(self, request_id: str) -> CancelOutcome:
+    async def cancel(self, asked: ports.Handle) -> CancelOutcome:
+        request_id = asked.id
         await self._ask(f"cancel {request_id}")
         request, now_s = self._known(request_id), self._world.now_s()
         if request.cancelled or now_s < request.starts_s:
@@ -346,7 +360,7 @@ _POST_TROUBLE: dict[str, Callable[[Random], CallError]] = {
     "turned away 429": _turned_away,
     "turned away 503": lambda rng: TurnedAway("busy", retry_after_s=2.0, http_status=503),
     "rejected 422": lambda rng: Rejected("bad input", http_status=422),
-    "rejected by error_code": lambda rng: Rejected("bad model", http_status=200, error_code=400001),
+    "rejected by error_code": lambda rng: Rejected("bad value", http_status=200, error_code=400007),
     "rejected 404": lambda rng: NotFound("no such model", http_status=404),
     "lost before arriving": lambda rng: OutcomeUnknown("connection lost"),
     "lost, yet created": lambda rng: OutcomeUnknown("connection lost"),

@@ -68,10 +68,12 @@ ACCEPTED: Final = 202
 REQUESTED_WORDS: Final = frozenset({"cancellation_requested", "cancel_requested", "cancelling"})
 
 NOT_READY: Final = 400005
+INVALID_MODEL: Final = 400001
+"""docs/api.md, "Errors": InvalidResourceIdentifier. Of a model, it means that there is none."""
 
 BY_CODE: Final[dict[int, type[CallError]]] = {
     10001: BalanceExhausted,
-    400001: Rejected,  # InvalidResourceIdentifier: a wrong model_id
+    INVALID_MODEL: Rejected,
     400002: BalanceExhausted,  # InsufficientResources, at HTTP 400
     400004: AuthRefused,  # UserAccountError: missing or expired token, inactive account
     401001: AuthRefused,
@@ -105,7 +107,7 @@ def submission(answer: ApiAnswer, now: datetime) -> str:
     request_id = own_id(document, answer.redact) if answer.ok else None
     if request_id is not None:
         return request_id
-    raise _error(_verdict(answer, document) or OutcomeUnknown, answer, document)
+    raise _error(_verdict_on_model(answer, document) or OutcomeUnknown, answer, document)
 
 
 def result(answer: ApiAnswer, now: datetime, request_id: str | None = None) -> Result:
@@ -156,7 +158,7 @@ def cancellation(answer: ApiAnswer, now: datetime, request_id: str | None = None
 def catalogue_object(answer: ApiAnswer, now: datetime) -> dict[str, Any]:
     """The JSON object of a catalogue call, masked. Raises by the table's second column."""
     document = _turned_away_or_document(answer, now)
-    verdict = _verdict(answer, document)
+    verdict = _verdict_on_model(answer, document)
     if verdict is not None or not answer.ok or not document:
         raise _error(verdict or Unavailable, answer, document)
     whole = msgspec.json.encode(document).decode()
@@ -209,6 +211,12 @@ def _verdict(answer: ApiAnswer, document: dict[str, Any]) -> type[CallError] | N
     if by_status in (None, Rejected) and by_code is not None:
         return by_code
     return by_status or (Rejected if answer.ok and code is not None else None)
+
+
+def _verdict_on_model(answer: ApiAnswer, document: dict[str, Any]) -> type[CallError] | None:
+    """The verdict on a call that names a model."""
+    verdict = _verdict(answer, document)
+    return NotFound if verdict is Rejected and error_code_of(document) == INVALID_MODEL else verdict
 
 
 def _error(kind: type[CallError], answer: ApiAnswer, document: dict[str, Any]) -> CallError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 from pathlib import Path
@@ -14,6 +15,11 @@ from batcher.jobs.job import Job, LocalMedia
 MAX_BODY_BYTES = 64 << 20
 QUICK_CHARS = 16 << 10
 QUICK_ITEMS = 16
+
+
+async def prepared_body(job: Job) -> bytes:
+    """:func:`request_body`, in a thread if that is slow."""
+    return request_body(job) if is_quick(job) else await asyncio.to_thread(request_body, job)
 
 
 def request_body(job: Job) -> bytes:

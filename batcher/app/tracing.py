@@ -1,0 +1,115 @@
+"""Finds out what became of unknown jobs, from providers that can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import groupby
+from typing import Protocol
+
+from batcher.engine.gateway import Providers
+from batcher.errors import CallError
+from batcher.jobs.lifecycle import EventName, State
+from batcher.ledger.ledger import Ledger
+from batcher.ledger.snapshot import Snapshot
+from batcher.ports import Lost, Trace, Tracing
+from batcher.store.local import RunDir
+
+SHOWN = 5
+NOT_CREATED = "not created: the provider has no such request"
+
+
+class Held(Protocol):
+    """A ledger that becomes writable when it is taken."""
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+    def take(self) -> Ledger: ...
+
+
+@dataclass(slots=True)
+class Traced:
+    """What was found out: ids of jobs. What can't be told stays unknown."""
+
+    found: list[str] = field(default_factory=list)
+    not_created: list[str] = field(default_factory=list)
+    undecided: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """Providers that could not be asked, and why."""
+
+    def lines(self) -> Iterator[str]:
+        """In words, for a user."""
+        yield from self.problems
+        if self.found:
+            yield f"{len(self.found)} unknown jobs were found at their provider: {_some(self.found)}"
+        if self.not_created:
+            made = _some(self.not_created)
+            yield f"{len(self.not_created)} unknown jobs had created nothing, and are pending: {made}"
+        if self.undecided:
+            yield f"{len(self.undecided)} jobs stay unknown: {_some(self.undecided)}"
+
+
+def traceable(
+    snapshot: Snapshot, providers: Providers, is_ours: Callable[[str], bool] = lambda job_id: True
+) -> list[Lost]:
+    """The unknown jobs whose providers may know what became of them, by provider."""
+    lost = [one for one in _unknown(snapshot, is_ours) if _traces(one, providers)]
+    return sorted(lost, key=lambda one: providers(one.model).name)
+
+
+def _unknown(snapshot: Snapshot, is_ours: Callable[[str], bool]) -> Iterator[Lost]:
+    for job_id, record in snapshot.unfinished():
+        if record.state is State.UNKNOWN and record.input_offset >= 0 and is_ours(job_id):
+            made, sent = snapshot.line_at(record.input_offset), record.submitting_at or ""
+            yield Lost(job_id, record.model or "", made.input or {}, datetime.fromisoformat(sent))
+
+
+def _traces(lost: Lost, providers: Providers) -> bool:
+    return providers(lost.model).traits.traces is not Tracing.NONE
+
+
+async def trace_first(
+    held: Held, providers: Providers, tree: RunDir, warn: Callable[[str], None]
+) -> None:
+    """Before a run plans, find out what became of its unknown jobs."""
+    lost = traceable(held.snapshot, providers, tree.is_ours)
+    if lost:
+        for line in (await trace(held.take(), lost, providers)).lines():
+            warn(line)
+
+
+def _some(jobs: list[str]) -> str:
+    return ", ".join(jobs[:SHOWN]) + (f" and {len(jobs) - SHOWN} more" if len(jobs) > SHOWN else "")
+
+
+async def trace(ledger: Ledger, lost: list[Lost], providers: Providers) -> Traced:
+    """Ask about ``lost`` jobs, sorted by provider, and record what is certain."""
+    told = Traced()
+    for _, group in groupby(lost, key=lambda one: providers(one.model).name):
+        asked = list(group)
+        provider = providers(asked[0].model)
+        try:
+            traces = await provider.trace(
+                asked, lambda one: ledger.snapshot.requests.get(one) is not None
+            )
+        except CallError as error:
+            traces = {}
+            told.problems.append(f"{provider.name} could not be asked: {error.message}")
+        for one in asked:
+            await _record(ledger, one.job_id, traces.get(one.job_id), told)
+    return told
+
+
+async def _record(ledger: Ledger, job_id: str, found: Trace | None, told: Traced) -> None:
+    if found is None:
+        told.undecided.append(job_id)
+    elif found.request is None:
+        await ledger.record(EventName.DEFERRED, job_id, reason=NOT_CREATED)
+        told.not_created.append(job_id)
+    elif ledger.snapshot.requests.get(found.request.id) is not None:
+        told.undecided.append(job_id)  # another attempt has it
+    else:
+        handle = found.request
+        await ledger.record(EventName.SUBMITTED, job_id, request_id=handle.id, urls=handle.urls)
+        told.found.append(job_id)
