@@ -82,7 +82,7 @@ class SimSite:
     def catalog(self, model: str = "") -> SimSite:
         return self
 
-    async def specs(self, models: set[str], kept: Any) -> Specs:
+    async def specs(self, models: set[str], *_: Any) -> Specs:
         return Specs({MODEL: SPEC}, {MODEL: SpecSource(SpecOrigin.CATALOGUE)})
 
     async def balance_usd(self, models: Any) -> float:
