@@ -20,7 +20,7 @@ SHOWN = 5
 NOT_CREATED = "not created: the provider has no such request"
 
 
-class Held(Protocol):
+class LedgerInHand(Protocol):
     """A ledger that becomes writable when it is taken."""
 
     @property
@@ -70,7 +70,7 @@ def _traces(lost: Lost, providers: Providers) -> bool:
 
 
 async def trace_first(
-    held: Held, providers: Providers, tree: RunDir, warn: Callable[[str], None]
+    held: LedgerInHand, providers: Providers, tree: RunDir, warn: Callable[[str], None]
 ) -> None:
     """Before a run plans, find out what became of its unknown jobs."""
     lost = traceable(held.snapshot, providers, tree.is_ours)
