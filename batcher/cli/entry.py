@@ -11,9 +11,10 @@ from typing import Any
 import click
 
 from batcher.cli import ending
-from batcher.cli.commands import Commands, JsonErrors, SandboxCommands, completion_script, show_version
+from batcher.cli.commands import Commands, completion_script, show_version
 from batcher.cli.params import DURATION_TYPE, SIZE_TYPE, RunDirType
 from batcher.cli.run_options import TableCommand, table_options
+from batcher.cli.sandbox_command import sandbox
 from batcher.errors import BatcherError
 from batcher.options.table import TABLE, options_of
 from batcher.terminal import visible, visible_lines
@@ -331,49 +332,7 @@ def init(file: Path, model: str | None, sandbox: bool) -> int:
     return write_starter(file, model, sandbox=sandbox)
 
 
-@cli.group(cls=SandboxCommands, invoke_without_command=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=8899, show_default=True)
-@click.option(
-    "--speed",
-    type=click.FloatRange(min=0.01),
-    default=1.0,
-    show_default=True,
-    help="How many times faster than usual it works.",
-)
-@click.option(
-    "--faults",
-    type=click.FloatRange(0, 1),
-    default=0.0,
-    show_default=True,
-    help="The share of answers that go wrong.",
-)
-@click.option("--only", multiple=True, metavar="FAULT", help="Go wrong in this way alone (repeatable).")
-@click.option(
-    "--seed",
-    type=int,
-    default=0,
-    show_default=True,
-    help="Another seed: other pictures, durations and faults.",
-)
-@click.option("--balance", type=float, help="USD that can run out.")
-@click.option("--rate", type=float, help="Calls a second before it answers 429.")
-@click.option("--state", type=click.Path(path_type=Path, dir_okay=False), help="Keep requests here.")
-@click.pass_context
-def sandbox(context: click.Context, /, **given: Any) -> int:
-    """Serve a local stand-in for the Model API until Ctrl-C."""
-    from batcher.cli.remote_commands import serve_sandbox
-
-    return serve_sandbox(given) if context.invoked_subcommand is None else 0
-
-
-@sandbox.command(cls=JsonErrors)
-@click.argument("run_dir", type=RUN_DIR)
-@click.option("--json", "as_json", is_flag=True, help="One JSON line for each.")
-def generations(run_dir: Path, as_json: bool) -> int:
-    """List what the sandbox made for RUN_DIR: to look up an unknown job, as on the Generations page."""
-    from batcher.cli.remote_commands import list_generations
-
-    return list_generations(run_dir, as_json=as_json)
+cli.add_command(sandbox)
 
 
 def _show(error: click.ClickException) -> None:
