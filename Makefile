@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 USABLE := $(VENV)/.usable
 READY := $(VENV)/.ready
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 SEEDS ?= 300
 .DEFAULT_GOAL := help
+# Modules are compiled when they are first imported, most of what is installed never: they must be kept.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test cover simulate browser screenshots lint bench house clean
+.PHONY: help setup demo test check cover simulate browser screenshots lint bench house clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -29,7 +31,7 @@ $(USABLE): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing what the tests need too (105 packages, a minute or two)"
+	@echo "installing what the tests need too (a minute or two)"
 	@$(PIP) -e '.[dev]' | grep --line-buffered -o '^Collecting [^ (]*' || true
 	@$(BIN)/python -c 'import pytest, mypy'
 	@touch $(USABLE) $@
@@ -46,6 +48,10 @@ demo: $(USABLE)  ## run a real batch against the embedded sandbox
 
 test: $(READY)  ## run all tests
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal
+
+check: $(READY)  ## lint, types, and the unit tests of what differs from main: in seconds
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $$($(BIN)/python -m tests.changed)
 
 cover: $(READY)  ## all tests again, slower, and which lines they reach
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term --cov-fail-under=95

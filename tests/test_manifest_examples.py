@@ -11,7 +11,7 @@ from batcher.schema.spec import BUILT_IN, KLING
 from tests.manifest_files import read
 
 FOLDER = Path(__file__).parent.parent / "manifests"
-EXAMPLES = sorted(path.name for path in FOLDER.iterdir())
+EXAMPLES = sorted(path.name for path in FOLDER.iterdir() if path.is_file())
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
