@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from test_sandbox import CAT, KLING, LONG_S, TEXT_TO_IMAGE, FakeClock, serving
@@ -17,9 +18,10 @@ from test_sandbox import CAT, KLING, LONG_S, TEXT_TO_IMAGE, FakeClock, serving
 from batcher.cli.entry import cli
 from batcher.errors import InputError, RunDirError
 from batcher.sandbox.faults import Fault, Faults, FaultStage
-from batcher.sandbox.journal import Journal, Spurned
+from batcher.sandbox.journal import JobCreated, Journal, Spurned
 from batcher.sandbox.server import Sandbox
-from batcher.sandbox.settings import SandboxSettings
+from batcher.sandbox.settings import SandboxSettings, SandboxStats
+from batcher.sandbox.store import RequestPhase, Store
 
 
 @pytest.fixture
@@ -208,3 +210,34 @@ def test_a_run_directory_without_a_sandbox_says_so(tmp_path):
     said = CliRunner().invoke(cli, ["sandbox", "generations", str(tmp_path)], standalone_mode=False)
     assert isinstance(said.exception, InputError)
     assert "--sandbox" in str(said.exception)
+
+
+def order_of(number: int) -> JobCreated:
+    """One that waits for no second and runs for ten."""
+    return JobCreated(str(number), 0.0, TEXT_TO_IMAGE, str(number), msgspec.Raw(b"{}"), 1.0, 0.0, 10.0)
+
+
+@pytest.mark.parametrize(("charged", "refunded_usd"), [(False, 1.0), (True, 0.0)])
+def test_a_running_request_that_is_cancelled_leaves_its_worker_to_the_next(charged, refunded_usd, state):
+    clock, stats = FakeClock(), SandboxStats()
+    store = Store(SandboxSettings(workers=1, clock=clock, state=state), stats)
+    start_s = store.now_s()
+    orders = [msgspec.structs.replace(order_of(number), at=start_s) for number in range(2)]
+    with store.alone():
+        for order in orders:
+            store.create(order)
+    clock.elapsed_s = 4.0
+    running, waiting = (store.get(order.id) for order in orders)
+    assert [running.phase(start_s + 4.0), waiting.phase(start_s + 4.0)] == [
+        RequestPhase.IN_PROGRESS,
+        RequestPhase.IN_QUEUE,
+    ]
+    with store.alone():
+        store.cancel(running, charged=charged)
+    assert store.get(waiting.order.id).phase(start_s + 4.0) is RequestPhase.IN_PROGRESS
+    assert running.phase(start_s + 4.0) is RequestPhase.CANCELLED
+    assert (stats.jobs_cancelled, stats.refunded_usd) == (1, refunded_usd)
+    replayed = Store(SandboxSettings(workers=1, clock=clock, state=state), SandboxStats())
+    assert [one.ended_s for one in replayed.all()] == [one.ended_s for one in store.all()]
+    store.close()
+    replayed.close()

@@ -48,11 +48,12 @@ class JobCreated(msgspec.Struct, frozen=True, tag_field="event", tag="created", 
     api: str = MODEL_API
 
 
-class Cancellation(msgspec.Struct, frozen=True, tag_field="event", tag="cancelled"):
-    """A queued request was cancelled and its price refunded."""
+class Cancellation(msgspec.Struct, frozen=True, tag_field="event", tag="cancelled", omit_defaults=True):
+    """A request was cancelled: its price refunded, unless ``charged`` (it was already running)."""
 
     id: str
     at: float
+    charged: bool = False
 
 
 class Spurned(msgspec.Struct, frozen=True, tag_field="event", tag="spurned"):

@@ -34,7 +34,9 @@ LESSONS = {
     Fault.SUBMIT_BUSY: Lesson("503 with `Retry-After`", _WAITED),
     Fault.SUBMIT_LIMITED: Lesson("429 with `Retry-After` in seconds", _WAITED),
     Fault.SUBMIT_LIMITED_DATE: Lesson("429 with `Retry-After` as a date", _WAITED),
-    Fault.SUBMIT_ERROR_CODE: Lesson("200 whose body refuses the prompt (422001)", _REFUSED),
+    Fault.SUBMIT_ERROR_CODE: Lesson(
+        "200 whose body refuses the prompt (422001)", "failed at submit, at no cost: mend the prompt"
+    ),
     Fault.SUBMIT_UNREADABLE: Lesson("200 with torn JSON; created in half of the cases", _UNKNOWN),
     Fault.SUBMIT_NO_ID: Lesson("200 without `request_id`; created in half of the cases", _UNKNOWN),
     Fault.SUBMIT_REDIRECT: Lesson(

@@ -114,6 +114,7 @@ class Store:
 
     def all(self) -> list[Request]:
         """Every request as of now, in the order in which they were made."""
+        self._take_in(self._journal.news())
         self._advance(self.now_s())
         return [*self._requests.values()]
 
@@ -134,9 +135,13 @@ class Store:
         """Record, charge and enqueue, inside :meth:`alone`. Raises RunDirError: nothing was created."""
         self._record(order)
 
-    def cancel(self, request: Request) -> None:
-        """Dequeue a request and refund it, inside :meth:`alone`. Raises RunDirError."""
-        self._record(Cancellation(request.order.id, self.now_s()))
+    def cancel(self, request: Request, *, charged: bool = False) -> None:
+        """End a request that is queued or running, inside :meth:`alone`. Raises RunDirError.
+
+        It is refunded unless ``charged``; whether a running one may be cancelled, and at what cost, is
+        the API's to say.
+        """
+        self._record(Cancellation(request.order.id, self.now_s(), charged))
 
     def spurn(self, key: str) -> None:
         """Record a POST for ``key`` that created nothing, inside :meth:`alone`. Raises RunDirError."""
@@ -178,10 +183,15 @@ class Store:
     def _dequeue(self, cancellation: Cancellation) -> None:
         # With other workers than the state file was written by, it may be in no queue: so be it.
         request = self._requests[cancellation.id]
-        request.cancelled_s = self._moved_up_s = cancellation.at
-        self._queue.pop(cancellation.id, None)
+        busy_until_s = request.ended_s
+        request.cancelled_s = cancellation.at
+        if self._queue.pop(cancellation.id, None) is not None:
+            self._moved_up_s = cancellation.at
+        elif busy_until_s in self._free_at_s:
+            self._free_at_s[self._free_at_s.index(busy_until_s)] = cancellation.at
+            heapq.heapify(self._free_at_s)
         self._stats.jobs_cancelled += 1
-        self._stats.refunded_usd += request.order.price_usd
+        self._stats.refunded_usd += 0.0 if cancellation.charged else request.order.price_usd
 
     def _unfinished(self, now_s: float) -> int:
         return len(self._queue) + sum(free_s > now_s for free_s in self._free_at_s)
