@@ -25,9 +25,8 @@ from batcher.ports import Provider
 from batcher.providers.catalog import Catalog, Specs
 from batcher.providers.catalog_cache import CachedEntry, cache_dir
 from batcher.providers.listing import ListingCache
-from batcher.providers.registry import OPENERS, vendor_of, vendors_of
+from batcher.providers.registry import RUNCOMFY, opener_of, vendor_of, vendors_of
 from batcher.providers.runcomfy.credentials import BASE_VARIABLE, base_url
-from batcher.providers.runcomfy.provider import NAME as RUNCOMFY
 from batcher.providers.vendor import Surroundings, Vendor
 from batcher.terminal import visible
 
@@ -46,7 +45,7 @@ class Site:
         """Connect to the vendors of ``models`` too. Raises CredentialsError."""
         for name in vendors_of(models):
             if name not in self.vendors:
-                vendor = OPENERS[name](self._around)
+                vendor = opener_of(name)(self._around)
                 self.vendors[name] = await self._open.enter_async_context(vendor)
 
     def provider(self, model: str) -> Provider:

@@ -31,13 +31,13 @@ from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.lock import check_free
 from batcher.ledger.segments import segments_in
 from batcher.ports import Handle
+from batcher.providers.registry import RUNCOMFY
 from batcher.providers.runcomfy.credentials import (
     BASE_VARIABLE,
     LAST_RESORT_VARIABLE,
     PRIMARY_VARIABLE,
     find_token,
 )
-from batcher.providers.runcomfy.provider import NAME as RUNCOMFY
 from batcher.providers.runcomfy.server_time import server_time
 from batcher.terminal import visible
 

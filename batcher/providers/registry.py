@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Final
+from importlib import import_module
+from typing import Final, cast
 
-from batcher.providers.runcomfy.provider import NAME as RUNCOMFY
-from batcher.providers.runcomfy.provider import open_runcomfy
 from batcher.providers.vendor import Surroundings, Vendor
 
 Opener = Callable[[Surroundings], AbstractAsyncContextManager[Vendor]]
 
-OPENERS: Final[dict[str, Opener]] = {RUNCOMFY: open_runcomfy}
+RUNCOMFY: Final = "runcomfy"
+OPENERS: Final = {
+    RUNCOMFY: "runcomfy.provider:open_runcomfy",
+}
+"""Each vendor's opener, as ``module:function`` of this package: imported when a run needs it."""
 PREFIXES: Final[dict[str, str]] = {}
 """What the names of a vendor's models begin with, and the vendor. All others are RunComfy's."""
+
+
+def opener_of(name: str) -> Opener:
+    """The function that connects to a vendor."""
+    module, _, function = OPENERS[name].partition(":")
+    return cast("Opener", getattr(import_module(f"batcher.providers.{module}"), function))
 
 
 def vendor_of(model: str) -> str:
@@ -26,6 +35,6 @@ def vendor_of(model: str) -> str:
 
 
 def vendors_of(models: Iterable[str]) -> list[str]:
-    """The names of the vendors of ``models``, each once, RunComfy's first."""
-    named = dict.fromkeys(map(vendor_of, models))
-    return sorted(named, key=list(OPENERS).index)
+    """The names of the vendors of ``models``, each once, in the order of this table."""
+    named = set(map(vendor_of, models))
+    return [name for name in OPENERS if name in named]

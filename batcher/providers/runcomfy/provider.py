@@ -12,20 +12,20 @@ from batcher.http.endpoint import Endpoint, Token
 from batcher.jobs.job import Job
 from batcher.ports import CancelOutcome, Handle, Lost, Result, Trace, Traits
 from batcher.providers.catalog import Catalog
+from batcher.providers.registry import RUNCOMFY
 from batcher.providers.runcomfy.balance import balance_usd
 from batcher.providers.runcomfy.body import prepared_body
 from batcher.providers.runcomfy.client import HttpService
 from batcher.providers.runcomfy.credentials import base_url, find_token
 from batcher.providers.vendor import Surroundings, Vendor, no_balance
 
-NAME: Final = "runcomfy"
 WEEK_S: Final = 7 * 86_400.0
 
 
 class RunComfy:
     """The Model API: :class:`batcher.ports.Provider`. A model's name is its id, without a prefix."""
 
-    name = NAME
+    name = RUNCOMFY
     traits = Traits(output_domains=("runcomfy.net", "runcomfy.com"), results_kept_s=WEEK_S)
 
     def __init__(self, api: HttpService) -> None:
