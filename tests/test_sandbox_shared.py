@@ -11,13 +11,15 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_sandbox import CAT, KLING, LONG_S, TEXT_TO_IMAGE, Caller, FakeClock, serving
 
+from batcher.cli.entry import cli
 from batcher.errors import InputError
 from batcher.sandbox.journal import Journal, Spurned
-from tests.api_server import command, environment, run_command
+from tests.api_server import command, environment
 from tests.faults import wait_for, write_pairs
 
 JOB = {"prompt": "a lighthouse"}
@@ -149,7 +151,8 @@ def test_shards_share_a_sandbox_and_a_kill_buys_nothing_twice(tmp_path):
     assert killed.wait() == -signal.SIGKILL
     assert whole.wait(60) == 0
     assert shard(tmp_path, 1).wait(60) in (0, 1)
-    status = json.loads(run_command(None, tmp_path, "status", "out", "--json").stdout)
+    told = CliRunner().invoke(cli, ["status", str(tmp_path / "out"), "--json"], standalone_mode=False)
+    status = json.loads(told.stdout)
     assert (status["done"] + status["unknown"], status["failed"]) == (jobs, 0)
     made = [json.loads(line) for line in state.read_text().splitlines()]
     keys = Counter(entry["key"] for entry in made)
