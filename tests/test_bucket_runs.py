@@ -147,7 +147,6 @@ class Desk:
 
 DEADLY = """
 import os, signal, sys
-from batcher.store import bucket
 from batcher.store.objects import remote
 from batcher.store import ledger_copy, bucket_outputs
 
@@ -171,7 +170,7 @@ elif place == "between upload and done":
 elif place == "between done and let_go":
     bucket_outputs.BucketRunDir.let_go = die
 elif place == "before the ledger is handed over":
-    ledger_copy.hand_over = bucket.hand_over = die
+    ledger_copy.hand_over = bucket_outputs.hand_over = die
 elif place == "between ledger and metadata":
     after(ledger_copy, "_send")
 elif place == "after the bucket was let go of":

@@ -25,7 +25,7 @@ from batcher.jobs.shard import Shard
 from batcher.layout import BUCKET_NAME, HIDDEN_NAME, HOLDER_KEY
 from batcher.ledger.ledger import read_snapshot
 from batcher.report.render import write_report
-from batcher.store.bucket import claimed, ledger_to_read, open_run_dir
+from batcher.store.bucket import open_run_dir
 from batcher.store.bucket_outputs import UPLOADS_AT_ONCE, BucketRunDir
 from batcher.store.claim import Presence, claim, is_ours, release
 from batcher.store.ledger_copy import bring, hand_over
@@ -150,11 +150,11 @@ async def test_a_run_that_never_came_to_work_leaves_what_a_dead_one_holds(bucket
     await claim(bucket, root, DISK)
     (root / LEDGER).write_bytes(b"a\ntorn")
     with pytest.raises(InputError):
-        async with claimed(tree, None, DISK):
+        async with tree.session():
             raise InputError("a mistake in the manifest")
     assert await is_ours(bucket, root)
     assert await bucket.sizes() == {}
-    async with claimed(tree, None, DISK):
+    async with tree.session():
         await tree.look()
     assert not await is_ours(bucket, root)
     assert await bucket.sizes() == {LEDGER: 2}
@@ -164,10 +164,10 @@ async def test_the_last_run_of_a_state_dir_lets_go(bucket, root):
     for name in ("ledger.1-of-2.jsonl", "ledger.2-of-2.jsonl"):
         (root / name).write_bytes(b"a\n")
     trees = [BucketRunDir(root, DISK, Shard(2, n), bucket) for n in (1, 2)]
-    async with claimed(trees[0], Shard(2, 1), DISK):
-        async with claimed(trees[1], Shard(2, 2), DISK):
+    async with trees[0].session():
+        async with trees[1].session():
             with pytest.raises(LockedError, match="another run holds this run directory"):
-                async with claimed(trees[1], Shard(2, 2), DISK):
+                async with trees[1].session():
                     pass
             for tree in trees:
                 await tree.look()
@@ -226,7 +226,7 @@ def test_a_run_directory_with_outputs_of_its_own_is_not_given_a_bucket(tmp_path,
 
 async def test_a_ledger_that_was_fetched_to_read_stays_as_long_as_its_snapshot(done, tmp_path):
     tree = open_run_dir(tmp_path / "other", DISK, bucket_url=(tmp_path / "store").as_uri())
-    async with ledger_to_read(tree, DISK) as folder:
+    async with tree.ledger_folder() as folder:
         snapshot, place = read_snapshot(folder, DISK), str(folder)
     del folder
     gc.collect()
@@ -347,5 +347,5 @@ async def test_a_bucket_that_is_a_file_is_an_error_and_no_traceback(tmp_path, ro
     (tmp_path / "store").write_text("a file")
     tree = open_run_dir(root, DISK, bucket_url=(tmp_path / "store").as_uri())
     with pytest.raises(RunDirError):
-        async with claimed(tree, None, DISK):
+        async with tree.session():
             pass

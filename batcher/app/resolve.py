@@ -32,7 +32,7 @@ from batcher.ledger.snapshot import Snapshot
 from batcher.options.command import as_path, command
 from batcher.options.facts import SandboxOptions
 from batcher.ports import CancelOutcome, Handle, Provider, Result
-from batcher.store.bucket import claimed, open_run_dir
+from batcher.store.bucket import open_run_dir
 
 
 @dataclass(slots=True)
@@ -176,7 +176,7 @@ async def _held(run_dir: Path, host: Host) -> AsyncIterator[tuple[Site, Ledger]]
 async def _ledger(run_dir: Path, host: Host) -> AsyncIterator[Ledger]:
     """The ledger, locked; also holds the outputs' bucket and copies the ledger to it afterwards."""
     tree = open_run_dir(run_dir, host.disk)
-    async with claimed(tree, None, host.disk):
+    async with tree.session():
         ledger = Ledger(run_dir, host.disk, host.clock)
         try:
             await tree.look()

@@ -51,7 +51,7 @@ from batcher.options.run import Options
 from batcher.planning.plan import Plan
 from batcher.providers.catalog import Specs
 from batcher.providers.kept import keep_entries, kept_entries
-from batcher.store.bucket import claimed, ledger_to_read, open_run_dir
+from batcher.store.bucket import open_run_dir
 from batcher.store.local import RunDir
 from batcher.store.lost_ledger import check_nothing_lost
 from batcher.terminal import legible
@@ -71,7 +71,7 @@ async def run(options: Options, host: Host) -> Summary:
     models = manifest.models()
     async with (
         connect(options.sandbox, host, run_dir, models=models) as site,
-        claimed(tree, shard, host.disk),
+        tree.session(),
     ):
         began_s = host.clock.monotonic()
         async with _in_time(options, host):
@@ -151,7 +151,7 @@ async def _read(options: Options, run_dir: Path, site: Site, host: Host) -> Snap
     """The state in the ledger, if there is one; as ``run`` would read it."""
     shard, snapshot = options.selection.shard, Snapshot()
     tree = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
-    async with ledger_to_read(tree, host.disk) as folder:
+    async with tree.ledger_folder() as folder:
         if segments_in(folder, host.disk):
             snapshot = read_snapshot(folder, host.disk)
             check_same_api(snapshot, site, run_dir)

@@ -23,7 +23,8 @@ from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.snapshot import Snapshot
 from batcher.options.given import Given
 from batcher.options.record import given_of
-from batcher.store.bucket import bucket_url_of, open_run_dir
+from batcher.store.bucket import open_run_dir
+from batcher.store.bucket_outputs import bucket_url_of
 from batcher.store.local import RunDir
 from batcher.terminal import visible, visible_json
 

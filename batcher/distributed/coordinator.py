@@ -27,12 +27,11 @@ from batcher.jobs.shard import Shard
 from batcher.layout import HIDDEN_NAME
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.lock import check_free
-from batcher.ledger.segments import is_segment, segments_in
+from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import Summary
 from batcher.options.run import Options
 from batcher.store.bucket import open_run_dir
-from batcher.store.bucket_outputs import BucketRunDir
 
 
 async def run(options: Options, where: str, host: Host) -> Summary:
@@ -95,10 +94,8 @@ async def _reach(options: Options, run_dir: Path, host: Host) -> dict[str, int]:
     """
     sizes = sizes_of(run_dir, host.disk)
     tree = open_run_dir(run_dir, host.disk, bucket_url=options.bucket_url)
-    if isinstance(tree, BucketRunDir):
-        there = await tree.bucket.sizes()
-        for name in filter(is_segment, there):
-            sizes[name] = max(sizes.get(name, 0), there[name])
+    for name, size_bytes in (await tree.segments_elsewhere()).items():
+        sizes[name] = max(sizes.get(name, 0), size_bytes)
     return sizes
 
 

@@ -18,7 +18,7 @@ from batcher.media.file_types import MEDIA_TYPES
 from batcher.options.command import as_path, command
 from batcher.options.record import given_of
 from batcher.report.history import Life, TimedSnapshot
-from batcher.store.bucket import bucket_url_of
+from batcher.store.bucket_outputs import bucket_url_of
 
 _LOOK_ABOVE = 4
 _WEB = ("http://", "https://")

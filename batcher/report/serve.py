@@ -30,7 +30,7 @@ from batcher.media.file_types import MEDIA_TYPES
 from batcher.report.fetched import FetchedOutputs
 from batcher.report.page import render
 from batcher.report.render import page_data
-from batcher.store.bucket import bucket_url_of
+from batcher.store.bucket_outputs import bucket_url_of
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -25,6 +26,7 @@ from batcher.jobs.lifecycle import Replaced
 from batcher.jobs.shard import Shard
 from batcher.layout import HIDDEN_NAME, MEDIA_NAME, METADATA_NAME, PARTIAL_NAME, SUPERSEDED_NAME
 from batcher.ledger.finished import JobRecord
+from batcher.store.objects.failures import NoSuchObject
 
 NAMES_NOT_SYNCED = (
     "its file system can't fsync directories; a power failure may lose the names of the newest files, "
@@ -90,6 +92,49 @@ class RunDir:
             if name.partition(".")[0] == PARTIAL_NAME and not (self.hidden / name).is_symlink()
         ]
         return [self.hidden / name for name in names]
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[None]:
+        """Hold the place of the outputs during a run, and leave the ledger there at the end.
+
+        Does nothing if it is this directory, which the ledger's own lock holds.
+        Raises LockedError if another state directory holds it, or another run this one; LedgerError if
+        the ledger there and the one here are not the same one; RunDirError, CredentialsError.
+        """
+        yield
+
+    @asynccontextmanager
+    async def ledger_folder(self) -> AsyncIterator[Path]:
+        """A folder with the ledger that a run would use, only to read. Raises as ``session`` does."""
+        yield self.root
+
+    async def segments_elsewhere(self) -> dict[str, int]:
+        """The segments of the ledger where the outputs are, if that is elsewhere, with their bytes."""
+        return {}
+
+    async def fetch_output(self, path: str, folder: Path) -> tuple[Path, str]:
+        """A file with an output's bytes, here or as a copy in ``folder``, and its SHA-256.
+
+        Raises NoSuchObject if it is missing.
+        """
+        here = self.root / path
+        try:
+            with here.open("rb") as file:
+                return here, hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise NoSuchObject(str(here)) from None
+
+    def obstacle(self, path: str, size_bytes: int) -> str | None:
+        """Why an output can't be read, as far as that is known without reading it; None if it can."""
+        name, here = PurePosixPath(path), self.root / path
+        if name.is_absolute() or ".." in name.parts:
+            return "lies outside the run directory: this ledger isn't one of ours"
+        whole = here.is_file() and here.stat().st_size == size_bytes
+        return None if whole else "missing, or not as long as the ledger says"
+
+    def place(self, path: str) -> str:
+        """Where an output is, for messages."""
+        return str(self.root / path)
 
     async def look(self) -> None:
         """List outputs that are stored elsewhere: nothing to do if they are in this directory."""

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from batcher.dataset.export.writer import Filed
 from batcher.disk import Disk
 from batcher.errors import InputError
 from batcher.store.bucket import open_run_dir
-from batcher.store.bucket_outputs import BucketRunDir
+from batcher.store.local import RunDir
 from batcher.store.objects.failures import NoSuchObject
 
 Source = Callable[[list[dict[str, Any]]], Filed]
@@ -32,47 +31,31 @@ def media_of(run_dir: Path, disk: Disk) -> Iterator[Source]:
     """The media of a run directory; from a bucket they are fetched one by one, as they are read.
 
     What it yields raises InputError for what is missing or damaged, RunDirError and CredentialsError
-    where a bucket can't be read. Needs a thread without an event loop.
+    if a bucket can't be read. Needs a thread without an event loop.
     """
     tree = open_run_dir(run_dir, disk)
-    if not isinstance(tree, BucketRunDir):
-        yield partial(_beside, run_dir)
-        return
     with asyncio.Runner() as runner, tempfile.TemporaryDirectory(prefix="batcher-") as folder:
-        yield partial(_fetched, tree, runner, Path(folder))
+        yield partial(_checked, tree, runner, Path(folder))
 
 
-def _beside(run_dir: Path, rows: list[dict[str, Any]]) -> Filed:
-    """Media on this disk. A link to a file elsewhere will do, if the bytes are right."""
+def _checked(tree: RunDir, runner: asyncio.Runner, folder: Path, rows: list[dict[str, Any]]) -> Filed:
     for row in rows:
-        path, name = run_dir / row["file_name"], PurePosixPath(row["file_name"])
-        if name.is_absolute() or ".." in name.parts:
-            raise InputError(f"{path}: lies outside the run directory: this ledger isn't one of ours")
-        if not path.is_file() or path.stat().st_size != row["bytes"]:
-            raise _refusal(str(path), "missing, or not as long as the ledger says")
-    return _unchanged(unread(run_dir, rows))
+        if (obstacle := tree.obstacle(row["file_name"], row["bytes"])) is not None:
+            raise _refusal(tree.place(row["file_name"]), obstacle)
+    return _read(tree, runner, folder, rows)
 
 
-def _unchanged(rows: Filed) -> Filed:
-    for row, path in rows:
-        with path.open("rb") as file:
-            sha256_hex = hashlib.file_digest(file, "sha256").hexdigest()
-        _check(sha256_hex, row, str(path))
-        yield row, path
-
-
-def _fetched(
-    tree: BucketRunDir, runner: asyncio.Runner, folder: Path, rows: list[dict[str, Any]]
-) -> Filed:
+def _read(tree: RunDir, runner: asyncio.Runner, folder: Path, rows: list[dict[str, Any]]) -> Filed:
     for row in rows:
-        key, path = row["file_name"], folder / Path(row["file_name"]).name
+        place = tree.place(row["file_name"])
         try:
-            sha256_hex = runner.run(tree.bucket.get_file(key, path))
+            path, sha256_hex = runner.run(tree.fetch_output(row["file_name"], folder))
         except NoSuchObject:
-            raise _refusal(f"{tree.bucket.url}/{key}", "missing") from None
-        _check(sha256_hex, row, f"{tree.bucket.url}/{key}")
+            raise _refusal(place, "missing") from None
+        _check(sha256_hex, row, place)
         yield row, path
-        path.unlink()
+        if path.parent == folder:
+            path.unlink()
 
 
 def _check(sha256_hex: str, row: dict[str, Any], name: str) -> None:
