@@ -97,9 +97,11 @@ def test_json_lines_are_objects_with_a_moment_and_a_message(stream, clock):
     lines = JsonLines(stream, clock)
     lines.started(RunView(selected=2))
     lines.warn('a "quoted" word')
+    at = "2026-01-01T00:00:01.500Z"
+    counts = {"selected": 2, "done": 0, "failed": 0, "unknown": 0, "at_api": 0, "downloading": 0}
     assert [json.loads(line) for line in stream.getvalue().splitlines()] == [
-        {"at": "2026-01-01T00:00:01.500Z", "message": "started: 2 jobs"},
-        {"at": "2026-01-01T00:00:01.500Z", "message": 'a "quoted" word'},
+        {"at": at, "level": "info", "message": "started: 2 jobs", **counts},
+        {"at": at, "level": "warning", "message": 'a "quoted" word'},
     ]
 
 

@@ -77,9 +77,12 @@ def hook():
 
 
 def samples(path):
+    text = path.read_text()
+    names = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(set(names)) == len(names), "Prometheus refuses a file with a sample twice"
     return {
         (sample.name, sample.labels.get("state") or sample.labels.get("outcome")): sample.value
-        for family in text_string_to_metric_families(path.read_text())
+        for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
 
@@ -115,6 +118,40 @@ def test_a_run_is_told_to_a_webhook_to_metrics_and_to_a_log(server, tmp_path, ho
     assert len({line["run"] for line in lines}) == 1
     assert any(line["level"] == "debug" and line["took_s"] >= 0 for line in lines)
     assert (lines[-1]["level"], lines[-1]["exit_code"]) == ("error", 1)
+
+
+def test_with_the_json_log_format_every_line_on_stderr_is_a_record(server, tmp_path):
+    write_pairs(tmp_path / "pairs.csv", 2)
+    server.on_post = lambda served, body: (
+        web.json_response({"message": "not this"}, status=400)
+        if body["prompt"] == "cat number 1"
+        else None
+    )
+    words = ("run", "pairs.csv", *FAST, "--log-format", "json")
+    ended = run_command(server, tmp_path, *words, "-v")
+    told = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert all({"at", "level", "message"} <= line.keys() for line in told)
+    assert len({line["run"] for line in told if "run" in line}) == 1
+    (started,) = [line for line in told if line["message"].startswith("started")]
+    assert (started["level"], started["selected"], started["done"]) == ("info", 2, 0)
+    (failed,) = [line for line in told if line.get("state") == "failed"]
+    assert (failed["level"], failed["stage"], failed["attempt"]) == ("error", "submit", 1)
+    (done,) = [line for line in told if line.get("state") == "done"]
+    assert done["request_id"] in server.created
+    assert 0 < done["took_s"] < 60
+    polls = [line for line in told if line.get("call") == "result"]
+    assert polls
+    assert all(line["level"] == "debug" and line["took_s"] >= 0 for line in polls)
+    assert (told[-1]["level"], told[-1]["exit_code"]) == ("error", 1)
+
+    quiet = run_command(server, tmp_path, *words, "--quiet")
+    assert (quiet.returncode, quiet.stdout) == (1, "")
+    lines = [json.loads(line) for line in quiet.stderr.splitlines()]
+    assert any("--retry-" in line["message"] for line in lines)
+    for more in ((), ("--quiet",), ("-v",)):
+        ended = run_command(server, tmp_path, "run", "gone.csv", "--log-format", "json", *more)
+        levels = [json.loads(line)["level"] for line in ended.stderr.splitlines()]
+        assert levels.count("error") == 1, ended.stderr
 
 
 def test_what_does_not_begin_is_told_too(tmp_path, hook):

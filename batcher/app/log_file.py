@@ -9,8 +9,9 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
+from batcher.app.log_records import LogRecords
 from batcher.app.teller import Deaf, Ending
-from batcher.clock import Clock, iso
+from batcher.clock import Clock
 from batcher.engine.view import RunView
 from batcher.ledger.summary import ListedJob
 from batcher.ports import EndedCall
@@ -19,7 +20,6 @@ from batcher.terminal import visible, visible_json
 ROTATE_AT_BYTES = 10_000_000
 KEPT_FILES = 5
 LEVELS = ("debug", "info", "warning", "error")
-_STATES_OF_TROUBLE = frozenset({"failed", "unknown", "cancelled"})
 
 
 class LogFile(Deaf):
@@ -28,62 +28,39 @@ class LogFile(Deaf):
     def __init__(
         self, path: Path, clock: Clock, *, as_json: bool, level: str, warn: Callable[[str], None]
     ) -> None:
-        self._clock = clock
         self._as_json = as_json
+        self._records = LogRecords(clock, self._write)
         self._least = LEVELS.index(level)
         self._warn_once: Callable[[str], None] | None = warn
         self._path = path
-        self._run: str | None = None
-        self._began_s = clock.monotonic()
         self._handler = RotatingFileHandler(
             path, maxBytes=ROTATE_AT_BYTES, backupCount=KEPT_FILES, delay=True, encoding="utf-8",
             errors="backslashreplace",
         )  # fmt: skip
 
     def started(self, view: RunView) -> None:
-        self._run = view.run
-        self._write("info", "started", selected=view.selected)
+        self._records.run = view.run
+        self._records.write("info", "started", selected=view.selected)
 
     def warn(self, message: str) -> None:
-        self._write("warning", message)
+        self._records.write("warning", message)
 
     def call(self, call: EndedCall) -> None:
-        about = {"request_id" if call.kind in ("result", "cancel") else "target": call.what}
-        self._write("debug", f"{call.kind}: {call.outcome}", **about, took_s=round(call.took_s, 3))
+        self._records.call(call, f"{call.kind}: {call.outcome}")
 
     def job_ended(self, job: ListedJob) -> None:
-        level = "error" if job.state in _STATES_OF_TROUBLE else "info"
-        self._write(
-            level,
-            job.message or job.state.value,
-            job=job.job,
-            state=job.state.value,
-            request_id=job.request_id,
-            attempt=job.attempt,
-            stage=job.stage,
-            code=job.code,
-        )
+        self._records.job_ended(job)
 
     def ended(self, ending: Ending) -> None:
-        level = "error" if ending.exit_code else "info"
-        took_s = round(self._clock.monotonic() - self._began_s, 3)
-        facts: dict[str, Any] = {"exit_code": ending.exit_code, "took_s": took_s}
-        if ending.summary is not None:
-            facts |= {"done": ending.summary.done, "total": ending.summary.total}
-        self._write(level, ending.reason or "ended", **facts)
+        self._records.ended(ending)
         with suppress(OSError, ValueError):  # what could not be written is flushed again
             self._handler.close()
 
-    def _write(self, level: str, message: str, **facts: Any) -> None:
-        if LEVELS.index(level) < self._least:
-            return
-        at = iso(self._clock.now())
-        known = {name: value for name, value in {"run": self._run, **facts}.items() if value is not None}
-        if self._as_json:
-            line = visible_json({"at": at, "level": level, "message": message, **known})
-        else:
-            told = " ".join(f"{name}={value}" for name, value in known.items())
-            line = visible(f"{at} {level} {message} {told}".rstrip())
+    def _write(self, level: str, record: dict[str, Any]) -> None:
+        if LEVELS.index(level) >= self._least:
+            self._append(level, visible_json(record) if self._as_json else visible(_in_words(record)))
+
+    def _append(self, level: str, line: str) -> None:
         record = logging.makeLogRecord({"msg": line, "levelname": level})
         try:
             if self._handler.shouldRollover(record):
@@ -96,3 +73,8 @@ class LogFile(Deaf):
             if self._warn_once is not None:
                 self._warn_once(f"--log-file {self._path}: can't be written: {error}")
             self._warn_once = None
+
+
+def _in_words(record: dict[str, Any]) -> str:
+    facts = " ".join(f"{name}={value}" for name, value in [*record.items()][3:])
+    return f"{record['at']} {record['level']} {record['message']} {facts}".rstrip()

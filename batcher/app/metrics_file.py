@@ -116,7 +116,6 @@ class MetricsFile(Deaf):
         )
         yield from self._gauge("jobs_new_failures", "Jobs that failed in this run.", summary.failed_now)
         yield from self._gauge("jobs_new_unknown", "Jobs that became unknown.", summary.unknown_now)
-        yield from self._gauge("jobs_refused", "Failed jobs that the API refused.", summary.refused)
         yield from self._gauge("output_bytes", "Bytes of all outputs.", summary.bytes)
         yield from self._gauge("run_duration_seconds", "How long it took.", summary.elapsed_s)
 

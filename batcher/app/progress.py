@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TextIO
 
-from batcher.clock import Clock, iso
+from batcher.app.log_records import LogRecords
+from batcher.clock import Clock
 from batcher.terminal import visible, visible_json
 
 if TYPE_CHECKING:
@@ -208,27 +209,31 @@ class LogLines:
         self._beat: asyncio.TimerHandle | None = None
 
     def started(self, view: RunView) -> None:
-        self._say(f"started: {_jobs(view.selected)}")
+        self._say(f"started: {_jobs(view.selected)}", view)
         self._look_again(view)
 
     def changed(self, view: RunView) -> None:
         if self._clock.monotonic() - self._last_s >= LINE_EVERY_S:
-            self._say("; ".join([_so_far(view), *view.waits()]))
+            self._say("; ".join([_so_far(view), *view.waits()]), view)
 
     def warn(self, message: str) -> None:
-        self._say(message)
+        self._last_s = self._clock.monotonic()
+        self.note(message, "warning")
 
     def finished(self, view: RunView) -> None:
         if self._beat is not None:
             self._beat.cancel()
-        self._say(f"ended: {_so_far(view)}")
+        self._say(f"ended: {_so_far(view)}", view)
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, level: str = "info") -> None:
         """Print a line in addition to those once a minute."""
+        del level
         at = self._clock.now().isoformat(timespec="seconds")[:19]
         _put(f"{at}Z batcher: {text}", self._stream)
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, view: RunView) -> None:
+        """The line of a minute, about the state that ``view`` has."""
+        del view
         self._last_s = self._clock.monotonic()
         self.note(text)
 
@@ -246,38 +251,65 @@ def _so_far(view: RunView) -> str:
     return f"{view.done}/{view.selected} done, {in_words(view)}".rstrip(", ")
 
 
-class JsonLines(LogLines):
-    """The same lines as JSON objects: ``at``, ``message``."""
+def json_records(stream: TextIO, clock: Clock) -> LogRecords:
+    """LogRecords as one line of JSON each, on ``stream``."""
+    return LogRecords(clock, lambda _, record: _put(visible_json(record), stream))
 
-    def note(self, text: str) -> None:
-        _put(visible_json({"at": iso(self._clock.now()), "message": text}), self._stream)
+
+class JsonLines(LogLines):
+    """The same lines as JSON objects, with the counts as numbers, and one for each job that ends."""
+
+    def __init__(self, stream: TextIO, clock: Clock) -> None:
+        super().__init__(stream, clock)
+        self.records = json_records(stream, clock)
+
+    def started(self, view: RunView) -> None:
+        self.records.run = view.run
+        super().started(view)
+
+    def note(self, text: str, level: str = "info") -> None:
+        self.records.write(level, text)
+
+    def _say(self, text: str, view: RunView) -> None:
+        self._last_s = self._clock.monotonic()
+        counts = {"selected": view.selected, "done": view.done, "failed": view.failed}
+        counts |= {"unknown": view.unknown, "at_api": view.queued, "downloading": view.downloading}
+        self.records.write("info", text, **counts)
 
 
 class Verbose:
     """``--verbose``: the output of another watcher, and a line for each finished call."""
 
     def __init__(self, inner: Bar | LogLines) -> None:
-        self._inner = inner
+        self.inner = inner
         self.started = inner.started
         self.changed = inner.changed
         self.warn = inner.warn
         self.finished = inner.finished
 
     def call(self, call: EndedCall) -> None:
-        self._inner.note(f"{call.kind} {call.what}: {call.outcome} ({call.took_s:.3f} s)")
+        text = f"{call.kind} {call.what}: {call.outcome} ({call.took_s:.3f} s)"
+        if isinstance(self.inner, JsonLines):
+            self.inner.records.call(call, text)
+        else:
+            self.inner.note(text)
 
 
 class Quiet:
-    """Prints only warnings."""
+    """Prints only warnings: as lines, or to ``records``."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, records: LogRecords | None = None) -> None:
         self._stream = stream
+        self._records = records
 
     def started(self, view: RunView) -> None: ...
     def changed(self, view: RunView) -> None: ...
 
     def warn(self, message: str) -> None:
-        _put(f"batcher: {message}", self._stream)
+        if self._records is not None:
+            self._records.write("warning", message)
+        else:
+            _put(f"batcher: {message}", self._stream)
 
     def finished(self, view: RunView) -> None: ...
 
@@ -285,8 +317,8 @@ class Quiet:
 class Held(Quiet):
     """Keeps what is wrong to itself until a human turns out to be needed."""
 
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
+    def __init__(self, stream: TextIO, records: LogRecords | None = None) -> None:
+        super().__init__(stream, records)
         self._kept: dict[str, None] = {}
         self._more = 0
 

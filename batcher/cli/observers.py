@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from batcher.app.progress import Bar, Held, JsonLines, LogLines, Quiet, Verbose
+from batcher.app.log_records import LogRecords
+from batcher.app.progress import Bar, Held, JsonLines, LogLines, Quiet, Verbose, json_records
 from batcher.clock import SystemClock
 from batcher.engine.view import Observer
 
@@ -13,7 +14,9 @@ from batcher.engine.view import Observer
 def observer_for(quiet: bool, log_format: str, verbose: bool = False) -> Observer:
     """The watcher of a run, or of a plan, for this process's stderr."""
     if quiet:
-        return Held(sys.stderr)
+        return Held(
+            sys.stderr, json_records(sys.stderr, SystemClock()) if log_format == "json" else None
+        )
     watcher = _watcher(log_format)
     return Verbose(watcher) if verbose else watcher
 
@@ -24,6 +27,12 @@ def _watcher(log_format: str) -> Bar | LogLines:
     if sys.stderr.isatty():
         return Bar(sys.stderr, colour="NO_COLOR" not in os.environ)
     return LogLines(sys.stderr, SystemClock())
+
+
+def records_of(observer: Observer) -> LogRecords | None:
+    """Where the observer writes JSON records to, if it does."""
+    shown = observer.inner if isinstance(observer, Verbose) else observer
+    return shown.records if isinstance(shown, JsonLines) else None
 
 
 def only_warnings() -> Observer:

@@ -20,16 +20,17 @@ from batcher.app import run as app
 from batcher.app.asked import asked_of, options_from
 from batcher.app.host import Host, interrupted
 from batcher.app.locked import when_free
-from batcher.app.progress import Bar, Held
+from batcher.app.progress import Bar, Held, json_records
 from batcher.app.teller import Ending, Watchers
 from batcher.cli import ending
 from batcher.cli.console import money, needs_a_human, summary_lines
 from batcher.cli.event_loop import fast_loop, run_loop
-from batcher.cli.observers import observer_for
+from batcher.cli.observers import observer_for, records_of
 from batcher.cli.plan_view import brief_lines, plan_json, plan_page
 from batcher.cli.question import agreed
 from batcher.cli.run_options import typed
 from batcher.cli.tellers import watched_by
+from batcher.clock import SystemClock
 from batcher.engine.canary import CanaryReport
 from batcher.engine.stop import Control
 from batcher.engine.view import Observer, Silence
@@ -88,7 +89,7 @@ def _run_for_real(options: Options, given: dict[str, Any]) -> int:
 def _told_nothing_ran(observer: Watchers, error: BatcherError, given: dict[str, Any]) -> int:
     observer.ended(Ending(error.exit_code, error=str(error)))
     _tell(observer)
-    return _nothing_ran(error, given)
+    return _nothing_ran(error, given, told=records_of(observer.shown) is not None)
 
 
 def _collect_less_often() -> None:
@@ -150,13 +151,14 @@ def _plan(options: Options, given: dict[str, Any]) -> int:
     return code
 
 
-def _nothing_ran(error: BatcherError, given: dict[str, Any]) -> int:
+def _nothing_ran(error: BatcherError, given: dict[str, Any], *, told: bool = False) -> int:
     if given["json"]:
         _print_json({"error": str(error), "exit_code": error.exit_code})
-    click.echo(visible_lines(f"batcher: {error}"), err=True)
+    if not told:
+        _say_error(str(error), given)
     if given["verbose"]:
         for cause in _causes(error):
-            click.echo(visible(f"  because of {type(cause).__name__}: {cause}"), err=True)
+            _say_error(f"  because of {type(cause).__name__}: {cause}", given, mark="")
     return error.exit_code
 
 
@@ -188,18 +190,26 @@ def _print_summary(summary: Summary, options: Options, host: Host, given: dict[s
         _tell(host.observer)
     if given["quiet"]:
         if summary.exit_code:
-            click.echo(visible(f"batcher: {needs_a_human(summary)}"), err=True)
-            _print_lines(summary, options, host, err=True)
+            _say_error(needs_a_human(summary), given)
+            for line in _lines(summary, options, host):
+                _say_error(line, given, mark="")
     elif not given["json"]:
-        _print_lines(summary, options, host, err=False)
-    elif summary.stopped:
-        click.echo(visible_lines(f"batcher: {summary.stopped}"), err=True)
+        for line in _lines(summary, options, host):
+            click.echo(visible(line))
+    elif summary.stopped and given["log_format"] != "json":  # there the last record says it
+        _say_error(summary.stopped, given)
 
 
-def _print_lines(summary: Summary, options: Options, host: Host, *, err: bool) -> None:
-    snapshot = read_snapshot(Path(summary.run_dir), host.disk)
-    for line in summary_lines(summary, snapshot, options.given):
-        click.echo(visible(line), err=err)
+def _lines(summary: Summary, options: Options, host: Host) -> Iterator[str]:
+    return summary_lines(summary, read_snapshot(Path(summary.run_dir), host.disk), options.given)
+
+
+def _say_error(text: str, given: dict[str, Any], mark: str = "batcher: ") -> None:
+    """To stderr: as text after ``mark``, or as a record if ``--log-format json`` was asked for."""
+    if given["log_format"] == "json":
+        json_records(sys.stderr, SystemClock()).write("error", text.strip())
+    else:
+        click.echo(visible_lines(f"{mark}{text}"), err=True)
 
 
 def _confirm(observer: Observer, plan: Plan, run_dir: Path, warning: str | None) -> bool:

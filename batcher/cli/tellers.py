@@ -6,17 +6,29 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from batcher.app.teller import Teller, Watchers
+from batcher.app.log_records import LogRecords
+from batcher.app.teller import Deaf, Teller, Watchers
+from batcher.cli.observers import records_of
 from batcher.clock import SystemClock
 from batcher.engine.view import Observer
 from batcher.options.run import Options
+
+
+class Ends(Deaf):
+    """Tells ``records`` what an observer does not hear: each job that ends, and the end of it all."""
+
+    def __init__(self, records: LogRecords) -> None:
+        self.job_ended = records.job_ended  # type: ignore[method-assign]
+        self.ended = records.ended  # type: ignore[method-assign]
 
 
 def watched_by(
     shown: Observer, options: Options, given: Mapping[str, Any], env: Mapping[str, str]
 ) -> Watchers:
     """``shown``, and the tellers that were asked for."""
-    return Watchers(shown, _tellers(shown.warn, options, given, env))
+    tellers = _tellers(shown.warn, options, given, env)
+    records = records_of(shown)
+    return Watchers(shown, tellers if records is None else (Ends(records), *tellers))
 
 
 def _tellers(
