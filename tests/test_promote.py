@@ -101,7 +101,7 @@ def test_winners_become_a_manifest_with_their_inputs_and_where_they_come_from(tm
     said = typed("promote", run_dir, "--set", "duration=10", "-o", "finals.yaml")
     assert said.output.splitlines() == [
         f"finals.yaml: 3 jobs of {run_dir}",
-        "What it would cost: batcher plan finals.yaml",
+        "What it would cost: batcher plan finals.yaml --sandbox",
     ]
     said = typed("run", "finals.yaml", "--sandbox", "--sandbox-speed", "100", "-o", "out")
     assert said.exception is None, said.exception

@@ -37,7 +37,10 @@ def promote_marked(
         )
     written = promote(Promotion(run_dir, target, model, _fields(sets)), jobs, snapshot)
     click.echo(visible(f"{target}: {written} {'job' if written == 1 else 'jobs'} of {run_dir}"))
-    click.echo(f"What it would cost: {command('plan', as_path(target))}")
+    rehearsed = (
+        ("--sandbox",) if snapshot.last_run is not None and snapshot.last_run.api == "sandbox" else ()
+    )
+    click.echo(f"What it would cost: {command('plan', as_path(target), *rehearsed)}")
     return 0
 
 
