@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
+from batcher.jobs.job import Source
 from batcher.jobs.lifecycle import EventName, State
 from batcher.report.history import Move, TimedSnapshot
 from batcher.report.page import embedded
@@ -271,7 +272,8 @@ async def variants(path):
                 one, vars={"animal": animal, "place": place, "seed": place[:2]}
             )
             await made.done(one, picture(one.id), extension=".png")
-    await made.done(job("plain", prompt="nothing", seed=2), picture("p"), extension=".png")
+    plain = msgspec.structs.replace(job("plain", prompt="nothing", seed=2), source=Source("m.yaml", 2))
+    await made.done(plain, picture("p"), extension=".png")
     await made.end()
     (path / "media" / "plain.png").unlink()
     report(path)
@@ -290,6 +292,7 @@ async def test_variables_of_templates_are_axes_and_filters(page, tmp_path):
         "document.getElementById('panel').textContent"
     )
     await page.js("document.getElementById('tab-gallery').click()")
+    assert await page.js(JOBS) == ["fox-snow", "fox-grass", "dog-snow", "dog-grass", "plain"]
     labels = await page.js("[...document.querySelectorAll('select')].map((select) => select.ariaLabel)")
     assert labels[1:6] == ["Model", "animal", "place", "var.seed", "input.seed"]
     chips = await page.js("document.querySelector('.card[data-job=fox-snow] .chips').textContent")

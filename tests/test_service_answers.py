@@ -518,6 +518,11 @@ def test_half_a_body_has_no_id(body: bytes) -> None:
     assert type(submission_error(said(200, body))) is OutcomeUnknown
 
 
+def test_what_is_missing_is_said_before_the_words_of_an_answer_that_sounds_well() -> None:
+    error = submission_error(said(200, {"message": "accepted"}))
+    assert error.message == "an answer without a request_id: accepted"
+
+
 @pytest.mark.parametrize("cost", ["NaN", "-Infinity", "-1", "true", '"free"', "1e400", "[1]"])
 def test_a_cost_that_is_no_amount_is_told_apart_from_none(cost: str) -> None:
     body = b'{"status": "completed", "output": "https://x/a", "cost": %s}' % cost.encode()

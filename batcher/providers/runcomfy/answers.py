@@ -99,6 +99,7 @@ PHASES: Final[dict[str, Phase]] = {
     "failed": Phase.FAILED,
     **dict.fromkeys(("cancelled", "canceled"), Phase.CANCELLED),
 }
+_NO_ID = "an answer without a request_id: "
 
 
 def submission(answer: ApiAnswer, now: datetime) -> str:
@@ -107,7 +108,8 @@ def submission(answer: ApiAnswer, now: datetime) -> str:
     request_id = own_id(document, answer.redact) if answer.ok else None
     if request_id is not None:
         return request_id
-    raise _error(_verdict_on_model(answer, document) or OutcomeUnknown, answer, document)
+    kind = _verdict_on_model(answer, document) or OutcomeUnknown
+    raise _error(kind, answer, document, _NO_ID if answer.ok and kind is OutcomeUnknown else "")
 
 
 def result(answer: ApiAnswer, now: datetime, request_id: str | None = None) -> Result:
@@ -219,10 +221,12 @@ def _verdict_on_model(answer: ApiAnswer, document: dict[str, Any]) -> type[CallE
     return NotFound if verdict is Rejected and error_code_of(document) == INVALID_MODEL else verdict
 
 
-def _error(kind: type[CallError], answer: ApiAnswer, document: dict[str, Any]) -> CallError:
+def _error(
+    kind: type[CallError], answer: ApiAnswer, document: dict[str, Any], before: str = ""
+) -> CallError:
     code = error_code_of(document)
     number = code if isinstance(code, int) else None
-    return kind(explain(answer, document), http_status=answer.status, error_code=number)
+    return kind(before + explain(answer, document), http_status=answer.status, error_code=number)
 
 
 def _result(answer: ApiAnswer, document: dict[str, Any], word: str) -> Result:

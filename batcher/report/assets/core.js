@@ -69,18 +69,48 @@ function entriesOf(job, at) {
   }));
 }
 
-// In the order of the manifest; variants of one line as they were submitted: the ledger mentions them in that order.
 function lineOf(job) {
   const at = (job.source || "").lastIndexOf(":");
   return at < 0 ? ["", 0] : [job.source.slice(0, at), Number(job.source.slice(at + 1)) || 0];
 }
 
+// In the order of the manifest. Calls that run at once pass each other on the way, so the ledger has the variants of a line
+// only about in their order: those of a matrix stand by their values, each value where it first came.
 function inManifestOrder(list) {
-  const lines = new Map(list.map((job) => [job, lineOf(job)]));
-  return list.map((job, at) => [job, at]).sort(([a, i], [b, j]) => {
-    const [fileA, lineA] = lines.get(a), [fileB, lineB] = lines.get(b);
-    return naturally(fileA, fileB) || lineA - lineB || i - j;
-  }).map(([job]) => job);
+  const lines = new Map();
+  const keyed = list.map((job, at) => {
+    if (!lines.has(job.source)) lines.set(job.source, { count: 0, names: new Map() });
+    const line = lines.get(job.source);
+    line.count += 1;
+    return { job, at, place: lineOf(job), line, ranks: ranksOf(job, line.names) };
+  });
+  for (const line of lines.values()) line.isMatrix = isMatrix(line);
+  const compare = (a, b) => naturally(a.place[0], b.place[0]) || a.place[1] - b.place[1] || (a.line === b.line && a.line.isMatrix && byRanks(a.ranks, b.ranks)) || a.at - b.at;
+  return keyed.sort(compare).map(({ job }) => job);
+}
+
+// By the job's parameters, variables first: how many other values each had on this line before this one.
+function ranksOf(job, names) {
+  const ranks = [], pairs = ["vars", "input"].flatMap((group) => Object.entries(job[group] || {}).map(([name, value]) => [`${group}.${name}`, shown(value)]));
+  for (const [name, value] of pairs) {
+    if (!names.has(name)) names.set(name, { at: names.size, count: 0, values: new Map() });
+    const seen = names.get(name);
+    seen.count += 1;
+    if (!seen.values.has(value)) seen.values.set(value, seen.values.size);
+    ranks[seen.at] = seen.values.get(value);
+  }
+  return ranks;
+}
+
+// The same parameters in each, and about as many jobs as combinations; while it runs, at least half as many.
+function isMatrix({ count, names }) {
+  const all = [...names.values()];
+  return all.every((seen) => seen.count === count) && all.reduce((product, seen) => product * seen.values.size, 1) <= 2 * count;
+}
+
+function byRanks(a, b) {
+  const at = a.findIndex((rank, n) => rank !== b[n]);
+  return at < 0 ? 0 : a[at] - b[at];
 }
 
 // ---- dimensions: whatever differs between jobs
