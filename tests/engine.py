@@ -37,6 +37,7 @@ from batcher.disk import LocalAppendFile, LocalDisk
 from batcher.download.transfer import Fetched
 from batcher.engine.account import Account
 from batcher.engine.budget import Budget, Caps
+from batcher.engine.canary import Canary
 from batcher.engine.lanes import Deps, lanes_of
 from batcher.engine.runner import Runner
 from batcher.engine.stop import Breaker
@@ -47,7 +48,7 @@ from batcher.jobs.job import Job, Source
 from batcher.jobs.lifecycle import EventName, Record, RunEvent, State
 from batcher.layout import LEDGER_NAME
 from batcher.ledger.ledger import Ledger
-from batcher.options.facts import Pace, Policy, Selection
+from batcher.options.facts import DEFAULT_CANARY_FAILURES, Pace, Policy, Selection
 from batcher.planning.plan import Plan, decide, make_plan
 from batcher.ports import CancelOutcome, Phase, Result, Traits
 from batcher.providers.runcomfy.body import prepared_body
@@ -342,6 +343,7 @@ class Batch:
     max_cost_usd: float | None = None
     assume_price_usd: float | None = None
     breaker: Breaker = field(default_factory=Breaker)
+    canary: frozenset[str] = frozenset()
     account: Account | None = None
 
     async def run(
@@ -372,7 +374,9 @@ class Batch:
         deps = self._deps(ledger, run_dir, metadata)
         if self.account is not None:
             self.account.follow(ledger, run_dir.is_ours)
-        runner = Runner(deps, pace, lanes_of(deps, pace, self._budget(ledger)), self.breaker)
+        runner = Runner(
+            deps, pace, lanes_of(deps, pace, self._budget(ledger)), self.breaker, self._canary(ledger)
+        )
         beside = asyncio.create_task(meanwhile(runner)) if meanwhile else None
         try:
             await runner.run(plan, self._work(jobs, ledger))
@@ -387,6 +391,9 @@ class Batch:
         for one, selected in self.selection.select(jobs):
             if selected:
                 yield one, decide(one, ledger.snapshot.get(one.id), self.policy)
+
+    def _canary(self, ledger: Ledger) -> Canary:
+        return Canary(self.canary, DEFAULT_CANARY_FAILURES, ledger.snapshot, self.clock)
 
     def _budget(self, ledger: Ledger) -> Budget:
         return Budget(ledger, self.price_of, Caps(self.max_cost_usd, self.assume_price_usd))

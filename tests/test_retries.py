@@ -4,7 +4,7 @@ import asyncio
 import re
 
 import pytest
-from engine import PRICE_USD, Batch, answer, bought, for_ever, in_virtual_time, job, some_jobs
+from engine import PRICE_USD, Batch, after, answer, bought, for_ever, in_virtual_time, job, some_jobs
 
 from batcher.app.asked import options_from
 from batcher.cli.console import status_lines
@@ -172,6 +172,40 @@ async def test_a_run_that_stops_buys_no_retry(batch):
     assert isinstance(ended.error, StoppedError)
     assert batch.api.prompts.count("cat") == 1
     assert ended.records["cat"].state is State.FAILED
+
+
+async def with_a_canary(batch, takes_s, said):
+    """``old`` is a request of an earlier run that fails while the canary runs for ``takes_s`` seconds."""
+    await batch.hold(*bought(job("old"), "r9-old"))
+    batch.api.knows("r9-old", age_s=100.0)
+    batch.api.results["r9-old"] = for_ever(BROKEN)
+    batch.api.results["canary"] = [after(takes_s, said)]
+    batch.policy, batch.canary = TWICE, frozenset({"canary"})
+    return await batch.run([job("canary"), job("old"), *some_jobs(2)])
+
+
+@in_virtual_time
+async def test_a_retry_of_an_earlier_request_waits_for_the_canary(batch):
+    ended = await with_a_canary(batch, 100.0, answer())
+    assert ended.states == {"done": 4}
+    at_s = {prompt: at_s for at_s, prompt in batch.api.posts}
+    assert at_s["old"] > at_s["canary"] + 100.0
+
+
+@in_virtual_time
+async def test_a_canary_that_fails_stops_retries_of_earlier_requests_too(batch):
+    ended = await with_a_canary(batch, 100.0, REFUSED)
+    assert isinstance(ended.error, StoppedError)
+    assert batch.api.prompts == ["canary"]
+
+
+@in_virtual_time
+async def test_the_canary_is_judged_after_its_retries(batch):
+    batch.policy, batch.canary = TWICE, frozenset({"job-000"})
+    fails(batch, "job-000", 2)
+    ended = await batch.run(some_jobs(3))
+    assert (ended.states, ended.error) == ({"done": 3}, None)
+    assert batch.api.prompts[:3] == ["job-000"] * 3
 
 
 # Over several runs

@@ -102,7 +102,7 @@ class Canary:
     _began_s: float | None = field(init=False, default=None)
     _open: set[str] = field(init=False, default_factory=set)
     _settled: asyncio.Event = field(init=False, default_factory=asyncio.Event)
-    _judged: bool = field(init=False, default=False)
+    _judged: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     async def holds_back(self, job_id: str) -> StoppedError | None:
         """Return when the job may be submitted; the reason to stop if it may not."""
@@ -110,12 +110,17 @@ class Canary:
             self._open.add(job_id)
             self._settled.clear()
             self._began_s = self.clock.monotonic() if self._began_s is None else self._began_s
-        elif not self._judged:
+        elif not self._judged.is_set():
             if self._open:
                 await self._settled.wait()
-            self._judged = True
+            self._judged.set()
             return self._verdict()
         return None
+
+    async def holds_retry(self, job_id: str) -> None:
+        """Return when the canary was judged: a request of an earlier run may fail before that."""
+        if self.ids and job_id not in self.ids:
+            await self._judged.wait()
 
     @contextmanager
     def watching(self, job_id: str) -> Iterator[None]:

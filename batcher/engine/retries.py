@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batcher.engine.canary import Canary
 from batcher.engine.lanes import Deps, Lanes
 from batcher.jobs.job import Job
 from batcher.jobs.lifecycle import State
@@ -16,8 +17,9 @@ RETRY_CAP_S = 30.0
 class Retries:
     """What the ledger says of a job's retries, made into waiting and slots."""
 
-    def __init__(self, deps: Deps, lanes: Lanes) -> None:
+    def __init__(self, deps: Deps, lanes: Lanes, canary: Canary) -> None:
         self._deps = deps
+        self._canary = canary
         self._lanes = lanes
         self._records = deps.ledger.snapshot.records
         self._taken_over: dict[str, Job] = {}
@@ -57,6 +59,7 @@ class Retries:
             return 0
         rng, number = self._deps.rng, record.retry
         await self._deps.clock.sleep(full_jitter_s(number, rng, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S))
+        await self._canary.holds_retry(job_id)
         if control.draining or not await self._lanes.slots.acquire(record.model):
             return 0
         return record.attempt

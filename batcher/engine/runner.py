@@ -56,7 +56,7 @@ class Runner:
         self._watched_since_s: dict[str, float] = {}
         self._queues = CapQueues(lanes.slots.caps, self._start, self._spawn)
         self._stuck: BatcherError | None = None
-        self._retries = Retries(deps, lanes)
+        self._retries = Retries(deps, lanes, self._canary)
         # Insertion-ordered, so that cancellation order is deterministic.
         self._live: dict[asyncio.Task[None], None] = {}
 
@@ -169,6 +169,8 @@ class Runner:
             await self._queues.close()
         except InputError as error:  # a job that was planned but can't be read any more stays pending
             self._deps.observer.warn(f"the manifest changed while the run was under way:\n{error}")
+        if self._deps.policy.retries and (reason := await self._canary.holds_back("")) is not None:
+            self.control.drain(reason)  # no job was left to be held back, but retries may be
 
     async def _begin(self, job: Job, decision: Decision) -> None:
         match decision.action:
@@ -196,9 +198,10 @@ class Runner:
         if await slots.acquire(job.model):
             await self._lanes.starts.space_out()
             self._spawn(self._buy(job, ask_first=decision.action is Action.ASK))
-        elif (cap := slots.caps.stuck(job.model)) is not None:
+            return
+        self._canary.leave_out(job.id)
+        if (cap := slots.caps.stuck(job.model)) is not None:
             self._stuck = IncompleteError(f"requests that outlasted --job-timeout fill {cap}")
-            self._canary.leave_out(job.id)
         else:
             self.control.drain(
                 IncompleteError("requests that outlasted --job-timeout hold every slot (-c)")

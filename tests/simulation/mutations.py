@@ -223,6 +223,24 @@ MUTATIONS = (
         "        if record.request_id != request.id or not self._is_missing(job_id):\n",
         "        if False:\n",
     ),
+    Mutation(
+        "more retries than --retries",
+        "planning/plan.py",
+        "    left = record.attempt < policy.max_attempts and record.retry < policy.retries\n",
+        "    left = record.attempt < policy.max_attempts\n",
+    ),
+    Mutation(
+        "a retry that does not wait for the canary",
+        "engine/retries.py",
+        "        await self._canary.holds_retry(job_id)\n",
+        "",
+    ),
+    Mutation(
+        "a retry without asking for the old result",
+        "engine/runner.py",
+        "result = await self._generate(job, ask_first=True)",
+        "result = await self._generate(job, ask_first=False)",
+    ),
 )
 
 
