@@ -1,8 +1,6 @@
 """The account's book: caps over directories, processes and time."""
 
 import json
-import os
-import signal
 import subprocess
 import time
 from datetime import UTC, datetime, timedelta
@@ -313,7 +311,7 @@ def test_processes_that_are_killed_at_random_never_pass_the_cap_together(server,
             while len(server.posts) < before + 3 and time.monotonic() < deadline:
                 time.sleep(0.02)
             for process in started:
-                os.kill(process.pid, signal.SIGKILL)
+                process.kill()
         for process in started:
             process.wait(60)
     assert len(server.posts) <= 20, "each POST may have been charged"
