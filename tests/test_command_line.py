@@ -109,6 +109,7 @@ def test_each_shell_gets_its_script(shell, capsys):
             ["--max-attempts", "--max-cost", "--max-failures", "--max-file-size"],
         ),
         ("batcher run m.csv --on-interrupt d", ["detach"]),
+        ("batcher run m.csv --on-lock w", ["wait="]),
         ("batcher completion z", ["zsh"]),
     ],
 )

@@ -294,6 +294,19 @@ def test_the_log_is_rotated_and_keeps_a_bounded_number_of_files(tmp_path, monkey
     assert all("Z warning line " in line for line in (tmp_path / "b.log.1").read_text().splitlines())
 
 
+def test_a_log_that_another_program_renamed_goes_on_in_a_new_file(tmp_path):
+    path = tmp_path / "b.log"
+    file = LogFile(path, FakeClock(), as_json=False, level="info", warn=pytest.fail)
+    file.warn("first")
+    path.rename(tmp_path / "b.log.old")
+    file.warn("second")
+    path.unlink()
+    file.warn("third")
+    file.ended(Ending(0))
+    assert "first" in (tmp_path / "b.log.old").read_text()
+    assert [line.split()[2] for line in path.read_text().splitlines()] == ["third", "ended"]
+
+
 def test_systemd_is_told_that_a_service_is_ready_and_how_it_ended(tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listens:
         listens.bind(str(tmp_path / "s"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from logging.handlers import RotatingFileHandler
@@ -63,6 +64,7 @@ class LogFile(Deaf):
     def _append(self, level: str, line: str) -> None:
         record = logging.makeLogRecord({"msg": line, "levelname": level})
         try:
+            self._follow_rename()
             if self._handler.shouldRollover(record):
                 self._handler.doRollover()
             stream = self._handler.stream or self._handler._open()
@@ -73,6 +75,17 @@ class LogFile(Deaf):
             if self._warn_once is not None:
                 self._warn_once(f"--log-file {self._path}: can't be written: {error}")
             self._warn_once = None
+
+    def _follow_rename(self) -> None:
+        """Another run, or logrotate, may have renamed the file: the next line goes to a new one."""
+        stream = self._handler.stream
+        if not stream:
+            return
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(stream.fileno()), self._path.stat()):
+                return
+        stream.close()
+        self._handler.stream = None
 
 
 def _in_words(record: dict[str, Any]) -> str:

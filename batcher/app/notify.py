@@ -76,7 +76,7 @@ class Notifier(Deaf):
             self._thread.join(PATIENCE_S)
             if self._thread.is_alive():
                 self._problems.append("no answer in time")
-        for problem in self._problems:
+        for problem in dict.fromkeys(self._problems):
             self._warn(f"--notify {public_address(self._url)}: {problem}")
 
     def _put(self, event: str, text: str, more: Message) -> None:

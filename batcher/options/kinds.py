@@ -26,7 +26,8 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 @dataclass(frozen=True, slots=True)
 class ValueKind:
-    """A type of value. ``metavar`` stands for it in help; ``choices`` lists all values, if few.
+    """A type of value. ``metavar`` stands for it in help; ``choices`` are words that a shell
+    completes: values, or how they begin.
 
     ``show`` writes a value so that ``parse`` reads the same one again. ``is_path``: relative to the
     file that it stands in. ``separator`` divides several values in one text, None if any text is one.
@@ -290,16 +291,18 @@ ALL_MODELS = "*"
 CONCURRENCY = ValueKind(
     "N|auto|MODEL=N",
     _auto_or(whole_above_0, "a number of requests (1 or more)"),
+    choices=("auto",),
     separator=",",
     bare_name=ALL_MODELS,
 )
-SHARD = ValueKind("I/N|auto", _shard, show=_show_shard)
+SHARD = ValueKind("I/N|auto", _shard, show=_show_shard, choices=("auto",))
 RATE = ValueKind("N/s|N/m", rate_per_s, show=_show_rate)
 DURATION = ValueKind("DURATION", duration_s, show=_show_duration)
 POLL = ValueKind(
     "auto|SECONDS",
     _auto_or(_above_0(duration_s, "the interval"), "an interval above 0 (seconds, or 2m)"),
     show=_show_auto_or(_show_duration),
+    choices=("auto",),
 )
 SIZE = ValueKind("SIZE", size_bytes, show=_show_size)
 USD = ValueKind("USD", dollars, show=show_number)
@@ -310,9 +313,12 @@ PER_PERIOD = ValueKind(
     separator=",",
 )
 SHARE = ValueKind("N|N%", share, show=_show_share)
-ON_LOCK = ValueKind("fail|skip|wait=DURATION", _on_lock, show=_show_on_lock)
+ON_LOCK = ValueKind(
+    "fail|skip|wait=DURATION", _on_lock, show=_show_on_lock, choices=("fail", "skip", "wait=")
+)
 ADDRESS = ValueKind("URL", _filled, is_secret=True)
-EVENTS = ValueKind("EVENT,...", choice("start", "success", "failure", "attention").parse, separator=",")
+_EVENT = choice("start", "success", "failure", "attention")
+EVENTS = ValueKind("EVENT,...", _EVENT.parse, choices=_EVENT.choices, separator=",")
 FILE = ValueKind("FILE", _filled, is_path=True)
 SPEED = ValueKind("FACTOR", _above_0(_decimal, "the speed"), show=show_number)
 PART = ValueKind("0..1", _part, show=show_number)
