@@ -306,6 +306,21 @@ async def test_variables_of_templates_are_axes_and_filters(page, tmp_path):
 
 @in_browser
 @on_one_loop
+async def test_a_comparison_is_marked_by_key_and_keeps_its_titles_in_sight(page, tmp_path):
+    await page.window(1280, 400)
+    await page.open(await variants(tmp_path), "#tab=compare")
+    await page.js("document.querySelector('.tilelet').focus()")
+    await page.key("s")
+    assert await page.js("document.querySelector('.tilelet .cap').textContent.includes('★')")
+    await page.js("scrollTo(0, 600)")
+    await page.until(
+        "scrollY > 300 && document.querySelector('.matrix-head').getBoundingClientRect().top === 0"
+    )
+    page.errors.clear()
+
+
+@in_browser
+@on_one_loop
 async def test_an_output_that_is_gone_is_told(page, tmp_path):
     await page.open(await variants(tmp_path))
     await page.until(
