@@ -45,7 +45,7 @@ class Result(msgspec.Struct, frozen=True):
     """A cost was reported that is no amount of money."""
     queue_position: int | None = None
     message: str | None = None
-    error_code: int | None = None
+    error_code: int | str | None = None
     model: str | None = None
     texts: tuple[str, ...] = ()
     """Outputs that came with the answer itself: texts, and ``data:`` URIs. They follow the URLs."""

@@ -430,6 +430,11 @@ def test_a_failed_result_tells_why() -> None:
     assert (found.phase, found.message, found.cost_usd) == (Phase.FAILED, "NSFW content", 0.0)
 
 
+def test_a_code_in_words_is_kept() -> None:
+    body = {"status": "failed", "error": "no", "error_code": "content_policy_violation"}
+    assert answers.result(said(200, body), NOW).error_code == body["error_code"]
+
+
 def test_an_error_object_tells_why() -> None:
     body = {"status": "failed", "error": {"message": "out of memory", "code": 7}}
     assert answers.result(said(200, body), NOW).message == "out of memory"

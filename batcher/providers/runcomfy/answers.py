@@ -243,7 +243,7 @@ def _result(answer: ApiAnswer, document: dict[str, Any], word: str) -> Result:
         cost_is_odd=cost_usd is None and document.get("cost") is not None,
         queue_position=position if is_plain_int(position) else None,
         message=_shown(told, answer) or None,
-        error_code=code if isinstance(code, int) else None,
+        error_code=_shown(code, answer) if isinstance(code, str) else code,
         model=_model(document, answer),
     )
 
