@@ -128,7 +128,7 @@ class Book:
         self._waiting: dict[str, datetime] = {}
         self._spent_usd: dict[datetime, float] = {}
         self._paid: dict[int, str] = {}
-        self._days: dict[date, datetime] = {}
+        self._days: dict[str, datetime] = {}
 
     def refresh(self) -> None:
         """Read the lines written since the last read. Raises LedgerError."""
@@ -222,12 +222,17 @@ class Book:
         before = self._attempts.by_key.get(entry.key)
         if not self._attempts.takes(entry) or entry.api != self.api:
             return
+        self._note_unfinished(entry)
+        if before is None or (before.usd, before.at) != (entry.usd, entry.at):
+            self._note_spent(before, entry)
+
+    def _note_spent(self, before: Entry | None, entry: Entry) -> None:
         if before is not None:
             self._spent_usd[self._day(before.at)] -= before.usd
         day = self._day(entry.at)
         self._spent_usd[day] = self._spent_usd.get(day, 0.0) + entry.usd
-        self._note_unfinished(entry)
-        if entry.run_dir != self.run_dir:
+        was_paid = before is not None and before.usd > 0
+        if entry.run_dir != self.run_dir and (entry.kind == FOLD or was_paid != (entry.usd > 0)):
             self._note_paid(entry)
 
     def _note_paid(self, entry: Entry) -> None:
@@ -245,10 +250,11 @@ class Book:
             self._unfinished.pop(entry.key, None)
 
     def _day(self, at: str) -> datetime:
-        local = datetime.fromisoformat(at).astimezone(self.zone)
-        day = self._days.get(local.date())
+        minute = at[:16]
+        day = self._days.get(minute)
         if day is None:
-            day = self._days[local.date()] = _midnight(local.date(), local, self.zone)
+            local = datetime.fromisoformat(at).astimezone(self.zone)
+            day = self._days[minute] = _midnight(local.date(), local, self.zone)
         return day
 
     def rooms(self) -> list[PeriodRoom]:
