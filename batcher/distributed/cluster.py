@@ -1,4 +1,4 @@
-"""Which cluster: a scheduler's address, or workers of our own on this machine."""
+"""Which cluster to use: a scheduler's address, or worker processes started on this machine."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ClusterAddress:
 
 
 def place_of(text: str) -> ClusterAddress:
-    """What ``--dask`` says. Raises UsageError."""
+    """Parse the value of ``--dask``. Raises UsageError."""
     if (local := _LOCAL.fullmatch(text)) is not None:
         return ClusterAddress(None, int(local[1]))
     if _ADDRESS.fullmatch(text):
@@ -49,7 +49,7 @@ def place_of(text: str) -> ClusterAddress:
 
 
 def check_installed() -> None:
-    """Raises UsageError where the extra is missing."""
+    """Raises UsageError if the ``dask`` extra is not installed."""
     try:
         import distributed  # noqa: F401
     except ModuleNotFoundError as error:
@@ -69,7 +69,7 @@ async def connected(place: ClusterAddress) -> AsyncIterator[Any]:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """What Dask would log of workers that come and go is told in our own words."""
+    """Silence Dask's log of workers that join and leave: we report that ourselves."""
     names = ("distributed", "tornado")
     loggers = [
         logging.getLogger(name)
@@ -110,7 +110,7 @@ async def _theirs(address: str) -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def _own(place: ClusterAddress) -> AsyncIterator[Any]:
-    """Processes of one thread each, on loopback only; gone with this process, however it ends."""
+    """Processes of one thread each, on loopback only; they end with this process, however it ends."""
     import dask
     from distributed import Client, LocalCluster
 
@@ -140,7 +140,7 @@ async def _own(place: ClusterAddress) -> AsyncIterator[Any]:
 
 
 def _missing_guard() -> str:
-    """A hint at the commonest cause, if this is a script: each process runs it from the top."""
+    """A hint at the most common cause, if this is a script: each process imports it from the top."""
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     if script is None or Path(script).parent.name == "bin":
         return ""
@@ -151,6 +151,6 @@ def _missing_guard() -> str:
 
 
 def dask_setup(worker: object) -> None:
-    """Called by Dask in each process of our own: a Ctrl-C on the terminal is the caller's alone."""
+    """Called by Dask in each process that we start: only the caller handles Ctrl-C."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""A run on a cluster from beginning to end: plan, ask, share out, sum up."""
+"""A run on a cluster from beginning to end: plan, confirm, run the shards, add up the results."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from batcher.store.bucket import open_run_dir
 
 
 async def run(options: Options, where: str, host: Host) -> Summary:
-    """As ``app.run``, on the workers of the Dask cluster that ``where`` says.
+    """Like ``app.run``, on the workers of the Dask cluster that ``where`` names.
 
-    Raises UsageError for what a cluster can't keep, UnreachableError where there is none, and what
-    ``app.run`` raises.
+    Raises UsageError for options that a cluster can't honour, UnreachableError if there is no cluster,
+    and whatever ``app.run`` raises.
     """
     place = place_of(where)
     check_divisible(options)
@@ -75,12 +75,12 @@ async def _share_out(client: Any, prepared: Prepared, run_dir: Path, host: Host)
             with host.signals(control):
                 await fleet.run(control, options.pace.grace_s - SLACK_S)
         except UnreachableError as error:
-            lost = error  # what was bought until then stands in the ledger, and is told
+            lost = error  # what was bought until then is in the ledger, and in the summary
         finally:
             host.observer.finished(fleet.view)
     end = verdict(fleet, control.error or lost, options)
     if segments_in(run_dir, host.disk):
-        # Shards that ended together, or died, may each have left this to another one.
+        # Shards that ended at the same time, or died, may each have relied on another one to do this.
         gather(run_dir, Shard(count, 1), host.disk)
     end.view.submitted_now = accepted_since(run_dir, before, host.disk)
     elapsed_s = host.clock.monotonic() - began_s
@@ -88,9 +88,9 @@ async def _share_out(client: Any, prepared: Prepared, run_dir: Path, host: Host)
 
 
 async def _reach(options: Options, run_dir: Path, host: Host) -> dict[str, int]:
-    """How many bytes each segment of the ledger has, here or in a bucket that is further on.
+    """The size in bytes of each segment of the ledger, here or in the bucket if that has more.
 
-    What the shards bring from there was bought by an earlier run. Raises what the bucket raises.
+    What the shards fetch from the bucket was bought by an earlier run. Raises what the bucket raises.
     """
     sizes = sizes_of(run_dir, host.disk)
     tree = open_run_dir(run_dir, host.disk, bucket_url=options.bucket_url)
@@ -104,14 +104,14 @@ def _snapshot(run_dir: Path, host: Host) -> Snapshot:
 
 
 def _check_free(run_dir: Path, host: Host) -> None:
-    """Raises LockedError where another run is at work: known before workers are started for nothing."""
+    """Raises LockedError if another run is active, before any worker is started in vain."""
     if segments_in(run_dir, host.disk):
         check_free(run_dir / HIDDEN_NAME, host.disk)
 
 
 @contextmanager
 def _mark(run_dir: Path, host: Host) -> Iterator[Path]:
-    """A file in the run directory that tells workers whether they see it. Raises RunDirError."""
+    """A file that lets workers check that they see the run directory. Raises RunDirError."""
     hidden = run_dir / HIDDEN_NAME
     mark = hidden / f"dask-{uuid.uuid4().hex[:12]}"
     with writing(hidden):
@@ -125,14 +125,14 @@ def _mark(run_dir: Path, host: Host) -> Iterator[Path]:
 
 
 async def _check_sights(client: Any, sight: Sight) -> None:
-    """Raises RunDirError where a worker does not see what it has to see."""
+    """Raises RunDirError if a worker does not see the run directory or the manifest."""
     try:
         problems = await client.run(look, sight)
     except Exception as error:
         raise UnreachableError(
             f"a worker can't be asked; is batcher installed there? {type(error).__name__}: {error}"
         ) from error
-    wrong = {worker: problem for worker, problem in problems.items() if problem is not None}
-    for worker, problem in wrong.items():
-        more = f" ({len(wrong) - 1} more workers have problems)" if len(wrong) > 1 else ""
+    found = {worker: problem for worker, problem in problems.items() if problem is not None}
+    for worker, problem in found.items():
+        more = f" ({len(found) - 1} more workers have problems)" if len(found) > 1 else ""
         raise RunDirError(f"worker {worker}: {problem}{more}")

@@ -1,6 +1,6 @@
-"""What part of all limits each shard gets: of the cap, the rate, the downloads, the failures.
+"""Divides the limits among the shards: concurrency, rate, downloads, failures.
 
-The parts of each add up to what the user allowed.
+The parts of each limit add up to what the user allowed.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from batcher.manifest.tally import ManifestTally
 from batcher.options.run import Options
 
 _GRACE_SHARE = 0.8
-"""The rest is for the way there and back."""
+"""The rest of the grace period is for the messages to and from the workers."""
 
 
 def check_divisible(options: Options) -> None:
-    """Raises UsageError for what can't be kept by shards that don't wait for each other."""
+    """Raises UsageError for options that independent shards can't honour."""
     if options.selection.shard is not None:
-        raise UsageError("--dask makes shards itself: leave out --shard")
+        raise UsageError("--dask divides the batch into shards itself: leave out --shard")
     if options.pace.max_runtime_s is not None:
-        raise UsageError("--max-runtime is not kept by the workers of --dask: leave it out")
+        raise UsageError("the workers of --dask do not support --max-runtime: leave it out")
     if not all(path.is_file() for path in (options.manifest, *options.also)):
         raise UsageError("--dask needs manifests that are files, which its workers can read too")
     if options.pace.adapts:
         raise UsageError(
-            "-c auto finds the API's limit by itself: many shards would each take the others for the "
-            "limit; say -c N with --dask"
+            "-c auto searches for the API's limit, and several shards would mistake each other's load "
+            "for it: use -c N with --dask"
         )
     if options.pace.model_caps:
-        raise UsageError("--concurrency MODEL=N is not kept by the workers of --dask: leave it out")
+        raise UsageError("the workers of --dask do not support --concurrency MODEL=N: leave it out")
     if options.money.canary is not None:
         raise UsageError(
-            "--canary holds back the whole batch, and shards don't wait for each other: run it first "
+            "--canary holds back the whole batch, but shards don't wait for each other: run it first "
             "without --dask, as in --canary 10 --limit 20"
         )
 
 
 def split(total: int, count: int) -> list[int]:
-    """``total`` in ``count`` whole parts that differ by one at most."""
+    """``total`` divided into ``count`` integers that differ by at most one."""
     part, rest = divmod(total, count)
     return [part + (position < rest) for position in range(count)]
 
 
 def split_above(floors: Sequence[int], total: int) -> list[int]:
-    """``total`` in whole parts, as even as can be, none below its floor as far as ``total`` goes.
+    """``total`` divided as evenly as possible, each part at least its floor while ``total`` suffices.
 
-    What each shard already has at the API is its floor: so it can't be that one begins with more than
-    its part while the others fill up theirs. One whose part is 0 waits until another has ended.
+    A shard's floor is the number of its requests that are unfinished at the API, so that no shard
+    starts above its part while the others fill theirs. A shard whose part is 0 waits until another ends.
     """
     parts, left = [], total
     for floor in floors:
@@ -65,7 +65,7 @@ def split_above(floors: Sequence[int], total: int) -> list[int]:
 
 
 def divide(prepared: Prepared, run_dir: Path, count: int) -> list[Options]:
-    """The options of each of ``count`` shards that has anything to do."""
+    """The options of each of ``count`` shards; shards without jobs are left out."""
     options = prepared.options
     shards = _with_work(count, _chosen(prepared))
     unfinished = Counter(Shard(count, shard_number(job, count)) for job in prepared.plan.resumed)
@@ -82,7 +82,7 @@ def divide(prepared: Prepared, run_dir: Path, count: int) -> list[Options]:
 
 
 def _with_work(count: int, chosen: frozenset[str] | None) -> dict[Shard, frozenset[str] | None]:
-    """The shards that have any of the ``chosen`` jobs, with these; None stands for all."""
+    """The shards that have any of the ``chosen`` jobs, with those jobs; None means all jobs."""
     shards = [Shard(count, number) for number in range(1, count + 1)]
     if chosen is None:
         return dict.fromkeys(shards)
@@ -90,7 +90,7 @@ def _with_work(count: int, chosen: frozenset[str] | None) -> dict[Shard, frozens
 
 
 def _with_part(options: Options, shard: Shard, slots: int) -> Options:
-    """``options`` with a shard's part of all limits but the budget, which goes by the ledger."""
+    """``options`` with a shard's part of every limit but the budget, which is divided by the ledger."""
     index, pace, money = shard.number - 1, options.pace, options.money
     failures = money.max_failures
     if failures is not None and not money.max_failures_percent:
@@ -109,7 +109,7 @@ def _with_part(options: Options, shard: Shard, slots: int) -> Options:
 
 
 def _chosen(prepared: Prepared) -> frozenset[str] | None:
-    """The jobs that ``--only`` and ``--limit`` choose from the whole manifest; None for all."""
+    """The ids that ``--only`` and ``--limit`` choose from the whole manifest; None means all."""
     selection = prepared.options.selection
     if selection.limit is None and selection.only is None:
         return None

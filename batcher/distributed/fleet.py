@@ -1,4 +1,4 @@
-"""The caller's side of a run: start each shard, again where its worker died; hear and direct them."""
+"""The caller's side: starts each shard, restarts it if its worker dies, merges reports, sends orders."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from batcher.engine.view import RunView
 from batcher.errors import BatcherError, InterruptedRunError, UnreachableError
 
 STARTS_ALLOWED = 10
-"""How often a shard is given out. Dask itself tries other workers several times for each of these."""
+"""How often a shard is started. For each start Dask itself tries several workers."""
 SLACK_S = 1.0
 NO_SLOT_LEFT = (
-    "no slot (-c) is left for some shards: requests that outlasted --job-timeout, or that a shard in "
-    "trouble left behind, may hold all of them; run again to go on"
+    "no slot (-c) is left for some shards: requests that outlasted --job-timeout, or that a failed "
+    "shard left unfinished, may hold all of them; run again to resume"
 )
 
 
 class Fleet:
-    """All shards of a run. ``ended`` holds what came of each, by number."""
+    """All shards of a run. ``ended`` holds the result of each, by its number."""
 
     def __init__(self, client: Any, run: str, tasks: list[Task], host: Host) -> None:
         self.ended: dict[int, Ended] = {}
@@ -59,17 +59,17 @@ class Fleet:
 
     @property
     def shards(self) -> int:
-        """How many shards have anything to do."""
+        """How many shards have jobs."""
         return len(self._tasks)
 
     def counts(self) -> dict[int, dict[str, int]]:
-        """What each shard last reported."""
+        """The last reported counts of each shard."""
         return {number: counts_of(view) for number, view in self._views.items()}
 
     async def run(self, control: Control, grace_s: float) -> None:
-        """See all shards to their ends or, once ``control`` halts, for as long as the grace allows.
+        """Wait until all shards have ended or, once ``control`` halts, until the grace period is over.
 
-        Raises UnreachableError where the cluster is lost.
+        Raises UnreachableError if the connection to the cluster is lost.
         """
         self._client.subscribe_topic(VIEWS, self._received)
         beating = asyncio.create_task(self._beat())
@@ -86,7 +86,7 @@ class Fleet:
                 await self._say()
 
     async def _see_through(self, task: Task, control: Control) -> None:
-        """Have one shard carried out. One that a leaving worker wound up is given out again."""
+        """Run one shard. It is started again if its worker died, or stopped it in order to leave."""
         for start in range(STARTS_ALLOWED):
             ended = await self._once(task, f"batcher-{self._run}-{task.number}-{start}")
             left = ended is None or _is_interrupted(ended)
@@ -97,7 +97,7 @@ class Fleet:
         self._take_in(task, Ended(task.number, trouble=trouble_of(error)))
 
     async def _once(self, task: Task, key: str) -> Ended | None:
-        """What came of a shard; None where its workers died. Raises UnreachableError."""
+        """The result of a shard; None if its workers died. Raises UnreachableError."""
         from distributed import KilledWorker
         from distributed.client import FutureCancelledError
 
@@ -111,17 +111,17 @@ class Fleet:
             if task.number not in self._futures:
                 return Ended(task.number)
             raise UnreachableError(
-                "lost the Dask scheduler: the shards wind themselves up; `batcher status` says how far "
-                "they came, run again to resume"
+                "lost the Dask scheduler: the shards stop by themselves; `batcher status` shows how far "
+                "they got, run again to resume"
             ) from error
-        except Exception as error:  # noqa: BLE001 - whatever kept a worker from even beginning
+        except Exception as error:  # noqa: BLE001 - anything that kept a worker from starting
             return Ended(task.number, trouble=trouble_of(error))
 
     def _take_in(self, task: Task, ended: Ended) -> None:
-        """A shard has ended: let those that go on share evenly what it had of the cap and the rate.
+        """A shard has ended: divide its slots and its rate evenly among those still running.
 
-        Only what is sure to be free: not what it may have left unfinished at the API. After one of which
-        nobody can say, and which may not even have ended, nothing is handed on any more.
+        Slots that it may have left occupied at the API are not passed on. After a shard whose held slots
+        are unknown (it may still be running), nothing is passed on any more.
         """
         self.ended[task.number] = ended
         pace, order = task.options.pace, self._order
@@ -139,7 +139,7 @@ class Fleet:
             self._direct(drain=NO_SLOT_LEFT)
 
     def _received(self, event: tuple[float, Any]) -> None:
-        """A shard's report, or that of another run's."""
+        """Handle a shard's report; reports of other runs are ignored."""
         try:
             report = msgspec.convert(event[1], Report)
         except msgspec.ValidationError:
@@ -156,7 +156,7 @@ class Fleet:
             self._direct(drain=report.stopped)
 
     def _merge(self, report: Report) -> None:
-        """What is done stays done, also while a shard is taken over and counts again."""
+        """Add a report. ``done`` never falls, although a restarted shard counts from zero again."""
         view, before = view_of(report.counts), self._views.get(report.number)
         if before is not None:
             view.done = max(view.done, before.done)
@@ -170,7 +170,7 @@ class Fleet:
         self._news.set()
 
     async def _beat(self) -> None:
-        """Say the order again and again, and at once where it changes."""
+        """Send the order every ``BEAT_S`` seconds, and at once when it changes."""
         while True:
             self._news.clear()
             await self._say()
@@ -181,10 +181,10 @@ class Fleet:
         try:
             await asyncio.wait_for(self._client.log_event(ORDERS, packed(self._order)), BEAT_S)
         except (OSError, TimeoutError):
-            return  # lost for now, or for good: then the shards' futures tell
+            return  # if the connection is lost for good, the shards' futures fail
 
     async def _obey(self, control: Control, grace_s: float) -> None:
-        """Wait for a signal; then have the shards wind up, and wait no longer than the grace."""
+        """Wait for a signal; then stop the shards, and wait no longer than the grace period."""
         await control.halting.wait()
         number = control.error.exit_code - 128 if control.error is not None else signal.SIGTERM
         self._direct(halt=number)
@@ -195,7 +195,7 @@ class Fleet:
 
 
 async def _first_of(*awaited: Any) -> None:
-    """Wait for one of several; the others are cancelled. Raises what the first raised."""
+    """Wait for the first of several; cancel the others. Raises what the first raised."""
     tasks = [asyncio.ensure_future(one) for one in awaited]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""What the caller and the shards say to each other: plain facts, small, and never a token."""
+"""The messages between the caller and the shards: small structs, never a token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batcher.options.run import Options
 
 VIEWS = "batcher-views"
 ORDERS = "batcher-orders"
-"""Topics of all runs, so that what Dask keeps of them stays bounded."""
+"""One topic for all runs, so that the events that Dask keeps stay bounded."""
 BEAT_S = 2.0
 REPORT_S = 1.0
 SILENCE_S = 30.0
@@ -22,7 +22,7 @@ SILENCE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What a worker has to see: the run directory by a mark in it, and the same manifest."""
+    """What a worker must see: the run directory (by a marker file in it) and the same manifest."""
 
     mark: Path
     manifest: Path
@@ -32,7 +32,7 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One shard as Dask carries it. ``run`` names the run among others of the cluster."""
+    """One shard as a Dask task. ``run`` identifies the run among others on the cluster."""
 
     run: str
     options: Options
@@ -45,11 +45,11 @@ class Task:
 
 
 class Directive(msgspec.Struct, frozen=True):
-    """The caller's word, repeated so that nobody misses it: go on, unless something is set.
+    """The caller's order to all shards, sent repeatedly so that none misses it. By default: continue.
 
-    ``drain`` is a reason to submit nothing more; ``halt`` the number of a signal; ``abort`` says that
-    there was a second one. ``more_slots`` and ``more_per_s`` is what each shard may have besides its own
-    part of the cap and the rate, because others have ended; neither ever falls.
+    ``drain`` is a reason to submit nothing more; ``halt`` is a signal's number; ``abort`` is set after a
+    second signal. ``more_slots`` and ``more_per_s`` are what each shard may use in addition to its own
+    part of the concurrency and the rate, because others have ended; neither ever falls.
     """
 
     run: str
@@ -61,7 +61,7 @@ class Directive(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """How a shard stands. ``stopped``: why it submits nothing more, where that is true of all shards."""
+    """A shard's state. ``stopped``: why it submits nothing more, if the reason applies to all shards."""
 
     run: str
     number: int
@@ -71,24 +71,24 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Trouble(msgspec.Struct, frozen=True):
-    """An error in transit: the name of a class of ours that takes a message alone."""
+    """An error as a message: the name of one of our classes, whose constructor takes only a message."""
 
     kind: str
     message: str
     exit_code: int
 
     def error(self) -> BatcherError:
-        """The error again."""
+        """The error, rebuilt."""
         error = _plain_classes().get(self.kind, BatcherError)(self.message)
         error.exit_code = self.exit_code  # type: ignore[misc]
         return error
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """What came of a shard. Without ``counts`` nothing ran.
+    """The result of a shard. ``counts`` is None if nothing ran.
 
     ``left_out``: some jobs did not fit into the shard's part of the budget. ``held``: how many of its
-    requests may be unfinished at the API all the same; None where nobody can say.
+    requests may still be unfinished at the API; None if unknown.
     """
 
     number: int
@@ -99,7 +99,7 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 def trouble_of(error: BaseException) -> Trouble:
-    """``error`` for the wire, as the nearest class of ours that can be made from its message."""
+    """``error`` as a message, with its nearest class that can be built from a message."""
     if not isinstance(error, BatcherError):
         return Trouble(
             "BatcherError", f"internal error: {type(error).__name__}: {error}", BatcherError.exit_code
@@ -119,13 +119,13 @@ def _plain_classes() -> dict[str, type[BatcherError]]:
 
 
 def counts_of(view: RunView) -> dict[str, int]:
-    """The numbers of a view."""
+    """The counts of a view, by name."""
     names = RunView.__slots__
     return {name: value for name in names if isinstance(value := getattr(view, name), int)}
 
 
 def view_of(counts: dict[str, int]) -> RunView:
-    """A view with these numbers; what it doesn't know of comes from another version."""
+    """A view with these counts; unknown names come from another version and are ignored."""
     view = RunView()
     for name in counts.keys() & set(RunView.__slots__):
         setattr(view, name, counts[name])
@@ -133,6 +133,6 @@ def view_of(counts: dict[str, int]) -> RunView:
 
 
 def packed(message: msgspec.Struct) -> dict[str, Any]:
-    """A message as Dask takes it."""
+    """A message as JSON types, as Dask takes it."""
     built: dict[str, Any] = msgspec.to_builtins(message)
     return built

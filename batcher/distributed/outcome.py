@@ -1,4 +1,4 @@
-"""How a run of many shards ended: one reason out of several, and sums."""
+"""How a run of many shards ended: the most severe reason, and the sums of the counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SEVEREST_FIRST = (70, 65, 73, 77, 75, 64, 69, 3, 1)
 
 
 class _Line(msgspec.Struct):
-    """A ledger line, as far as it matters who was accepted."""
+    """The fields of a ledger line that tell which POSTs were accepted."""
 
     event: str
     job: str = ""
@@ -39,7 +39,7 @@ class End:
 
 
 def verdict(fleet: Fleet, halted_by: BatcherError | None, options: Options) -> End:
-    """What the shards amount to. Raises the severest error where nothing ran in any of them."""
+    """The combined result of the shards. Raises the most severe error if none of them ran anything."""
     ended = list(fleet.ended.values())
     troubles = sorted((one.trouble for one in ended if one.trouble is not None), key=_severity)
     if halted_by is None and troubles and not any(one.counts for one in ended):
@@ -48,7 +48,7 @@ def verdict(fleet: Fleet, halted_by: BatcherError | None, options: Options) -> E
 
 
 def _summed(fleet: Fleet, ended: list[Ended]) -> RunView:
-    """The last word of each shard; of one that was given up, what it last reported."""
+    """The sums of each shard's final counts; for a shard that was given up, of its last report."""
     view = RunView(selected=fleet.view.selected)
     last = fleet.counts() | {one.number: one.counts for one in ended if one.counts is not None}
     for each in map(view_of, last.values()):
@@ -68,7 +68,7 @@ def _reason(fleet: Fleet, troubles: list[Trouble], options: Options) -> BatcherE
         return StoppedError(
             "some jobs did not fit into their shard's part of --max-cost "
             f"${options.money.max_cost_usd:.2f}: they stay pending; a run without --dask can use what "
-            "other shards left"
+            "other shards left unspent"
         )
     return None
 
@@ -79,15 +79,15 @@ def _severity(trouble: Trouble) -> int:
 
 
 def sizes_of(run_dir: Path, disk: Disk) -> dict[str, int]:
-    """How many bytes each segment of the ledger has."""
+    """The size in bytes of each segment of the ledger, by name."""
     return {name: disk.size(run_dir / name) or 0 for name in segments_in(run_dir, disk)}
 
 
 def accepted_since(run_dir: Path, sizes: dict[str, int], disk: Disk) -> int:
     """How many POSTs were accepted since the segments had these sizes.
 
-    Counted from the ledger: a worker that dies takes its counts with it. A request that was merely asked
-    about again has a ``submitted`` without a ``submitting``.
+    Counted from the ledger, because the counts of a dead worker are lost. A request that was only polled
+    again has a ``submitted`` without a ``submitting``.
     """
     count = 0
     for name in segments_in(run_dir, disk):

@@ -1,4 +1,4 @@
-"""What runs in a worker: one shard, the ordinary way, with an ear for the caller."""
+"""What runs in a worker: one shard like any other run, while it listens to the caller's orders."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from batcher.options.run import Options
 
 LOCK_AGAIN_S = 1.0
 LOCK_PATIENCE_S = SILENCE_S + 30.0
-"""Longer than a shard goes on that has lost the cluster: see ``SILENCE_S``."""
+"""Longer than a shard keeps running after it lost the cluster: see ``SILENCE_S``."""
 _CONNECT_S = 10.0
 
 
@@ -57,7 +57,7 @@ def carry_out(task: Task) -> dict[str, Any]:
 
 
 def look(sight: Sight) -> str | None:
-    """What is wrong with a worker's view of the run, if anything. Called on each before the start."""
+    """The problem with a worker's view of the run, or None. Called on each worker before the start."""
     try:
         check_sight(sight)
     except (InputError, RunDirError, UsageError) as error:
@@ -71,18 +71,18 @@ def check_sight(sight: Sight) -> None:
         raise UsageError(f"it has batcher {version('runcomfy-batcher')}, the caller {sight.version}")
     if not sight.mark.exists():
         raise RunDirError(
-            f"it does not see the run directory {sight.mark.parent.parent}: that has to lie at the same "
+            f"it does not see the run directory {sight.mark.parent.parent}: that must be at the same "
             "path for all workers, on a file system that they share"
         )
     if manifest_sha256(sight.manifest) != sight.manifest_sha256:
         raise InputError(
-            f"it does not see the same manifest {sight.manifest}: that, and the files it names, have to "
-            "lie at the same path for all workers"
+            f"it does not see the same manifest {sight.manifest}: that, and the files it names, must be "
+            "at the same path for all workers"
         )
 
 
 def manifest_sha256(path: Path) -> str | None:
-    """What the manifest's own file holds; None where it can't be read."""
+    """The SHA-256 of the manifest's own file; None if it can't be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -92,7 +92,7 @@ def manifest_sha256(path: Path) -> str | None:
 
 @dataclass(slots=True)
 class Post:
-    """A shard between its engine and the caller: the observer of the one, the ear for the other."""
+    """Connects a shard's engine with the caller: reports the engine's progress, applies orders to it."""
 
     task: Task
     send: Callable[[str, dict[str, Any]], None]
@@ -125,17 +125,17 @@ class Post:
 
     @property
     def held(self) -> int | None:
-        """How many slots are held; None before the engine is up."""
+        """How many slots are held; None before the engine has started."""
         limits = self._control.limits if self._control is not None else None
         return limits.slots.held if limits is not None else None
 
     @property
     def silent_s(self) -> float:
-        """How long nothing was heard of the caller, in seconds."""
+        """Seconds since the caller was last heard from."""
         return self.now_s() - self._heard_s
 
     def report(self) -> None:
-        """Tell the caller how things stand, if that is news."""
+        """Send the caller a report if anything changed."""
         stopped = str(self.error) if isinstance(self.error, StoppedError) else None
         warnings, self._warnings = tuple(self._warnings), []
         counts = counts_of(self.view or RunView())
@@ -145,7 +145,7 @@ class Post:
             self.send(VIEWS, packed(report))
 
     def hear(self, order: Directive) -> None:
-        """Take in the caller's word."""
+        """Apply an order of the caller."""
         if order.run == self.task.run:
             self._heard_s = self.now_s()
             self.began.set()
@@ -153,20 +153,20 @@ class Post:
             self._obey()
 
     def wind_up(self) -> None:
-        """Halt as on SIGTERM: nobody is there any more who could."""
+        """Halt as on SIGTERM, without an order: the caller is gone, or the worker is leaving."""
         self._order = Directive(self.task.run, halt=signal.SIGTERM)
         self.began.set()
         self._obey()
 
     def attend(self, running: asyncio.Task[Summary]) -> None:
-        """``running`` is the engine's task: what stops it where no engine is up yet."""
+        """``running`` is the run's task. An order to halt before the engine starts cancels it."""
         self._running = running
         self._heard_s = self.now_s()
         self._obey()
 
     @contextmanager
     def signals(self, control: Control) -> Iterator[None]:
-        """The engine is up: orders are its signals, until it has ended."""
+        """The engine has started: until it ends, orders act on it as signals would."""
         self._control, self._running = control, None
         self._obey()
         yield
@@ -197,7 +197,7 @@ async def _carry_out(task: Task, worker: Any, clock: Clock) -> Ended:
             with suppress(TimeoutError):
                 await asyncio.wait_for(post.began.wait(), SILENCE_S)
             if not post.began.is_set():
-                raise interrupted(signal.SIGTERM)  # nobody waits for this: nothing is bought
+                raise interrupted(signal.SIGTERM)  # no caller waits for this shard: buy nothing
             check_sight(task.sight)
             return await _attended(post, worker, clock)
     except Exception as error:  # noqa: BLE001 - the caller tells the user, not Dask's log
@@ -206,7 +206,7 @@ async def _carry_out(task: Task, worker: Any, clock: Clock) -> Ended:
 
 @asynccontextmanager
 async def _in_touch(post: Post, worker: Any) -> AsyncIterator[None]:
-    """Hear the caller's orders: they are repeated, so that none is missed for long."""
+    """Listen to the caller's orders. They are sent repeatedly, so a missed one is heard soon."""
     from distributed import Client
 
     def received(event: tuple[float, Any]) -> None:
@@ -227,7 +227,7 @@ async def _in_touch(post: Post, worker: Any) -> AsyncIterator[None]:
 
 
 async def _attended(post: Post, worker: Any, clock: Clock) -> Ended:
-    """Run the shard; report, and see to it that the caller is there and the worker not leaving."""
+    """Run the shard and report. Stops it if the caller falls silent or the worker is leaving."""
     host = Host(observer=post, clock=clock, signals=post.signals)
     running = asyncio.create_task(_patiently(post.task.options, host))
     post.attend(running)
@@ -250,7 +250,7 @@ def _ended(post: Post, summary: Summary) -> Ended:
 
 
 async def _patiently(options: Options, host: Host) -> Summary:
-    """``app.run``; waits for the lock of a shard whose last worker is only just dying."""
+    """``app.run``; waits for the shard's lock while its previous worker is ending."""
     end_s = host.clock.monotonic() + LOCK_PATIENCE_S + options.pace.grace_s
     while True:
         try:
@@ -262,12 +262,12 @@ async def _patiently(options: Options, host: Host) -> Summary:
 
 
 async def _watch(post: Post, worker: Any, clock: Clock) -> None:
-    """Report; wind the shard up where the caller is silent, the worker leaves, or nobody could tell."""
+    """Report; stop the shard if the caller is silent, if the worker leaves, or if this watch fails."""
     try:
         while True:
             _look_around(post, worker)
             await clock.sleep(REPORT_S)
-    except Exception:  # Dask's own: an unwatched shard would go on buying
+    except Exception:  # raised by Dask: an unwatched shard would keep buying
         post.wind_up()
         raise
 

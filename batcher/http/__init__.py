@@ -1,1 +1,1 @@
-"""HTTP as this package needs it: connections that keep to one exchange, proxies, certificates."""
+"""HTTP as this package needs it: one exchange per connection at a time, proxies, certificates."""

@@ -30,7 +30,7 @@ def as_it_is(text: str) -> str:
 
 
 def document_of(body: bytes | None) -> dict[str, Any]:
-    """The object that a body is; also one with NaN for a number, or in another encoding than UTF-8."""
+    """The JSON object in a body. NaN as a number, and encodings other than UTF-8, are accepted."""
     try:
         document = msgspec.json.decode((body or b"").removeprefix(_BYTE_ORDER_MARK))
     except (msgspec.DecodeError, RecursionError, ValueError):
@@ -79,14 +79,14 @@ def _code_within(value: object, levels: int) -> int | None:
 
 
 def is_whole_object(body: bytes) -> bool:
-    """Whether ``body`` is a JSON object from its first letter to its last."""
+    """Whether ``body`` is one complete JSON object."""
     return bool(document_of(body))
 
 
 def id_in(heard: bytes, redact: Callable[[str], str] = as_it_is) -> str | None:
-    """The request id in the raw beginning of an answer to a POST that HTTP readers refuse.
+    """The request id in the raw first bytes of an answer to a POST that the HTTP parser rejected.
 
-    Only the body of a 2xx counts, and only a whole object with a usable id.
+    Only the body of a 2xx counts, and only a complete object with a usable id.
     """
     while (head := _HEAD.match(heard)) is not None:
         body = heard[head.end() :]
@@ -111,7 +111,7 @@ def own_id(document: dict[str, Any], redact: Callable[[str], str]) -> str | None
 
 
 def usable_id(value: object) -> str | None:
-    """``value`` as a request id that is safe as one path segment, or None. An integer is its text."""
+    """``value`` as a request id that is safe as one path segment, or None. Integers become text."""
     if is_plain_int(value):
         value = str(value)
     if not isinstance(value, str) or not _REQUEST_ID.fullmatch(value) or value in (".", ".."):
@@ -120,5 +120,5 @@ def usable_id(value: object) -> str | None:
 
 
 def is_plain_int(value: object) -> TypeGuard[int]:
-    """Whether ``value`` is an integer that other programs can store; JSON's have no limit."""
+    """Whether ``value`` is an integer that other programs can store; JSON has no limit."""
     return type(value) is int and value.bit_length() <= INTEGER_MAX_BITS

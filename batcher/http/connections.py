@@ -1,7 +1,7 @@
-"""Connections for calls that may cost money: one request, one answer, and nothing that came unasked.
+"""Connections for calls that may cost money: one request, one answer, no unsolicited bytes.
 
-Bytes that arrive on a kept connection while it is idle (a late time-out, a stray answer) would be taken
-for the answer to the next request. A connection that has anything to read is therefore never used again.
+Bytes that arrive on a kept connection while it is idle (a late time-out, a stray answer) would be read
+as the answer to the next request. A connection that has anything to read is therefore never reused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aiohttp.tracing import Trace
 
 HEADER_MAX_BYTES: Final = 256 * 1024
-"""What browsers accept for all headers together; the library's own limit is 8 KiB a line."""
+"""What browsers accept for all headers together; aiohttp's default limit is 8 KiB per line."""
 HEADERS_MAX: Final = 10_000
 HEARD_MAX_BYTES: Final = 2 * HEADER_MAX_BYTES
 
@@ -32,9 +32,9 @@ HEADER_LIMITS: Final[dict[str, Any]] = {
 
 
 class Unheard(ResponseHandler):
-    """One connection. What arrives while nothing was asked makes it unusable.
+    """One connection. Bytes that arrive while it is idle make it unusable.
 
-    Keeps the beginning of each answer, and hands it on with the error if the answer can't be read.
+    Keeps the first bytes of each answer, and attaches them to the error if the answer can't be parsed.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -61,16 +61,16 @@ class Unheard(ResponseHandler):
         super().set_exception(exc, *cause)
 
     def is_connected(self) -> bool:
-        """Whether it can take a request. Asked when it is taken from the pool of idle ones."""
+        """Whether it can take a request. Checked when it is taken from the pool of idle connections."""
         return super().is_connected() and not self.should_close and not self._has_bytes()
 
     def rest(self) -> None:
-        """The exchange is over: what comes from now on was not asked for."""
+        """The exchange is over: any bytes from now on are unsolicited."""
         self._asked = False
         self._heard.clear()
 
     def _has_bytes(self) -> bool:
-        """Whether the kernel holds bytes, or the end of the stream, that the loop has not read yet."""
+        """Whether the kernel has bytes, or the end of the stream, that the loop has not read yet."""
         socket = None if self.transport is None else self.transport.get_extra_info("socket")
         if self._asked or socket is None or socket.fileno() < 0:
             return False
@@ -80,7 +80,7 @@ class Unheard(ResponseHandler):
 
 
 class OneExchange(aiohttp.TCPConnector):
-    """Makes :class:`Unheard` connections, and says of a proxy's failure that nothing was sent."""
+    """Makes :class:`Unheard` connections, and reports a proxy's failure as "nothing was sent"."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -103,11 +103,11 @@ class OneExchange(aiohttp.TCPConnector):
 
 
 class ProxyRefused(aiohttp.ClientConnectionError):
-    """A proxy made no tunnel: nothing of the request itself has left this machine."""
+    """A proxy opened no tunnel: nothing of the request itself has left this machine."""
 
 
 def heard_before(error: BaseException | None) -> bytes:
-    """The beginning of the answer that ``error`` kept from being read."""
+    """The first bytes of the answer that could not be parsed because of ``error``."""
     while error is not None:
         heard = getattr(error, "heard", None)
         if heard:

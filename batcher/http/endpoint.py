@@ -1,6 +1,6 @@
 """Where a token may go: an API's base URL, and the token that belongs to its origin alone.
 
-A :class:`Token` never shows itself, so that no log line, traceback, ledger or report can hold it by
+A :class:`Token` never shows its value, so that no log line, traceback, ledger or report contains it by
 accident.
 """
 
@@ -17,14 +17,14 @@ from batcher.errors import CredentialsError, UsageError
 from batcher.http.network import is_loopback
 
 PART_MIN_CHARS: Final = 8
-"""A run of this many characters of the token is a part of it; shorter ones are ordinary words."""
+"""This many consecutive characters of the token count as a part of it; fewer may be an ordinary word."""
 
 _HIDDEN = "***"
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
 
 
 class Token:
-    """A secret for one API. Its ``str`` and ``repr`` are ``***``; only :meth:`reveal` gives it away.
+    """A secret for one API. Its ``str`` and ``repr`` are ``***``; only :meth:`reveal` returns it.
 
     Raises CredentialsError if ``text`` is not valid in a header: a line break in it could add
     other headers. Surrounding white space is removed.
@@ -99,7 +99,7 @@ def _url_safe(text: str) -> str:
 class Endpoint:
     """An API: its base URL (no trailing slash), the token for it, and the token's scheme.
 
-    Without a token the calls go out without one: some of a catalogue may be open.
+    ``token`` may be None: parts of a catalogue may be public.
     Raises UsageError if the URL is not one to send a token to.
     """
 
@@ -113,11 +113,11 @@ class Endpoint:
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port: what the token belongs to, and what a catalogue is cached by."""
+        """Scheme, host and port. The token is bound to it, and the catalogue is cached under it."""
         return origin_of(self.base_url)
 
     def authorization(self) -> dict[str, str]:
-        """The header that carries the token; none without one."""
+        """The header that carries the token; empty without a token."""
         return {"Authorization": f"{self.scheme} {self.token.reveal()}"} if self.token else {}
 
     def redact(self, text: str) -> str:

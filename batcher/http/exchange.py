@@ -1,6 +1,6 @@
-"""Calls to one API: one exchange each, never repeated here, each failure translated.
+"""Calls to one API: one exchange each, never retried here, each failure translated.
 
-What an answer means is each provider's to say; here is what it means when there is none:
+Each provider decides what an answer means. If there is no answer:
 
 ==============================================  ==============  ===========
 seen                                            a submission    other calls
@@ -13,7 +13,7 @@ out: time-out, lost connection, garbage, a bug
 
 The second row is the catch-all: an unknown exception of aiohttp must never count as "nothing was
 sent". aiohttp repeats a GET if a kept connection is dead, but never a POST
-(``retry_persistent_connection`` in its client is for idempotent methods); a test holds it to that.
+(``retry_persistent_connection`` in its client is for idempotent methods); a test checks that.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ BEFORE_SENDING: Final = (
     aiohttp.ServerFingerprintMismatch,
     ProxyRefused,
 )
-"""What aiohttp raises only before the first byte of a request: nothing left this machine."""
+"""What aiohttp raises only before the first byte of a request is sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExchangeTimeouts:
     """How long each part of an exchange may take, in seconds.
 
-    A submission that times out leaves an unknown job, so its time-out is long: it grows with the
-    body, which may be 64 MiB, by the slowest line that we accept.
+    A submission that times out leaves an unknown job, so its time-out is long: it grows with the body,
+    which may be 64 MiB, at the slowest upload rate that we accept.
     """
 
     connect_s: float = 10.0
@@ -79,7 +79,7 @@ class ExchangeTimeouts:
         return aiohttp.ClientTimeout(total=total_s, connect=self.connect_s)
 
     def for_post(self) -> aiohttp.ClientTimeout:
-        """Only the connect time: the rest has a Deadline, which allows for a stopped process."""
+        """Only the connect time: a Deadline, which allows for a suspended process, covers the rest."""
         return aiohttp.ClientTimeout(total=None, connect=self.connect_s)
 
     def post_total_s(self, body_bytes: int) -> float:
@@ -91,8 +91,8 @@ class ExchangeTimeouts:
 class Call:
     """One HTTP request.
 
-    ``path`` is quoted: it begins with a slash and is below the base URL, or it is a whole URL at the
-    API's origin, as an answer named it. No ``body`` means none is sent.
+    ``path`` is already quoted: either it begins with a slash and is below the base URL, or it is a full
+    URL at the API's origin, as an answer gave it. If ``body`` is None, none is sent.
     """
 
     method: str
@@ -115,7 +115,7 @@ class Call:
 
 
 def is_at(base_url: str, url: str) -> bool:
-    """Whether ``url`` is at the origin of ``base_url``, and can be asked as it stands."""
+    """Whether ``url`` is at the origin of ``base_url``, and can be requested unchanged."""
     plain = url.isascii() and url.isprintable() and not {" ", "\\", "@", "#", "?"} & set(url)
     try:
         return plain and origin_of(url) == origin_of(base_url)
@@ -125,10 +125,10 @@ def is_at(base_url: str, url: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ApiAnswer:
-    """One HTTP answer. ``body`` is None if it could not be read whole, or was too large.
+    """One HTTP answer. ``body`` is None if it could not be read completely, or was too large.
 
-    ``retry_after`` is that header as it came. ``redact`` hides the token in the server's text: a
-    server may echo it.
+    ``retry_after`` is the raw header. ``redact`` hides the token in the server's text: a server may
+    echo it.
     """
 
     status: int
@@ -144,7 +144,7 @@ class ApiAnswer:
 
 
 class Connection:
-    """The way to one API. An async context manager; calls outside of it raise NotSent.
+    """The connections to one API. An async context manager; calls outside of it raise NotSent.
 
     Submissions and all other calls have separate connections. A submission reuses one only within
     1.5 s of its last use: a server closes idle connections after 5 s or more, and if it does so during
@@ -186,7 +186,7 @@ class Connection:
     async def submit(self, call: Call) -> ApiAnswer:
         """An exchange that may cost money. Raises NotSent, OutcomeUnknown.
 
-        The cause of an OutcomeUnknown holds what was heard (see ``connections.heard_before``).
+        The cause of an OutcomeUnknown holds the bytes received (see ``connections.heard_before``).
         """
         total_s = self._limits.post_total_s(len(call.body or b""))
         try:
@@ -250,7 +250,7 @@ class Connection:
         return headers
 
     def _told(self, error: Exception) -> str:
-        """An exception in one line: its message, or a replacement for an empty one."""
+        """An exception's message in one line; a substitute if it is empty."""
         unworded = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
         told = clean(self.endpoint.redact(str(error))) or unworded
         advice = ""
@@ -260,7 +260,7 @@ class Connection:
 
 
 def _session(reuse_s: float, trusted: ssl.SSLContext | bool) -> aiohttp.ClientSession:
-    """A session without cookies and redirects. The engine limits the calls.
+    """A session without cookies and redirects. The engine limits the number of calls.
 
     A proxy also sees the session's headers, so the token is not one of them.
     """
@@ -277,7 +277,7 @@ def _session(reuse_s: float, trusted: ssl.SSLContext | bool) -> aiohttp.ClientSe
 
 
 class _Upload(BytesIO):
-    """A body that says when it has been read to its end."""
+    """A body that reports when it has been sent completely."""
 
     def __init__(self, body: bytes, sent: Callable[[], None]) -> None:
         super().__init__(body)
@@ -291,7 +291,7 @@ class _Upload(BytesIO):
 
 
 def _data(body: bytes | None, sent: Callable[[], None]) -> bytes | BytesIO | None:
-    """A file-like body goes out in pieces; bytes go in one, with the headers, which blocks the loop."""
+    """A file-like body is sent in pieces. Bytes are sent at once with the headers and block the loop."""
     if body is not None and len(body) > ONE_PIECE_BYTES:
         return _Upload(body, sent)
     sent()
@@ -299,9 +299,9 @@ def _data(body: bytes | None, sent: Callable[[], None]) -> bytes | BytesIO | Non
 
 
 async def _bounded_body(response: aiohttp.ClientResponse) -> bytes | None:
-    """The whole body, unpacked; None if it broke off or is over 4 MiB.
+    """The complete body, decompressed; None if it was cut short or is over 4 MiB.
 
-    A body that ends after a whole JSON object, with a wrong length, is that object.
+    If the body is a complete JSON object, a wrong Content-Length is ignored.
     """
     body, broke_off = bytearray(), False
     try:

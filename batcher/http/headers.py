@@ -1,4 +1,4 @@
-"""Header values that more than one room reads: dates, and how long to wait."""
+"""Header values that several packages read: dates, and ``Retry-After``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 
 def http_date(text: str) -> datetime | None:
-    """A date as headers have it (RFC 9110 section 5.6.7), in UTC if it names no zone; else None."""
+    """Parse an HTTP date (RFC 9110 section 5.6.7), as UTC if it names no zone; None if it is none."""
     if not text:
         return None
     try:

@@ -1,18 +1,18 @@
-"""How this machine reaches the Internet, as its environment says: proxies and certificate authorities.
+"""Proxies and certificate authorities, as the environment variables configure them.
 
 =====================================  ===========================================================
 variable (lower case wins)             meaning
 =====================================  ===========================================================
 ``HTTPS_PROXY``, ``HTTP_PROXY``        the proxy for URLs of that scheme
-``ALL_PROXY``                          the proxy for URLs that have none of their own
-``NO_PROXY``                           hosts that are asked directly: names, ``.domain``, addresses
+``ALL_PROXY``                          the proxy for URLs whose scheme has no other
+``NO_PROXY``                           hosts that are reached directly: names, ``.domain``, addresses
                                        and networks, each with or without a port; ``*`` is all
 ``SSL_CERT_FILE``, ``SSL_CERT_DIR``    certificate authorities to trust besides the system's
 ``REQUESTS_CA_BUNDLE``,                the same, where other tools look for it: a file or a folder
 ``CURL_CA_BUNDLE``
 =====================================  ===========================================================
 
-This machine itself (loopback) is always asked directly.
+This machine itself (loopback) is always reached directly.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PROXY_SCHEMES: Final = ("http", "https")
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy, without its password; ``variable`` is where it was named."""
+    """A proxy, without its password; ``variable`` is the environment variable that names it."""
 
     url: URL
     variable: str
@@ -49,18 +49,18 @@ class Proxy:
         return self.url.raw_host or ""
 
     def arguments(self) -> dict[str, Any]:
-        """What a request takes to go through it."""
+        """The request arguments that send it through this proxy."""
         return {"proxy": self.url, "proxy_headers": dict(self.headers)}
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What the environment ``env`` says of the way out. The default goes everywhere directly."""
+    """The network settings in the environment ``env``. Without any, every host is reached directly."""
 
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def proxy_for(self, url: URL) -> Proxy | None:
-        """The proxy that ``url`` is asked through. Raises UsageError if it is none that we know."""
+        """The proxy for ``url``, or None. Raises UsageError if the proxy's kind is not supported."""
         host = url.host or ""
         if is_loopback(host) or self._is_direct(host, url.port):
             return None
@@ -71,12 +71,12 @@ class Network:
         return None
 
     def arguments(self, url: URL) -> dict[str, Any]:
-        """What a request for ``url`` takes: nothing, or its proxy."""
+        """The arguments of a request for ``url``: its proxy, if it has one."""
         proxy = self.proxy_for(url)
         return proxy.arguments() if proxy is not None else {}
 
     def proxy_hosts(self) -> frozenset[str]:
-        """The hosts that the variables name as proxies, as far as they can be read."""
+        """The hosts that the variables name as proxies; values that can't be parsed are skipped."""
         hosts = set()
         for name in ("https_proxy", "http_proxy", "all_proxy"):
             value, variable = self._value(name)
@@ -86,7 +86,7 @@ class Network:
         return frozenset(hosts)
 
     def trusted(self) -> ssl.SSLContext | bool:
-        """Whom to trust: True is the system's authorities. Raises UsageError. Reads files."""
+        """The certificate authorities to trust; True: the system's. Raises UsageError. Reads files."""
         named = list(self._authorities())
         if not named:
             return True
@@ -98,13 +98,13 @@ class Network:
                     context.load_verify_locations(capath=path)
                 else:
                     context.load_verify_locations(cafile=path)
-            except OSError as error:  # ssl.SSLError is one
+            except OSError as error:  # includes ssl.SSLError
                 reason = error.strerror or "it holds no certificates"
                 raise UsageError(f"{variable}: can't read certificates from {path}: {reason}") from None
         return context
 
     def advice(self, error: BaseException, url: URL) -> str:
-        """Which variable would help against a connection that failed; empty if none would."""
+        """Which variable may fix a failed connection; empty if none would."""
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             named = [variable for variable, _ in self._authorities()]
             told = f"besides the system's, {' and '.join(named)} was trusted" if named else ""
@@ -137,7 +137,7 @@ class Network:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host`` names this machine without asking anyone (RFC 6761 section 6.3)."""
+    """Whether ``host`` is this machine by name or address alone, without DNS (RFC 6761 section 6.3)."""
     name = host.lower().rstrip(".")
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -154,7 +154,7 @@ def _proxy(value: str, variable: str) -> Proxy:
     except ValueError:
         usable = False
     if not usable:
-        # The value is not repeated: it may hold a password.
+        # The value is not printed: it may contain a password.
         raise UsageError(
             f"{variable}: not a proxy that can be used: give http://HOST:PORT, "
             "or list the API's host in NO_PROXY"

@@ -1,4 +1,4 @@
-"""What a body is packed with, told by its bytes: labels are often wrong."""
+"""Detects a body's compression from its bytes, because headers are often wrong."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _GZIP_OR_ZLIB_WINDOW: Final = 32 + zlib.MAX_WBITS
 
 
 def unpack(body: bytes, most_bytes: int) -> bytes | None:
-    """``body`` without its gzip or zlib layers; None if more than ``most_bytes`` come out of it.
+    """``body`` without its gzip or zlib layers; None if it decompresses to more than ``most_bytes``.
 
-    A body that only looks packed, or whose packing is cut, is given as far as it can be read.
+    Data that is cut short is decompressed as far as possible; invalid data is returned unchanged.
     """
     for _ in range(LAYERS_MAX):
         if not (body.startswith(GZIP) or _is_zlib(body)):

@@ -1,4 +1,4 @@
-"""One POST to an address that the user named."""
+"""One POST to a URL that the user configured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIMEOUT_S = 10.0
 
 
 async def post(url: str, body: bytes, media_type: str) -> str | None:
-    """Send ``body``; what went wrong, if anything, without the address. Follows no redirects."""
+    """Send ``body``. Returns the error, without the URL, or None. Follows no redirects."""
     try:
         target = URL(url)
         async with (

@@ -1,4 +1,4 @@
-"""Extracts the server's message from any shape: text, objects, lists, pages."""
+"""Extracts the server's message from any kind of body: text, objects, lists, HTML pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMED: Final = (
     *("message", "error_message", "errorMessage", "error", "failure_reason", "errors", "reason"),
     *("msg", "title", "description"),
 )
-"""Names of message fields, at the top and inside of an error, the most common first."""
+"""Names of message fields, at the top level and inside an error, the most common first."""
 DETAILS: Final = ("detail", "details", "debugInfo")
 WRAPPERS: Final = ("data", "result", "response", "body")
 
@@ -38,7 +38,7 @@ def said(document: dict[str, Any]) -> str:
 
 
 def words(value: object, levels: int = WORDS_DEPTH_MAX) -> str:
-    """Text from the shapes an error comes in: text, ``{"message"}``, a list of ``{"loc", "msg"}``."""
+    """The text of an error in any of its shapes: text, ``{"message"}``, a list of ``{"loc", "msg"}``."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and levels:
@@ -61,7 +61,7 @@ def page_words(body: bytes) -> str:
 
 
 def snippet(value: object) -> str:
-    """The beginning of a document, as it came."""
+    """The first characters of a document, unchanged."""
     body = value if isinstance(value, bytes) else msgspec.json.encode(value)
     return body[:SNIPPET_MAX_BYTES].decode(errors="replace")
 

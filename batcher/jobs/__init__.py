@@ -1,1 +1,1 @@
-"""The vocabulary: a job, its identity, its lifecycle, its share of a batch."""
+"""The basic types: a job, its identity, its lifecycle, its shard of a batch."""

@@ -1,7 +1,7 @@
-"""What each column of a file is for: by its header, and by what the user says of it.
+"""The role of each column of a file: by its header, and by the user's options.
 
-A key of a JSON or YAML job is read as a table's header is: trimmed, its case doesn't count, a space is
-``_``. :class:`ColumnRules` remembers how the user wrote it, for models whose schema is not known.
+A key of a JSON or YAML job is read like a table's header: trimmed, case-insensitive, a space is ``_``.
+:class:`ColumnRules` remembers how the user wrote it, for models whose schema is not known.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _NUMBERED = re.compile(r"#[1-9][0-9]{0,4}")
 
 
 def normal(name: str) -> str:
-    """``name`` as it is compared: trimmed, in lower case, each space a ``_``."""
+    """``name`` in the form used for comparison: trimmed, in lower case, each space a ``_``."""
     return "_".join(name.lower().split())
 
 
 class Place(NamedTuple):
     """Where the values of a column go. ``spelling`` is ``name`` as the user wrote it, ``type`` the one
-    that the header names; ``path`` are the keys of a mapping inside the input ``name``; ``renamed`` says
-    that the user named the place.
+    that the header names; ``path`` are the keys of a mapping inside the input ``name``; ``renamed`` is
+    set if the user chose the place.
     """
 
     role: str
@@ -44,11 +44,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Mapped:
-    """What the user says of the columns of a file: option by option, each column as it was typed.
+    """The user's options about the columns of a file; each column as it was typed.
 
-    A column is meant by its whole header, by its name in any case, by ``#N`` (the N-th column of a
-    table), or by its path in nested JSON (``body.prompt``). ``meta`` and ``ignore`` may hold ``*``:
-    whatever is no input of the model.
+    A column is given by its whole header, by its name in any case, by ``#N`` (the N-th column of a
+    table), or by its path in nested JSON (``body.prompt``). ``meta`` and ``ignore`` may contain ``*``:
+    every column that is not an input of the model.
     """
 
     rename: tuple[tuple[str, str], ...] = ()
@@ -58,7 +58,7 @@ class Mapped:
 
     @cached_property
     def _places(self) -> dict[str, Place]:
-        """By header, as typed and as compared. What was said more closely stands later, and wins."""
+        """Places by header, both as typed and as compared. More specific options come later and win."""
         said: dict[str, Place] = {}
         for role, names in ((IGNORED, self.ignore), (META, self.meta), (VARS, self.vars)):
             for name in names:
@@ -69,13 +69,13 @@ class Mapped:
 
     @cached_property
     def nested(self) -> frozenset[str]:
-        """The keys whose mappings are taken apart, since a name reaches into them."""
+        """The keys whose mappings are split into fields, because an option names a path inside them."""
         paths = [name.split(".") for name in self._places if not _PREFIXED.fullmatch(name)]
         return frozenset(".".join(path[:depth]) for path in paths for depth in range(1, len(path)))
 
     @property
     def rest(self) -> str | None:
-        """What becomes of inputs that the model doesn't have: ``META``, ``IGNORED``, None: an error."""
+        """The role of inputs that the model doesn't have: ``META``, ``IGNORED``; None: an error."""
         if ALL in self.meta:
             return META
         return IGNORED if ALL in self.ignore else None
@@ -87,7 +87,7 @@ class Mapped:
         return (name for name in (*renamed, *self.vars, *self.meta, *self.ignore) if name != ALL)
 
     def place(self, header: str, number: int | None = None) -> Place | None:
-        """What was said of the column ``header``, the ``number``-th (from 1) of its table."""
+        """The place that the options give column ``header``, the ``number``-th (from 1) of its table."""
         said = self._places
         if not said:
             return None
@@ -100,19 +100,19 @@ class Mapped:
 
 
 def _filled_in(place: Place, header: str) -> Place:
-    """``place`` under the column's own name, if the column was meant by its number."""
+    """``place`` under the column's own name, if the option gave the column's number."""
     return place._replace(name=normal(header)) if _NUMBERED.fullmatch(place.name) else place
 
 
 def split_type(header: str) -> tuple[str, str | None]:
-    """A header's name, and the type that it may name (``seed:int``); another colon is of the name."""
+    """A header's name and its type, if any (``seed:int``); any other colon is part of the name."""
     name, colon, type_ = header.rpartition(":")
     type_ = type_.strip().lower()
     return (name.strip(), type_) if colon and type_ in TYPES and name.strip() else (header.strip(), None)
 
 
 def place_of(header: str) -> Place:
-    """What a column is for by its header alone."""
+    """The place of a column by its header alone."""
     written, type_ = split_type(header)
     spelling = "_".join(written.split())
     name = spelling.lower()
@@ -124,7 +124,7 @@ def place_of(header: str) -> Place:
 
 
 def target_of(text: str) -> Place:
-    """The place that ``--rename COLUMN=text`` names: as a header does, or inside a mapping by dots."""
+    """The place that ``--rename COLUMN=text`` names: like a header, or with dots inside a mapping."""
     place = place_of(text)
     if place.role == INPUT and "." in place.name:
         spelling, *path = place.spelling.split(".")
@@ -133,9 +133,9 @@ def target_of(text: str) -> Place:
 
 
 class ColumnRules:
-    """What is said of the columns of one file: by the command line, then by the ``from`` around it.
+    """The rules for the columns of one file: of the command line, then of the enclosing ``from``.
 
-    ``spelled`` maps each name as it is compared to the user's own spelling: of all files of a manifest.
+    ``spelled`` maps each name in its compared form to the user's spelling, for all files of a manifest.
     """
 
     def __init__(self, *said: Mapped, outer: ColumnRules | None = None) -> None:
@@ -147,22 +147,22 @@ class ColumnRules:
         self._known: dict[str, Place] = {}
 
     def inside(self, mapped: Mapped) -> ColumnRules:
-        """Those of a file that a ``from`` entry brings in, which says ``mapped`` of it."""
+        """The rules for a file that a ``from`` entry includes with the options ``mapped``."""
         return ColumnRules(*self._said, mapped, outer=self)
 
     @property
     def rest(self) -> str | None:
-        """What becomes of inputs that the model doesn't have."""
+        """The role of inputs that the model doesn't have."""
         return next((mapped.rest for mapped in self._said if mapped.rest is not None), None)
 
     def of_header(self, header: str, number: int) -> Place:
-        """What the ``number``-th column of a table, from 1, is for."""
+        """The place of the ``number``-th column (from 1) of a table."""
         self._seen[f"#{number}"] = None
         self._see(header)
         return self._spelled(self._said_of(header, number) or place_of(header))
 
     def of_key(self, key: str) -> Place:
-        """What a key of a JSON or YAML job is for."""
+        """The place of a key of a JSON or YAML job."""
         place = self._known.get(key)
         if place is None:
             self._see(key)
@@ -170,7 +170,7 @@ class ColumnRules:
         return place
 
     def without_column(self) -> Iterator[tuple[str, str | None]]:
-        """Columns that were named and that no file has, so far as they were read, with the nearest."""
+        """Columns that options name but no file read so far has, each with the nearest existing name."""
         for name in self._named:
             if name not in self._seen and normal(name) not in self._seen:
                 near = get_close_matches(name, [seen for seen in self._seen if seen[:1] != "#"], n=1)
@@ -181,11 +181,11 @@ class ColumnRules:
         self._seen.update(dict.fromkeys((header, header.strip(), normal(header), normal(name))))
 
     def is_nested(self, key: str) -> bool:
-        """Whether a mapping under ``key`` is taken apart."""
+        """Whether a mapping under ``key`` is split into fields."""
         return any(key in mapped.nested or normal(key) in mapped.nested for mapped in self._said)
 
     def input_named(self, name: str) -> str:
-        """The name of an input as it is compared."""
+        """The name of an input in the form used for comparison."""
         return self._spelled(Place(INPUT, normal(name), "_".join(name.split()))).name
 
     def _spelled(self, place: Place) -> Place:

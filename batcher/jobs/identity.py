@@ -1,7 +1,7 @@
-"""What makes two rows one job: canonical inputs, their digest, and the ids made of it.
+"""When two rows are the same job: canonical inputs, their digest, and the ids made from it.
 
-A ledger keeps the rule by which its ids were made (``identity`` of its first line): a run directory that
-an earlier version began goes on under ``identity_v1``, so that no row becomes another job.
+A ledger records the rule by which its ids were made (``identity`` in its first line): a run directory
+that version 0.1 began keeps ``identity_v1``, so that no row becomes a different job.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from batcher.jobs.job import LocalMedia, data_uri_sha256, is_data_uri
 from batcher.jobs.signatures import without_signature
 
 FIRST_RULE = 1
-"""Of ledgers that name none: version 0.1 wrote them."""
+"""The rule of ledgers that name none: version 0.1 wrote them."""
 RULE = 2
 HASH_CHARS = 16
 MATRIX_HASH_CHARS = 8
@@ -29,10 +29,10 @@ SLUG_MAX_CHARS = 40
 SLUG_MAX_BYTES = 80
 
 Texts = bool | Mapping[str, "Texts"]
-"""Where an input holds text that is compared as text: all of it (True), nowhere for certain (False: a
-value of unknown type is compared as a number if it reads as one), or in these keys of a mapping."""
+"""Which part of an input is compared as text: all of it (True), no part for certain (False: a value of
+unknown type is compared as a number if it reads as one), or these keys of a mapping."""
 Spelling = Callable[[Any], Any]
-"""Makes one value of all spellings of an input."""
+"""Maps all spellings of an input to one value."""
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,39})(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,4})?")
 _EXACT = Context(prec=100, Emax=MAX_EMAX, Emin=MIN_EMIN)
@@ -42,19 +42,19 @@ _TRUTHS = frozenset({"true", "false"})
 _TRUTH_MAX_CHARS = len("false")
 _TEXT_NAMES = ("prompt", "text")
 _WORDS_APART = bytes(ord(chr(c).lower()) if c < 128 and chr(c).isalnum() else 32 for c in range(256))
-_unicode = unicodedata.ucd_3_2_0  # frozen: the same text has the same slug under every Python
+_unicode = unicodedata.ucd_3_2_0  # frozen: the same text has the same slug in every version of Python
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
 def is_text_name(name: str) -> bool:
-    """Whether an input that no schema describes is text, since it is called a prompt."""
+    """Whether an input that no schema describes is text because it is called a prompt."""
     return name.lower().endswith(_TEXT_NAMES)
 
 
 class Spellings(dict[str, tuple[str, Spelling]]):
-    """For each input its name in lower case, and how its spellings are made one: by its ``texts``.
+    """For each input: its name in lower case, and how its spellings are unified, by its ``texts``.
 
-    An input that is not among them is text if it is called a prompt, else of unknown type.
+    An input that is not in ``texts`` is text if it is called a prompt, else of unknown type.
     """
 
     def __init__(self, texts: Mapping[str, Texts] | None = None) -> None:
@@ -73,10 +73,10 @@ def _spelling(texts: Texts) -> Spelling:
 
 
 def input_digest(model: str, inputs: dict[str, Any], spellings: Spellings | None = None) -> str:
-    """16 hex digits of the SHA-256 over model and canonical inputs: what makes two rows one job.
+    """16 hex digits of the SHA-256 over model and canonical inputs. Equal digests are the same job.
 
-    ``inputs`` have the types of the schema, if there is one. The case of their names doesn't count,
-    except between two of them.
+    ``inputs`` have the types of the schema, if there is one. The case of their names is ignored, unless
+    two names differ only in case.
     """
     known = _UNKNOWN if spellings is None else spellings
     named = {}
@@ -92,7 +92,7 @@ def input_digest(model: str, inputs: dict[str, Any], spellings: Spellings | None
 
 
 def matrix_digest(values: dict[str, Any], rule: int = RULE) -> str:
-    """What tells apart the jobs that a matrix makes of one explicit id."""
+    """The suffix that distinguishes the jobs that a matrix makes from one explicit id."""
     if rule == FIRST_RULE:
         return identity_v1.matrix_digest(values)
     return _digest(canonical(values), MATRIX_HASH_CHARS)
@@ -103,10 +103,11 @@ def _digest(value: Any, chars: int) -> str:
 
 
 def canonical(value: Any, texts: Texts = False) -> Any:
-    """``value`` with every spelling of one input made the same.
+    """``value`` with all spellings of the same input mapped to one.
 
-    A number is its value, a truth its word, media their SHA-256, a URL itself without what only signs
-    it. Text is itself with LF for CRLF and CR, unless it may be of another type: see :data:`Texts`.
+    A number becomes its value, a boolean its word, media their SHA-256, a URL loses the parameters that
+    only sign it. Text keeps its value with LF for CRLF and CR, unless it may be of another type: see
+    :data:`Texts`.
     """
     if isinstance(value, str):
         return _text(value) if texts is True else _untyped(value)
@@ -131,7 +132,7 @@ def _canonical_mapping(value: dict[str, Any], texts: Texts) -> Any:
 
 
 def _text_or_other(value: Any) -> Any:
-    """Of a field that is text: most values by far are text that has one spelling only."""
+    """The canonical value of a text field. By far the most values are text with only one spelling."""
     if type(value) is str:
         return value if value[:1] not in "hd" and "\r" not in value else _text(value)
     return canonical(value, True)
@@ -177,7 +178,7 @@ def _number_in(text: str) -> str:
 
 
 _remembered_number = lru_cache(maxsize=4096)(_number_in)
-"""Of texts up to _SHORT_CHARS: most columns repeat a few values over and over."""
+"""Cached for texts up to _SHORT_CHARS: most columns repeat a few values."""
 
 
 def _truth(text: str) -> str:
@@ -187,7 +188,7 @@ def _truth(text: str) -> str:
 
 
 def _array(text: str) -> str | list[Any]:
-    """A table's cell writes a list as JSON: the same input as the list itself."""
+    """A list written as JSON in a table's cell is the same input as the list itself."""
     try:
         items = msgspec.json.decode(text)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -200,14 +201,14 @@ _SPELLINGS: Mapping[str, Callable[[str], str | list[Any]]] = {
     **dict.fromkeys("tTfF", _truth),
     "[": _array,
 }
-"""What makes one of all spellings of a text of unknown type, by its first character."""
+"""The functions that unify the spellings of a text of unknown type, by its first character."""
 
 
 _UNKNOWN = Spellings()
 
 
 def generated_id(inputs: dict[str, Any], digest: str, rule: int = RULE) -> str:
-    """The id of a job that the manifest doesn't name: slug of its prompt, then its digest."""
+    """The id of a job without an explicit id: slug of its prompt, then its digest."""
     if rule == FIRST_RULE:
         return identity_v1.generated_id(inputs, digest)
     prompt = _text_or_other(inputs.get("prompt"))
@@ -218,7 +219,7 @@ def slug(text: str) -> str:
     """``text`` as up to 40 lower-case letters and digits of any script, and single dashes.
 
     Latin letters lose their accents. "job" if nothing remains. Safe as a file name: up to 80 bytes, no
-    mark that changes the direction of text, and the same under every version of Unicode.
+    characters that change the direction of text, and the same in every version of Unicode.
     """
     text = text[: 4 * SLUG_MAX_CHARS]
     if not text.isascii():

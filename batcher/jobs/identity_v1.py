@@ -1,7 +1,8 @@
 """The identity of jobs in run directories that version 0.1 began. Frozen: ids live in ledgers.
 
-It takes more for equal than ``identity``: texts that read as one number, and URLs that differ only in a
-parameter that often signs. There it must go on to, or jobs already paid for would be bought again.
+It treats more values as equal than ``identity``: texts that read as the same number, and URLs that
+differ only in a parameter that often signs. In such run directories it must keep doing so, or jobs
+already paid for would be bought again.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _SIGNING_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "x-cos-", "q-sign")
 
 
 def canonical(value: Any) -> Any:
-    """``value`` with every spelling of one input made the same (5, 5.0 and "5"; a re-signed URL)."""
+    """``value`` with all spellings of the same input mapped to one (5, 5.0 and "5"; a re-signed URL)."""
     if isinstance(value, str):
         respelled = _SPELLINGS.get(value[:1])
         return value if respelled is None else respelled(value)
@@ -76,7 +77,7 @@ def _number_in(text: str) -> str:
 
 
 _remembered_number = lru_cache(maxsize=4096)(_number_in)
-"""Of texts up to _SHORT_CHARS: most columns repeat a few values over and over."""
+"""Cached for texts up to _SHORT_CHARS: most columns repeat a few values."""
 
 
 def _truth(text: str) -> str:
@@ -95,7 +96,7 @@ def _data_uri(text: str) -> str:
 
 
 def _array(text: str) -> str | list[Any]:
-    """A table's cell writes a list as JSON: the same input as the list itself."""
+    """A list written as JSON in a table's cell is the same input as the list itself."""
     try:
         items = msgspec.json.decode(text)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -110,20 +111,20 @@ _SPELLINGS: Mapping[str, Callable[[str], str | list[Any]]] = {
     "d": _data_uri,
     "[": _array,
 }
-"""What makes one of all spellings of a text, by its first character; all other texts have only one."""
+"""Functions that unify the spellings of a text, by its first character; other texts have only one."""
 
 
 def input_digest(model: str, inputs: dict[str, Any]) -> str:
-    """16 hex digits of the SHA-256 over model and canonical inputs: what makes two rows one job.
+    """16 hex digits of the SHA-256 over model and canonical inputs. Equal digests are the same job.
 
-    The case of input names doesn't count: a table's header has none.
+    The case of input names is ignored, because it is ignored in a table's header.
     """
     named = {name.lower(): canonical(value) for name, value in inputs.items() if value is not None}
     return _digest({"model": model, "input": named}, HASH_CHARS)
 
 
 def matrix_digest(values: dict[str, Any]) -> str:
-    """What tells apart the jobs that a matrix makes of one explicit id."""
+    """The suffix that distinguishes the jobs that a matrix makes from one explicit id."""
     return _digest(canonical(values), MATRIX_HASH_CHARS)
 
 
@@ -141,7 +142,7 @@ def slug(text: str) -> str:
 
 
 def generated_id(inputs: dict[str, Any], digest: str) -> str:
-    """The id of a job that the manifest doesn't name: slug of its prompt, then its digest."""
+    """The id of a job without an explicit id: slug of its prompt, then its digest."""
     prompt = canonical(inputs.get("prompt"))
     return f"{slug(prompt if isinstance(prompt, str) else '')}-{digest}"
 
@@ -149,7 +150,7 @@ def generated_id(inputs: dict[str, Any], digest: str) -> str:
 def _signing_in(pairs: list[str]) -> set[str]:
     """Those of a query's ``name=value`` pairs that only sign it.
 
-    Azure's parameters have names too short to mean anything without their ``sig``.
+    Azure's parameter names are too short to count without their ``sig``.
     """
     named = {pair: unquote_plus(pair.partition("=")[0]).lower() for pair in pairs}
     azure = _SIGNING_BESIDE_SIG if "sig" in named.values() else frozenset()

@@ -1,4 +1,4 @@
-"""The vocabulary: a job, its output names, what is recorded of its inputs, and an output's record."""
+"""The basic types: a job, its output names, the recorded form of its inputs, and an output's record."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SPLIT_WORD = re.compile(
     r"(?<![^-._ 0-9])"
     r"(?=(?:train|training|validation|valid|dev|val|test|testing|eval|evaluation)(?:[-._ 0-9]|$))"
 )
-"""Where a word begins that `datasets` takes for a split: SPLIT_KEYWORDS in its ``data_files.py``."""
+"""Where a word begins that `datasets` reads as a split: SPLIT_KEYWORDS in its ``data_files.py``."""
 _EXPLICIT_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{EXPLICIT_ID_MAX_CHARS - 1}}}")
 _DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[^,;\s]+)*,", re.ASCII)
 
 
 class Source(msgspec.Struct, frozen=True, gc=False):
-    """Where a row stands: ``file`` as the user would name it, ``line`` from 1."""
+    """The position of a row: ``file`` as the user would name it, ``line`` from 1."""
 
     file: str
     line: int
@@ -46,10 +46,10 @@ class LocalMedia(msgspec.Struct, frozen=True):
     media_type: str
 
     def __hash__(self) -> int:
-        return hash(self.sha256)  # the same content under another name is the same input
+        return hash(self.sha256)  # the same content under a different name is the same input
 
     def record(self) -> dict[str, str]:
-        """What ledger and metadata hold of it."""
+        """Its form in ledger and metadata."""
         return {"path": self.shown, "sha256": self.sha256}
 
 
@@ -62,10 +62,10 @@ class Artifact(msgspec.Struct, frozen=True, gc=False):
 
 
 class Probed(Artifact, frozen=True, gc=False, omit_defaults=True):
-    """An output file with what was found in it; None where that is unknown.
+    """An output file and its measured properties; None for each that is unknown.
 
-    ``width`` and ``height`` are in pixels, as shown (a rotated video: after rotating). ``unjudged`` says
-    that nothing here could look into it: it is not known to be good, nor to be bad.
+    ``width`` and ``height`` are in pixels, as displayed (of a rotated video: after rotation).
+    ``unjudged``: no decoder here could check the file, so it is not known to be whole or damaged.
     """
 
     media_type: str | None = None
@@ -79,9 +79,9 @@ class Probed(Artifact, frozen=True, gc=False, omit_defaults=True):
 class Job(msgspec.Struct, frozen=True):
     """One generation to buy: a model and its inputs, typed and checked.
 
-    ``input`` holds JSON values and :class:`LocalMedia`. ``digest`` is what makes model and
-    inputs this job. ``explicit`` says that the manifest named the job itself. ``vars`` are the
-    variables that its templates could name: they are kept, and make no other job.
+    ``input`` holds JSON values and :class:`LocalMedia`. ``digest`` identifies the model and the inputs.
+    ``explicit`` is set if the manifest gave the job's id. ``vars`` are the variables that its templates
+    could use: they are recorded, but are not part of the job's identity.
     """
 
     id: str
@@ -95,7 +95,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 def explicit_id_problem(text: str) -> str | None:
-    """What is wrong with an explicit id, with a suggestion; None where nothing is."""
+    """The problem with an explicit id, with a suggestion; None if it is usable."""
     if _EXPLICIT_ID.fullmatch(text):
         return None
     suggestion = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("-._")[:EXPLICIT_ID_MAX_CHARS]
@@ -109,9 +109,9 @@ def explicit_id_problem(text: str) -> str | None:
 def output_name(job_id: str, index: int, count: int, extension: str) -> str:
     """File name of output ``index`` of ``count``: ``cat.mp4``, or ``cat.0.png``, ``cat.1.png``.
 
-    An id that ends like a number of an output is always numbered, ``1.0`` as ``1.0.0.mp4``: so a name is
-    of one job only, whatever ids there are. Words that loaders take for splits are marked, ``a-train``
-    as ``a-~train.mp4``: a folder loader would else leave all other files out.
+    An id that ends like the number of an output is always numbered (``1.0`` is ``1.0.0.mp4``), so that
+    a name belongs to one job only, for any set of ids. Words that loaders read as splits are marked
+    (``a-train`` is ``a-~train.mp4``): otherwise a folder loader would skip all other files.
     """
     stem = _SPLIT_WORD.sub("~", job_id)
     is_plain = count == 1 and not _NUMBERED.fullmatch(job_id)
@@ -119,21 +119,21 @@ def output_name(job_id: str, index: int, count: int, extension: str) -> str:
 
 
 def next_name(name: str) -> str:
-    """Another name for an output, which no job's id can lead to: ``cat~2.mp4``, then ``cat~3.mp4``."""
+    """Another name for an output, which no job's id can produce: ``cat~2.mp4``, then ``cat~3.mp4``."""
     stem, dot, extension = name.rpartition(".")
     number = _RENAMED.search(stem)
     return f"{_RENAMED.sub('', stem)}~{int(number[1]) + 1 if number else 2}{dot}{extension}"
 
 
 def owners_of(name: str) -> tuple[str, ...]:
-    """The ids of the jobs that may have an output of this name, those named by version 0.1 included."""
+    """The ids of the jobs that may have an output of this name, including the names of version 0.1."""
     stem = _RENAMED.sub("", name.rpartition(".")[0]).replace("~", "")
     numbered = _NUMBERED.fullmatch(stem)
     return (stem, numbered[1]) if numbered else (stem,)
 
 
 def recorded(value: Any) -> Any:
-    """``value`` as ledger, metadata and report hold it: no megabytes, no signatures."""
+    """``value`` as ledger, metadata and report store it: without inline media and signatures."""
     if isinstance(value, str):
         if is_data_uri(value):
             return {"path": value[:40].split(",")[0], "sha256": data_uri_sha256(value)}
@@ -153,7 +153,7 @@ def is_data_uri(text: str) -> bool:
 
 
 def data_uri_sha256(uri: str) -> str:
-    """The SHA-256 of what a data URI holds, so that it is the same input as the file it came from."""
+    """The SHA-256 of a data URI's content, so that it is the same input as the file it came from."""
     import base64
     from urllib.parse import unquote_to_bytes
 

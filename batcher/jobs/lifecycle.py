@@ -1,7 +1,7 @@
-"""A job's life as data: states, events, and one table of what may follow what.
+"""A job's lifecycle as data: states, events, and one table of the allowed transitions.
 
 The README's diagram and the tests are made from :data:`TRANSITIONS`. An event that the table does not
-know in a state raises: a ledger is never written, or read, into a state that nobody decided on.
+allow in a state raises an error, both when a ledger is written and when it is read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 
 
 class State(StrEnum):
-    """Where a job stands. A job that the ledger doesn't mention is ``pending``."""
+    """The state of a job. A job that the ledger doesn't mention is ``pending``."""
 
     PENDING = "pending"
     UNKNOWN = "unknown"
@@ -31,11 +31,13 @@ class State(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
-    __hash__ = str.__hash__  # of a word in C: an enum's own is called for every line of a ledger
+    __hash__ = (
+        str.__hash__
+    )  # str's hash is in C: the enum's own is slow, and called for every line of a ledger
 
 
 class EventName(StrEnum):
-    """What a ledger line says."""
+    """The kind of a ledger line."""
 
     RUN = "run"
     ORPHANED = "orphaned"
@@ -55,7 +57,7 @@ class EventName(StrEnum):
 
 
 class Stage(StrEnum):
-    """Where a job failed."""
+    """The stage at which a job failed."""
 
     SUBMIT = "submit"
     GENERATE = "generate"
@@ -68,38 +70,38 @@ NOT_FOUND = "not_found"
 
 _S, _E = State, EventName
 TRANSITIONS: Mapping[tuple[State, EventName], State] = {
-    # A POST is about to leave. From pending of itself; from the others only by the user's word
+    # A POST is about to be sent. From pending always; from the others only if the user asks for it
     # (--retry-failed, --retry-unknown, --redo, or the new inputs of an edited job).
     **{(state, _E.SUBMITTING): _S.UNKNOWN for state in State},
-    # Its answer.
+    # The answer to the POST.
     (_S.UNKNOWN, _E.SUBMITTED): _S.SUBMITTED,
     (_S.UNKNOWN, _E.DEFERRED): _S.PENDING,
     (_S.UNKNOWN, _E.UNANSWERED): _S.UNKNOWN,
     (_S.UNKNOWN, _E.FAILED): _S.FAILED,
-    # What the API says of the request.
+    # The API's word on the request.
     (_S.SUBMITTED, _E.COMPLETED): _S.COMPLETED,
     (_S.SUBMITTED, _E.FAILED): _S.FAILED,
     (_S.SUBMITTED, _E.CANCELLED): _S.CANCELLED,
     # An interrupted run asks the API to cancel: once the request is cancelled, the job is pending.
     (_S.SUBMITTED, _E.CANCELLING): _S.SUBMITTED,
     (_S.SUBMITTED, _E.DEFERRED): _S.PENDING,
-    # Its files.
+    # The files of the job.
     (_S.COMPLETED, _E.DONE): _S.DONE,
     (_S.COMPLETED, _E.FAILED): _S.FAILED,
-    # Asked again: a failed or cancelled request may turn out complete, a failed download may get its
-    # file, and a file that went missing is fetched once more.
+    # Polled or downloaded again: a failed or cancelled request may turn out complete, a failed download
+    # may succeed, and a missing file is fetched again.
     (_S.FAILED, _E.COMPLETED): _S.COMPLETED,
     (_S.FAILED, _E.SUBMITTED): _S.SUBMITTED,
     (_S.CANCELLED, _E.SUBMITTED): _S.SUBMITTED,
     (_S.FAILED, _E.FAILED): _S.FAILED,
     (_S.DONE, _E.COMPLETED): _S.COMPLETED,
-    # What it cost, said later than its end.
+    # The cost, if it became known after the job's end.
     **{(state, _E.COST): state for state in (_S.COMPLETED, _S.DONE, _S.FAILED)},
 }
 
 
 class IllegalTransition(BatcherError):
-    """An event that the table does not know in that state."""
+    """An event that the table does not allow in that state."""
 
     exit_code = 65
 
@@ -108,7 +110,7 @@ _MOVES = {name: {s: after for (s, e), after in TRANSITIONS.items() if e is name}
 
 
 def next_state(state: State, event: EventName) -> State:
-    """The state after ``event``; raises IllegalTransition where the table has no such move."""
+    """The state after ``event``; raises IllegalTransition if the table has no such transition."""
     try:
         return _MOVES[event][state]
     except KeyError:
@@ -130,37 +132,37 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
     digest: str | None = None
     price_usd: float | UnsetType | None = UNSET
     priced_as: str | None = None
-    """Stands for the model and the parameters: what costs the same as far as anybody can tell."""
+    """Key of the model and the parameters: jobs with the same key are expected to cost the same."""
     request_id: str | None = None
     urls: dict[str, str] | None = None
-    """With ``submitted``: where the provider said to ask about the request, if it named addresses."""
+    """With ``submitted``: the URLs for status and result, if the provider's answer gave any."""
     reason: str | None = None
     cost_usd: float | None = None
     output: Any = None
-    """With ``completed``: what the API called the output, without signatures and of bounded size."""
+    """With ``completed``: the API's ``output``, without signatures and of bounded size."""
     unfinished_s: float | None = None
-    """The request's age in seconds when it was last seen unfinished, by the run that saw it finished."""
+    """The request's age in seconds when the run that saw it finished last saw it unfinished."""
     files: tuple[Probed, ...] | None = None
     quality: str | None = None
     stage: Stage | None = None
     code: int | str | None = None
     message: str | None = None
     retry: int = 0
-    """With ``submitting``: the N-th retry (``--retries``) of the job, 0 for any other attempt."""
+    """With ``submitting``: which retry (``--retries``) of the job this is; 0 for any other attempt."""
     retry_due: bool = False
-    """With ``failed``: its run would buy the job again, within its caps."""
+    """With ``failed``: the run is to retry the job (``--retries``), within its caps."""
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """The command of a run: its manifests, relative to the run directory, and those of its options that
-    shape jobs or money, each with its values as they would be typed."""
+    """The command of a run: its manifests, relative to the run directory, and its options that affect
+    jobs or money, each with its values as they would be typed."""
 
     manifests: list[str]
     options: dict[str, list[str]]
 
 
 SANDBOX_API = "sandbox"
-"""What a run in the sandbox says of its API."""
+"""The ``api`` of a run in the sandbox."""
 
 
 class RunEvent(msgspec.Struct, omit_defaults=True, tag_field="event", tag="run"):
@@ -173,11 +175,11 @@ class RunEvent(msgspec.Struct, omit_defaults=True, tag_field="event", tag="run")
     api: str | None = None
     version: int | str | None = None
     identity: int = 1
-    """The rule by which ids are made; version 0.1 named none. That of a ledger's first line stands."""
+    """The rule by which ids are made; version 0.1 named none. The ledger's first line decides."""
     host: str | None = None
     device: int | None = None
     inode: int | None = None
-    """Of the run directory: a copy has another one."""
+    """Of the run directory: a copy has a different one."""
     pid: int | None = None
     total: int | None = None
     selected: int | None = None
@@ -189,22 +191,22 @@ class RunEvent(msgspec.Struct, omit_defaults=True, tag_field="event", tag="run")
 
 
 class Replaced(msgspec.Struct, frozen=True, gc=False):
-    """The files of an attempt that was bought again; they may still lie in the dataset."""
+    """The files of an attempt that was bought again; they may still be in the dataset."""
 
     attempt: int
     files: tuple[Artifact, ...]
 
 
 class Record(msgspec.Struct, gc=False):
-    """What the fold knows of one job.
+    """The state of one job, folded from its ledger lines.
 
-    ``charge_usd`` is what the current attempt may cost: 0 where it surely cost nothing, None where
-    it counts but nobody named a price. ``reported_usd`` is what the API said it cost, if it did.
-    Offsets are places of lines in the ledger that hold what is not kept in memory: the last
-    ``submitting``, the last one that carried ``input``, the last answer that named a request, the last
-    ``done``; -1 where there is none. ``quality`` is what is wrong with a done job's outputs, if
-    anything. ``cancelling``: an interrupted run asked for a cancel of the request. ``retry`` counts the
-    retries (``--retries``) up to the current attempt; with ``retry_due`` there is to be another.
+    ``charge_usd`` is what the current attempt may cost: 0 if it surely cost nothing, None if it counts
+    but has no known price. ``reported_usd`` is the cost that the API reported, if it did. The offsets
+    are positions of ledger lines whose content is not kept in memory: the last ``submitting``, the last
+    one with ``input``, the last answer with a request id, the last ``done``; -1 if there is none.
+    ``quality`` describes the fault of a done job's outputs, if any. ``cancelling``: an interrupted run
+    asked the API to cancel the request. ``retry`` counts the retries (``--retries``) up to the current
+    attempt; ``retry_due`` is set if another is due.
     """
 
     state: State = State.PENDING

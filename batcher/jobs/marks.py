@@ -1,4 +1,4 @@
-"""What people think of a job's outputs, in one word: and ``@marks:WORD``, which stands for such jobs."""
+"""The user's marks on outputs, one word each, and ``@marks:WORD``, which selects the marked jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOTE_MAX_CHARS = 4000
 
 
 class JobMark(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is thought of one job's outputs; ``at`` is UTC in ISO 8601, empty if nothing says when."""
+    """The mark on one job's outputs; ``at`` is UTC in ISO 8601, empty if unknown."""
 
     job: str
     mark: Literal["keep", "reject", "star"] | None
@@ -30,8 +30,8 @@ def marks_named(text: str, option: str) -> frozenset[str] | None:
 
 
 def marks_in(text: str, option: str) -> frozenset[str]:
-    """The marks of a list with commas. Raises UsageError for a word that is none."""
+    """The marks in a comma-separated list. Raises UsageError for a word that is not a mark."""
     names = frozenset(name.strip() for name in text.split(","))
     for name in sorted(names - set(MARKS)):
-        raise UsageError(f"{option}: {name!r} is no mark: there are {', '.join(MARKS)}")
+        raise UsageError(f"{option}: {name!r} is not a mark; the marks are {', '.join(MARKS)}")
     return names

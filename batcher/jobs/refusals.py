@@ -1,13 +1,13 @@
-"""Tells refusals from failures that may pass, by the code and the message that the API gave.
+"""Distinguishes refusals from temporary failures, by the API's code and message.
 
 A *refusal* is the API's judgement of the inputs: its content rules forbid them, or they are invalid.
 The same inputs would be refused again, and a refused generation may cost money. Every failure that is
-not clearly a refusal counts as one that may pass.
+not clearly a refusal counts as temporary.
 
 - Codes are those of docs/api.md: an HTTP status, or a status × 1000 and a number (422001).
-- A code says "content" or "inputs" by itself only for the statuses that HTTP defines so (400, 413, 415,
-  422, 451). Everything else, and 500001 (the API's catch-all) above all, is judged by the words.
-- Words of trouble ("content filter timed out") outweigh words of refusal.
+- A code alone counts as a refusal only for the statuses that HTTP defines so (400, 413, 415, 422, 451).
+  Everything else, above all 500001 (the API's catch-all), is decided by the words of the message.
+- Words of a temporary failure ("content filter timed out") outweigh words of a refusal.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _INPUT = re.compile(
 
 
 def is_refusal(code: int | str | None, message: str | None) -> bool:
-    """Whether a failed submission or generation was refused for what was asked for."""
+    """Whether a failed submission or generation was refused because of its inputs."""
     if isinstance(code, int) and _judges_inputs(code):
         return True
     text = f"{code} {message or ''}".replace("_", " ")

@@ -1,4 +1,4 @@
-"""Which inputs are settings: what jobs of one kind, and of one price, have in common."""
+"""Which inputs are settings: the inputs that jobs of one kind, and of one price, share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FREE_FIELDS = frozenset({"prompt", "negative_prompt", "seed", "text"})
 
 
 def settings_of(inputs: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
-    """The inputs that are settings, not what makes each job its own (prompts, media, seeds)."""
+    """The inputs that are settings, without those that usually differ by job (prompts, media, seeds)."""
     return frozenset((name, value) for name, value in inputs.items() if _is_setting(name, value))
 
 
@@ -29,7 +29,7 @@ def _is_setting(name: str, value: Any) -> bool:
 
 
 def price_key(job: Job) -> str:
-    """Stands for the model and the parameters of ``job``: jobs that have it in common cost the same."""
+    """A key of the model and the parameters of ``job``: jobs with the same key cost the same."""
     settings = sorted((name, str(value)) for name, value in settings_of(job.input))
     text = msgspec.json.encode([job.model, settings])
     return hashlib.sha256(text).hexdigest()[:KEY_CHARS]

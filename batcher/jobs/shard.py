@@ -1,7 +1,7 @@
-"""Parts of a batch: jobs divided by their ids alone, so that many machines can share them out.
+"""Shards of a batch: jobs divided by their ids alone, so that several machines can work on them.
 
-The parts are disjoint, together they are everything, and a job's part is the same in every manifest
-format, in any order, and whatever else the manifest holds.
+The shards are disjoint, together they are the whole batch, and a job's shard depends neither on the
+manifest's format, nor on the order of the jobs, nor on the other jobs.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _DIGITS_MAX = 9
 
 @dataclass(frozen=True, slots=True, order=True)
 class Shard:
-    """Part ``number`` (from 1) of ``count``."""
+    """Shard ``number`` (from 1) of ``count``."""
 
     count: int
     number: int
 
     def has(self, job_id: str) -> bool:
-        """Whether a job belongs to this part."""
+        """Whether a job belongs to this shard."""
         return shard_number(job_id, self.count) == self.number
 
     def __str__(self) -> str:
@@ -32,13 +32,13 @@ class Shard:
 
 
 def shard_number(job_id: str, count: int) -> int:
-    """Which of ``count`` parts (from 1) a job belongs to."""
+    """Which of ``count`` shards (from 1) a job belongs to."""
     digest = hashlib.blake2b(job_id.encode(), digest_size=_HASH_BYTES).digest()
     return int.from_bytes(digest, "big") % count + 1
 
 
 def shard_of_environment(environ: Mapping[str, str]) -> Shard:
-    """The part that a cluster's scheduler gives this process. Raises UsageError where it doesn't say.
+    """The shard that a cluster's scheduler gave this process. Raises UsageError if it gave none.
 
     Slurm's job arrays: ``SLURM_ARRAY_TASK_ID`` among those from ``_MIN`` to ``_MAX``. Kubernetes'
     indexed Jobs: ``JOB_COMPLETION_INDEX`` (from 0), and ``JOB_COMPLETIONS``, which the pod's template

@@ -17,7 +17,7 @@ _PASSWORD = re.compile(r"(://[^/@\s:]*:)[^/@\s]+@")
 
 @dataclass(frozen=True, slots=True)
 class _Scheme:
-    """A signature: all of ``needs`` are there and not empty; ``may`` belong to it if they are there."""
+    """A signature: it requires all of ``needs``, not empty; those in ``may`` belong to it if present."""
 
     needs: frozenset[str]
     may: frozenset[str] = frozenset()
@@ -57,11 +57,11 @@ _SECRETS = frozenset({
     "x-goog-signature", "x-oss-credential", "x-oss-signature", "x-oss-security-token",
     "x-cos-security-token",
 })  # fmt: skip
-"""Parameters whose values are masked also where they belong to no complete signature."""
+"""Parameters whose values are masked even if they belong to no complete signature."""
 
 
 def without_signature(url: str) -> str:
-    """``url`` without the parameters that only sign it; as it is if there is no complete signature."""
+    """``url`` without the parameters that only sign it; unchanged if there is no complete signature."""
     if "?" not in url:
         return url
     return _changed(url, _signing_in, lambda pair: None)
@@ -75,7 +75,7 @@ def mask_url(url: str) -> str:
 
 
 def public_address(url: str) -> str:
-    """An address whose path may be a secret (a webhook), as it may be shown: scheme and web host."""
+    """The part of a URL with a secret path (a webhook) that may be shown: scheme and host."""
     parts = urlsplit(url)
     if parts.scheme in ("http", "https"):
         return f"{parts.scheme}://{parts.hostname}/..."
@@ -94,7 +94,7 @@ def _names(pairs: list[str]) -> list[str]:
 
 
 def _signing_in(pairs: list[str]) -> set[str]:
-    """The names that only sign. A name that stands twice may be read either way: it signs nothing."""
+    """The names that only sign. A repeated name is ambiguous, so it signs nothing."""
     names = _names(pairs)
     full = {
         name
