@@ -67,5 +67,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What there is, the functions included that are not imported yet."""
+    """All names, including the functions that are not imported yet."""
     return sorted({*globals(), *_FUNCTIONS})

@@ -48,11 +48,11 @@ Manifests = str | PathLike[str] | Iterable[str | PathLike[str]]
 
 
 class RunOptions(TypedDict, total=False):
-    """What :func:`run` and :func:`plan` take besides the manifest: the options of the command line.
+    """The arguments of :func:`run` and :func:`plan` besides the manifest: the command line's options.
 
     Their names have ``_`` for ``-``; their values are those of the command line (``"15m"``, ``"2GiB"``,
-    ``"5/s"``, ``"20%"``) or plain numbers: seconds, bytes, USD. None stands for an option that was not
-    given. ``progress`` shows a bar, in a notebook too; ``observer`` is told how the run goes instead
+    ``"5/s"``, ``"20%"``) or plain numbers: seconds, bytes, USD. None means that an option is not given.
+    ``progress`` shows a bar, in a notebook too. Instead, an ``observer`` can follow the run
     (``started``, ``changed``, ``finished`` with a RunView, and ``warn``: see :class:`Observer`). It is
     called on the event loop and must not block. ``on_lock="skip"`` raises LockedError, like ``"fail"``.
     """
@@ -122,14 +122,14 @@ async def run(
 
     ``jobs`` are dictionaries of inputs (with ``id``, ``model``, ``meta``, ... as in a manifest) or
     prompts: a list, a data frame, any iterable, or a manifest's path. They need ``output``, the run
-    directory. Files and environment variables hold options as they do for the command line.
+    directory. Options in files and environment variables apply as on the command line.
 
-    Returns the summary if the run came to its end, also if some jobs are not done: see its
-    ``exit_code`` (0 or 1) and :func:`raise_if_incomplete`, and if it stopped early on purpose
-    (budget, ``max_failures``, canary, balance): then ``exit_code`` is 3 and ``stopped`` says why.
-    Raises a BatcherError if nothing ran, TypeError for a name that is no option. Cancelling the
-    awaiting task (in a notebook: interrupting the cell) stops at once and leaves the run directory
-    free; what was paid for is in the ledger, and running again resumes it.
+    Returns the summary if the run came to its end, even if some jobs are not done: see its
+    ``exit_code`` (0 or 1) and :func:`raise_if_incomplete`. Also returns it if the run stopped early on
+    purpose (budget, ``max_failures``, canary, balance): then ``exit_code`` is 3 and ``stopped`` gives
+    the reason. Raises a BatcherError if nothing ran, TypeError for an unknown option. Cancelling the
+    awaiting task (in a notebook: interrupting the cell) stops at once and unlocks the run directory;
+    everything paid for is in the ledger, and running again resumes it.
     """
     with _asked(manifest, jobs, options) as (chosen, host):
         return await when_free(lambda: _run(chosen, host), chosen.lock_wait_s, host.clock)
@@ -138,7 +138,7 @@ async def run(
 async def stream(
     manifest: Manifests | None = None, *, jobs: Any = None, **options: Unpack[RunOptions]
 ) -> AsyncGenerator[ListedJob]:
-    """:func:`run`, giving each job as it comes to its end in this run, durably: see its ``state``.
+    """Like :func:`run`, but yields each job when its end is durably recorded: see its ``state``.
 
     ``done`` jobs have ``files``, relative to the run directory. Jobs that an earlier run finished are
     not repeated. Leaving the loop stops the run at once, as cancelling does. Raises like :func:`run`,
@@ -171,13 +171,13 @@ async def plan(
 
 
 def status(run_dir: str | PathLike[str]) -> Status:
-    """What the ledger of ``run_dir`` says, live or at rest. Raises LedgerError."""
+    """The state in the ledger of ``run_dir``, during or after a run. Raises LedgerError."""
     snapshot = read_snapshot(Path(run_dir), LocalDisk())
     return status_of(Path(run_dir), snapshot, beside=LocalDisk())
 
 
 def raise_if_incomplete(summary: Summary) -> None:
-    """Raise what stopped the run early, or IncompleteError if some selected job is not done."""
+    """Raise the error that stopped the run early, or IncompleteError if any selected job is not done."""
     if summary.stopped is not None:
         raise _reason(summary)
     if summary.exit_code:
@@ -203,7 +203,7 @@ async def _run(chosen: Options, host: Host) -> Summary:
 def _asked(
     manifest: Manifests | None, jobs: Any, given: Mapping[str, Any]
 ) -> Iterator[tuple[Options, Host]]:
-    """The options of a call. Raises TypeError for names that are no options, UsageError for values."""
+    """The options of a call. Raises TypeError for unknown names, UsageError for invalid values."""
     if (manifest is None) == (jobs is None):
         raise TypeError("give either a manifest or jobs=...")
     values = {name: value for name, value in given.items() if value is not None}

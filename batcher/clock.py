@@ -1,4 +1,4 @@
-"""Time, as everything else here sees it: injected, so that a day of batch can be tested in a second."""
+"""The clock, injected everywhere, so that tests can simulate a day of a batch in a second."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from typing import Final, Protocol, Self
 
 TICK_S: Final = 1.0
 PAUSE_S: Final = 5.0
-"""A gap between two ticks beyond this is a pause: SIGSTOP, a stopped machine, a laptop's lid."""
+"""A longer gap between two ticks is a pause: SIGSTOP, a suspended machine, a closed laptop."""
 
 
 class Clock(Protocol):
-    """What the engine may know of time.
+    """The engine's interface to time.
 
-    ``pauses`` counts how often this process was seen to have been stopped; it is up to date after a
-    reading of ``monotonic``.
+    ``pauses`` counts the detected suspensions of this process; calling ``monotonic`` updates it.
     """
 
     pauses: int
 
     def now(self) -> datetime:
-        """Wall-clock time in UTC. For records only: it may jump, so nothing is decided by it."""
+        """Wall-clock time in UTC. For records only: it may jump, so no decision depends on it."""
         ...
 
     def monotonic(self) -> float:
-        """Time in seconds in which this process ran, from an arbitrary start; never going back."""
+        """Seconds for which this process ran, from an arbitrary start; never decreases."""
         ...
 
     async def sleep(self, delay_s: float) -> None:
@@ -38,10 +37,10 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clocks, without the time in which this process was stopped.
+    """The machine's clocks, without the time for which this process was suspended.
 
-    While it was, answers arrived and timers ran out. So a tick of the event loop's takes note that time
-    went by unseen, and what waits by this clock waits on for as long: answers are read first.
+    During a suspension answers arrive and timers expire. A periodic tick on the event loop detects the
+    gap, and waits on this clock are extended by it, so that answers are read before timers fire.
     """
 
     def __init__(self, tick_s: float = TICK_S, pause_s: float = PAUSE_S) -> None:
@@ -71,7 +70,7 @@ class SystemClock:
             await asyncio.sleep(missed_s)
 
     def _look(self, loop: asyncio.AbstractEventLoop, now_s: float) -> None:
-        """Notice a pause since the last tick; begin to tick in a loop that is new to us."""
+        """Detect a pause since the last tick; start ticking if the event loop is a new one."""
         if self._loop is None or self._loop() is not loop:
             self._loop = weakref.ref(loop)
             self._note(now_s)
@@ -96,9 +95,9 @@ class SystemClock:
 
 
 class Deadline(AbstractAsyncContextManager["Deadline"]):
-    """Ends what is awaited within it with a TimeoutError, ``limit_s`` seconds after its beginning.
+    """Raises TimeoutError in its block ``limit_s`` seconds after its start.
 
-    After a pause of the process it begins again: what arrived meanwhile is to be read first.
+    After a pause of the process the limit starts again, so that answers that arrived meanwhile are read.
     """
 
     def __init__(self, clock: Clock, limit_s: float) -> None:
@@ -125,7 +124,7 @@ class Deadline(AbstractAsyncContextManager["Deadline"]):
         await self._scope.__aexit__(kind, error, trace)
 
     def shorten(self, limit_s: float) -> None:
-        """Let it end ``limit_s`` seconds from now, if that is earlier."""
+        """Move the end to ``limit_s`` seconds from now, if that is earlier."""
         if self._timer is not None and limit_s < self._timer.when() - asyncio.get_running_loop().time():
             self._timer.cancel()
             self._limit_s = limit_s
@@ -136,7 +135,7 @@ class Deadline(AbstractAsyncContextManager["Deadline"]):
         self._timer = asyncio.get_running_loop().call_later(self._limit_s, self._due)
 
     def _due(self) -> None:
-        self._clock.monotonic()  # takes note of a pause
+        self._clock.monotonic()  # detects a pause
         if self._clock.pauses != self._pauses:
             self._begin()
         else:

@@ -1,7 +1,7 @@
-"""The seam to the file system: what must be durable goes through here.
+"""The interface to the file system: all durable writes go through it.
 
-Two classes, both small enough for a simulated disk to stand in for them. Calls that block are plain
-functions; the engine runs them off the event loop through :meth:`Disk.run`.
+Two classes, both small enough for a simulated disk to replace them. Blocking calls are plain functions;
+the engine runs them off the event loop through :meth:`Disk.run`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _NO_SUCH_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-"""What fsync of a directory says on file systems without it: SMB, some FUSE. No write was lost."""
+"""Errors of a directory's fsync if the file system doesn't support it (SMB, some FUSE). Harmless."""
 
 
 class AppendFile(Protocol):
     """A file that only grows."""
 
     def write(self, data: bytes) -> None:
-        """Append all of ``data``. After an OSError some of it may be there: see ``truncate``."""
+        """Append all of ``data``. After an OSError a part of it may be written: see ``truncate``."""
         ...
 
     def sync(self) -> None:
@@ -42,34 +42,34 @@ class AppendFile(Protocol):
         ...
 
     def truncate(self, size_bytes: int) -> None:
-        """Drop what follows the first ``size_bytes`` bytes."""
+        """Drop everything after the first ``size_bytes`` bytes."""
         ...
 
     def size_at_path(self) -> int | None:
-        """Size in bytes of what the *path* names now; None if that is no longer this file."""
+        """Size in bytes of the file now at the *path*; None if that is no longer this file."""
         ...
 
     def close(self) -> None: ...
 
 
 class Disk(Protocol):
-    """What the ledger and the run directory need of a file system."""
+    """The file system operations that the ledger and the run directory need."""
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Call ``function`` off the loop, in the one thread that durable writes have to themselves."""
+        """Call ``function`` off the event loop, in the one thread reserved for durable writes."""
         ...
 
     def lock(self, path: Path, patience_s: float = 0.0) -> Callable[[], None]:
         """Take the lock at ``path``, within ``patience_s`` seconds, or raise LockedError.
 
-        Returns what releases it.
+        Returns a function that releases it.
         """
         ...
 
     def is_locked(self, path: Path, guard: Path) -> bool | None:
-        """Whether a process holds the lock at ``path``; None if this can't be told.
+        """Whether a process holds the lock at ``path``; None if unknown.
 
-        Writes nothing. Runs that are taking the lock hold the one at ``guard``: they aren't disturbed.
+        Writes nothing. Runs hold the lock at ``guard`` while they take this one: they aren't disturbed.
         """
         ...
 
@@ -84,11 +84,11 @@ class Disk(Protocol):
         ...
 
     def device_and_inode(self, path: Path) -> tuple[int, int] | None:
-        """What tells a directory from its copies; None if there is no such directory."""
+        """The identity of a directory, which its copies don't share; None if it doesn't exist."""
         ...
 
     def write_whole(self, path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-        """Write a file that is whole or absent: temporary file, fsync, rename, directory fsync."""
+        """Write a file atomically and durably: temporary file, fsync, rename, directory fsync."""
         ...
 
     def rename(self, source: Path, target: Path) -> None:
@@ -99,14 +99,14 @@ class Disk(Protocol):
         ...
 
     def rename_obstacle(self, source: Path, target: Path) -> str | None:
-        """Why files can't be moved from one folder into another, whole and at once; None if they can.
+        """Why files can't be moved atomically from one folder into another; None if they can.
 
-        Another file system, or a symbolic link: nothing is written through one.
+        The folders may be on different file systems, or one may be a symbolic link.
         """
         ...
 
     def sync_dir(self, path: Path) -> bool:
-        """Make the names in a directory durable; False if its file system has no way to."""
+        """Make the names in a directory durable; False if its file system doesn't support it."""
         ...
 
     def remove(self, path: Path) -> None:
@@ -152,7 +152,7 @@ class LocalAppendFile:
 
 
 class LocalDisk:
-    """The real thing."""
+    """The real file system."""
 
     def __init__(self) -> None:
         self._thread = Threads(max_workers=1, thread_name_prefix="batcher-disk")
@@ -267,13 +267,13 @@ class LocalDisk:
 
 
 def _sign(lock: Path) -> None:
-    """Say in the lock's file who holds it: for people, so that a full disk is no reason to stop."""
+    """Write the holder into the lock's file. Only for people to read, so a full disk is ignored."""
     with suppress(OSError):
         lock.write_text(f"{os.getpid()} {socket.gethostname()}\n")
 
 
 def _held_by(lock: Path) -> str:
-    """Who holds the run directory, as its lock's file tells, and since when."""
+    """The holder of the run directory by its lock's file, and since when."""
     folder = lock.parent.parent if lock.parent.name == ".batcher" else lock.parent
     who = ""
     with suppress(OSError, ValueError):
@@ -284,7 +284,7 @@ def _held_by(lock: Path) -> str:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Opens a file, but nothing on which opening or reading may wait for ever: no pipe, no device."""
+    """Opens a regular file only: opening or reading a pipe or a device may block for ever."""
     fd = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
@@ -293,13 +293,13 @@ def _open_regular(path: str, flags: int) -> int:
 
 
 def is_full(error: OSError) -> bool:
-    """Whether ``error`` says that there is no room left (disk, quota, or the file-size limit)."""
+    """Whether ``error`` means that no space is left (disk, quota, or the file-size limit)."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Errors of the system, in a stretch that writes at ``path``, become RunDirErrors."""
+    """Translates each OSError of a block that writes at ``path`` to a RunDirError."""
     try:
         yield
     except OSError as error:
@@ -308,7 +308,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Errors of the system, in a stretch that reads ``path``, become RunDirErrors."""
+    """Translates each OSError of a block that reads ``path`` to a RunDirError."""
     try:
         yield
     except OSError as error:
@@ -316,5 +316,5 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def cannot_write(path: Path, error: OSError) -> RunDirError:
-    """``error`` in the words a user needs."""
+    """``error`` as a RunDirError with a message for the user."""
     return RunDirError(f"{path}: can't write: {error.strerror or error}")

@@ -16,7 +16,7 @@
     │   └── OutOfTimeError          --max-runtime is over
     ├── IncompleteError         1   the run ended, and some selected job is not done
     ├── InterruptedRunError   130   SIGINT (129: SIGHUP, 143: SIGTERM)
-    ├── CallError                   one call to the API did not give what was asked for
+    ├── CallError                   one call to the API failed
     │   ├── NotSent        transient   could not connect: nothing left this machine
     │   ├── TurnedAway     transient   429, or 503 with Retry-After: surely not accepted
     │   ├── Unavailable    transient   a GET met a 5xx, a time-out, a lost connection
@@ -32,9 +32,9 @@
         ├── DownloadStalled     transient   tried for as long as allowed without a byte of progress
         └── DownloadRefused     permanent   a host, a size or a body that we don't accept
 
-``kind`` is decided where an error enters (the service and the downloader) and nowhere else.
-A call that is *transient* may be repeated, one that is *permanent* would fail again, and one that
-is *ambiguous* may have cost money: it is never repeated without the user's word.
+``kind`` is only decided where an error enters (the providers and the downloader). A *transient* call may
+be repeated, a *permanent* one would fail again, and an *ambiguous* one may have cost money: it is never
+repeated unless the user asks for it.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class InterruptedRunError(BatcherError):
 
 
 class CallError(BatcherError):
-    """One call to the API did not give what was asked for.
+    """One call to the API failed.
 
     ``http_status`` and ``error_code`` are the API's own if it gave any.
     """
@@ -167,7 +167,7 @@ class CallError(BatcherError):
 
     @property
     def code(self) -> int | str | None:
-        """The most telling number of the refusal: the API's code, else the HTTP status."""
+        """The most specific code of the error: the API's own, else the HTTP status."""
         return self.error_code if self.error_code is not None else self.http_status
 
 
@@ -178,7 +178,7 @@ class NotSent(CallError):
 
 
 class TurnedAway(CallError):
-    """429, or 503 with ``Retry-After``. ``retry_after_s`` is None if no wait was named."""
+    """429, or 503 with ``Retry-After``. ``retry_after_s`` is None if the answer gave none."""
 
     kind = RetryKind.TRANSIENT
 

@@ -1,4 +1,4 @@
-"""The names inside a run directory: all that lies there, in one place.
+"""The names of all files inside a run directory, in one place.
 
 ::
 
@@ -9,8 +9,8 @@
       superseded/           outputs of attempts that were bought again
       README.md             the dataset's card
       report.html           the report
-      marks.jsonl           what people think of the outputs
-      .batcher/             ours: locks, partial downloads, and what can be made again
+      marks.jsonl           the user's marks on outputs
+      .batcher/             internal: locks, partial downloads, caches
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ CHECKPOINT_NAME = "checkpoint"
 METADATA_CACHE_NAME = "metadata.json"
 PARTIAL_NAME = "partial"
 SPECS_NAME = "specs.json"
-"""The catalogue's entries that the run went by."""
+"""The catalogue's entries that the run used."""
 BUCKET_NAME = "bucket.json"
 """Which bucket has the outputs."""
 SANDBOX_NAME = "sandbox.jsonl"
-"""What the embedded sandbox made."""
+"""The state of the embedded sandbox."""
 AT_WORK_NAME = "at-work"
 SETTLING_NAME = "settling"
 
 HOLDER_KEY = f"{HIDDEN_NAME}/holder.json"
-"""In the bucket: which state directory writes there."""
+"""In the bucket: the state directory that may write there."""

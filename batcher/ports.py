@@ -1,4 +1,4 @@
-"""What the engine asks of what it is given: protocols with what may be repeated and what they raise."""
+"""The protocols that the engine depends on: which calls may be repeated, and what they raise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batcher.jobs.job import Job
 
 
 class Phase(StrEnum):
-    """What a request's status word means. The engine decides by this, never by the word."""
+    """The meaning of a request's status word. The engine decides by this, never by the word itself."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -21,20 +21,20 @@ class Phase(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     UNRECOGNISED = "unrecognised"
-    """A word that nobody documented: not terminal and not an error."""
+    """An undocumented word: not terminal and not an error."""
 
     @property
     def terminal(self) -> bool:
-        """Whether nothing will change any more."""
+        """Whether the request can't change any more."""
         return self in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
 
 
 class Result(msgspec.Struct, frozen=True):
     """An answer about a request. ``word`` is the API's own status word.
 
-    ``urls`` are the outputs in the order of the answer, unchecked: they are the server's word.
-    ``message`` and ``error_code`` tell of a failure; ``cost_usd`` is None if none was reported,
-    ``model`` if the answer doesn't name one.
+    ``urls`` are the outputs in the order of the answer, not yet checked. ``message`` and ``error_code``
+    describe a failure; ``cost_usd`` is None if none was reported, ``model`` if the answer doesn't name
+    one.
     """
 
     phase: Phase
@@ -42,36 +42,36 @@ class Result(msgspec.Struct, frozen=True):
     urls: tuple[str, ...] = ()
     cost_usd: float | None = None
     cost_is_odd: bool = False
-    """A cost was reported that is no amount of money."""
+    """The reported cost is not a valid amount of money."""
     queue_position: int | None = None
     message: str | None = None
     error_code: int | str | None = None
     model: str | None = None
     texts: tuple[str, ...] = ()
-    """Outputs that came with the answer itself: texts, and ``data:`` URIs. They follow the URLs."""
+    """Outputs inside the answer itself: texts, and ``data:`` URIs. They follow the URLs."""
     output: Any = None
     """All of the answer's ``output`` for the record: without signatures, and of bounded size."""
 
     @property
     def output_count(self) -> int:
-        """How many files the result makes."""
+        """How many output files the result has."""
         return len(self.urls) + len(self.texts)
 
 
 class CancelOutcome(StrEnum):
-    """What became of a request to cancel."""
+    """The outcome of a request to cancel."""
 
     CANCELLED = "cancelled"
     REQUESTED = "cancellation_requested"
-    """Accepted, and not yet an end: the result tells what became of it."""
+    """Accepted, but not yet final: the result will tell the outcome."""
     NOT_CANCELLABLE = "not_cancellable"
 
 
 class Handle(msgspec.Struct, frozen=True):
     """A request at a provider. ``id`` is safe in a path; ``model`` names the provider too.
 
-    ``urls`` are the addresses at which the provider said to ask about it, by "status", "result" and
-    "cancel"; None if they follow from the id.
+    ``urls`` are the URLs that the provider gave for it, by "status", "result" and "cancel"; None if
+    they follow from the id.
     """
 
     model: str
@@ -86,25 +86,25 @@ class Tracing(StrEnum):
     BY_LIST = "by_list"
     """The provider lists requests with their inputs."""
     BY_EXTERNAL_ID = "by_external_id"
-    """The provider finds a request by the id that we gave it."""
+    """The provider finds a request by an id that the client chose."""
 
 
 class CostSource(StrEnum):
     """Where the cost of a request comes from."""
 
     RESULT = "result"
-    """The result names it, perhaps a little later than the outputs."""
+    """The result contains it, perhaps a little later than the outputs."""
     NONE = "none"
-    """The provider never names it."""
+    """The provider never reports it."""
 
 
 class Traits(msgspec.Struct, frozen=True):
-    """The facts of a provider by which the engine decides."""
+    """The properties of a provider that the engine depends on."""
 
     output_domains: tuple[str, ...]
-    """Outputs are on hosts below these domains, or on the API's own."""
+    """Outputs are on hosts below these domains, or on the API's own host."""
     results_kept_s: float
-    """Seconds from its end for which a result can be fetched."""
+    """For how many seconds after its end a result can be fetched."""
     cancels_running: bool = False
     """Whether a request that already runs can be cancelled."""
     traces: Tracing = Tracing.NONE
@@ -122,15 +122,15 @@ class Lost(msgspec.Struct, frozen=True):
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """What is known of a lost attempt: the request that it created, or None if it created nothing."""
+    """The finding about a lost attempt: the request that it created, or None if it created none."""
 
     request: Handle | None
 
 
 class Provider(Protocol):
-    """One API that makes requests. Each call is one exchange; none is repeated. Errors are CallErrors.
+    """One API. Each call is one exchange; none is retried here. Errors are CallErrors.
 
-    A token never leaves the origin that it belongs to.
+    A token is only sent to the origin that it belongs to.
     """
 
     name: str
@@ -146,7 +146,7 @@ class Provider(Protocol):
         ...
 
     async def submit(self, model: str, body: bytes) -> Handle:
-        """POST one job. The POST leaves at once.
+        """POST one job. The POST is sent at once.
 
         Never repeat it after OutcomeUnknown: a second POST is a second charge.
         Raises NotSent, TurnedAway, Rejected, NotFound, AuthRefused, BalanceExhausted,
@@ -157,8 +157,8 @@ class Provider(Protocol):
     async def result(self, request: Handle) -> Result:
         """Ask for a request's result; before it is terminal, its status. May be repeated.
 
-        Only the request's own status word says that it failed: every error, a 200 with an
-        ``error_code`` included, is about the asking.
+        Only the request's own status word says that it failed: every error, including a 200 with an
+        ``error_code``, is an error of this call.
         Raises NotSent, TurnedAway, Unavailable, Rejected, NotFound, AuthRefused, BalanceExhausted.
         """
         ...
@@ -168,7 +168,7 @@ class Provider(Protocol):
         ...
 
     async def trace(self, lost: Sequence[Lost], known: Callable[[str], bool]) -> dict[str, Trace]:
-        """What became of lost attempts, by job id; those that can't be told yet are left out.
+        """The findings about lost attempts, by job id; undecided ones are left out.
 
         A wrong finding is worse than none. ``known`` says whether a request id belongs to another
         attempt already. May be repeated. Raises like ``result``.
@@ -179,8 +179,8 @@ class Provider(Protocol):
 class EndedCall(msgspec.Struct, frozen=True):
     """One call that has ended. ``kind`` is "submit", "result", "cancel" or "download".
 
-    ``what`` names a model, a request or a host; ``outcome`` says in words what came of it. Neither
-    holds a token, an input or a signed URL.
+    ``what`` names a model, a request or a host; ``outcome`` describes the result. Neither contains a
+    token, an input or a signed URL.
     """
 
     kind: str
@@ -191,6 +191,6 @@ class EndedCall(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class CallObserver(Protocol):
-    """An observer that is told of each call. Called on the event loop: must not block or raise."""
+    """An observer of each call. Called on the event loop: must not block or raise."""
 
     def call(self, call: EndedCall) -> None: ...

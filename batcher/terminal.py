@@ -1,8 +1,8 @@
-"""Text on its way to a terminal: nothing in it may act on the terminal.
+"""Makes text safe to print on a terminal.
 
-Messages come from servers, ids and paths from manifests and from ledgers that any editor may have
-touched. An escape sequence in them could move the cursor, rewrite what was said, or set a title; a
-bidirectional override could make ``$10`` read as ``$01``.
+Messages come from servers, ids and paths from manifests and from ledgers that anyone may have edited. An
+escape sequence in them could move the cursor, overwrite printed text, or set a title; a bidirectional
+override could make ``$10`` read as ``$01``.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _UNESCAPED_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u206
 
 
 def visible(text: str) -> str:
-    """``text`` as one line in which control and formatting characters stand as their escapes."""
+    """``text`` as one line, with control and formatting characters replaced by their escapes."""
     return _SUSPECT.sub(_shown, text)
 
 
 def visible_lines(text: str) -> str:
-    """:func:`visible` for text of several lines that we composed ourselves."""
+    """:func:`visible` for text of several lines that this package composed."""
     return "\n".join(map(visible, text.split("\n")))
 
 
 def legible(path: Path | str) -> str:
-    """``path`` as text that can be written anywhere: a file name's bytes need not be UTF-8."""
+    """``path`` as text that can be encoded as UTF-8: a file name's bytes need not be."""
     return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

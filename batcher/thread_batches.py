@@ -1,7 +1,7 @@
-"""Small pieces of work that gather while the threads are busy, and share the next hop to one.
+"""Batches small work items for a thread: items that arrive while the threads are busy go together.
 
-A hop to a thread and back costs more than anything else that a small piece needs. Nothing waits for
-company: if a thread is free, what came in one turn of the event loop leaves at its end.
+A switch to a thread and back costs more than the work itself. Nothing waits for a batch to fill: if a
+thread is free, the items of one event-loop iteration start at its end.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ R = TypeVar("R")
 
 
 class Threads(ThreadPoolExecutor):
-    """Threads as far as they can be had: containers and ``ulimit -u`` limit how many start.
+    """A thread pool that works with fewer threads: containers and ``ulimit -u`` limit how many start.
 
-    Fewer threads do all the work; without any it is done at once, by the caller.
+    If no thread can start, the caller does the work itself.
     """
 
     def submit(self, fn: Callable[..., R], /, *args: object, **kwargs: object) -> Future[R]:
@@ -58,7 +58,7 @@ class Groups(Generic[T, R]):
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
 
     def add(self, item: T) -> asyncio.Future[R]:
-        """What becomes of ``item``. Whoever gives the future up leaves the work going."""
+        """The future result of ``item``. Cancelling it doesn't stop the work."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         self._waiting.append((item, future))
@@ -86,7 +86,7 @@ class Groups(Generic[T, R]):
 
 
 def _tell(future: asyncio.Future[R], outcome: R | BaseException) -> None:
-    if future.done():  # given up on
+    if future.done():  # cancelled by its caller
         return
     if isinstance(outcome, BaseException):
         future.set_exception(outcome)

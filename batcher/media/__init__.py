@@ -1,1 +1,1 @@
-"""Media formats: what a file is, whether it is whole, what it shows."""
+"""Media formats: a file's type, whether it is complete, its dimensions and duration."""

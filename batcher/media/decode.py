@@ -1,7 +1,7 @@
-"""A look at the pictures themselves: Pillow for images, PyAV for video (the extra ``media``).
+"""Decodes the pictures themselves: Pillow for images, PyAV for video (the extra ``media``).
 
-A video is decoded at its beginning, middle and end, not throughout: enough to tell a broken or blank
-file, at a cost that doesn't grow with its length.
+A video is decoded only at its beginning, middle and end: enough to detect a broken or blank file, at a
+cost that doesn't grow with its length.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from batcher.media.finding import Finding
 BLANK = "blank"
 _PROBES = 3
 _FLAT_LEVELS = 3
-"""A picture whose brightest and darkest pixel are no further apart (of 255) shows nothing."""
+"""A picture counts as blank if its brightest and darkest pixel differ by no more than this (of 255)."""
 _SURE = frozenset({"image/png", "image/jpeg", "image/gif", "image/bmp"})
-"""What Pillow always knows: one that it can't make out is damaged."""
+"""Formats that Pillow always supports: a file of these that it can't identify is damaged."""
 _TO_RGBA = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa"})
 _THUMBNAIL = (64, 64)
 _QUARTER_TURN = 90
 
 
 def decode(path: Path, media_type: str) -> Finding:
-    """Facts from decoding ``path``, and what is damaged in it.
+    """Facts from decoding ``path``, and the damage found in it.
 
-    Raises ImportError without the extra, and whatever a decoder raises for what it does not know, or
-    finds too large: that is no damage.
+    Raises ImportError if the extra is not installed, and the decoder's own error for a file that it does
+    not support or that is too large: neither is damage.
     """
     if media_type.startswith("image/"):
         return _image(path, media_type)
@@ -56,7 +56,7 @@ def _image(path: Path, media_type: str) -> Finding:
 
 
 def _some_pictures(image: Any) -> Iterator[Any]:
-    """The picture or, of an animation, its beginning, middle and end."""
+    """The picture; of an animation its first, middle and last frame."""
     count = getattr(image, "n_frames", 1)
     for number in sorted({0, count // 2, count - 1}):
         if number:
@@ -66,8 +66,8 @@ def _some_pictures(image: Any) -> Iterator[Any]:
 
 
 def _is_flat(image: Any) -> bool:
-    """Whether a Pillow image shows nothing: one colour throughout, or all of it transparent."""
-    if image.mode.startswith(("I", "F")):  # 16 bits and more, which no conversion scales
+    """Whether a Pillow image is blank: one colour throughout, or fully transparent."""
+    if image.mode.startswith(("I", "F")):  # 16 bits and more: conversions do not scale them
         low, high = image.getextrema()
         return bool(high - low <= _FLAT_LEVELS * (high or 1) / 255)
     small = image if image.mode in _TO_RGBA else image.convert("RGB")

@@ -1,7 +1,7 @@
-"""Outputs that are no pictures, clips or sounds: documents, models, archives, and what is none of ours.
+"""Outputs other than images, videos and sounds: documents, 3D models, archives; and refused types.
 
-A document has no signature, so its URL and its type have to declare it, and its first bytes must not
-contradict them: an error page or a JSON message under another name stays what it is.
+A document has no signature, so its URL and its content type must declare it, and its first bytes must
+not contradict them: an error page or a JSON message under another name is not accepted.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ DOCUMENT_TYPES: Final = {
     ".mp2": "audio/mp2",
     ".pcm": "audio/pcm",
 }
-"""Formats that first bytes don't announce."""
+"""Formats without a signature in their first bytes."""
 
 _JSON: Final = frozenset({".json", ".jsonl", ".geojson", ".gltf"})
 _XML: Final = frozenset({".xml", ".musicxml", ".ttml", ".dae", ".x3d"})
 _PROSE: Final = frozenset({".txt", ".rtf", ".tex", ".md", ".log", ".csv", ".tsv", ".yaml", ".lrc"})
 _VAGUE: Final = frozenset({"text/plain", "application/json", "application/xml", "application/yaml"})
-"""Types that any error message may have: alone they declare nothing."""
+"""Types that an error message may have too: alone they declare nothing."""
 _BY_TYPE: Final = {
     kind: extension for extension, kind in reversed(DOCUMENT_TYPES.items()) if kind not in _VAGUE
 } | {"text/xml+ttml": ".ttml", "application/x-ndjson": ".jsonl", "application/srt": ".srt"}
@@ -74,13 +74,13 @@ _RISKY_WORDS: Final = (
     "desktop service url webloc website part tmp lock htaccess "
 )
 _RISKY: Final = frozenset(f".{word}" for word in _RISKY_WORDS.split())
-"""What a desktop or a web server would run or open as a page."""
+"""Extensions that a desktop or a web server would execute, or open as a page."""
 
 
 def declared_document(extension: str, media_type: str, head: bytes) -> str | None:
-    """The extension of the document that a file is, if its URL or its type declares one, else None.
+    """The extension of a document, if the file's URL or content type declares one, else None.
 
-    ``extension`` is the URL's own, "" for none. Where the type or ``head`` contradicts, it is none.
+    ``extension`` is the URL's own, "" for none. The result is None if the type or ``head`` contradicts.
     """
     declared = extension if extension in DOCUMENT_TYPES else _BY_TYPE.get(media_type)
     if extension and declared != extension:
@@ -104,12 +104,12 @@ def _fits(extension: str, media_type: str, head: bytes) -> bool:
 
 
 def safe_extension(extension: str) -> str | None:
-    """An extension that may end a file's name though we know nothing of it; None for any other."""
+    """An unknown extension if it is harmless in a file's name, else None."""
     return extension if _SAFE_EXTENSION.fullmatch(extension) and extension not in _RISKY else None
 
 
 def is_text(head: bytes) -> bool:
-    """Whether first bytes are text: UTF-8, perhaps cut within a letter, without control characters."""
+    """Whether bytes are text: UTF-8, perhaps cut inside a character, without control characters."""
     if _CONTROL.search(head):
         return False
     try:

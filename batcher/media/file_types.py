@@ -1,8 +1,8 @@
-"""What a file is: by its first bytes, by what its server calls it, by its name.
+"""A file's type: by its first bytes, its Content-Type, and its name.
 
-Bytes don't lie, so they decide if they say anything; but many formats share a container (``mp4``,
-``mov`` and ``m4a`` are one), and within a container the URL's own extension is the better word.
-What no table knows keeps its URL's extension, if that is a harmless one.
+The first bytes decide if they have a known signature. But several formats share a container (``mp4``,
+``mov`` and ``m4a`` are one), and within a container the URL's own extension is more precise. A file of
+unknown type keeps its URL's extension, if that is harmless.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HEAD_BYTES: Final = 512
-"""As many first bytes as :func:`identify` looks at."""
+"""How many of the first bytes :func:`identify` needs."""
 
 MEDIA_TYPES: Final = DOCUMENT_TYPES | {
     ".png": "image/png",
@@ -115,7 +115,7 @@ _TYPE_ALIASES: Final = {
     "application/ogg": ".ogg",
     "application/x-zip-compressed": ".zip",
 }
-# The first extension of each type is its usual one: reversed, so that it is the one that stays.
+# The first extension of each type is its usual one: reversed, so that it overwrites the others.
 _EXTENSIONS: Final = {kind: ext for ext, kind in reversed(MEDIA_TYPES.items())} | _TYPE_ALIASES
 
 _JPEG = frozenset({".jpg", ".jpeg"})
@@ -161,7 +161,7 @@ class FileType(msgspec.Struct, frozen=True):
 
 
 class Signature(msgspec.Struct, frozen=True):
-    """What first bytes say: the likeliest ``extension``, and all that share the container."""
+    """What the first bytes tell: the most likely ``extension``, and all that share the container."""
 
     extension: str
     family: frozenset[str]
@@ -176,7 +176,7 @@ def identify(head: bytes, paths: Sequence[str], content_type: str) -> FileType |
 
     ``head`` holds its first :data:`HEAD_BYTES` bytes (all of a shorter file, not empty), ``paths`` are
     decoded URL paths, the API's own first, ``content_type`` is the header's value. The extension is
-    the path's, else the content type's, else the bytes'; where the bytes contradict, theirs.
+    the path's, else the content type's, else the bytes'; if the bytes contradict, theirs.
     """
     signature = sniff(head)
     media_type = content_type.partition(";")[0].strip().lower()
@@ -195,7 +195,7 @@ def identify(head: bytes, paths: Sequence[str], content_type: str) -> FileType |
 def is_message(head: bytes, media_type: str, claimed: Sequence[str]) -> bool:
     """Whether a file without a signature is an error page or a message rather than an output.
 
-    Text is one also if it calls itself a picture, a clip or a sound: these have signatures.
+    Text is one even if its type is image, video or audio, because these have signatures.
     """
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if _DOCUMENT.match(start) or _DOCUMENT_TYPE.fullmatch(media_type):
@@ -207,12 +207,12 @@ def is_message(head: bytes, media_type: str, claimed: Sequence[str]) -> bool:
 
 
 def _named(paths: Sequence[str]) -> str:
-    """The extension of a file that no table knows: its URL's, if harmless."""
+    """The extension of a file of unknown type: its URL's, if harmless."""
     return safe_extension(_path_extension(paths[0]) if paths else "") or UNKNOWN_EXTENSION
 
 
 def sniff(head: bytes) -> Signature | None:
-    """The format that first bytes announce, if it is one of ours."""
+    """The format whose signature is in the first bytes; None if there is no known one."""
     for magic, signature in _MAGIC:
         if head.startswith(magic):
             return signature
@@ -268,7 +268,7 @@ _MAGIC: Final = (
 
 
 def _iso_media(head: bytes) -> Signature | None:
-    """ISO base media files (ISO/IEC 14496-12): a box ``ftyp`` with a brand; QuickTime goes without."""
+    """ISO base media files (ISO/IEC 14496-12): a box ``ftyp`` with a brand; QuickTime may lack it."""
     if head[4:8] == b"ftyp":
         extension = _BRANDS.get(head[8:12], ".mp4")
         return Signature.of(extension, _HEIF if extension in _HEIF else _MP4)
@@ -286,14 +286,14 @@ def _riff(head: bytes) -> Signature | None:
 
 
 def _ebml(head: bytes) -> Signature | None:
-    """Matroska (RFC 9559): the document type stands early in the EBML header."""
+    """Matroska (RFC 9559): the document type is near the beginning of the EBML header."""
     if not head.startswith(b"\x1aE\xdf\xa3"):
         return None
     return Signature.of(".webm" if b"webm" in head[:64] else ".mkv", _EBML)
 
 
 def _bitmap(head: bytes) -> Signature | None:
-    """Two letters are too little to go by: the size of the second header must be a real one."""
+    """The two letters are not enough: the size of the second header must be valid too."""
     size = int.from_bytes(head[14:18], "little")
     return Signature.of(".bmp") if head[:2] == b"BM" and size in _BMP_HEADER_BYTES else None
 
@@ -319,5 +319,5 @@ def _svg(head: bytes) -> Signature | None:
 
 
 def _path_extension(path: str) -> str:
-    """A path's own extension, lower-case, whatever it is; "" for none."""
+    """A path's own extension, in lower case, known or not; "" for none."""
     return splitext(path.rstrip("/"))[1].lower()

@@ -1,4 +1,4 @@
-"""What a look into a file found."""
+"""The result of inspecting a file."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import msgspec
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """Facts about one file, None where unknown, and what is wrong with it.
+    """Facts about one file (None for each unknown one), and its problems.
 
-    ``width`` and ``height`` are pixels as shown; ``problems`` are words for people. ``judged`` is False
-    for what nothing here can look into: an SVG, a sound, a picture beyond the decoder's limits.
+    ``width`` and ``height`` are in pixels as displayed; ``problems`` are for people to read. ``judged``
+    is False if no decoder here can check the file: an SVG, a sound, a picture above a decoder's limits.
     """
 
     media_type: str | None = None

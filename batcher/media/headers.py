@@ -1,4 +1,4 @@
-"""A look at a file's headers without any library: its type, whether it is whole, its size in pixels."""
+"""Reads a file's headers without any library: its type, its pixel size, and whether it is complete."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
 def read_headers(path: Path) -> Finding:
-    """What the headers of ``path`` say; a file that breaks its format's rules has it as a problem."""
+    """The facts in the headers of ``path``. Violations of the format's rules are ``problems``."""
     with path.open("rb", buffering=0) as raw:
         begin = raw.read(SMALL_BYTES)
-        # Each call to the system makes way for other threads: a small file is read in one.
+        # Each system call lets other threads run: a small file is read in one call.
         file = io.BytesIO(begin) if len(begin) < SMALL_BYTES else io.BufferedReader(raw)
         media_type = type_of(begin[:HEAD_BYTES], path.suffix)
         read = _READERS.get(media_type or "")
@@ -41,7 +41,7 @@ def read_headers(path: Path) -> Finding:
 
 
 def _unread(media_type: str | None, suffix: str) -> Finding:
-    """What can't be looked into here; a picture, clip or sound without its signature is none."""
+    """A file that can't be inspected. An image, video or sound without its signature is a problem."""
     if media_type is not None:
         return Finding(media_type, judged=media_type.startswith(_DECODED) and media_type != _SVG)
     named = MEDIA_TYPES.get(suffix)
@@ -51,7 +51,7 @@ def _unread(media_type: str | None, suffix: str) -> Finding:
 
 
 def type_of(head: bytes, suffix: str) -> str | None:
-    """The media type that the first bytes announce, the name deciding within a container's family."""
+    """The media type by the first bytes; the name decides between formats of one container."""
     signature = sniff(head)
     if signature is None:
         return None
@@ -104,7 +104,7 @@ def _webp(file: BinaryIO, media_type: str) -> Finding:
 
 
 def _check_end(file: BinaryIO, is_whole: Callable[[BinaryIO, int], bool]) -> None:
-    """Whether the end is there; what may follow it is none of the picture's."""
+    """Whether the end marker is there; any bytes after it don't belong to the picture."""
     if not is_whole(file, file.seek(0, os.SEEK_END)):
         raise BrokenFile("truncated")
 

@@ -1,4 +1,4 @@
-"""Outputs that come with an answer itself instead of at a URL: texts, and ``data:`` URIs (RFC 2397)."""
+"""Outputs inside an answer instead of at a URL: texts, and ``data:`` URIs (RFC 2397)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TEXT = FileType(".txt", MEDIA_TYPES[".txt"])
 
 
 def read_inline(text: str) -> tuple[bytes, FileType]:
-    """The bytes of an output and what they are; whatever is no good ``data:`` URI is a text."""
+    """The bytes of an output and their type. Anything but a valid ``data:`` URI is a text."""
     content = _data(text) if text.startswith("data:") else None
     if not content:
         return text.encode(errors="surrogatepass"), _TEXT

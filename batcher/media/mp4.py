@@ -1,4 +1,4 @@
-"""MP4 and QuickTime: the boxes that tell size and duration (ISO/IEC 14496-12); all must be there."""
+"""MP4 and QuickTime: reads the boxes with size and duration (ISO/IEC 14496-12); all are required."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Box(NamedTuple):
 
 
 class _Track:
-    """What the boxes of one track say."""
+    """The facts in the boxes of one track."""
 
     def __init__(self) -> None:
         self.is_video = False
@@ -52,7 +52,7 @@ def read_movie(file: BinaryIO, media_type: str) -> Finding:
     movie = None
     for box in _boxes(file, 0, size):
         if box.end > size and movie is not None and box.kind not in _TOP_LEVEL:
-            break  # bytes behind the end, which no player reads
+            break  # bytes after the end, which players ignore
         if box.end > size:
             raise BrokenFile("truncated")
         if box.kind == b"moov":

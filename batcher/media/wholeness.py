@@ -1,7 +1,7 @@
-"""Whether a file is whole by the rules of its format: asked if its server never said how long it is.
+"""Whether a file is complete by the rules of its format, for downloads without a Content-Length.
 
-A body without a length ends with its connection, however that ended. Only a format that tells where it
-ends can say that nothing is missing; of all others the answer is no.
+A body without a length ends with its connection, even if that broke. Only a format that marks its own
+end can show that nothing is missing; for all others the answer is no.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STL_HEAD_BYTES, _STL_FACE_BYTES = 84, 50
 
 
 def is_whole(path: Path, extension: str) -> bool:
-    """Whether the file at ``path``, of the format that ``extension`` names, is whole by its own word.
+    """Whether the file at ``path``, in the format that ``extension`` names, is complete by its content.
 
     Raises OSError.
     """
@@ -39,7 +39,7 @@ def is_whole(path: Path, extension: str) -> bool:
 
 
 def png_is_whole(file: BinaryIO, size: int) -> bool:
-    """Whether all chunks to the last one are there; bytes after it don't matter."""
+    """Whether all chunks up to the last one are there; bytes after it are ignored."""
     at = 8
     while at + 12 <= size:
         file.seek(at)
@@ -72,7 +72,7 @@ def jpeg_is_whole(file: BinaryIO, size: int) -> bool:
 
 
 def _end_of_scan(file: BinaryIO, at: int) -> int:
-    """Where the next marker begins that is neither a stuffed byte nor a restart."""
+    """The offset of the next marker that is neither a stuffed byte nor a restart."""
     file.seek(at)
     carried = b""
     while piece := file.read(PIECE_BYTES):
@@ -121,9 +121,9 @@ def _riff(file: BinaryIO, size: int) -> bool:
 
 
 def _boxes(file: BinaryIO, size: int) -> bool:
-    """ISO media: every box is complete, and both what describes the content and the content are there.
+    """ISO media: every box is complete, and both the description and the content are there.
 
-    Fragments may always be followed by more: only the index at their end says that none is missing.
+    More fragments may always follow: only the index at the end shows that none is missing.
     """
     kinds: dict[bytes, None] = {}
     at = 0
@@ -135,7 +135,7 @@ def _boxes(file: BinaryIO, size: int) -> bool:
         if length < 8 or at + length > size:  # 0: it reaches to the end, wherever that is
             return False
         kinds.pop(kind, None)
-        kinds[kind] = None  # the last one last
+        kinds[kind] = None  # the index comes last
         at += length
     if b"moof" in kinds:
         return next(reversed(kinds)) == b"mfra"
@@ -144,7 +144,7 @@ def _boxes(file: BinaryIO, size: int) -> bool:
 
 
 def _declared(layout: str, at: int) -> Callable[[BinaryIO, int], bool]:
-    """A check of a size that stands in the header at ``at``."""
+    """Returns a check of a size that the header holds at ``at``."""
 
     def check(file: BinaryIO, size: int) -> bool:
         file.seek(at)
@@ -155,7 +155,7 @@ def _declared(layout: str, at: int) -> Callable[[BinaryIO, int], bool]:
 
 
 def _zip(file: BinaryIO, size: int) -> bool:
-    """The end of the central directory stands where it says (APPNOTE 4.3.16)."""
+    """The end of the central directory is where it says (APPNOTE 4.3.16)."""
     start = max(0, size - TAIL_BYTES - 22)
     file.seek(start)
     tail = file.read()
@@ -174,7 +174,7 @@ def _ends_with(*endings: bytes) -> Callable[[BinaryIO, int], bool]:
 
 
 def _json(file: BinaryIO, size: int) -> bool:
-    """A list or an object: a number that is cut off is a number all the same."""
+    """A list or an object, since a truncated number would still be a number."""
     return size <= JSON_MAX_BYTES and isinstance(
         json.loads(file.read().decode("utf-8-sig")), dict | list
     )

@@ -1,1 +1,1 @@
-"""What a model takes and costs: the vendor's input schema as JSON Schema, types for text, the price."""
+"""A model's inputs and price: the vendor's input schema as JSON Schema, types for text, the price."""

@@ -1,8 +1,8 @@
-"""The vendor's input schema translated to JSON Schema, and what its properties say of text and media.
+"""Translates the vendor's input schema to JSON Schema, and finds its text and media properties.
 
-The vendor writes JSON Schema with habits of its own: ``"type": "float"``, ``validations``, a
-``required`` inside a property, null for "not set". A schema comes from the network, so nothing in it
-is taken on trust: what can't be used gives a :class:`SchemaError`.
+The vendor writes a variant of JSON Schema: ``"type": "float"``, ``validations``, a ``required`` inside a
+property, null for "not set". A schema comes from the network, so it is not trusted: anything unusable
+raises a :class:`SchemaError`.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class SchemaError(InputError):
 
 
 def translate(node: Any, *, with_rules: bool = True, depth: int = 0) -> Any:
-    """A vendor schema as JSON Schema (2020-12); ``with_rules`` takes in its ``validations`` as well.
+    """A vendor schema as JSON Schema (2020-12); with ``with_rules`` its ``validations`` are included.
 
-    Raises SchemaError for types and a nesting that mean nothing.
+    Raises SchemaError for invalid types or too deep nesting.
     """
     if depth > MAX_DEPTH:
         raise SchemaError(f"it is nested deeper than {MAX_DEPTH} levels")
@@ -118,7 +118,7 @@ def _translate_bounds(out: dict[str, Any]) -> None:
 
 
 def _translate_required(out: dict[str, Any]) -> None:
-    """Move a property's own ``"required": true`` to the list of the object that holds it."""
+    """Move a property's own ``"required": true`` to the ``required`` list of its object."""
     if isinstance(out.get("required"), bool):
         out[_OWN_REQUIRED] = out.pop("required")
     properties = out.get("properties")
@@ -133,7 +133,7 @@ def _translate_required(out: dict[str, Any]) -> None:
 
 
 def _add_rules(out: dict[str, Any], rules: Any) -> None:
-    """Take in those of the vendor's ``validations`` that JSON Schema can say; ignore the others."""
+    """Add those of the vendor's ``validations`` that JSON Schema can express; ignore the others."""
     for rule in rules if isinstance(rules, list) else ():
         if isinstance(rule, dict):
             word = re.sub("[_-]", "", str(rule.get("validation_rule")).lower())
@@ -162,7 +162,7 @@ def _without_null(out: dict[str, Any]) -> dict[str, Any]:
 
 
 def resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A property with what its reference into ``root`` says of it; ``{}`` where it says nothing."""
+    """A property merged with the target of its reference into ``root``; ``{}`` if it is no object."""
     if not isinstance(schema, dict):
         return {}
     parts = schema.get("allOf")
@@ -175,7 +175,7 @@ def resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def types_of(schema: Any) -> set[str]:
-    """The JSON types that a property may have, as far as it says."""
+    """The JSON types that a property may have, as far as the schema tells."""
     if not isinstance(schema, dict):
         return set()
     declared = [schema.get("type"), *_listed(schema, "type")]
@@ -194,7 +194,7 @@ def _listed(schema: Mapping[str, Any], key: str) -> list[Any]:
 
 @lru_cache(maxsize=4096)
 def media_kind(name: str) -> str | None:
-    """The kind of media (image, video, audio) that a field's name says it takes, else None."""
+    """The kind of media (image, video, audio) by a field's name, else None."""
     match = _MEDIA_NAME.fullmatch(name)
     if match is None or _COUNT_OR_SWITCH.fullmatch(match["before"] or ""):
         return None
@@ -203,7 +203,7 @@ def media_kind(name: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def may_name_media(name: str) -> bool:
-    """Whether a field that is not known to take media may do so, by its name: ``img``, ``mask``, ..."""
+    """Whether a field may take media by its name alone: ``img``, ``mask``, ..."""
     return _PERHAPS_MEDIA.search(name) is not None and _COUNT_OR_SWITCH.fullmatch(name) is None
 
 
@@ -218,7 +218,7 @@ def media_of(name: str, schema: Mapping[str, Any]) -> str | None:
 
 
 def json_value(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError for what isn't one, or what the API can't take."""
+    """The value of a JSON text. Raises ValueError if it is not JSON, or if the API can't accept it."""
     try:
         value = msgspec.json.decode(text)
         check_json(value)
@@ -230,7 +230,7 @@ def json_value(text: str | bytes) -> Any:
 
 
 def check_json(value: Any, depth: int = 0) -> None:
-    """Raises ValueError for what JSON can write and few can read: huge integers, deep nesting."""
+    """Raises ValueError for JSON that few programs can read: huge integers, deep nesting."""
     if type(value) is int:
         if not INT_MIN <= value <= INT_MAX:
             raise ValueError("an integer of more than 64 bits")
@@ -242,12 +242,12 @@ def check_json(value: Any, depth: int = 0) -> None:
 
 
 def reader_of(schema: Any) -> Callable[[str], Any]:
-    """How to read text for a property: as the type it wants, or as it is where it can't be that."""
+    """A function that converts text to the property's type; text that doesn't fit stays unchanged."""
     types = types_of(schema)
     read = partial(_from_text, schema, types)
     if types & {"array", "object"}:
         return read
-    # Most columns repeat a few values over and over; no number is longer than a short text.
+    # Most columns repeat a few values; no number is longer than a short text.
     remembered = lru_cache(maxsize=1024)(read)
     return lambda text: remembered(text) if len(text) <= SCALAR_MAX_CHARS else text
 
@@ -269,7 +269,7 @@ def _from_text(schema: Any, types: set[str], text: str) -> Any:
 
 
 def integer_in(text: str) -> int | None:
-    """The integer of up to 64 bits that ``text`` writes (also as 5.0 or 1e3), else None."""
+    """``text`` as an integer of up to 64 bits (5.0 and 1e3 too), else None."""
     number = number_in(text)
     if isinstance(number, float):
         whole = number.is_integer() and abs(number) <= EXACT_FLOAT_INT_MAX
@@ -278,9 +278,9 @@ def integer_in(text: str) -> int | None:
 
 
 def number_in(text: str) -> int | float | None:
-    """The finite number that ``text`` writes, with a point or a comma, else None.
+    """``text`` as a finite number, with a decimal point or comma, else None.
 
-    What may be a comma between thousands (``1,500``) is no number.
+    A comma that may separate thousands (``1,500``) is ambiguous: the result is None.
     """
     if _INTEGER.fullmatch(text):
         value = int(text)
@@ -294,7 +294,7 @@ def number_in(text: str) -> int | float | None:
 
 
 def boolean_in(text: str) -> bool | None:
-    """The truth that ``text`` writes (true, yes, 1, false, no, 0 in any case), else None."""
+    """``text`` as a boolean (true, yes, 1, false, no, 0, in upper or lower case), else None."""
     return _BOOLEANS.get(text.lower())
 
 

@@ -1,4 +1,4 @@
-"""The price of one generation: so much a unit, times the units that its inputs ask for, or not known."""
+"""The price of one generation, if known: the price per unit, times the units that its inputs request."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ COUNTED_UNITS = frozenset(
 
 
 class Quote(NamedTuple):
-    """What one generation costs: ``unit_price_usd`` × ``seconds`` × ``outputs``, in USD.
+    """The price of one generation in USD: ``unit_price_usd`` × ``seconds`` × ``outputs``.
 
-    ``seconds`` is None where the price is by output; ``unit`` is the unit in the singular.
+    ``seconds`` is None if the price is per output; ``unit`` is the unit in the singular.
     """
 
     unit_price_usd: float
@@ -35,15 +35,15 @@ class Quote(NamedTuple):
 
     @property
     def usd(self) -> float:
-        """The price in USD, without the dust of binary fractions."""
+        """The price in USD, without floating-point noise."""
         seconds = 1.0 if self.seconds is None else self.seconds
         return round(self.unit_price_usd * seconds * self.outputs, USD_DIGITS)
 
 
 class Price:
-    """A model's price as its catalogue entry names it: ``base_usd`` for one ``unit``; None is unknown.
+    """A model's price in its catalogue entry: ``base_usd`` for one ``unit``; None is unknown.
 
-    ``fields`` are the schemas of the model's inputs: a field that is left out counts with its default.
+    ``fields`` are the schemas of the model's inputs: a missing field counts with its default.
     """
 
     def __init__(self, base_usd: float | None, unit: str | None, fields: Mapping[str, Any]) -> None:
@@ -58,11 +58,11 @@ class Price:
         self._names = tuple(number.name for number in numbers if number is not None)
 
     def values_in(self, inputs: Mapping[str, Any]) -> str:
-        """The values that a quote depends on, as a text: where it is the same, so is the quote."""
+        """The values that a quote depends on, as text: equal texts have equal quotes."""
         return repr([inputs.get(name) for name in self._names])
 
     def quote(self, inputs: Mapping[str, Any]) -> Quote | None:
-        """What a job with these ``inputs`` costs; None where price, unit or duration isn't known."""
+        """The quote for a job with these ``inputs``; None if price, unit or duration is unknown."""
         if self.base_usd is None or not self.is_understood:
             return None
         seconds = None
@@ -75,7 +75,7 @@ class Price:
 
 
 class _Number(NamedTuple):
-    """A field that says how many units there are, and what it is where it is left out."""
+    """A field that gives the number of units, and its value if it is missing."""
 
     name: str
     default: Any
@@ -87,7 +87,7 @@ class _Number(NamedTuple):
         return None if name is None else cls(name, fields[name].get("default"))
 
     def read(self, inputs: Mapping[str, Any], missing: float | None) -> float | None:
-        """The input's number, else the default, else ``missing``; None where it is no number."""
+        """The input's number, else the default, else ``missing``; None if it is not a number."""
         value = inputs.get(self.name)
         value = self.default if value is None else value
         if value is None:
@@ -96,7 +96,7 @@ class _Number(NamedTuple):
 
 
 def amount(value: Any) -> float | None:
-    """``value`` where it is a number that can be an amount: finite, and not negative."""
+    """``value`` if it is a number that can be an amount: finite, and not negative."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if 0 <= value < INT_MAX else None

@@ -1,4 +1,4 @@
-"""One model: its input schema compiled, the types it gives to text, and its price."""
+"""One model: its compiled input schema, the types of its text values, and its price."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAME_SETS_KEPT = 1024
 
 
 class Validator:
-    """A compiled schema, made on first use: importing the compiler takes longer than ``--help``."""
+    """A schema, compiled on first use, because importing the compiler is slow."""
 
     def __init__(self, model_id: str, schema: dict[str, Any]) -> None:
         self._model_id = model_id
@@ -32,7 +32,7 @@ class Validator:
         self.is_valid: Callable[[Any], bool] = self._compile_and_check
 
     def compile(self) -> None:
-        """Raises SchemaError where the schema is not one. Fetches nothing."""
+        """Raises SchemaError if the schema is invalid. Fetches nothing."""
         import jsonschema_rs
 
         try:
@@ -44,7 +44,7 @@ class Validator:
         self.is_valid = compiled.is_valid
 
     def errors(self, value: Any) -> Iterator[Any]:
-        """Everything that the schema has against ``value``; after :attr:`is_valid` was asked."""
+        """All errors of ``value``. Call it only after :attr:`is_valid`."""
         return iter(self._compiled.iter_errors(value))
 
     def _compile_and_check(self, value: Any) -> bool:
@@ -65,17 +65,16 @@ PRICE_DRIVERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What is known of one model.
+    """The inputs and the price of one model.
 
     ``origin`` is "catalogue" or "built-in". ``schema`` is JSON Schema (2020-12) of the inputs.
-    ``base_price_usd`` is the price of one ``price_unit`` in USD, None where it isn't known.
+    ``base_price_usd`` is the price of one ``price_unit`` in USD, None if unknown.
     ``fields`` are the inputs' schemas, ``media`` maps each media field to its kind (image, video,
-    audio), ``typed`` holds how to read text for each field that doesn't take just any text, ``lists``
-    names those that take a list and nothing else, ``undescribed`` those that are required and have no
-    property (published schemas contradict themselves: they take anything), ``perhaps_media`` those that
-    are text and may be the URL of media, ``spellings`` makes one
-    of all spellings of a value, ``capitals`` maps the lower-case spelling of fields with capitals
-    to their own.
+    audio), ``typed`` holds the text reader of each field that doesn't accept any text, ``lists`` names
+    those that take only a list, ``undescribed`` those that are required but have no property (published
+    schemas contradict themselves: any value is accepted), ``perhaps_media`` those that are text and may
+    be the URL of media, ``spellings`` maps all spellings of a value to one, ``capitals`` maps the
+    lower-case spelling of fields with capitals to their own.
     """
 
     model_id: str
@@ -97,7 +96,7 @@ class ModelSpec:
     price: Price = field(init=False, repr=False, compare=False)
     validator: Validator = field(init=False, repr=False, compare=False)
     _values: Validator = field(init=False, repr=False, compare=False)
-    """The same but for names: whatever is there may be there, and nothing has to be."""
+    """The same schema, except that it allows unknown fields and requires none."""
     _items: Mapping[str, Callable[[str], Any]] = field(init=False, repr=False, compare=False)
     _by_names: dict[frozenset[str], tuple[Problem, ...]] = field(init=False, repr=False, compare=False)
 
@@ -134,15 +133,15 @@ class ModelSpec:
 
     @property
     def price_varies(self) -> tuple[str, ...]:
-        """The inputs on which the price may depend though the catalogue's price doesn't tell how."""
+        """The inputs on which the price may depend in a way that the catalogue's price doesn't tell."""
         return tuple(name for name in self.fields if name in PRICE_DRIVERS)
 
     @classmethod
     def from_catalogue(cls, entry: Any) -> ModelSpec:
         """The spec in an answer of ``GET /v1/models/{model_id}``.
 
-        Raises SchemaError where the answer is not usable. An odd price is no price, and vendor
-        rules that make no sense are left out: the API checks them anyway.
+        Raises SchemaError if the answer is not usable. An invalid price counts as unknown, and invalid
+        vendor rules are ignored: the API checks them anyway.
         """
         for with_rules in (True, False):
             spec = _spec(entry, "catalogue", with_rules=with_rules)
@@ -164,14 +163,14 @@ class ModelSpec:
         return text if convert is None else convert(text)
 
     def problems(self, inputs: dict[str, Any]) -> list[Problem]:
-        """What the schema has against ``inputs``, each with its field; empty where nothing.
+        """The problems of ``inputs``, each with its field; empty if there are none.
 
-        Local media count as text, as which they are sent.
+        Local media count as text, because they are sent as ``data:`` URIs.
         """
         try:
             if self.validator.is_valid(inputs):
                 return []
-        except ValueError:  # local media are nothing that JSON has
+        except ValueError:  # local media are not JSON values
             pass
         sent = _as_sent(inputs)
         found = dict(self._problems_of_names(frozenset(sent)))
@@ -182,7 +181,7 @@ class ModelSpec:
         return list(found.items())
 
     def _problems_of_names(self, names: frozenset[str]) -> tuple[Problem, ...]:
-        """Unknown and missing fields. The rows of a table have mostly the same ones."""
+        """Unknown and missing fields. Cached, because most rows of a table have the same fields."""
         found = self._by_names.get(names)
         if found is None:
             if len(self._by_names) >= NAME_SETS_KEPT:
@@ -199,28 +198,28 @@ class ModelSpec:
                 yield name, "required, but missing"
 
     def item_of(self, name: str, text: str) -> Any:
-        """``text`` with the type of the items of the list ``name``."""
+        """``text`` with the type of an item of the list ``name``."""
         return self._items[name](text)
 
     def quote(self, inputs: Mapping[str, Any]) -> Quote | None:
-        """What one generation costs, and how that comes about; None where it isn't known."""
+        """The price of one generation and its factors; None if unknown."""
         return self.price.quote(inputs)
 
     def price_usd(self, inputs: Mapping[str, Any]) -> float | None:
-        """What one generation costs in USD; None where price, unit or duration isn't known."""
+        """The price of one generation in USD; None if price, unit or duration is unknown."""
         quote = self.quote(inputs)
         return None if quote is None else quote.usd
 
 
 def _may_take_path(name: str, schema: Mapping[str, Any]) -> bool:
-    """Whether a field may take media though its schema only says that it is text, or lists of it."""
+    """Whether a field may take media although its schema only says that it is text, or lists of text."""
     types = types_of(schema) - {"null"}
     free = types <= {"string", "array"} and "enum" not in schema
     return free and media_of(name, schema) is None and not is_text_name(name)
 
 
 def _without_names(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema that says nothing of which fields there may be, or have to be."""
+    """A schema without its rules on which fields are allowed or required."""
     kept = {key: value for key, value in schema.items() if key != "required"}
     if kept.get("additionalProperties") is False:
         del kept["additionalProperties"]
@@ -228,7 +227,7 @@ def _without_names(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def texts_in(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Texts:
-    """Where a value of ``schema`` holds text that can be nothing else."""
+    """Which part of a value of ``schema`` can only be text: see :data:`~batcher.jobs.identity.Texts`."""
     if depth > MAX_DEPTH or not isinstance(schema, dict):
         return False
     schema = resolved(schema, root)
@@ -244,7 +243,7 @@ def texts_in(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Texts:
 
 
 def _as_sent(value: Any) -> Any:
-    """``value`` with local media as the beginning of the ``data:`` URI that will be sent."""
+    """``value`` with local media replaced by the beginning of the ``data:`` URI that will be sent."""
     if isinstance(value, LocalMedia):
         return f"data:{value.media_type};base64,"
     if isinstance(value, list):
@@ -303,7 +302,7 @@ KLING = _spec(
     },
     "built-in",
 )
-"""The documented inputs of the vendor's own example. It has no price: that is known online only."""
+"""The documented inputs of the vendor's own example. Its price is only known online."""
 
 BUILT_IN: Mapping[str, ModelSpec] = {KLING.model_id: KLING}
 """Models whose inputs are known without the network, by model id."""
