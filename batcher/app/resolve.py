@@ -112,7 +112,7 @@ async def resolve_all(run_dir: Path, host: Host) -> Traced:
     Raises LedgerError, LockedError, CredentialsError.
     """
     async with _held(run_dir, host) as (site, ledger):
-        told = await trace(ledger, traceable(ledger.snapshot, site.provider), site.provider)
+        told = await trace(ledger, traceable(ledger.snapshot, site.provider), site.provider, host.clock)
         asked = {*told.found, *told.not_created, *told.undecided}
         unknown = ledger.snapshot.unfinished()
         told.undecided += [

@@ -79,13 +79,16 @@ async def run(options: Options, host: Host) -> Summary:
         options = _on_what_is_left(options, specs, host.clock.monotonic() - began_s)
         async with _ledger_if_any(run_dir, shard, site, host) as held:
             await site.reach(record.model or "" for _, record in held.snapshot.unfinished())
-            await trace_first(held, site.provider, tree, host.observer.warn)
             prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
             await check_outputs(prepared, tree, held.snapshot)
+            moved = moved_since(held.snapshot, tree, host.disk)
+            if moved is None and await trace_first(held, site.provider, tree, host):
+                prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
+                await check_outputs(prepared, tree, held.snapshot)
             await _warn_of_balance(prepared, site, host)
             account = open_account(options, site.api, run_dir, host)
             doubts = (
-                moved_since(held.snapshot, tree, host.disk),
+                moved,
                 bought_elsewhere(prepared, held.snapshot, account.book if account is not None else None),
             )
             confirm(prepared, host, ". ".join(filter(None, doubts)) or None)
@@ -198,6 +201,7 @@ class _Held:
     def __init__(self, run_dir: Path, shard: Shard | None, site: Site, host: Host) -> None:
         self._run_dir, self._shard, self._host = run_dir, shard, host
         self._ledger: Ledger | None = None
+        self._is_ready = False
         with _disk_refusals(run_dir):
             if segments_in(run_dir, host.disk):
                 self._ledger = self._open()
@@ -220,7 +224,9 @@ class _Held:
             self._ledger = self._open()
             if self._shard is None and self._ledger.snapshot.records:
                 raise LockedError(f"{self._run_dir}: another run began here; run again to resume it")
-        self._ledger.make_ready()
+        if not self._is_ready:
+            self._ledger.make_ready()
+            self._is_ready = True
         return self._ledger
 
     def _open(self) -> Ledger:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from itertools import groupby
 from typing import Protocol
 
+from batcher.app.host import Host
+from batcher.clock import Clock
 from batcher.engine.gateway import Providers
-from batcher.errors import CallError
+from batcher.errors import CallError, TurnedAway
 from batcher.jobs.lifecycle import EventName, State
 from batcher.ledger.ledger import Ledger
 from batcher.ledger.snapshot import Snapshot
@@ -17,6 +20,8 @@ from batcher.ports import Lost, Trace, Tracing
 from batcher.store.local import RunDir
 
 SHOWN = 5
+TRIES = 3
+PAUSE_S = 5.0
 NOT_CREATED = "not created: the provider has no such request"
 
 
@@ -69,30 +74,33 @@ def _traces(lost: Lost, providers: Providers) -> bool:
     return providers(lost.model).traits.traces is not Tracing.NONE
 
 
-async def trace_first(
-    held: LedgerInHand, providers: Providers, tree: RunDir, warn: Callable[[str], None]
-) -> None:
-    """Before a run plans, find out what became of its unknown jobs."""
+async def trace_first(held: LedgerInHand, providers: Providers, tree: RunDir, host: Host) -> bool:
+    """Find out what became of unknown jobs before a run; returns whether any was decided."""
     lost = traceable(held.snapshot, providers, tree.is_ours)
-    if lost:
-        for line in (await trace(held.take(), lost, providers)).lines():
-            warn(line)
+    if not lost:
+        return False
+    traced = await trace(held.take(), lost, providers, host.clock)
+    for line in traced.lines():
+        host.observer.warn(line)
+    return bool(traced.found or traced.not_created)
 
 
 def _some(jobs: list[str]) -> str:
     return ", ".join(jobs[:SHOWN]) + (f" and {len(jobs) - SHOWN} more" if len(jobs) > SHOWN else "")
 
 
-async def trace(ledger: Ledger, lost: list[Lost], providers: Providers) -> Traced:
+async def trace(ledger: Ledger, lost: list[Lost], providers: Providers, clock: Clock) -> Traced:
     """Ask about ``lost`` jobs, sorted by provider, and record what is certain."""
-    told = Traced()
+    told, given = Traced(), ledger.snapshot.requests
+
+    def is_given(request_id: str) -> bool:
+        return given.get(request_id) is not None
+
     for _, group in groupby(lost, key=lambda one: providers(one.model).name):
         asked = list(group)
         provider = providers(asked[0].model)
         try:
-            traces = await provider.trace(
-                asked, lambda one: ledger.snapshot.requests.get(one) is not None
-            )
+            traces = await _ask(partial(provider.trace, asked, is_given), clock)
         except CallError as error:
             traces = {}
             told.problems.append(f"{provider.name} could not be asked: {error.message}")
@@ -113,3 +121,17 @@ async def _record(ledger: Ledger, job_id: str, found: Trace | None, told: Traced
         handle = found.request
         await ledger.record(EventName.SUBMITTED, job_id, request_id=handle.id, urls=handle.urls)
         told.found.append(job_id)
+
+
+async def _ask(call: Callable[[], Awaitable[dict[str, Trace]]], clock: Clock) -> dict[str, Trace]:
+    """Make a call, again if it is turned away. When it returns or raises, calls may go out."""
+    for _ in range(TRIES - 1):
+        try:
+            return await call()
+        except TurnedAway as error:
+            await clock.sleep(PAUSE_S if error.retry_after_s is None else error.retry_after_s)
+    try:
+        return await call()
+    except TurnedAway as error:
+        await clock.sleep(error.retry_after_s or 0.0)
+        raise

@@ -191,7 +191,8 @@ class Checks:
         if start.digest != job.digest and over and start.stage != "download":
             return None
         if start.state is State.UNKNOWN:
-            return None if spec.policy.retry_unknown else "it is unknown"
+            told_nothing = self._server.told_nothing.get(job_id) == spec.number
+            return None if spec.policy.retry_unknown or told_nothing else "it is unknown"
         owed = start.retry_due and start.retry < spec.policy.retries
         if start.state not in (State.FAILED, State.CANCELLED) or not (spec.policy.retry_failed or owed):
             return f"it was {start.state}"

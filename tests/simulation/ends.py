@@ -8,6 +8,7 @@ from batcher.jobs.lifecycle import State
 from batcher.layout import MEDIA_NAME, SUPERSEDED_NAME
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.snapshot import Snapshot
+from batcher.ports import Tracing
 
 from .checks import ledger_lines
 from .process import ROOT, Process
@@ -25,6 +26,8 @@ def check_end(process: Process) -> None:
             hidden = request.fate == "hides" and record.state is State.FAILED
             if not hidden:
                 world.violate(f"{request.id} is finished, but {job_id} is {record.state}")
+        if record.state is State.UNKNOWN and server.traits.traces is Tracing.BY_LIST:
+            world.violate(f"{job_id} is unknown, and the provider could tell")
     _check_folders(process, snapshot)
 
 

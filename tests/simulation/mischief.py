@@ -112,7 +112,10 @@ class Mischief:
             if not all(old.values()):
                 continue
             self._replace_ledger(old)
-            before = read_snapshot(ROOT, self.disk) if old else Snapshot()
+            try:
+                before = read_snapshot(ROOT, self.disk) if old else Snapshot()
+            except InputError:  # a torn first line: refused as it is
+                continue
             if any(job.id in bought and _is_new(before.get(job.id)) for job in spec.jobs):
                 if self.rng.random() < 0.7:
                     self.disk.replace(ROOT / METADATA_NAME, None)

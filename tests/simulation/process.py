@@ -54,6 +54,10 @@ class SimManifest:
         self._first, self._later = spec.jobs, spec.edited or spec.jobs
         self._passes = 0
 
+    def begin(self) -> None:
+        """The next pass is a plan's."""
+        self._passes = 0
+
     def keep_rule(self, rule: int) -> None:
         self.rule = rule
 
@@ -110,6 +114,7 @@ class Process:
     def __init__(self, world: World, disk: SimDisk, server: Server, spec: RunSpec) -> None:
         self.world, self.disk, self.server, self.spec = world, disk, server, spec
         self.watch: Watch
+        self.manifest = SimManifest(spec)
         self.ledger: Ledger | None = None
         self.plan: Plan | None = None
         self.canary: frozenset[str] = frozenset()
@@ -171,7 +176,7 @@ class Process:
     def _seams(self) -> Iterator[None]:
         """Put the simulated network, manifest and files where the real ones are reached for."""
         parts: dict[str, Any] = {
-            "open_manifest": lambda *_: SimManifest(self.spec),
+            "open_manifest": lambda *_: self.manifest,
             "connect": self._connect,
             "prepare": self._prepare,
             "Ledger": self._open_ledger,
@@ -191,6 +196,7 @@ class Process:
         yield SimSite(self.spec.api, service, SimFetcher(self.server, self.disk))
 
     def _prepare(self, *given: Any) -> Prepared:
+        self.manifest.begin()
         prepared = prepare(*given)
         self.plan, self.canary = prepared.plan, prepared.canary
         return prepared

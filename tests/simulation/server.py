@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
 from random import Random
 from typing import Any, Protocol
+
+import msgspec
 
 from batcher import ports
 from batcher.errors import (
@@ -23,12 +26,15 @@ from batcher.errors import (
     Unavailable,
 )
 from batcher.jobs.job import Job
-from batcher.ports import CancelOutcome, Phase, Result
+from batcher.ports import CancelOutcome, Lost, Phase, Result, Trace, Tracing
+from batcher.providers.matching import ListedRequest, match
 from batcher.providers.runcomfy.provider import RunComfy
 
-from .world import World
+from .world import EPOCH, World
 
 PRICE_USD = 1.0
+SETTLED_S = 60.0
+"""Whatever a POST created is listed by then."""
 FOREVER_S = float("inf")
 URL_LIFE_S = 600.0
 FATES = ("failed", "error_code", "no_output", "cancelled", "expires", "hides", "strange")
@@ -65,6 +71,7 @@ class Request:
     tells_cost_s: float
     """From when on its cost is told."""
     gone_s: tuple[float, float] = (FOREVER_S, FOREVER_S)
+    input: dict[str, Any] = field(default_factory=dict)
     cancelled: bool = False
     cancel_told: bool = False
 
@@ -134,6 +141,14 @@ class Server:
         self.price_usd = PRICE_USD * prices.choice([1.0, 1.0, 1.0, 1.0, 1.0, 3.0, 10.0])
         """What a request really costs."""
         self.tells_late = prices.random() < 0.3
+        habits = world.rng("habits")
+        self.traits = msgspec.structs.replace(
+            RunComfy.traits, traces=habits.choice([Tracing.NONE, Tracing.BY_LIST])
+        )
+        self.told_nothing: dict[str, int] = {}
+        """By job, the last run that was told that its lost POST created nothing."""
+        self.lists_after_s = habits.choice([0.0, 0.0, 30.0])
+        """How long after its creation a request is listed, if they are."""
 
     def charged_usd(self) -> float:
         now_s = self.world.now_s()
@@ -154,6 +169,7 @@ class Server:
             fate="fine",
             outputs=rng.choice([1, 1, 1, 2, 3]),
             price_usd=self.price_usd,
+            input=posting.input,
             tells_cost_s=self._tells_cost_s(ends_s),
         )
         if rng.random() < climate.fate:
@@ -190,11 +206,11 @@ class SimService:
     """See :class:`batcher.ports.Provider`. One for each process."""
 
     name = RunComfy.name
-    traits = RunComfy.traits
 
     def __init__(self, server: Server, run: int, watch: Watch) -> None:
         self._server = server
         self._world = server.world
+        self.traits = server.traits
         self._rng: Random = server.rng
         self._run = run
         self._watch = watch
@@ -206,8 +222,40 @@ class SimService:
     async def prepare(self, job: Job) -> bytes:
         return json.dumps({"job": job.id, "input": job.input}).encode()
 
-    async def trace(self, lost: Any, known: Any) -> dict[str, Any]:
-        return {}
+    async def trace(self, lost: Sequence[Lost], known: Callable[[str], bool]) -> dict[str, Trace]:
+        await self._ask("list")
+        now_s, model = self._world.now_s(), lost[0].model
+        listed = [
+            ListedRequest(
+                ports.Handle(model, one.id), one.input, EPOCH + timedelta(seconds=one.created_s)
+            )
+            for one in self._server.requests.values()
+            if one.created_s + self._server.lists_after_s <= now_s
+        ]
+
+        def is_settled(one: Lost) -> bool:
+            return now_s - (one.sent_at - EPOCH).total_seconds() > SETTLED_S
+
+        traces = match(lost, listed, known, is_settled)
+        for one in lost:
+            self._check_verdict(one, traces.get(one.job_id), known)
+        return traces
+
+    def _check_verdict(self, lost: Lost, trace: Trace | None, known: Callable[[str], bool]) -> None:
+        """A wrong verdict is worse than none."""
+        postings = self._server.postings[lost.job_id]
+        last = postings[-1] if postings else None
+        verdict = "undecided" if trace is None else "found" if trace.request else "not created"
+        self._world.seen[f"traced: {verdict}"] += 1
+        self._world.note(f"traced {lost.job_id}: {verdict}")
+        if verdict == "found" and self._server.requests[trace.request.id].job != lost.job_id:
+            self._world.violate(f"{lost.job_id} was given {trace.request.id} of another job")
+        if verdict == "not created":
+            self._server.told_nothing[lost.job_id] = self._run
+        if verdict == "not created" and last is not None:
+            if last.request is not None and not known(last.request.id):
+                self._world.violate(f"{lost.job_id} created {last.request.id}, and was told nothing")
+            last.told = "no"
 
     async def submit(self, model: str, body: bytes) -> ports.Handle:
         sent = json.loads(body)

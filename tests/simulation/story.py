@@ -28,6 +28,8 @@ from .server import Server
 from .world import World
 
 CALM_RUNS_MAX = 12
+TIME_TO_LIST_S = 120.0
+"""After that a provider that lists requests has listed all of them."""
 RESERVE_ROOM_BYTES = 256 * 1024
 KEPT_OPEN = 1
 MISCHIEF_SHARE = 0.3
@@ -113,6 +115,7 @@ class Story:
         return read_ledger(Moves(), ROOT, lines, self.disk).moves if ledger_of(self.disk) else Counter()
 
     def _calm(self, *, retry: bool) -> None:
+        self.world.pass_time(TIME_TO_LIST_S)
         for _ in range(CALM_RUNS_MAX):
             self._number += 1
             before = ledger_of(self.disk)

@@ -87,6 +87,10 @@ class World:
         watchdog.cancel()
         return died
 
+    def pass_time(self, seconds: float) -> None:
+        """Nothing happens for a while."""
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+
     def close(self) -> None:
         self.loop.close()
 
