@@ -37,7 +37,7 @@ $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $(USABLE) $@
 
 demo: $(USABLE)  ## run a real batch against the embedded sandbox
-	@$(BIN)/batcher run manifests/quickstart.yaml --sandbox -o output/demo
+	@$(BIN)/batcher run manifests/quickstart.yaml --sandbox --sandbox-speed 3 -o output/demo
 	@$(BIN)/batcher report output/demo
 	@echo
 	@echo "The money was the sandbox's. Look at it:   file://$(CURDIR)/output/demo/report.html"

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -258,27 +259,31 @@ def test_nothing_but_plain_lines_without_a_terminal_and_nothing_at_all_when_quie
     assert 2 <= len(loud.stderr.splitlines()) <= 4
 
 
-def test_help_and_status_start_in_a_blink(server, tmp_path):
-    write_pairs(tmp_path / "pairs.csv", 1)
-    run_command(server, tmp_path, "run", "pairs.csv", *FAST)
-    imported = subprocess.run(
-        [
-            *command("status", "output/pairs")[:1],
-            "-X",
-            "importtime",
-            "-m",
-            "batcher",
-            "status",
-            "output/pairs",
-        ],
-        cwd=tmp_path,
-        env=environment(server, tmp_path),
+def imported_by(server, cwd, *words):
+    """The modules that a command of a new interpreter imports."""
+    told = subprocess.run(
+        [sys.executable, "-X", "importtime", *command(*words)[1:]],
+        cwd=cwd,
+        env=environment(server, cwd),
         capture_output=True,
         text=True,
         check=True,
     ).stderr
-    for heavy in ("aiohttp", "yaml", "jsonschema_rs", "tqdm", "aiofiles"):
-        assert f" {heavy}\n" not in imported, f"status needs no {heavy}"
+    return {line.rpartition("|")[2].strip() for line in told.splitlines()}
+
+
+HEAVY = {"aiohttp", "yaml", "jsonschema_rs", "tqdm", "aiofiles", "filelock", "batcher.engine"}
+HEAVY_FOR_A_RUN = {
+    *("yaml", "tqdm", "jinja2", "PIL", "av", "openpyxl", "pyarrow", "dask", "obstore", "aiohttp.web"),
+    *("batcher.report", "batcher.sandbox", "batcher.distributed"),
+}
+
+
+def test_commands_import_what_they_need_and_no_more(server, tmp_path):
+    write_pairs(tmp_path / "pairs.csv", 1)
+    assert not imported_by(server, tmp_path, "run", "pairs.csv", *FAST) & HEAVY_FOR_A_RUN
+    assert not imported_by(server, tmp_path, "status", "output/pairs") & HEAVY - {"filelock"}
+    assert not imported_by(server, tmp_path, "--help") & HEAVY
 
 
 def test_status_of_a_live_run_counts_what_is_being_submitted(server, tmp_path):
