@@ -17,8 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
-from filelock import FileLock, Timeout
-
 from batcher.errors import LockedError, RunDirError
 from batcher.thread_batches import Threads
 
@@ -161,6 +159,8 @@ class LocalDisk:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     def lock(self, path: Path, patience_s: float = 0.0) -> Callable[[], None]:
+        from filelock import FileLock, Timeout
+
         held = FileLock(path, fallback_to_soft=False, thread_local=False)
         try:
             held.acquire(timeout=patience_s)
