@@ -75,7 +75,9 @@ class Collector:
                 return False
             files = await self._fetch_all(job_id, record, result)
         except Gone as error:
-            await self._fail(job_id, record, EXPIRED, f"the API no longer has the result: {error}")
+            await self._fail(
+                job_id, record, EXPIRED, f"the API no longer has the result: {error.message}"
+            )
         except NoUrl as error:
             await self._fail(job_id, record, NO_OUTPUT, str(error))
         except PartlyFetched as error:
@@ -101,6 +103,8 @@ class Collector:
         Raises PartlyFetched with the complete outputs if only some are complete.
         """
         count = result.output_count
+        if result.removed:
+            raise Gone(result.message or "it was removed")
         if result.phase is not Phase.SUCCEEDED or not count:
             raise NoUrl(f"the result is {result.word!r} and names no output")
         known = _by_index(job_id, record, count)

@@ -53,7 +53,8 @@ class Doubt:
 
     def note(self, result: Result, now_s: float) -> float | None:
         """Count an answer; returns seconds until the next, or None to believe this one."""
-        if result.phase is not Phase.SUCCEEDED or (result.output_count and not result.cost_is_odd):
+        is_whole = result.removed or (result.output_count and not result.cost_is_odd)
+        if result.phase is not Phase.SUCCEEDED or is_whole:
             return None
         if not self.answers:
             self.since_s = now_s

@@ -14,9 +14,10 @@ Opener = Callable[[Surroundings], AbstractAsyncContextManager[Vendor]]
 RUNCOMFY: Final = "runcomfy"
 OPENERS: Final = {
     RUNCOMFY: "runcomfy.provider:open_runcomfy",
+    "replicate": "replicate:open_replicate",
 }
 """Each vendor's opener, as ``module:function`` of this package: imported when a run needs it."""
-PREFIXES: Final[dict[str, str]] = {}
+PREFIXES: Final[dict[str, str]] = {"replicate:": "replicate"}
 """What the names of a vendor's models begin with, and the vendor. All others are RunComfy's."""
 
 

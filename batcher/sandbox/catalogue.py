@@ -88,7 +88,7 @@ class Model(msgspec.Struct, frozen=True):
             case "second":
                 units = self.value(inputs, "duration")
             case "output":
-                units = self.value(inputs, "num_images") or 1
+                units = self.value(inputs, "num_images") or self.value(inputs, "num_outputs") or 1
             case "thousand_characters":
                 units = len(inputs["text"]) / _CHARACTERS_PRICED
         return round(self.base_price_usd * units, 6)

@@ -12,7 +12,11 @@ from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
-from batcher.sandbox import media, model_api
+from batcher.sandbox import media, model_api, replicate
 from batcher.sandbox.backend import Backend
 
-HOUSES: tuple[Callable[[Backend], Iterable[web.RouteDef]], ...] = (model_api.routes, media.routes)
+HOUSES: tuple[Callable[[Backend], Iterable[web.RouteDef]], ...] = (
+    model_api.routes,
+    replicate.routes,
+    media.routes,
+)

@@ -60,15 +60,16 @@ class SandboxStats:
     """Accounts of one sandbox, kept while it serves.
 
     Calls (``posts``, ``polls``, ``downloads``, ``cancels``: each arrival, whatever the answer),
-    ``faults`` by name, ``redirects_followed`` and ``tokens_leaked`` count since the start. What
-    concerns requests (``jobs_created``, ``jobs_cancelled``, ``charged_usd``, ``refunded_usd``,
-    ``max_unfinished``) includes those taken over from the state file.
+    ``uploads`` of files, ``faults`` by name, ``redirects_followed`` and ``tokens_leaked`` count since
+    the start. What concerns requests (``jobs_created``, ``jobs_cancelled``, ``charged_usd``,
+    ``refunded_usd``, ``max_unfinished``) includes those taken over from the state file.
     """
 
     posts: int = 0
     polls: int = 0
     downloads: int = 0
     cancels: int = 0
+    uploads: int = 0
     jobs_created: int = 0
     jobs_cancelled: int = 0
     charged_usd: float = 0.0

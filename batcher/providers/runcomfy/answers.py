@@ -238,7 +238,7 @@ def _result(answer: ApiAnswer, document: dict[str, Any], word: str) -> Result:
         word=_shown(word, answer),
         urls=output_urls(document.get("output")),
         texts=output_texts(document.get("output")),
-        output=_kept(document.get("output")),
+        output=kept_output(document.get("output")),
         cost_usd=cost_usd,
         cost_is_odd=cost_usd is None and document.get("cost") is not None,
         queue_position=position if is_plain_int(position) else None,
@@ -248,7 +248,7 @@ def _result(answer: ApiAnswer, document: dict[str, Any], word: str) -> Result:
     )
 
 
-def _kept(output: object) -> object:
+def kept_output(output: object) -> object:
     """The part of an ``output`` kept in the ledger: all, or its beginning as text if it is long."""
     kept = recorded(output)
     text = msgspec.json.encode(kept)
