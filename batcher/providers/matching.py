@@ -2,7 +2,8 @@
 
 Equal jobs (the same model and inputs) are interchangeable, so they are matched by their number. A
 request that may belong to two different jobs, or one more than there are lost submissions, decides
-nothing: a wrong match would lose a paid result or pay for it twice.
+nothing: a wrong match would lose a paid result or pay for it twice. A request that only perhaps fits is
+never adopted, and while there is one, "nothing" is no answer.
 """
 
 from __future__ import annotations
@@ -31,27 +32,51 @@ class ListedRequest:
     created_at: datetime
 
 
+def has_inputs(lost: Lost, request: ListedRequest) -> bool | None:
+    """Whether a request has the inputs of a submission; the provider may have added its defaults."""
+    return (
+        request.handle.model == lost.model
+        and all(
+            name in request.input and request.input[name] == value for name, value in lost.input.items()
+        )
+        and request.created_at >= lost.sent_at - SKEW
+    )
+
+
 def match(
     lost: Sequence[Lost],
     listed: Iterable[ListedRequest],
     known: Callable[[str], bool],
     is_settled: Callable[[Lost], bool],
+    fits: Callable[[Lost, ListedRequest], bool | None] = has_inputs,
 ) -> dict[str, Trace]:
     """What became of each lost submission that is certain, by job id.
 
     ``known`` says that a request belongs to another attempt. ``is_settled`` says that whatever a
-    submission created is surely listed by now: only then can "nothing" be the answer.
+    submission created is surely listed by now: only then can "nothing" be the answer. ``fits`` says
+    whether a request is one of a submission's job; None if that can't be told.
     """
     free = [request for request in listed if not known(request.handle.id)]
     groups = _alike(lost)
-    fitting = [[request for request in free if _fits(group[0], request)] for group in groups]
-    shared = _shared(fitting)
+    fitting = [_fitting(group[0], free, fits) for group in groups]
+    shared = _shared([[*certain, *perhaps] for certain, perhaps in fitting])
     traces: dict[str, Trace] = {}
-    for group, requests in zip(groups, fitting, strict=True):
-        own = [request for request in requests if _in_time(group, request)]
-        if len(own) == len(requests) and not shared.intersection(r.handle.id for r in requests):
-            traces |= _verdicts(group, own, is_settled)
+    for group, (certain, perhaps) in zip(groups, fitting, strict=True):
+        in_time = all(_in_time(group, request) for request in certain)
+        decides = in_time and (not perhaps or len(certain) == len(group))
+        if decides and not shared.intersection(r.handle.id for r in (*certain, *perhaps)):
+            traces |= _verdicts(group, certain, is_settled)
     return traces
+
+
+def _fitting(
+    lost: Lost,
+    listed: list[ListedRequest],
+    fits: Callable[[Lost, ListedRequest], bool | None],
+) -> tuple[list[ListedRequest], list[ListedRequest]]:
+    """The requests that surely fit a submission, and those that perhaps do."""
+    told = [(request, fits(lost, request)) for request in listed]
+    return [one for one, fit in told if fit], [one for one, fit in told if fit is None]
 
 
 def _verdicts(
@@ -86,17 +111,6 @@ def _shared(fitting: list[list[ListedRequest]]) -> set[str]:
         shared |= seen & ids
         seen |= ids
     return shared
-
-
-def _fits(lost: Lost, request: ListedRequest) -> bool:
-    """Whether a request has the inputs of a submission; the provider may have added its defaults."""
-    return (
-        request.handle.model == lost.model
-        and all(
-            name in request.input and request.input[name] == value for name, value in lost.input.items()
-        )
-        and request.created_at >= lost.sent_at - SKEW
-    )
 
 
 def _in_time(group: list[Lost], request: ListedRequest) -> bool:

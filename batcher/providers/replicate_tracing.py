@@ -1,35 +1,23 @@
 """Finds out what became of lost submissions to Replicate, by the list of predictions and their inputs.
 
-A lost attempt *claims* each prediction that may be its own: of its model, unknown to the ledger, created
-when its POST could have arrived, with its inputs. Each of these is yes, no or perhaps; what differs only
-as a server may have rewritten it (``5`` and ``"5"``, white space, a file whose hash can't be asked) is
-perhaps. Attempts that claim the same predictions are decided together:
+A lost attempt's prediction is of its model, unknown to the ledger, created when its POST could have
+arrived, and has its inputs. Each of these is yes, no or perhaps: what differs only as a server may have
+rewritten it (``5`` and ``"5"``, white space, a file whose hash can't be asked) is perhaps. ``matching``
+makes verdicts of that. "Nothing was created" is one only from ``SETTLED`` after the intent, while the
+inputs of whatever was created then are surely still listed, and if the server's clock is known.
 
-=====================================================  =============================================
-claims                                                 verdict
-=====================================================  =============================================
-attempts with different inputs claim one prediction    undecided
-more certain predictions than attempts                 undecided: some are another program's
-certain predictions for equal attempts                 theirs, in the order of their times
-none is left, ``SETTLED_S`` after the intent           nothing was created
-none, but one that is perhaps its own                  undecided
-none, and inputs may have been removed (an hour)       undecided
-=====================================================  =============================================
-
-Times are compared by the server's clock: the answers' ``Date`` tells how far ours is off.
+Times are compared by that clock: the answers' ``Date`` tells how far ours is off.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from math import isclose
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
-
-import msgspec
 
 from batcher.clock import iso
 from batcher.errors import CallError, NotFound, Unavailable
@@ -40,30 +28,29 @@ from batcher.http.headers import http_date
 from batcher.http.words import clean
 from batcher.jobs.job import recorded
 from batcher.ports import Handle, Lost, Trace
+from batcher.providers.matching import IN_FLIGHT, SKEW, ListedRequest, match
 from batcher.providers.replicate_answers import called, model_name
 
 if TYPE_CHECKING:
     from batcher.clock import Clock
 
-SETTLED_S: Final = 120.0
-"""Seconds from an intent after which its POST has surely arrived, or never will.
+SETTLED: Final = timedelta(seconds=120)
+"""After an intent; its POST has surely arrived then, or never will.
 
 The POST ends after at most 46 s (30 s, and its body of 1 MiB on the slowest line); a server that still
 holds it then is given a minute.
 """
-EARLY: Final = timedelta(seconds=5)
-"""By how much a prediction may seem older than the intent, since ``Date`` is exact to a second."""
-HELD: Final = timedelta(seconds=SETTLED_S)
 ASTRAY: Final = timedelta(minutes=10)
 """So far from the intent a prediction is only perhaps its own: a clock may have been set meanwhile."""
 LISTED: Final = timedelta(minutes=58)
 """For so long from its intent a prediction is surely listed with its inputs: they vanish in an hour."""
-SKEW_MAX: Final = timedelta(seconds=30)
+CLOCK_OFF_MAX: Final = timedelta(seconds=30)
 PAGES_MAX: Final = 400
 
-Claim = bool | None
-"""Whether a prediction is an attempt's own: yes, no, or perhaps (None)."""
-Defaults = Callable[[str], Awaitable[Mapping[str, Any]]]
+Fit = bool | None
+"""Yes, no, or perhaps (None)."""
+DefaultsOf = Callable[[str], Awaitable[Mapping[str, Any]]]
+"""Asks for the defaults of a model's inputs. Raises CallErrors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +72,6 @@ class Listing:
     base_url: str
     skew: timedelta | None = None
     """How far the server's clock is ahead of ours; None if no answer has told."""
-    _hashes: dict[str, str | None] = field(default_factory=dict)
 
     async def rows(self, first: datetime, last: datetime) -> list[Prediction]:
         """All predictions created between two moments of our clock, and some around them.
@@ -93,22 +79,20 @@ class Listing:
         Raises CallErrors: Unavailable too if the list can't be read to its end.
         """
         found = await self._read(first, last)
-        if abs(self.skew or timedelta()) > SKEW_MAX:
+        if abs(self.skew or timedelta()) > CLOCK_OFF_MAX:
             return await self._read(first, last)
         return found
 
+    def is_upload(self, text: str) -> bool:
+        """Whether a text is the URL of an uploaded file."""
+        file_id = text.removeprefix(f"{self.base_url}/files/")
+        return file_id != text and usable_id(file_id) is not None
+
     async def sha256(self, url: str) -> str | None:
         """The SHA-256 of an uploaded file by its URL; None if that can't be told. Raises CallErrors."""
-        if url not in self._hashes:
-            self._hashes[url] = await self._asked_sha256(url)
-        return self._hashes[url]
-
-    async def _asked_sha256(self, url: str) -> str | None:
-        file_id = usable_id(url.rpartition("/files/")[2])
-        if file_id is None or origin_of(url) != origin_of(self.base_url):
-            return None
+        path = url.removeprefix(self.base_url)
         try:
-            checksums = (await self.ask_object(Call("GET", f"/files/{file_id}"))).get("checksums")
+            checksums = (await self.ask_object(Call("GET", path))).get("checksums")
         except NotFound:
             return None
         told = checksums.get("sha256") if isinstance(checksums, dict) else None
@@ -166,159 +150,117 @@ def _moment(text: Any) -> datetime | None:
 
 
 async def verdicts(
-    lost: Sequence[Lost], known: Callable[[str], bool], listing: Listing, defaults: Defaults
+    lost: Sequence[Lost], known: Callable[[str], bool], listing: Listing, defaults: DefaultsOf
 ) -> dict[str, Trace]:
     """What became of lost attempts, by job id; the undecided are left out. Raises CallErrors."""
     if not lost:
         return {}
-    first = min(one.sent_at for one in lost) - ASTRAY
-    last = max(one.sent_at for one in lost) + HELD + ASTRAY
     asked_at = listing.clock.now()
-    rows = [row for row in await listing.rows(first, last) if not known(row.id)]
-    claims = Claims(listing, defaults)
-    for one in lost:
-        await claims.add(one, rows)
-    told: dict[str, Trace] = {}
-    for group in claims.groups():
-        told |= _decided(group, claims, asked_at)
-    return told
+    first = min(one.sent_at for one in lost) - ASTRAY
+    last = max(one.sent_at for one in lost) + IN_FLIGHT + ASTRAY
+    rows = {row.id: row for row in await listing.rows(first, last) if not known(row.id)}
+    comparison = await _prepared(lost, rows, listing, defaults)
+    listed = [ListedRequest(Handle("", row.id), {}, row.created_at) for row in rows.values()]
+
+    def is_settled(one: Lost) -> bool:
+        return listing.skew is not None and SETTLED <= asked_at - one.sent_at <= LISTED
+
+    found = match(lost, listed, known, is_settled, comparison.fits)
+    models = {one.job_id: one.model for one in lost}
+    return {
+        job_id: Trace(trace.request and Handle(models[job_id], trace.request.id))
+        for job_id, trace in found.items()
+    }
 
 
-def _decided(group: list[Lost], claims: Claims, asked_at: datetime) -> dict[str, Trace]:
-    """The verdicts on attempts that claim the same predictions. ``asked_at`` is before the list."""
-    group = sorted(group, key=lambda one: one.sent_at)
-    certain = {row.id: row for one in group for row in claims.certain(one)}
-    if len({_key(one) for one in group}) > 1 or len(certain) > len(group):
-        return {}
-    told: dict[str, Trace] = {}
-    for row in sorted(certain.values(), key=lambda row: row.created_at):
-        owners = (one for one in group if one.job_id not in told and row in claims.certain(one))
-        owner = next(owners, None)
-        if owner is None:
-            return {}
-        told[owner.job_id] = Trace(Handle(owner.model, row.id))
-    taken = {trace.request.id for trace in told.values() if trace.request is not None}
-    for one in group:
-        age = asked_at - one.sent_at
-        is_told = claims.knows_time and timedelta(seconds=SETTLED_S) <= age <= LISTED
-        if one.job_id not in told and is_told and claims.ids(one) <= taken:
-            told[one.job_id] = Trace(None)
-    return told
+async def _prepared(
+    lost: Sequence[Lost], rows: Mapping[str, Prediction], listing: Listing, defaults: DefaultsOf
+) -> Comparison:
+    """A comparison with all that has to be asked for. Raises CallErrors."""
+    compared = Comparison(rows)
+    for row in rows.values():
+        for url in filter(listing.is_upload, _texts(row.document.get("input"))):
+            if url not in compared.hashes:
+                compared.hashes[url] = await listing.sha256(url)
+    for model in {one.model for one in lost} if rows else ():
+        with suppress(CallError):  # then what a server may have added stays unclear
+            compared.defaults[model] = await defaults(model)
+    return compared
 
 
-def _key(lost: Lost) -> bytes:
-    return msgspec.json.encode([lost.model, lost.input], order="deterministic")
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Compares lost attempts with listed predictions.
 
+    ``hashes`` are those of uploaded files by URL, None if one can't be told. ``defaults`` are those of
+    the inputs, which a server may add, by model.
+    """
 
-class Claims:
-    """Which predictions may belong to which attempts."""
+    rows: Mapping[str, Prediction]
+    hashes: dict[str, str | None] = field(default_factory=dict)
+    defaults: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def __init__(self, listing: Listing, defaults: Defaults) -> None:
-        self._listing = listing
-        self._defaults = defaults
-        self._lost: list[Lost] = []
-        self._claimed: dict[str, list[tuple[Prediction, Claim]]] = {}
-        self._defaults_of: dict[str, Mapping[str, Any] | None] = {}
-
-    @property
-    def knows_time(self) -> bool:
-        """Whether the server's clock is known: without it, no absence proves anything."""
-        return self._listing.skew is not None
-
-    def certain(self, lost: Lost) -> list[Prediction]:
-        """The predictions that surely fit an attempt."""
-        return [row for row, claim in self._claimed[lost.job_id] if claim]
-
-    def ids(self, lost: Lost) -> set[str]:
-        """The ids of all predictions that an attempt claims."""
-        return {row.id for row, _ in self._claimed[lost.job_id]}
-
-    async def add(self, lost: Lost, rows: Iterable[Prediction]) -> None:
-        """Compare an attempt with the listed predictions. Raises CallErrors."""
-        self._lost.append(lost)
-        compared = [(row, await self._claim(lost, row)) for row in rows]
-        self._claimed[lost.job_id] = [(row, claim) for row, claim in compared if claim is not False]
-
-    def groups(self) -> list[list[Lost]]:
-        """The attempts, those together that claim a common prediction."""
-        group_of: dict[str, list[Lost]] = {}
-        claimants: defaultdict[str, list[Lost]] = defaultdict(list)
-        for one in self._lost:
-            group_of[one.job_id] = [one]
-            for row_id in self.ids(one):
-                claimants[row_id].append(one)
-        for together in claimants.values():
-            merged = {one.job_id: one for each in together for one in group_of[each.job_id]}
-            group = list(merged.values())
-            group_of.update((job_id, group) for job_id in merged)
-        return list({id(group): group for group in group_of.values()}.values())
-
-    async def _claim(self, lost: Lost, row: Prediction) -> Claim:
-        """Whether a prediction is an attempt's own."""
-        after = row.created_at - lost.sent_at
-        if not -ASTRAY <= after <= HELD + ASTRAY:
+    def fits(self, lost: Lost, listed: ListedRequest) -> Fit:
+        """Whether a listed prediction has the model, the inputs and the time of an attempt."""
+        row = self.rows[listed.handle.id]
+        early = lost.sent_at - row.created_at
+        if early > ASTRAY:
             return False
-        of_model = model_name(lost.model).fits(row.document)
-        if of_model is False:
-            return False
-        has_input = await self._has_input(lost, row)
-        if has_input is False:
-            return False
-        return True if of_model and has_input and -EARLY <= after <= HELD else None
+        in_time = True if early <= SKEW else None
+        return _all([model_name(lost.model).fits(row.document), self._has_input(lost, row), in_time])
 
-    async def _has_input(self, lost: Lost, row: Prediction) -> Claim:
+    def _has_input(self, lost: Lost, row: Prediction) -> Fit:
         theirs = row.document.get("input")
         if not isinstance(theirs, dict) or row.document.get("data_removed") is True:
             return None
         theirs = {name: recorded(value) for name, value in theirs.items()}
-        told = [
-            await self._agrees(value, theirs[name]) if name in theirs else None
+        told: list[Fit] = [
+            self._agrees(value, theirs[name]) if name in theirs else None
             for name, value in lost.input.items()
         ]
         more = {n: value for n, value in theirs.items() if n not in lost.input and value is not None}
-        if False not in told and more:
-            defaults = await self._defaults_for(lost.model)
-            told += [None if defaults is None else defaults.get(n) == v for n, v in more.items()]
+        defaults = self.defaults.get(lost.model, {})
+        told += [defaults[n] == v if n in defaults else None for n, v in more.items()]
         return _all(told)
 
-    async def _defaults_for(self, model: str) -> Mapping[str, Any] | None:
-        """The defaults, which a server may add to the inputs; None if they can't be asked."""
-        if model not in self._defaults_of:
-            try:
-                self._defaults_of[model] = await self._defaults(model)
-            except CallError:
-                self._defaults_of[model] = None
-        return self._defaults_of[model]
-
-    async def _agrees(self, ours: Any, theirs: Any) -> Claim:
+    def _agrees(self, ours: Any, theirs: Any) -> Fit:
         """Whether an input that we sent is the one that is listed, both as a ledger records them."""
         if isinstance(ours, dict) and ours.keys() == {"path", "sha256"}:
-            return await self._is_content(ours["sha256"], theirs)
+            return self._is_content(ours["sha256"], theirs)
         if isinstance(ours, list) and isinstance(theirs, list):
             if len(ours) != len(theirs):
                 return False
-            return _all([await self._agrees(*pair) for pair in zip(ours, theirs, strict=True)])
+            return _all([self._agrees(*pair) for pair in zip(ours, theirs, strict=True)])
         if isinstance(ours, dict) and isinstance(theirs, dict):
             common = ours.keys() & theirs.keys()
-            told = [await self._agrees(ours[name], theirs[name]) for name in common]
+            told = [self._agrees(ours[name], theirs[name]) for name in common]
             return _all([*told, True if ours.keys() == theirs.keys() else None])
         return _same(ours, theirs)
 
-    async def _is_content(self, sha256: str, theirs: Any) -> Claim:
+    def _is_content(self, sha256: str, theirs: Any) -> Fit:
         if isinstance(theirs, dict) and isinstance(theirs.get("sha256"), str):
             return bool(theirs["sha256"] == sha256)
-        found = await self._listing.sha256(theirs) if isinstance(theirs, str) else None
+        found = self.hashes.get(theirs) if isinstance(theirs, str) else None
         return None if found is None else found == sha256
 
 
-def _all(told: list[Claim]) -> Claim:
+def _texts(value: Any, levels: int = 8) -> Iterator[str]:
+    """All strings in an input."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict) and levels:
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item, levels - 1)
+
+
+def _all(told: list[Fit]) -> Fit:
     """No if any is no, else perhaps if any is perhaps, else yes."""
     if False in told:
         return False
     return None if None in told else True
 
 
-def _same(ours: Any, theirs: Any) -> Claim:
+def _same(ours: Any, theirs: Any) -> Fit:
     """Whether two values are equal; perhaps if a server may have made the one of the other."""
     if type(ours) is type(theirs) and ours == theirs:
         return True

@@ -191,6 +191,12 @@ class Predictions:
         ended_s = asked.ended_s
         return ended_s is not None and self._store.now_s() >= ended_s + KEPT_S
 
+    def _is_overdue(self, asked: Request) -> bool:
+        """Whether a deadline ended it before it started: it is ``aborted`` then."""
+        deadline_s, cancelled_s = self._deadlines_s.get(asked.order.id), asked.cancelled_s
+        ended = deadline_s is not None and cancelled_s is not None and cancelled_s >= deadline_s
+        return ended and asked.started_s is None
+
     def _word(self, asked: Request) -> str:
         phase, fate = asked.phase(self._store.now_s()), asked.order.fate
         match phase:
@@ -199,7 +205,7 @@ class Predictions:
             case RequestPhase.IN_PROGRESS:
                 return "post_processing" if fate == Fault.GENERATE_STRANGE_WORD else "processing"
             case RequestPhase.CANCELLED:
-                return "aborted" if asked.started_s is None else "canceled"
+                return "aborted" if self._is_overdue(asked) else "canceled"
             case _:
                 return "failed" if fate in FAILURES else "succeeded"
 
