@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
-from engine import answer
+from engine import FakeClock, answer
 
-from batcher.engine.cancel import cancel_request
-from batcher.errors import NotFound, Unavailable
-from batcher.ports import CancelOutcome, Phase
+from batcher.engine.cancel import cancel_request, patiently
+from batcher.errors import NotFound, TurnedAway, Unavailable
+from batcher.ports import CancelOutcome, Handle, Phase
 
 CANCELLED, REQUESTED = CancelOutcome.CANCELLED, CancelOutcome.REQUESTED
 NOT_CANCELLABLE = CancelOutcome.NOT_CANCELLABLE
@@ -54,5 +55,24 @@ def test_after_an_accepted_cancel_the_result_is_asked_for_once(
     outcome: CancelOutcome, word: Any, became: CancelOutcome
 ) -> None:
     api: Any = Api(outcome, word)
-    assert asyncio.run(cancel_request(api, "r1")) is became
+    assert asyncio.run(cancel_request(api, Handle("m", "r1"), partial(patiently, FakeClock()))) is became
     assert api.asked == (outcome is not NOT_CANCELLABLE)
+
+
+@pytest.mark.parametrize(("refusals", "asked"), [(1, 2), (2, 3), (9, 3)])
+def test_after_a_refusal_nothing_leaves_before_the_pause_is_over(refusals: int, asked: int) -> None:
+    clock, left = FakeClock(), [0]
+
+    async def exchange() -> str:
+        left[0] += 1
+        if left[0] <= refusals:
+            raise TurnedAway("later", retry_after_s=30.0)
+        return "fine"
+
+    if refusals < asked:
+        assert asyncio.run(patiently(clock, exchange)) == "fine"
+    else:
+        with pytest.raises(TurnedAway):
+            asyncio.run(patiently(clock, exchange))
+    assert clock.slept == [30.0] * min(refusals, asked)
+    assert left == [asked]

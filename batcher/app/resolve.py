@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from batcher.app.connect import Site, check_same_api, connect
 from batcher.app.host import Host
 from batcher.app.tracing import Traced, trace, traceable
 from batcher.disk import Disk
-from batcher.engine.cancel import cancel_request
+from batcher.engine.cancel import cancel_request, patiently
 from batcher.engine.poll import handle_of
 from batcher.errors import (
     AuthRefused,
@@ -56,14 +57,18 @@ async def cancel(run_dir: Path, host: Host) -> Cancelled:
         for job_id, record in list(ledger.snapshot.unfinished()):
             if record.state is State.SUBMITTED and record.request_id is not None:
                 request = handle_of(record)
-                await _cancel(site.provider(request.model), ledger, told, (job_id, request))
+                asked = cancel_request(
+                    site.provider(request.model), request, partial(patiently, host.clock)
+                )
+                await _note_cancel(asked, ledger, told, job_id)
         return told
 
 
-async def _cancel(provider: Provider, ledger: Ledger, told: Cancelled, job: tuple[str, Handle]) -> None:
-    job_id, request = job
+async def _note_cancel(
+    asked: Awaitable[CancelOutcome], ledger: Ledger, told: Cancelled, job_id: str
+) -> None:
     try:
-        outcome = await cancel_request(provider, request)
+        outcome = await asked
     except (AuthRefused, NotSent) as error:
         raise _in_words(error) from error
     except CallError as error:

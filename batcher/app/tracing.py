@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -11,8 +11,9 @@ from typing import Protocol
 
 from batcher.app.host import Host
 from batcher.clock import Clock
+from batcher.engine.cancel import patiently
 from batcher.engine.gateway import Providers
-from batcher.errors import CallError, TurnedAway
+from batcher.errors import CallError
 from batcher.jobs.lifecycle import EventName, State
 from batcher.ledger.ledger import Ledger
 from batcher.ledger.snapshot import Snapshot
@@ -20,8 +21,6 @@ from batcher.ports import Lost, Trace, Tracing
 from batcher.store.local import RunDir
 
 SHOWN = 5
-TRIES = 3
-PAUSE_S = 5.0
 NOT_CREATED = "not created: the provider has no such request"
 
 
@@ -100,7 +99,7 @@ async def trace(ledger: Ledger, lost: list[Lost], providers: Providers, clock: C
         asked = list(group)
         provider = providers(asked[0].model)
         try:
-            traces = await _ask(partial(provider.trace, asked, is_given), clock)
+            traces = await patiently(clock, partial(provider.trace, asked, is_given))
         except CallError as error:
             traces = {}
             told.problems.append(f"{provider.name} could not be asked: {error.message}")
@@ -121,17 +120,3 @@ async def _record(ledger: Ledger, job_id: str, found: Trace | None, told: Traced
         handle = found.request
         await ledger.record(EventName.SUBMITTED, job_id, request_id=handle.id, urls=handle.urls)
         told.found.append(job_id)
-
-
-async def _ask(call: Callable[[], Awaitable[dict[str, Trace]]], clock: Clock) -> dict[str, Trace]:
-    """Make a call, again if it is turned away. When it returns or raises, calls may go out."""
-    for _ in range(TRIES - 1):
-        try:
-            return await call()
-        except TurnedAway as error:
-            await clock.sleep(PAUSE_S if error.retry_after_s is None else error.retry_after_s)
-    try:
-        return await call()
-    except TurnedAway as error:
-        await clock.sleep(error.retry_after_s or 0.0)
-        raise

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from batcher.errors import CallError, NotFound
+from batcher.clock import Clock
+from batcher.errors import CallError, NotFound, TurnedAway
 from batcher.ports import CancelOutcome, Handle, Phase, Provider, Result
 
 Call = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
-"""Makes one HTTP exchange, through a gate or directly."""
+"""Makes one HTTP exchange, through a gate or :func:`patiently`."""
+
+T = TypeVar("T")
+TRIES = 3
+PAUSE_S = 5.0
 
 
-async def directly(exchange: Callable[[], Awaitable[Any]]) -> Any:
-    return await exchange()
+async def patiently(clock: Clock, exchange: Callable[[], Awaitable[T]]) -> T:
+    """Make an exchange, again if it is turned away. When it returns or raises, calls may go out."""
+    for _ in range(TRIES - 1):
+        try:
+            return await exchange()
+        except TurnedAway as error:
+            await clock.sleep(PAUSE_S if error.retry_after_s is None else error.retry_after_s)
+    try:
+        return await exchange()
+    except TurnedAway as error:
+        await clock.sleep(error.retry_after_s or 0.0)
+        raise
 
 
-async def cancel_request(provider: Provider, request: Handle, call: Call = directly) -> CancelOutcome:
+async def cancel_request(provider: Provider, request: Handle, call: Call) -> CancelOutcome:
     """Ask to cancel a request, then once for its result. Raises like ``Provider.cancel``.
 
     CANCELLED: it ended without a result. REQUESTED: it may still give one. NOT_CANCELLABLE: it is

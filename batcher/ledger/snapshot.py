@@ -335,7 +335,7 @@ class Snapshot:
 
     def _completed(self, record: Record, event: Event, place: int) -> None:
         record.stage = record.code = record.message = None
-        record.retry_due = False
+        record.retry_due = record.cancelling = False
         self._report(event.job, record, event.cost_usd)
         self.timings.completed(event.job, event.at, event.unfinished_s, self._run_number(place))
 
