@@ -13,7 +13,7 @@ import msgspec
 from batcher.jobs.identity import input_digest
 from batcher.jobs.job import recorded
 from batcher.sandbox.answers import INSUFFICIENT_RESOURCES, Refusal, not_found
-from batcher.sandbox.faults import SLOWNESS, Fault, FaultStage, dice
+from batcher.sandbox.faults import FAILURES, SLOWNESS, Fault, FaultStage, dice
 from batcher.sandbox.journal import JobCreated
 from batcher.sandbox.outputs import Signer, names
 
@@ -72,21 +72,25 @@ class Backend:
         drawn = self._faults.draw(FaultStage.CONNECT, key, self._unread[key])
         return self._met(drawn) is not None
 
-    def submit(self, model: Model, inputs: dict[str, Any]) -> Submission:
+    def submit(
+        self, model: Model, inputs: dict[str, Any], *, charges_failures: bool = True
+    ) -> Submission:
         """Charge for a job with these (valid) inputs and enqueue it, or meet a fault.
 
         Raises Refusal if the balance is too low, RunDirError if the state file can't be written.
         """
         with self.store.alone():
-            return self._submit(model, inputs)
+            return self._submit(model, inputs, charges_failures)
 
-    def _submit(self, model: Model, inputs: dict[str, Any]) -> Submission:
+    def _submit(self, model: Model, inputs: dict[str, Any], charges_failures: bool) -> Submission:
         price_usd = model.price_usd(inputs)
         if not self.store.affords(price_usd):
             raise Refusal(400, "Insufficient balance", error_code=INSUFFICIENT_RESOURCES)
         key = input_digest(model.model_id, inputs)
         nth = self.store.posts_for(key)
         order = self._order(model, inputs, key, nth)
+        if order.fate in FAILURES and not charges_failures:
+            order = msgspec.structs.replace(order, price_usd=0.0)
         fault = self._met(self._faults.draw(FaultStage.SUBMIT, key, nth))
         if self._faults.creates(fault, key, nth):
             self.store.create(order)

@@ -86,7 +86,7 @@ class Model(msgspec.Struct, frozen=True):
         units: float
         match self.price_unit:
             case "second":
-                units = self.value(inputs, "duration")
+                units = float(self.value(inputs, "duration"))
             case "output":
                 units = self.value(inputs, "num_images") or self.value(inputs, "num_outputs") or 1
             case "thousand_characters":
