@@ -96,6 +96,8 @@ class CostSource(StrEnum):
 
     RESULT = "result"
     """The result contains it, perhaps a little later than the outputs."""
+    BILLING = "billing"
+    """The provider's billing reports it some time after the end: ``result`` asks there too."""
     NONE = "none"
     """The provider never reports it."""
 

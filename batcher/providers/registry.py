@@ -12,12 +12,14 @@ from batcher.providers.vendor import Surroundings, Vendor
 Opener = Callable[[Surroundings], AbstractAsyncContextManager[Vendor]]
 
 RUNCOMFY: Final = "runcomfy"
+FAL: Final = "fal"
 OPENERS: Final = {
     RUNCOMFY: "runcomfy.provider:open_runcomfy",
     "replicate": "replicate:open_replicate",
+    FAL: "fal:open_fal",
 }
 """Each vendor's opener, as ``module:function`` of this package: imported when a run needs it."""
-PREFIXES: Final[dict[str, str]] = {"replicate:": "replicate"}
+PREFIXES: Final[dict[str, str]] = {"replicate:": "replicate", "fal:": FAL}
 """What the names of a vendor's models begin with, and the vendor. All others are RunComfy's."""
 
 

@@ -49,14 +49,20 @@ def _is_small(value: Any) -> bool:
 
 def _inline(value: Any) -> Any:
     if isinstance(value, LocalMedia):
-        return _data_uri(value)
+        return data_uri(value)
     if isinstance(value, list):
         return [_inline(item) for item in value]
     return value
 
 
-def _data_uri(media: LocalMedia) -> str:
+def data_uri(media: LocalMedia) -> str:
+    """A local file as a ``data:`` URI. Blocks; raises like :func:`content_of`."""
+    return f"data:{media.media_type};base64,{base64.b64encode(content_of(media)).decode()}"
+
+
+def content_of(media: LocalMedia) -> bytes:
+    """The bytes of a local file. Blocks. Raises OSError, and ValueError if it is not the planned one."""
     content = Path(media.path).read_bytes()
     if hashlib.sha256(content).hexdigest() != media.sha256:
         raise ValueError(f"{media.shown} changed since the manifest was read; run again")
-    return f"data:{media.media_type};base64,{base64.b64encode(content).decode()}"
+    return content

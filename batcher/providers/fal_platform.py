@@ -1,0 +1,266 @@
+"""fal's Platform API: its catalogue and prices, the account's balance, and the costs of requests.
+
+Its errors mean what ``fal_answers.checked`` says. Some calls are for admin keys only, so each of them
+is optional: a fact that a key may not ask for is unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Final
+
+from batcher.clock import Clock, iso
+from batcher.errors import CallError, NotFound, RetryKind, Unavailable
+from batcher.http.exchange import Call, Connection
+from batcher.http.words import clean
+from batcher.providers.fal_answers import checked
+
+PREFIX: Final = "fal:"
+IDS_PER_CALL: Final = 50
+ITEMS_PER_PAGE: Final = 100
+PAGES_MAX: Final = 20
+NANO: Final = 1e-9
+_REFERENCE: Final = "#/components/schemas/"
+
+
+class Platform:
+    """The calls, over a connection of their own: their host is another than the queue's."""
+
+    def __init__(self, connection: Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._cursors: dict[tuple[str, str, int], str] = {}
+
+    async def model(self, model_id: str) -> dict[str, Any]:
+        """A model's entry in the catalogue's form. Raises NotFound and other CallErrors."""
+        endpoint = model_id.removeprefix(PREFIX)
+        found = await self._get("/models", {"endpoint_id": endpoint, "expand": "openapi-3.0"})
+        for item in _items(found, "models"):
+            if item.get("endpoint_id") == endpoint:
+                return _entry(item) | await self._price(endpoint)
+        raise NotFound(f"fal lists no model {clean(endpoint)!r}")
+
+    async def models(
+        self, search: str = "", category: str = "", *, limit: int, offset: int = 0
+    ) -> dict[str, Any]:
+        """A page of the catalogue. fal pages by cursor, so ``offset`` must be an earlier page's end."""
+        asked = search.removeprefix(PREFIX), category
+        cursor = self._cursors.pop((*asked, offset), "")
+        if offset and not cursor:
+            return {"models": [], "total": offset}
+        named = {"q": asked[0], "category": category, "limit": str(limit), "cursor": cursor}
+        found = await self._get("/models", {key: value for key, value in named.items() if value})
+        items = _items(found, "models")
+        end = offset + len(items)
+        more = _cursor(found)
+        if more:
+            self._cursors[*asked, end] = more
+        entries = [_entry(item) for item in items if isinstance(item.get("endpoint_id"), str)]
+        return {"models": entries, "total": sys.maxsize if more else end}
+
+    async def _price(self, endpoint: str) -> dict[str, Any]:
+        """The price of one unit, this account's discount included; nothing if that isn't known."""
+        try:
+            found = await self._get("/models/pricing", {"endpoint_id": endpoint})
+        except CallError as error:
+            if error.kind is RetryKind.TRANSIENT:
+                raise
+            return {}
+        for item in _items(found, "prices"):
+            unit_usd = _usd(item.get("unit_price"))
+            priced = item.get("endpoint_id") == endpoint and unit_usd is not None
+            if priced and isinstance(item.get("unit"), str) and _is_usd(item):
+                return {"base_price_usd": unit_usd, "price_unit": item["unit"]}
+        return {}
+
+    async def balance_usd(self) -> float | None:
+        """The account's credits in USD; None if the key may not ask. Raises nothing."""
+        try:
+            found = await self._get("/account/billing", {"expand": "credits"})
+        except CallError:
+            return None
+        credits_left = found.get("credits")
+        if not isinstance(credits_left, dict) or not _is_usd(credits_left):
+            return None
+        return _number(credits_left.get("current_balance"))
+
+    async def costs_usd(self, request_ids: list[str]) -> dict[str, float]:
+        """The costs of up to 50 requests, of those that are billed already. Raises CallErrors."""
+        named = {"request_id": ",".join(request_ids), "limit": str(ITEMS_PER_PAGE)}
+        found = await self._get("/models/billing-events", named)
+        costs_usd: dict[str, float] = {}
+        for event in _items(found, "billing_events"):
+            cost_usd = _cost_usd(event)
+            request_id = event.get("request_id")
+            if request_id in request_ids and cost_usd is not None:
+                costs_usd[request_id] = costs_usd.get(request_id, 0.0) + cost_usd
+        return costs_usd
+
+    async def requests(
+        self, endpoint: str, start: datetime, end: datetime
+    ) -> list[dict[str, Any]] | None:
+        """The listed requests of a model with their inputs; None if they are too many to be sure.
+
+        The list lags, and holds requests only once they have ended. Raises CallErrors.
+        """
+        named = {"endpoint_id": endpoint, "start": iso(start), "end": iso(end), "expand": "payloads"}
+        named["limit"] = str(ITEMS_PER_PAGE)
+        listed: list[dict[str, Any]] = []
+        for _ in range(PAGES_MAX):
+            found = await self._get("/models/requests/by-endpoint", named)
+            if not isinstance(found.get("items"), list):
+                raise Unavailable("fal listed its requests without items")
+            listed += _items(found, "items")
+            if not (cursor := _cursor(found)):
+                return listed
+            named["cursor"] = cursor
+        return None
+
+    async def _get(self, path: str, query: dict[str, str]) -> dict[str, Any]:
+        answer = await self._connection.ask(Call("GET", path, query))
+        document = checked(answer, self._clock.now())
+        if not document:
+            raise Unavailable("fal's Platform API answered without JSON", http_status=answer.status)
+        return document
+
+
+class BilledCosts:
+    """Asks for the costs of requests. While one call is out, the next one's ids gather."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._wanted: dict[str, None] = {}
+        self._found: dict[str, float] = {}
+        self._turn = asyncio.Lock()
+        self._refused = False
+
+    async def of(self, request_id: str) -> float | None:
+        """The cost of a request in USD; None if it isn't billed yet or the key may not ask.
+
+        Raises nothing.
+        """
+        self._wanted[request_id] = None
+        async with self._turn:
+            while request_id in self._wanted and not self._refused:
+                await self._ask(list(self._wanted)[:IDS_PER_CALL])
+        self._wanted.pop(request_id, None)
+        return self._found.pop(request_id, None)
+
+    async def _ask(self, request_ids: list[str]) -> None:
+        for request_id in request_ids:
+            del self._wanted[request_id]
+        try:
+            self._found |= await self._platform.costs_usd(request_ids)
+        except CallError as error:
+            self._refused = error.kind is not RetryKind.TRANSIENT
+
+
+def _entry(item: dict[str, Any]) -> dict[str, Any]:
+    """An item of fal's catalogue as an entry of ours."""
+    meta = item.get("metadata")
+    meta = meta if isinstance(meta, dict) else {}
+    entry: dict[str, Any] = {"model_id": f"{PREFIX}{item['endpoint_id']}"}
+    for ours, theirs in (("display_name", "display_name"), ("description", "description")):
+        if isinstance(meta.get(theirs), str):
+            entry[ours] = meta[theirs]
+    if isinstance(meta.get("category"), str):
+        entry["categories"] = [meta["category"]]
+    schema = input_schema(item.get("openapi"), item["endpoint_id"])
+    return entry | ({"input_schema": schema} if schema else {})
+
+
+def input_schema(document: Any, endpoint: str) -> dict[str, Any] | None:
+    """The inputs' JSON Schema in a model's OpenAPI document, its references with it; None if none."""
+    posted = _at(document, "paths", f"/{endpoint}", "post") or _only_post(document)
+    schema = _at(posted, "requestBody", "content", "application/json", "schema")
+    shared = _at(document, "components", "schemas")
+    if not isinstance(schema, dict):
+        return None
+    shared = shared if isinstance(shared, dict) else {}
+    root = shared.get(_referred(schema) or "", schema)
+    if not isinstance(root, dict):
+        return None
+    used: dict[str, Any] = {}
+    open_ends = list(_references(root))
+    while open_ends:
+        name = open_ends.pop()
+        if name not in used and name in shared:
+            used[name] = _rewritten(shared[name])
+            open_ends += _references(shared[name])
+    whole: dict[str, Any] = {"type": "object", "properties": {}, **_rewritten(root)}
+    return whole | ({"$defs": used} if used else {})
+
+
+def _only_post(document: Any) -> Any:
+    paths = _at(document, "paths")
+    posts = [path["post"] for path in paths.values() if _at(path, "post")] if paths else []
+    return posts[0] if len(posts) == 1 else None
+
+
+def _at(value: Any, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _referred(schema: dict[str, Any]) -> str | None:
+    pointer = schema.get("$ref")
+    named = isinstance(pointer, str) and pointer.startswith(_REFERENCE)
+    return str(pointer).removeprefix(_REFERENCE) if named else None
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if name := _referred(value):
+            yield name
+        for item in value.values():
+            yield from _references(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _references(item)
+
+
+def _rewritten(value: Any) -> Any:
+    """``value`` with its references into the OpenAPI document as references into the schema."""
+    if isinstance(value, list):
+        return [_rewritten(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    whole = {key: _rewritten(item) for key, item in value.items()}
+    name = _referred(value)
+    return whole | {"$ref": f"#/$defs/{name}"} if name else whole
+
+
+def _items(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    listed = document.get(name)
+    return [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+
+
+def _cursor(document: dict[str, Any]) -> str:
+    cursor = document.get("next_cursor")
+    return cursor if isinstance(cursor, str) and document.get("has_more") is not False else ""
+
+
+def _is_usd(item: dict[str, Any]) -> bool:
+    return str(item.get("currency") or "USD").upper() == "USD"
+
+
+def _cost_usd(event: dict[str, Any]) -> float | None:
+    cost_usd = _usd(event.get("cost_total"))
+    nano_usd = _usd(event.get("cost_estimate_nano_usd"))
+    return nano_usd * NANO if cost_usd is None and nano_usd is not None else cost_usd
+
+
+def _usd(value: Any) -> float | None:
+    number = _number(value)
+    return number if number is not None and number >= 0 else None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < math.inf and abs(value) <= sys.float_info.max else None
