@@ -24,7 +24,8 @@
     │   │   └── NotFound   permanent   404: unknown model, or unknown or expired request
     │   ├── Refused        permanent   a final answer that concerns the whole run
     │   │   ├── AuthRefused            401, 403, or the codes that mean the same
-    │   │   └── BalanceExhausted       402, or the code that means the same
+    │   │   ├── BalanceExhausted       402, or the code that means the same
+    │   │   └── Unusable               the model or deployment is switched off, or gone
     │   └── OutcomeUnknown ambiguous   a POST that may have created a job
     └── DownloadError               one output could not be fetched
         ├── DownloadInterrupted transient   try again, from where it broke off
@@ -218,6 +219,10 @@ class AuthRefused(Refused):
 
 class BalanceExhausted(Refused):
     """No balance is left."""
+
+
+class Unusable(Refused):
+    """The model or deployment that a job names is switched off or deleted: the user must mend that."""
 
 
 class OutcomeUnknown(CallError):

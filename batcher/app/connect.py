@@ -72,8 +72,9 @@ class Site:
 
     async def balance_usd(self, models: Iterable[str]) -> float | None:
         """The balance of the account that pays for ``models``; None if it can't be asked."""
-        names = vendors_of(models)
-        return await self.vendors[names[0]].balance_usd() if len(names) == 1 else None
+        named = ((name, self.vendors[name]) for name in vendors_of(models))
+        payers = {vendor.wallet or name: vendor for name, vendor in named}
+        return await next(iter(payers.values())).balance_usd() if len(payers) == 1 else None
 
     def listing(self, host: Host) -> ListingCache:
         """RunComfy's whole catalogue as a list."""

@@ -10,9 +10,11 @@ from batcher.errors import (
     BatcherError,
     CallError,
     CredentialsError,
+    InputError,
     NotFound,
     OutcomeUnknown,
     StoppedError,
+    Unusable,
 )
 
 SAME_ANSWERS = 5
@@ -32,6 +34,9 @@ def whole_run(error: CallError, model: str) -> BatcherError | None:
     if isinstance(error, AuthRefused):
         remedy = "check it and run the same command again"
         return CredentialsError(f"the API refused the token: {remedy} ({error.message})")
+    if isinstance(error, Unusable):
+        remedy = "mend that, or name another one, and run the same command again"
+        return InputError(f"{model} can't be used: {remedy} ({error.message})")
     if isinstance(error, NotFound):
         remedy = "check its name with `batcher models`"
         return StoppedError(f"the API knows no model {model!r}: {remedy} ({error.message})")

@@ -13,6 +13,7 @@ from batcher.jobs.job import Job
 KEY_CHARS = 16
 SETTING_MAX_CHARS = 24
 _FREE_FIELDS = frozenset({"prompt", "negative_prompt", "seed", "text"})
+_FREE_IN_NODES = _FREE_FIELDS | {"noise_seed"}
 
 
 def settings_of(inputs: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
@@ -21,7 +22,8 @@ def settings_of(inputs: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
 
 
 def _is_setting(name: str, value: Any) -> bool:
-    if name in _FREE_FIELDS:
+    _, dot, own = name.rpartition(".")
+    if own in (_FREE_IN_NODES if dot else _FREE_FIELDS):
         return False
     if isinstance(value, str):
         return len(value) <= SETTING_MAX_CHARS and "://" not in value

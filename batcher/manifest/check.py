@@ -14,12 +14,14 @@ from batcher.jobs import identity_v1
 from batcher.jobs.columns import normal
 from batcher.jobs.identity import FIRST_RULE, generated_id, input_digest, is_text_name
 from batcher.jobs.job import Job, Source, explicit_id_problem
+from batcher.jobs.nodes import is_link
 from batcher.manifest.csv_files import json_list_in
 from batcher.manifest.expand import Draft, FieldProblem, Scope
-from batcher.manifest.fit import fit_names, give_types, hinted, without_extra
+from batcher.manifest.fit import fit_names, give_types, hinted, judged
 from batcher.manifest.folders import FILE_NAME, media_of
 from batcher.manifest.id_table import Claim, IdTable
 from batcher.manifest.media import LocalFiles, MediaError, check_body_size, is_public_url, several_urls
+from batcher.manifest.nodes import fit_nodes, nodes_missing
 from batcher.manifest.rows import LocalPath
 from batcher.manifest.tally import ManifestTally, Repeated
 from batcher.schema.dialect import may_name_media, media_kind
@@ -91,7 +93,7 @@ class Checker:
         if model is None:
             raise Rejects([*draft.problems, ("model", NO_MODEL)])
         spec = self._specs.get(model)
-        problems = [*draft.problems]
+        problems = [*draft.problems, *fit_nodes(draft, model)]
         if spec is not None and draft.inputs.keys() <= spec.fields.keys():
             perhaps_media: Iterable[str] = spec.perhaps_media
         else:
@@ -99,12 +101,13 @@ class Checker:
             perhaps_media = _perhaps_media(draft.inputs, spec)
         inputs = draft.inputs
         self._resolve_media(draft, _media_fields(draft, spec), scope.directory, problems)
+        problems += nodes_missing(inputs, self._files)
         rule = scope.setting.rule
         digest = identity_v1.input_digest(model, inputs) if rule == FIRST_RULE else ""
         self._send_files(draft, perhaps_media, scope.directory, problems)
         if spec is not None:
             give_types(inputs, spec)
-            if against := spec.problems(without_extra(inputs, spec, scope)):
+            if against := spec.problems(judged(inputs, spec, scope)):
                 problems += self._against(inputs, against, spec, problems)
         if draft.explicit is not None and (what := explicit_id_problem(draft.explicit)):
             problems.append(("id", what))
@@ -149,8 +152,8 @@ class Checker:
         changed = False
         for name, kind in fields:
             value = inputs.get(name)
-            if value is None or (isinstance(value, str) and is_public_url(value)):
-                if value is not None and "://" in value[8:] and (what := several_urls(value)):
+            if value is None or is_link(name, value) or _is_url(value):
+                if type(value) is str and "://" in value[8:] and (what := several_urls(value)):
                     problems.append((name, what))
                 continue
             base = draft.bases.get(normal(name), directory) if draft.bases else directory
@@ -221,6 +224,10 @@ class Checker:
 
     def _place(self, place: int) -> str:
         return f"{[*self._file_numbers][place >> _LINE_BITS]}:{place & _LINE_MASK}"
+
+
+def _is_url(value: Any) -> bool:
+    return isinstance(value, str) and is_public_url(value)
 
 
 def _mark(job: Job) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from batcher.jobs.columns import META, normal
 from batcher.jobs.job import LocalMedia
+from batcher.jobs.nodes import WORKFLOW, is_override
 from batcher.manifest.expand import Draft, FieldProblem, Scope
 from batcher.schema.spec import ModelSpec
 
@@ -34,7 +35,7 @@ def fit_names(draft: Draft, spec: ModelSpec | None, scope: Scope) -> Iterator[Fi
     draft.inputs = fitted = {}
     for name, value in inputs.items():
         own = name if name in spec.fields else spec.capitals.get(name, name)
-        if own in spec.fields or name in scope.setting.extra:
+        if own in spec.fields or name in scope.setting.extra or is_override(name):
             fitted[own if own in spec.fields else spelled.get(name, name)] = value
         elif name in scope.used:
             draft.vars = {**draft.vars, spelled.get(name, name): value}
@@ -44,8 +45,13 @@ def fit_names(draft: Draft, spec: ModelSpec | None, scope: Scope) -> Iterator[Fi
             draft.meta = {**draft.meta, name: value}
 
 
-def without_extra(inputs: dict[str, Any], spec: ModelSpec, scope: Scope) -> dict[str, Any]:
-    """Those inputs that the schema is asked about: without the extra ones that it doesn't list."""
+def judged(inputs: dict[str, Any], spec: ModelSpec, scope: Scope) -> dict[str, Any]:
+    """Those inputs that the schema is asked about: without the extra ones that it doesn't list.
+
+    With a workflow of the job's own, a deployment's schema knows nothing of the nodes.
+    """
+    if WORKFLOW in inputs:
+        inputs = {name: value for name, value in inputs.items() if not is_override(name)}
     extra = scope.setting.extra
     if not extra:
         return inputs

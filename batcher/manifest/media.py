@@ -14,16 +14,20 @@ from typing import Any
 import msgspec
 
 from batcher.jobs.job import LocalMedia
+from batcher.jobs.nodes import workflow_problem
 from batcher.manifest.rows import LocalPath
+from batcher.schema.dialect import WORKFLOW_KIND, json_value
 from batcher.schema.wording import shown
 from batcher.terminal import legible
 
 BODY_MAX_BYTES = 64 * 1024 * 1024
 """The API's limit for a request body, inline media included."""
+JSON_TYPE = "application/json"
 FILE_MAX_BYTES = BODY_MAX_BYTES // 4 * 3
 KNOWN_FILES_MAX = 16_384
 CHUNK_BYTES = 1024 * 1024
 SNIFFED_BYTES = 64
+NO_URL_NOR = "neither a public HTTPS URL nor"
 URL_FORM = "https://host/path, without login or spaces"
 HOST_MAX_CHARS = 253
 
@@ -83,12 +87,15 @@ class LocalFiles:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, int, int], tuple[str, str]] = {}
+        self._nodes: dict[str, frozenset[str]] = {}
 
     def resolved(self, value: Any, kind: str | None, directory: Path) -> Any:
         """``value`` of a media field as it is sent: URLs as they are, local files as LocalMedia.
 
-        ``kind`` is image, video, audio, or None for any. Raises MediaError.
+        ``kind`` is image, video, audio, workflow, or None for any media. Raises MediaError.
         """
+        if kind == WORKFLOW_KIND:
+            return self._workflow(value, directory)
         if isinstance(value, list):
             return [self.resolved(item, kind, directory) for item in value]
         if not isinstance(value, str):
@@ -122,31 +129,71 @@ class LocalFiles:
             is_there = False
         return self._local(value, None, directory) if is_there or strict else value
 
+    def _workflow(self, value: Any, directory: Path) -> Any:
+        """A workflow: a map as it is, the path of a JSON file as LocalMedia. Raises MediaError."""
+        if isinstance(value, str) and not value.lstrip().startswith("{"):
+            return self._local(value, WORKFLOW_KIND, directory)
+        try:
+            graph = json_value(value) if isinstance(value, str) else value
+        except ValueError as error:
+            raise MediaError(f"not JSON: {error}") from None
+        if (what := workflow_problem(graph)) is not None:
+            raise MediaError(what)
+        return graph
+
+    def nodes_in(self, workflow: Any) -> frozenset[str]:
+        """The nodes of a workflow that :meth:`resolved` gave. Raises MediaError if its file is gone."""
+        if not isinstance(workflow, LocalMedia):
+            return frozenset(map(str, workflow))
+        if workflow.sha256 not in self._nodes:
+            self._nodes[workflow.sha256] = frozenset(_graph_in(Path(workflow.path)))
+        return self._nodes[workflow.sha256]
+
     def _local(self, text: str, kind: str | None, directory: Path) -> LocalMedia:
         path = directory / text
         try:
             status = path.stat()
         except (OSError, ValueError):
             raise MediaError(
-                f"{shown(text)} is neither a public HTTPS URL nor a file that exists"
+                f"{shown(text)} is {'not' if kind == WORKFLOW_KIND else NO_URL_NOR} a file that exists"
             ) from None
         if not stat.S_ISREG(status.st_mode):
             raise MediaError(f"{shown(text)} is not a file")
         if status.st_size > FILE_MAX_BYTES:
             raise MediaError(f"{shown(text)} has {status.st_size} bytes; {_limit()}")
-        sha256, media_type = self._identity(path, status)
+        sha256, media_type = self._identity(path, status, kind)
         found = media_type.partition("/")[0]
-        if kind is not None and found != kind:
+        if kind not in (None, WORKFLOW_KIND, found):
             raise MediaError(f"{shown(text)} is {media_type}, not {kind}")
         return LocalMedia(str(path), legible(text), sha256, status.st_size, media_type)
 
-    def _identity(self, path: Path, status: os.stat_result) -> tuple[str, str]:
+    def _identity(self, path: Path, status: os.stat_result, kind: str | None) -> tuple[str, str]:
         key = (str(path), status.st_size, status.st_mtime_ns)
         if key not in self._known:
             if len(self._known) >= KNOWN_FILES_MAX:
                 self._known.pop(next(iter(self._known)))
-            self._known[key] = _read_identity(path)
+            read = _workflow_identity if kind == WORKFLOW_KIND else _read_identity
+            self._known[key] = read(path)
         return self._known[key]
+
+
+def _graph_in(path: Path) -> dict[str, Any]:
+    """The workflow in a JSON file. Raises MediaError."""
+    try:
+        graph = json_value(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    except OSError as error:
+        raise MediaError(f"{shown(str(path))} can't be read: {error.strerror}") from None
+    except ValueError as error:
+        raise MediaError(f"{shown(str(path))} is not JSON: {error}") from None
+    if (what := workflow_problem(graph)) is not None:
+        raise MediaError(f"{shown(str(path))} is {what}")
+    return dict(graph)
+
+
+def _workflow_identity(path: Path) -> tuple[str, str]:
+    """SHA-256 in hex and media type of a workflow's file. Raises MediaError."""
+    _graph_in(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest(), JSON_TYPE
 
 
 def _read_identity(path: Path) -> tuple[str, str]:

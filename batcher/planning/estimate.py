@@ -10,6 +10,7 @@ from typing import NamedTuple
 from batcher.jobs.job import Job
 from batcher.schema.price import Quote
 from batcher.schema.spec import ModelSpec
+from batcher.terminal import visible
 
 NO_PRICE = "no price is known"
 
@@ -96,7 +97,8 @@ class Estimate:
 def _problem(spec: ModelSpec | None) -> str:
     """Why a job of this model has no price."""
     if spec is None or spec.base_price_usd is None:
-        return NO_PRICE
+        note = spec.pricing_note if spec is not None else None
+        return f"{NO_PRICE}: {visible(note)}" if note else NO_PRICE
     if not spec.base_price_usd:
         return "the catalogue says $0, which is no price"
     if not spec.price.is_understood:

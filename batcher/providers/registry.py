@@ -7,19 +7,26 @@ from contextlib import AbstractAsyncContextManager
 from importlib import import_module
 from typing import Final, cast
 
+from batcher.jobs.nodes import DEPLOYMENT
 from batcher.providers.vendor import Surroundings, Vendor
 
 Opener = Callable[[Surroundings], AbstractAsyncContextManager[Vendor]]
 
 RUNCOMFY: Final = "runcomfy"
+DEPLOYMENTS: Final = "deployments"
 FAL: Final = "fal"
 OPENERS: Final = {
     RUNCOMFY: "runcomfy.provider:open_runcomfy",
+    DEPLOYMENTS: "deployments:open_deployments",
     "replicate": "replicate:open_replicate",
     FAL: "fal:open_fal",
 }
 """Each vendor's opener, as ``module:function`` of this package: imported when a run needs it."""
-PREFIXES: Final[dict[str, str]] = {"replicate:": "replicate", "fal:": FAL}
+PREFIXES: Final[dict[str, str]] = {
+    DEPLOYMENT: DEPLOYMENTS,
+    "replicate:": "replicate",
+    "fal:": FAL,
+}
 """What the names of a vendor's models begin with, and the vendor. All others are RunComfy's."""
 
 

@@ -29,6 +29,8 @@ class Vendor:
     endpoint: Endpoint
     balance_usd: Callable[[], Awaitable[float | None]] = no_balance
     """Asks for the account's balance in USD; None if it can't be asked. Raises nothing."""
+    wallet: str = ""
+    """What the vendor is paid from: vendors with the same one share a balance. Empty: its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,8 @@ class Backend:
             queue_s=rng.uniform(*simulation.queue_s) / speed,
             run_s=rng.uniform(*simulation.run_s) / speed * slowness,
             fate=fate or "",
+            instances=simulation.instances,
+            wake_s=simulation.wake_s / speed,
         )
 
 

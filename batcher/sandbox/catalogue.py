@@ -16,7 +16,8 @@ from batcher.sandbox.journal import MODEL_API
 if TYPE_CHECKING:
     from jsonschema_rs import Draft202012Validator
 
-OutputKind = Literal["video", "videos", "image", "images", "audio"]
+OutputKind = Literal["video", "videos", "image", "images", "audio", "workflow"]
+"""A workflow gives an image, a clip and a preview."""
 
 MEDIA_FORMATS = ("image_uri", "video_uri", "audio_uri")
 MEDIA_SCHEMES = ("https://", "data:")
@@ -42,6 +43,10 @@ class Simulation(msgspec.Struct, frozen=True):
     output: OutputKind
     queue_s: tuple[float, float]
     run_s: tuple[float, float]
+    instances: int = 0
+    """Workers of this model alone; 0: it shares those of the sandbox."""
+    wake_s: float = 0.0
+    """How long such a worker takes to start."""
 
 
 class Model(msgspec.Struct, frozen=True):

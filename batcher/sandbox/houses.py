@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
-from batcher.sandbox import fal, fal_platform, media, model_api, replicate
+from batcher.sandbox import deployments, fal, fal_platform, media, model_api, replicate
 from batcher.sandbox.backend import Backend
 
 HOUSES: tuple[Callable[[Backend], Iterable[web.RouteDef]], ...] = (
     model_api.routes,
+    deployments.routes,
     replicate.routes,
     fal.routes,
     fal_platform.routes,

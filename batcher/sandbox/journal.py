@@ -33,7 +33,8 @@ class JobCreated(msgspec.Struct, frozen=True, tag_field="event", tag="created", 
     ``key`` is the digest of model and inputs; ``input`` is fit for the file (``data:`` URIs are
     recorded by their hash); ``queue_s`` and ``run_s`` are durations in seconds, ``at`` seconds
     since the epoch; ``fate`` is the fault of its generation, or empty; ``api`` is the name of the
-    API by which it came.
+    API by which it came. If ``instances`` isn't 0, so many workers serve its model alone, which take
+    ``wake_s`` seconds to start if they are asleep.
     """
 
     id: str
@@ -46,6 +47,8 @@ class JobCreated(msgspec.Struct, frozen=True, tag_field="event", tag="created", 
     run_s: float
     fate: str = ""
     api: str = MODEL_API
+    instances: int = 0
+    wake_s: float = 0.0
 
 
 class Cancellation(msgspec.Struct, frozen=True, tag_field="event", tag="cancelled", omit_defaults=True):

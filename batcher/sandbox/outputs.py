@@ -39,6 +39,8 @@ def names(order: JobCreated) -> list[str]:
     model = _model(order)
     kind = model.simulation.output
     inputs = msgspec.json.decode(order.input)
+    if kind == "workflow":
+        return ["0.png", "1.mp4", "2.png"]
     counted = model.value(inputs, "num_images") or model.value(inputs, "num_outputs") or 1
     count = counted if kind == "images" else 1
     return [f"{index}.{EXTENSIONS[kind]}" for index in range(count)]

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from batcher.sandbox.settings import SandboxSettings, SandboxStats
 
 
+SHARED = ""
+"""The pool of all models without instances of their own."""
+KEEPS_WARM_S = 60.0
+
+
 class RequestPhase(Enum):
     """Where a request stands."""
 
@@ -64,17 +69,55 @@ class Request(msgspec.Struct):
         )
 
 
+class Pool:
+    """A queue and its workers: first come, first served. Some sleep if they are idle for a minute."""
+
+    def __init__(self, workers: int) -> None:
+        self.queue: dict[str, Request] = {}
+        self.free_at_s = [0.0] * workers
+        self.moved_up_s = 0.0
+
+    def advance(self, now_s: float) -> None:
+        """Start what would have started by ``now_s``: the head of the queue takes the next slot."""
+        while self.queue:
+            head = next(iter(self.queue.values()))
+            start_s = self._start_s(head.order)
+            if start_s > now_s:
+                return
+            del self.queue[head.order.id]
+            head.started_s = start_s
+            heapq.heapreplace(self.free_at_s, start_s + head.order.run_s)
+
+    def _start_s(self, order: JobCreated) -> float:
+        free_s = self.free_at_s[0]
+        start_s = max(order.at + order.queue_s, free_s, self.moved_up_s)
+        return start_s + (order.wake_s if start_s - free_s > KEEPS_WARM_S else 0.0)
+
+    def drop(self, request: Request, at_s: float) -> None:
+        """Cancel a request that waits or runs."""
+        # With other workers than the state file was written by, it may be in no queue: so be it.
+        busy_until_s = request.ended_s
+        request.cancelled_s = at_s
+        if self.queue.pop(request.order.id, None) is not None:
+            self.moved_up_s = at_s
+        elif busy_until_s in self.free_at_s:
+            self.free_at_s[self.free_at_s.index(busy_until_s)] = at_s
+            heapq.heapify(self.free_at_s)
+
+    def unfinished(self, now_s: float) -> int:
+        """How many wait or run."""
+        return len(self.queue) + sum(free_s > now_s for free_s in self.free_at_s)
+
+
 class Store:
-    """All requests by id. First come, first served, by as many workers as the settings name."""
+    """All requests by id. Those of models with instances of their own have a pool of their own."""
 
     def __init__(self, settings: SandboxSettings, stats: SandboxStats) -> None:
         """Open the state file and replay it. Raises RunDirError, InputError."""
         self._settings = settings
         self._stats = stats
         self._requests: dict[str, Request] = {}
-        self._queue: dict[str, Request] = {}
-        self._free_at_s = [0.0] * settings.workers
-        self._moved_up_s = 0.0
+        self._pools = {SHARED: Pool(settings.workers)}
         self._posts_by_key: Counter[str] = Counter()
         self._journal = Journal(settings.state)
         try:
@@ -120,7 +163,8 @@ class Store:
 
     def queue_position(self, request_id: str) -> int:
         """How many stand before this queued request."""
-        return next(place for place, queued in enumerate(self._queue) if queued == request_id)
+        queue = self._pool(self._requests[request_id].order).queue
+        return next(place for place, queued in enumerate(queue) if queued == request_id)
 
     def posts_for(self, key: str) -> int:
         """How many POSTs for ``key`` were served or went wrong, in all processes: see :meth:`alone`."""
@@ -173,7 +217,7 @@ class Store:
 
     def _enqueue(self, order: JobCreated) -> None:
         request = Request(order)
-        self._requests[order.id] = self._queue[order.id] = request
+        self._requests[order.id] = self._pool(order).queue[order.id] = request
         self._posts_by_key[order.key] += 1
         stats = self._stats
         stats.jobs_created += 1
@@ -181,28 +225,19 @@ class Store:
         stats.max_unfinished = max(stats.max_unfinished, self._unfinished(order.at))
 
     def _dequeue(self, cancellation: Cancellation) -> None:
-        # With other workers than the state file was written by, it may be in no queue: so be it.
         request = self._requests[cancellation.id]
-        busy_until_s = request.ended_s
-        request.cancelled_s = cancellation.at
-        if self._queue.pop(cancellation.id, None) is not None:
-            self._moved_up_s = cancellation.at
-        elif busy_until_s in self._free_at_s:
-            self._free_at_s[self._free_at_s.index(busy_until_s)] = cancellation.at
-            heapq.heapify(self._free_at_s)
+        self._pool(request.order).drop(request, cancellation.at)
         self._stats.jobs_cancelled += 1
         self._stats.refunded_usd += 0.0 if cancellation.charged else request.order.price_usd
 
     def _unfinished(self, now_s: float) -> int:
-        return len(self._queue) + sum(free_s > now_s for free_s in self._free_at_s)
+        return sum(pool.unfinished(now_s) for pool in self._pools.values())
 
     def _advance(self, now_s: float) -> None:
-        """Start what would have started by ``now_s``: the head of the queue takes the next slot."""
-        while self._queue:
-            head = next(iter(self._queue.values()))
-            start_s = max(head.order.at + head.order.queue_s, self._free_at_s[0], self._moved_up_s)
-            if start_s > now_s:
-                return
-            del self._queue[head.order.id]
-            head.started_s = start_s
-            heapq.heapreplace(self._free_at_s, start_s + head.order.run_s)
+        for pool in self._pools.values():
+            pool.advance(now_s)
+
+    def _pool(self, order: JobCreated) -> Pool:
+        if not order.instances:
+            return self._pools[SHARED]
+        return self._pools.setdefault(order.model, Pool(order.instances))

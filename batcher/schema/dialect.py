@@ -15,7 +15,9 @@ from typing import Any
 import msgspec
 
 from batcher.errors import InputError
+from batcher.jobs.nodes import WORKFLOW
 
+WORKFLOW_KIND = "workflow"
 MAX_DEPTH = 32
 JSON_DEPTH_MAX = 100
 INT_MIN, INT_MAX = -(2**63), 2**64 - 1
@@ -194,8 +196,13 @@ def _listed(schema: Mapping[str, Any], key: str) -> list[Any]:
 
 @lru_cache(maxsize=4096)
 def media_kind(name: str) -> str | None:
-    """The kind of media (image, video, audio) by a field's name, else None."""
-    match = _MEDIA_NAME.fullmatch(name)
+    """The kind of media (image, video, audio) that a field's name says it takes, else None.
+
+    Of a workflow's node it is the name of its input; the workflow itself is a kind of its own.
+    """
+    if name == WORKFLOW:
+        return WORKFLOW_KIND
+    match = _MEDIA_NAME.fullmatch(name.rpartition(".")[2])
     if match is None or _COUNT_OR_SWITCH.fullmatch(match["before"] or ""):
         return None
     return match["kind"].lower()
@@ -203,7 +210,8 @@ def media_kind(name: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def may_name_media(name: str) -> bool:
-    """Whether a field may take media by its name alone: ``img``, ``mask``, ..."""
+    """Whether a field that is not known to take media may do so, by its name: ``img``, ``mask``, ..."""
+    name = name.rpartition(".")[2]
     return _PERHAPS_MEDIA.search(name) is not None and _COUNT_OR_SWITCH.fullmatch(name) is None
 
 

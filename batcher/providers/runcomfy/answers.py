@@ -250,9 +250,9 @@ def _result(answer: ApiAnswer, document: dict[str, Any], word: str) -> Result:
 
 def kept_output(output: object) -> object:
     """The part of an ``output`` kept in the ledger: all, or its beginning as text if it is long."""
-    kept = recorded(output)
-    text = msgspec.json.encode(kept)
-    return kept if len(text) <= OUTPUT_MAX_BYTES else text[:OUTPUT_MAX_BYTES].decode(errors="ignore")
+    masked = recorded(output)
+    text = msgspec.json.encode(masked)
+    return masked if len(text) <= OUTPUT_MAX_BYTES else text[:OUTPUT_MAX_BYTES].decode(errors="ignore")
 
 
 def _model(document: dict[str, Any], answer: ApiAnswer) -> str | None:

@@ -18,6 +18,7 @@ from batcher.http.endpoint import Endpoint
 from batcher.http.network import is_loopback
 from batcher.providers.runcomfy.credentials import DEFAULT_BASE_URL, base_url
 
+WALLET: Final = "runcomfy"
 BALANCE_VARIABLE: Final = "RUNCOMFY_SERVERLESS_API_BASE"
 DEFAULT_BALANCE_BASE: Final = "https://api.runcomfy.net/prod/v2"
 ASK_S: Final = 5.0

@@ -12,6 +12,7 @@ import msgspec
 
 from batcher.jobs.job import Job, LocalMedia
 
+JSON_TYPE = "application/json"
 MAX_BODY_BYTES = 64 << 20
 QUICK_CHARS = 16 << 10
 QUICK_ITEMS = 16
@@ -28,7 +29,12 @@ def request_body(job: Job) -> bytes:
     Blocks while it reads; see :func:`is_quick`. Raises OSError if a file is gone, ValueError if
     it differs from the planned one or the body is over the API's 64 MiB.
     """
-    body = msgspec.json.encode({name: _inline(value) for name, value in job.input.items()})
+    return encoded({name: inline(value) for name, value in job.input.items()})
+
+
+def encoded(document: dict[str, Any]) -> bytes:
+    """A body. Raises ValueError if it is over the API's 64 MiB."""
+    body = msgspec.json.encode(document)
     if len(body) > MAX_BODY_BYTES:
         raise ValueError(f"the request body has {len(body)} bytes, the API takes {MAX_BODY_BYTES}")
     return body
@@ -47,11 +53,16 @@ def _is_small(value: Any) -> bool:
     return not isinstance(value, LocalMedia | dict)
 
 
-def _inline(value: Any) -> Any:
+def inline(value: Any) -> Any:
+    """``value`` as the API takes it. Raises OSError, ValueError like :func:`request_body`."""
     if isinstance(value, LocalMedia):
+        if value.media_type == JSON_TYPE:
+            return msgspec.json.decode(content_of(value).removeprefix(b"\xef\xbb\xbf"))
         return data_uri(value)
     if isinstance(value, list):
-        return [_inline(item) for item in value]
+        return [inline(item) for item in value]
+    if isinstance(value, dict):
+        return {name: inline(item) for name, item in value.items()}
     return value
 
 

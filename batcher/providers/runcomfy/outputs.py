@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 DEPTH_MAX: Final = 16
 COUNT_MAX: Final = 1000
@@ -52,9 +52,14 @@ def _texts(value: Any, levels: int, *, named: bool) -> Iterator[str]:
             yield from _texts(item, levels - 1, named=name.lower() in TEXT_KEYS)
 
 
+def is_web_url(value: object) -> TypeGuard[str]:
+    """Whether all of ``value`` is an http(s) URL."""
+    return isinstance(value, str) and len(value) <= URL_MAX_CHARS and bool(_WEB_URL.fullmatch(value))
+
+
 def _urls(value: Any, levels: int) -> Iterator[str]:
     if isinstance(value, str):
-        if len(value) <= URL_MAX_CHARS and _WEB_URL.fullmatch(value):
+        if is_web_url(value):
             yield value
     elif isinstance(value, list | dict) and levels:
         for item in value.values() if isinstance(value, dict) else value:

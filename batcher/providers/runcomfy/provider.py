@@ -13,7 +13,7 @@ from batcher.jobs.job import Job
 from batcher.ports import CancelOutcome, Handle, Lost, Result, Trace, Traits
 from batcher.providers.catalog import Catalog
 from batcher.providers.registry import RUNCOMFY
-from batcher.providers.runcomfy.balance import balance_usd
+from batcher.providers.runcomfy.balance import WALLET, balance_usd
 from batcher.providers.runcomfy.body import prepared_body
 from batcher.providers.runcomfy.client import HttpService
 from batcher.providers.runcomfy.credentials import base_url, find_token
@@ -60,7 +60,7 @@ async def open_runcomfy(around: Surroundings) -> AsyncIterator[Vendor]:
             return await balance_usd(endpoint, around.env)
 
         balance = no_balance if around.sandbox else ask_balance
-        yield Vendor(endpoint.base_url, RunComfy(api), catalog, endpoint, balance)
+        yield Vendor(endpoint.base_url, RunComfy(api), catalog, endpoint, balance, WALLET)
 
 
 def _sandboxed(origin: str) -> Endpoint:
