@@ -343,3 +343,24 @@ async def test_a_spoilt_name_of_a_field_does_not_pass_for_a_field_of_a_newer_ver
     path.write_bytes(b"".join(kept) + last.replace(b"group", spoilt))
     with pytest.raises(LedgerError, match=r"ledger\.jsonl:2: unreadable"):
         open_ledger(tmp_path)
+
+
+async def test_lines_are_durable_before_the_mark_that_says_there_were_some(whole):
+    (whole / ".batcher/begun.ledger").unlink()  # a run died between its first lines and the mark
+    order = []
+
+    class Noting(LocalDisk):
+        def open_append(self, path):
+            return NotingFile(path)
+
+        def write_whole(self, path, pieces):
+            order.append(path.name)
+            return super().write_whole(path, pieces)
+
+    class NotingFile(LocalAppendFile):
+        def sync(self):
+            order.append("sync")
+            super().sync()
+
+    open_ledger(whole, Noting()).release()
+    assert order[-2:] == ["sync", "begun.ledger"]

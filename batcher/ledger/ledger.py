@@ -120,6 +120,7 @@ class Ledger:
             if not commit.end:
                 commit.first_written = partial(self._disk.write_whole, mark, [])
             elif self._disk.size(mark) is None:
+                file.sync()  # the mark must not outlive the lines that it speaks of
                 self._disk.write_whole(mark, [])
             self._note_others(self._tails)
             self._ready, self._undo = commit, undo.pop_all()
