@@ -53,9 +53,10 @@ class Bench:
     async def ask(self, timeout_s=None):
         return await self.watcher.ask(Handle(MODEL, "r1"), timeout_s)
 
-    async def watch(self, timeout_s=7200.0, *, taken_over=False):
+    async def watch(self, timeout_s=7200.0, due_s=None):
         schedule = PollSchedule(self.rng)
-        return await self.watcher.watch(Handle(MODEL, "r1"), schedule, timeout_s, taken_over=taken_over)
+        first_s = schedule.first_s() if due_s is None else due_s
+        return await self.watcher.watch(Handle(MODEL, "r1"), schedule, timeout_s, first_s)
 
 
 @pytest.mark.parametrize("end", [DONE, FAILED, CANCELLED])
@@ -73,12 +74,12 @@ async def test_polls_come_at_growing_steps():
     assert all(17 <= gap_s <= 23 for gap_s in gaps_s[-5:])
 
 
-async def test_a_new_request_is_left_alone_at_first_and_old_ones_are_not_asked_after_all_at_once():
+async def test_a_new_request_is_left_alone_at_first_and_an_old_one_is_asked_about_when_told():
     new, old = Bench(DONE), Bench(DONE)
     await new.watch()
-    await old.watch(taken_over=True)
+    await old.watch(due_s=0.5)
     assert new.polls[0] >= 0.9
-    assert 0 < old.polls[0] < 1
+    assert old.polls[0] == 0.5
 
 
 async def test_an_unknown_word_is_polled_on_and_may_still_come_to_a_good_end():

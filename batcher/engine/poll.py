@@ -111,15 +111,15 @@ class Watcher:
         return None
 
     async def watch(
-        self, request: Handle, schedule: Polls, timeout_s: float | None, *, taken_over: bool
+        self, request: Handle, schedule: Polls, timeout_s: float | None, first_s: float
     ) -> Result | None:
-        """Poll until the request is finished.
+        """Poll until the request is finished, for the first time in ``first_s`` seconds.
 
         None if the job timed out or the token was refused: it continues at the API, and the
         next run polls it again. Raises Gone.
         """
         watched_s = self._clock.monotonic()
-        await self._clock.sleep(self._rng.uniform(0.0, 1.0) if taken_over else schedule.first_s())
+        await self._clock.sleep(first_s)
         began_s, left_s = self._clock.monotonic(), timeout_s
         while True:
             result = await self.ask(request, left_s)

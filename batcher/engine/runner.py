@@ -20,6 +20,7 @@ from batcher.engine.poll import Gone, handle_of, is_final_no
 from batcher.engine.retries import Retries
 from batcher.engine.stop import Breaker
 from batcher.engine.submit import Outcome
+from batcher.engine.vanishing import Vanishing
 from batcher.errors import (
     BatcherError,
     IncompleteError,
@@ -145,23 +146,36 @@ class Runner:
         self._deps.observer.changed(self.view)
 
     def _take_over(self, plan: Plan) -> None:
-        """Requests of earlier runs take their slots first, even if they exceed the limit."""
-        for job_id in plan.resumed:
+        """Requests of earlier runs take their slots first, even if they exceed the limit.
+
+        What their providers delete soonest is asked for first.
+        """
+        earlier = Vanishing(self._lanes.lines, self._ledger.snapshot, self._deps.clock)
+        for warning in earlier.warnings([*plan.resumed, *plan.owed, *plan.collected]):
+            self._deps.observer.warn(warning)
+        self._spawn(self._collect_each(earlier.soonest_first([*plan.owed, *plan.collected])))
+        resumed = earlier.soonest_first(plan.resumed)
+        for place, job_id in enumerate(resumed):
             record = self._ledger.snapshot.records[job_id]
             self._lanes.slots.hold(record.model)
             if record.listed:
                 self._lanes.cancels.watched[job_id] = None
-            self._spawn(self._resume(job_id))
-        for job_id in plan.owed:
-            self._spawn(self._collect(job_id, None))
+            self._spawn(self._resume(job_id, (place + 1) / len(resumed)))
         self._lanes.unwatched.take_over(frozenset(plan.resumed), self._deps.run_dir.is_ours)
 
+    async def _collect_each(self, jobs: list[str]) -> None:
+        for job_id in jobs:
+            await self._backlog_shrinks()
+            self._spawn(self._collect(job_id, None))
+
     async def _admit(self, plan: Plan, work: Iterable[tuple[Job, Decision]]) -> None:
-        resumed = frozenset(plan.resumed)
+        resumed, collected = frozenset(plan.resumed), frozenset(plan.collected)
         try:
             for number, (job, decision) in enumerate(work, 1):
                 if number % CHECKS_PER_BREATH == 0:
                     await self._deps.clock.sleep(0)
+                if job.id in collected:
+                    continue
                 if job.id not in resumed:
                     await self._begin(job, decision)
                 elif self._retries.met(job):
@@ -179,9 +193,6 @@ class Runner:
                     self.control.drain(reason)
                     return
                 await self._queues.put(job, decision)
-            case Action.COLLECT:
-                await self._backlog_shrinks()
-                self._spawn(self._collect(job.id, None))
             case Action.CHECK:
                 self._check(job.id)
             case Action.LEAVE:
@@ -229,9 +240,9 @@ class Runner:
         """One attempt of a job, to its result; frees its slot."""
         try:
             if ask_first and not await self._old_request_failed(job):
-                return await self._watch_to_end(job.id, taken_over=True)
+                return await self._watch_to_end(job.id, 0.0)
             if await self._submit(job):
-                return await self._watch_to_end(job.id, taken_over=False)
+                return await self._watch_to_end(job.id)
             return None
         finally:
             self._lanes.slots.free(job.model)
@@ -297,9 +308,9 @@ class Runner:
             self._deps.observer.warn(warning)
         self._deps.observer.changed(self.view)
 
-    async def _resume(self, job_id: str) -> None:
+    async def _resume(self, job_id: str, due_s: float) -> None:
         try:
-            result = await self._watch_to_end(job_id, taken_over=True)
+            result = await self._watch_to_end(job_id, due_s)
         finally:
             self._lanes.slots.free(self._ledger.snapshot.records[job_id].model)
         if (job := self._retries.taken_over(job_id)) is not None:
@@ -307,8 +318,11 @@ class Runner:
         elif result is not None:
             await self._collect(job_id, result)
 
-    async def _watch_to_end(self, job_id: str, *, taken_over: bool) -> Result | None:
-        """Poll a submitted job; its result once it has completed, else None with the reason recorded."""
+    async def _watch_to_end(self, job_id: str, due_s: float | None = None) -> Result | None:
+        """Poll a submitted job; its result once it has completed, else None with the reason recorded.
+
+        One of an earlier run is asked about in ``due_s`` seconds.
+        """
         record = self._ledger.snapshot.records[job_id]
         if record.state is not State.SUBMITTED or record.request_id is None:
             return None
@@ -316,9 +330,10 @@ class Runner:
         self._watched_since_s[job_id] = self._deps.clock.monotonic()
         self._deps.observer.changed(self.view)
         try:
-            with self._lanes.polling.watching(job_id, taken_over=taken_over) as schedule:
+            with self._lanes.polling.watching(job_id, taken_over=due_s is not None) as schedule:
+                first_s = schedule.first_s() if due_s is None else due_s
                 result = await self._lanes.watcher.watch(
-                    handle_of(record), schedule, self._pace.job_timeout_s, taken_over=taken_over
+                    handle_of(record), schedule, self._pace.job_timeout_s, first_s
                 )
         except Gone as error:
             await self._failed(job_id, code=NOT_FOUND, message=str(error))

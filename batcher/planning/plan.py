@@ -244,6 +244,8 @@ class Plan:
     invalid: int = 0
     buckets: dict[PlanGroup, BucketTotal] = field(default_factory=dict)
     resumed: list[str] = field(default_factory=list)
+    collected: list[str] = field(default_factory=list)
+    """Jobs with a paid result that is still to be downloaded."""
     owed: list[str] = field(default_factory=list)
     """Jobs that left the manifest, or were edited, with a paid result that was never fetched."""
     edited: dict[str, EditedRow] = field(default_factory=dict)
@@ -307,6 +309,8 @@ def make_plan(
 def _take(plan: Plan, job: Job, decision: Decision, price_of: PriceOf) -> None:
     if decision.action is Action.WATCH:
         plan.resumed.append(job.id)
+    elif decision.action is Action.COLLECT:
+        plan.collected.append(job.id)
     total = plan.buckets.get(decision.bucket)
     if total is None:
         total = plan.buckets[decision.bucket] = BucketTotal()
