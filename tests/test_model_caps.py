@@ -42,7 +42,7 @@ def peaks(batch):
     async def counted_result(request_id):
         known = await result(request_id)
         if known.phase.terminal:
-            model = next((one for word, one in MODELS.items() if word in request_id), FLUX)
+            model = next((one for word, one in MODELS.items() if word in request_id.id), FLUX)
             now[model] -= 1
         return known
 
