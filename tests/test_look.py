@@ -182,3 +182,13 @@ def test_the_doctor_exits_as_a_run_would(tmp_path, called, server, monkeypatch):
 def test_the_doctor_leaves_nothing_behind(tmp_path, called):
     look(called, tmp_path / "not/there/yet")
     assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_the_doctor_looks_at_other_vendors_too(called, server, monkeypatch):
+    monkeypatch.setenv("RUNCOMFY_TOKEN", TOKEN)
+    monkeypatch.setenv("RUNCOMFY_MODEL_API_BASE", server.base)
+    monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_token_for_nothing")
+    monkeypatch.setenv("REPLICATE_API_BASE_URL", "http://127.0.0.1:9")
+    code, found = look(called)
+    assert (code, found["replicate"][0]) == (0, "careful")
+    assert "r8_token" not in str(found)

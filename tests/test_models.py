@@ -112,6 +112,19 @@ class TestModels:
         assert batcher("models", "zebra").returncode == 1
         assert batcher("models", "show").returncode == 64
 
+    def test_all_vendors_are_searched(self, ok):
+        found = json.loads(ok("models", "flux", "--sandbox", "--json"))["models"]
+        vendors = {model["model_id"].partition(":")[0] for model in found}
+        assert {"fal", "replicate"} < vendors
+
+    def test_a_vendor_that_fails_hides_no_other(self, server, batcher, monkeypatch):
+        monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_token_for_nothing")
+        monkeypatch.setenv("REPLICATE_API_BASE_URL", "http://127.0.0.1:9")
+        told = batcher("models", "image-to-video")
+        assert told.returncode == 0
+        assert KLING.model_id in told.stdout
+        assert "replicate: its models can't be listed" in told.stderr
+
     async def test_a_broken_list_on_disk_is_asked_for_again(self, tmp_path):
         clock, disk = SystemClock(), LocalDisk()
         async with connect(SandboxOptions(), Host(home=tmp_path), None, spending=False) as site:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from batcher.download.lookup import Lookup
 from batcher.download.patience import DownloadLimits
 from batcher.download.trust import TrustPolicy
 from batcher.download.way import Way
-from batcher.errors import LedgerError
+from batcher.errors import CredentialsError, LedgerError, UsageError
 from batcher.http.network import Network
 from batcher.jobs.lifecycle import SANDBOX_API
 from batcher.layout import HIDDEN_NAME, SANDBOX_NAME
@@ -25,7 +25,7 @@ from batcher.ports import Provider
 from batcher.providers.catalog import Catalog, Specs
 from batcher.providers.catalog_cache import CachedEntry, cache_dir
 from batcher.providers.listing import ListingCache
-from batcher.providers.registry import RUNCOMFY, opener_of, vendor_of, vendors_of
+from batcher.providers.registry import OPENERS, RUNCOMFY, opener_of, vendor_of, vendors_of
 from batcher.providers.runcomfy.credentials import BASE_VARIABLE, base_url
 from batcher.providers.vendor import Surroundings, Vendor
 from batcher.terminal import visible
@@ -45,8 +45,23 @@ class Site:
         """Connect to the vendors of ``models`` too. Raises CredentialsError."""
         for name in vendors_of(models):
             if name not in self.vendors:
-                vendor = opener_of(name)(self._around)
-                self.vendors[name] = await self._open.enter_async_context(vendor)
+                await self._connect(name, self._around)
+
+    async def reach_all(self) -> None:
+        """Connect to every vendor that is set up: that has a token and an address to use it at."""
+        around = replace(self._around, needs_token=True)
+        for name in OPENERS:
+            if name not in self.vendors:
+                with suppress(CredentialsError, UsageError):
+                    await self._connect(name, around)
+
+    def others(self) -> list[str]:
+        """The names of the connected vendors, without RunComfy's Model API."""
+        return [name for name in self.vendors if name != RUNCOMFY]
+
+    async def _connect(self, name: str, around: Surroundings) -> None:
+        vendor = opener_of(name)(around)
+        self.vendors[name] = await self._open.enter_async_context(vendor)
 
     def provider(self, model: str) -> Provider:
         """The provider of a model."""

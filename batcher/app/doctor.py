@@ -89,8 +89,23 @@ async def _account(host: Host) -> AsyncIterator[Check]:
             if not api.exit_code:
                 yield await _balance(site, host)
             yield await _clock(site, host)
+            await site.reach_all()
+            for name in site.others():
+                yield await _vendor(name, site)
     except BatcherError as error:
         yield Check("API", str(error), error.exit_code)
+
+
+async def _vendor(name: str, site: Site) -> Check:
+    """Whether another vendor that there is a token for takes it. Nothing depends on it yet."""
+    vendor = site.vendors[name]
+    try:
+        await vendor.catalog.search(limit=1)
+    except CallError as error:
+        return Check(name, f"{vendor.api}: {error}", is_warning=True)
+    usd = await vendor.balance_usd() if not vendor.wallet else None
+    balance = "" if usd is None else f", balance ${usd:,.2f}"
+    return Check(name, f"{vendor.api} took the token{balance}")
 
 
 async def _api(site: Site, host: Host) -> Check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import click
@@ -14,13 +15,16 @@ from batcher.cli.console import duration
 from batcher.cli.event_loop import run_loop
 from batcher.cli.fields import field_notes
 from batcher.cli.observers import only_warnings
-from batcher.errors import InputError, UnreachableError
+from batcher.errors import CallError, InputError, UnreachableError
 from batcher.options.command import command
 from batcher.options.facts import SandboxOptions
 from batcher.providers.catalog import Found, SpecOrigin, SpecSource, spec_of
 from batcher.providers.listing import ModelList
 from batcher.schema.spec import ModelSpec
 from batcher.terminal import visible, visible_json
+
+SHOWN_MAX = 100
+"""Models of each other vendor: their catalogues are large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +36,46 @@ class Asking:
     as_json: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """RunComfy's whole catalogue, what the other vendors found, and those that could not be asked."""
+
+    listing: ModelList
+    others: dict[str, list[dict[str, Any]]]
+    problems: list[str]
+
+
 def list_models(query: str, asking: Asking) -> int:
-    """Print the models that match; 1 where none does."""
-    listing = run_loop(_listing(asking))
-    found = sorted(listing.matching(query), key=lambda model: str(model["model_id"]))
+    """Print the models that match, of all vendors that there is a token for; 1 if none does."""
+    listed = run_loop(_listed(query, asking))
+    listing = listed.listing
+    own = listing.matching(query)
+    found = sorted([*own, *chain(*listed.others.values())], key=lambda model: str(model["model_id"]))
     if asking.as_json:
         _print_json({"models": found, "total": len(found), **_source_json(listing.source)})
     else:
         for line in _list_lines(found):
             click.echo(visible(line))
-        click.echo(f"{len(found)} of {len(listing.models)} models, from {told_source(listing.source)}")
+        click.echo(f"{len(own)} of {len(listing.models)} models, from {told_source(listing.source)}")
+        for name, models in listed.others.items():
+            if models:
+                click.echo(f"{len(models)} from {name}")
+    for problem in listed.problems:
+        click.echo(visible(problem), err=True)
     return int(not found)
 
 
-async def _listing(asking: Asking) -> ModelList:
+async def _listed(query: str, asking: Asking) -> Listed:
     async with connect(_sandbox(asking), _host(), None, spending=False) as site:
-        return await site.listing(_host()).listing(site.catalog(), refresh=asking.refresh)
+        await site.reach_all()
+        listing = await site.listing(_host()).listing(site.catalog(), refresh=asking.refresh)
+        listed = Listed(listing, {}, [])
+        for name in site.others():
+            try:
+                listed.others[name] = await site.vendors[name].catalog.search(query, limit=SHOWN_MAX)
+            except CallError as error:
+                listed.problems.append(f"{name}: its models can't be listed: {error.message}")
+        return listed
 
 
 def _sandbox(asking: Asking) -> SandboxOptions | None:
