@@ -440,7 +440,8 @@ async def test_an_entry_has_the_inputs_of_all_nodes_with_their_types():
     assert fields["overrides.3.inputs.sampler_name"]["enum"] == ["euler", "uni_pc"]
     assert fields["overrides.3.inputs.mode"]["enum"] == ["a", "b"]
     assert fields["overrides.12.inputs.image"]["format"] == "image_uri"
-    assert fields["overrides.3.inputs.model"] == {"description": "KSampler"}
+    assert fields["overrides.3.inputs.model"]["default"] == ["4", 0]
+    assert fields["overrides.3.inputs.model"]["description"] == "KSampler, fed by node 4"
     assert fields["overrides.6.inputs.on"]["type"] == "boolean"
     assert fields["overrides.6.inputs.scale"]["type"] == "number"
     assert "base_price_usd" not in entry

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from manifest_files import PNG, URL, read_text, write
 
+from batcher.cli.fields import field_notes
 from batcher.jobs.columns import Mapped
 from batcher.jobs.job import LocalMedia
-from batcher.jobs.nodes import put_together, taken_apart
+from batcher.jobs.nodes import node_order, prompt_of, put_together, taken_apart
 from batcher.jobs.settings import settings_of
 from batcher.providers.deployments import body_of
 from batcher.schema.object_info import workflow_schema
@@ -223,6 +224,28 @@ def test_seeds_and_texts_of_nodes_are_no_settings():
         "overrides.3.inputs.steps": 20,
     }
     assert settings_of(inputs) == {("overrides.3.inputs.steps", 20)}
+
+
+def test_a_job_is_called_after_the_first_text_of_its_nodes(tmp_path):
+    text = "jobs: [{overrides: {10: {inputs: {text: blurry}}, 6: {inputs: {text: A fox, on: true}}}}]"
+    (name,) = found(tmp_path, text, UNKNOWN).ids
+    assert name.startswith("a-fox-")
+    assert prompt_of({"overrides.7.inputs.seed": 1}) is None
+    assert prompt_of({"prompt": "own", "overrides.7.inputs.text": "node"}) == "own"
+
+
+def test_nodes_are_in_the_order_of_their_numbers():
+    nodes = ["10", "9", "57:8", "x", "57:3", "57", "²"]
+    assert sorted(nodes, key=node_order) == ["9", "10", "57", "57:3", "57:8", "x", "²"]
+
+
+def test_what_another_node_feeds_may_be_fed_by_a_third_or_hold_a_value():
+    for value in (["8", 1], "text", 5, True):
+        assert SPEC.problems({"overrides.3.inputs.model": value}) == []
+    assert "overrides.3.inputs.model" not in SPEC.media
+    assert [note.takes for note in field_notes(SPEC) if note.name == "overrides.3.inputs.model"] == [
+        'anything, default ["4",0]'
+    ]
 
 
 def test_taking_apart_and_putting_together_undo_each_other():

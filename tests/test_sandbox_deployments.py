@@ -198,7 +198,6 @@ defaults: {overrides.6.inputs.text: "{{ who }} in a garden"}
 jobs:
   - vars: {who: a fox}
   - vars: {who: a cat}
-  - {model: deployment/sandbox-lora, prompt: a lighthouse, matrix: {seed: [1]}, overrides.6.inputs.text: null}
 """
 
 
@@ -208,7 +207,7 @@ def journal(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def test_a_batch_is_killed_and_resumed_and_nothing_is_bought_twice(tmp_path):
-    (tmp_path / "m.yaml").write_text(MANIFEST.rpartition("  - {model")[0])
+    (tmp_path / "m.yaml").write_text(MANIFEST)
     run_dir = tmp_path / "output" / "portraits-sandbox"
     ledger = run_dir / "ledger.jsonl"
     quiet = subprocess.DEVNULL
@@ -226,7 +225,7 @@ def test_a_batch_is_killed_and_resumed_and_nothing_is_bought_twice(tmp_path):
     made = Counter(entry["key"] for entry in journal(run_dir))
     assert max(made.values()) == 1, "bought twice"
     assert told["done"] + told["unknown"] == 16
-    assert len(made) in (16 - told["unknown"], 16)
+    assert 16 - told["unknown"] <= len(made) <= 16
     rows = [json.loads(line) for line in (run_dir / "metadata.jsonl").read_text().splitlines()]
     assert len(rows) == 2 * told["done"], "an image and a clip each, and no preview"
     names = sorted(row["file_name"].rpartition(".")[2] for row in rows)

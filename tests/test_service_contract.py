@@ -1,6 +1,6 @@
 """What the engine counts on in a provider: the simulated one and the real client keep the same contract.
 
-The real client talks to the sandbox over loopback, the simulated one to its server in virtual time.
+The real clients talk to the sandbox over loopback, the simulated one to its server in virtual time.
 """
 
 from __future__ import annotations
@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pytest
 from simulation.server import Climate, Server, SimService
 from simulation.world import World
 
+from batcher.disk import LocalDisk
 from batcher.errors import (
     AuthRefused,
     BalanceExhausted,
@@ -25,17 +28,46 @@ from batcher.errors import (
     Rejected,
     TurnedAway,
 )
-from batcher.http.endpoint import Endpoint, Token
 from batcher.ports import CancelOutcome, Handle, Phase, Provider
-from batcher.providers.runcomfy.client import HttpService
-from batcher.providers.runcomfy.provider import RunComfy
+from batcher.providers.registry import opener_of
+from batcher.providers.vendor import Surroundings
 from batcher.sandbox.faults import Fault
 from batcher.sandbox.server import Sandbox
 from batcher.sandbox.settings import SandboxSettings
 
 T = TypeVar("T")
-MODEL = "kling/kling-2-1/master/image-to-video"
 LONG_S = 120.0
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A vendor in the sandbox: where its client finds address and token, and what is bought there.
+
+    In values of ``env``, ``{origin}`` and ``{token}`` are filled in.
+    """
+
+    env: dict[str, str]
+    model: str
+    inputs: dict[str, Any]
+
+
+RUNCOMFY_ENV = {
+    "RUNCOMFY_TOKEN": "{token}",
+    "RUNCOMFY_MODEL_API_BASE": "{origin}/v1",
+    "RUNCOMFY_SERVERLESS_API_BASE": "{origin}/prod/v2",
+}
+SHOPS = {
+    "runcomfy": Shop(
+        RUNCOMFY_ENV,
+        "kling/kling-2-1/master/image-to-video",
+        {"prompt": "cat", "image_url": "https://example.com/cat.png"},
+    ),
+    "deployments": Shop(
+        RUNCOMFY_ENV,
+        "deployment/sandbox-portrait",
+        {"overrides": {"6": {"inputs": {"text": "cat"}}}},
+    ),
+}
 SITUATIONS: dict[str, tuple[Climate, dict[str, Any]]] = {
     "fine": (Climate(), {}),
     "rejecting": (
@@ -73,7 +105,9 @@ class Api(Protocol):
     """A provider, and the hands on its server that a test needs."""
 
     provider: Provider
+    model: str
 
+    def body(self) -> bytes: ...
     def run(self, call: Coroutine[Any, Any, T]) -> T: ...
     def wait(self, delay_s: float) -> None: ...
     def created(self) -> int: ...
@@ -92,6 +126,8 @@ class Indifferent:
 
 
 class Simulated:
+    model = "simulated/model"
+
     def __init__(self, climate: Climate, *, poor: bool, revoked: bool) -> None:
         self.world = World(1)
         self.server = Server(self.world)
@@ -101,6 +137,9 @@ class Simulated:
         if revoked:
             self.server.token_dies_s = 0.0
         self.provider = SimService(self.server, 1, Indifferent())
+
+    def body(self) -> bytes:
+        return json.dumps({"job": "cat", "input": {"prompt": "cat"}}).encode()
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
         return self.world.loop.run_until_complete(call)
@@ -135,20 +174,27 @@ class HandClock:
 
 class Real:
     def __init__(
-        self, settings: dict[str, Any], loop: asyncio.Runner, *, poor: bool, revoked: bool
+        self, shop: str, settings: dict[str, Any], loop: asyncio.Runner, *, poor: bool, revoked: bool
     ) -> None:
+        self._shop = SHOPS[shop]
+        self.model = self._shop.model
         self.clock = HandClock()
         self._loop = loop
         balance_usd = 0.0 if poor else None
         self._sandbox = Sandbox(SandboxSettings(clock=self.clock, balance_usd=balance_usd, **settings))
-        base = self.run(self._sandbox.start())
-        token = Token("revoked" if revoked else "s3cr3t-token-0123456789")
-        self._api = HttpService(Endpoint(base, token), self.clock)
-        self.run(self._api.__aenter__())
-        self.provider = RunComfy(self._api)
+        origin = self.run(self._sandbox.start()).removesuffix("/v1")
+        token = "revoked" if revoked else "s3cr3t-token-0123456789"
+        env = {key: text.format(origin=origin, token=token) for key, text in self._shop.env.items()}
+        around = Surroundings(env, Path("/nowhere"), self.clock, LocalDisk())
+        self._open = AsyncExitStack()
+        vendor = self.run(self._open.enter_async_context(opener_of(shop)(around)))
+        self.provider = vendor.provider
+
+    def body(self) -> bytes:
+        return json.dumps(self._shop.inputs).encode()
 
     def close(self) -> None:
-        self.run(self._api.__aexit__(None, None, None))
+        self.run(self._open.aclose())
         self.run(self._sandbox.stop())
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
@@ -178,22 +224,19 @@ class Apis:
             self._ending.callback(made.world.close)
             return made
         loop = self._ending.enter_context(asyncio.Runner())
-        real = Real(settings, loop, poor=poor, revoked=revoked)
+        real = Real(self._kind, settings, loop, poor=poor, revoked=revoked)
         self._ending.callback(real.close)
         return real
 
 
-@pytest.fixture(params=["simulated", "real"])
+@pytest.fixture(params=["simulated", *SHOPS])
 def api(request) -> Iterator[Apis]:
     with ExitStack() as ending:
         yield Apis(request.param, ending)
 
 
-def submit(api: Api, job: str = "cat") -> str:
-    inputs = {"prompt": job, "image_url": "https://example.com/cat.png"}
-    # The simulated server goes by the job's name, the sandbox by the model's schema.
-    body = inputs if isinstance(api, Real) else {"job": job, "input": inputs}
-    return api.run(api.provider.submit(MODEL, json.dumps(body).encode()))
+def submit(api: Api) -> Handle:
+    return api.run(api.provider.submit(api.model, api.body()))
 
 
 @contextmanager
@@ -271,7 +314,7 @@ def test_what_has_ended_can_not_be_cancelled(api):
 def test_a_request_that_nobody_made_is_not_found(api, call):
     here = api()
     with pytest.raises(NotFound):
-        here.run(getattr(here.provider, call)(Handle(MODEL, "r-unheard-of")))
+        here.run(getattr(here.provider, call)(Handle(here.model, "r-unheard-of")))
 
 
 def test_without_balance_nothing_is_created(api):
@@ -285,7 +328,7 @@ def test_without_a_good_token_nothing_is_created_and_nothing_told(api):
     with refused(here, AuthRefused):
         submit(here)
     with pytest.raises(AuthRefused):
-        here.run(here.provider.result(Handle(MODEL, "r1")))
+        here.run(here.provider.result(Handle(here.model, "r1")))
 
 
 def test_what_is_rejected_is_not_created(api):

@@ -8,17 +8,21 @@ from typing import Any
 
 import msgspec
 
+from batcher.schema.dialect import WORKFLOW_KIND
 from batcher.schema.spec import ModelSpec
 
 _TYPE_WORDS = {
     "string": "text", "integer": "integer", "number": "number", "boolean": "true or false",
     "array": "list", "object": "mapping",
 }  # fmt: skip
+TYPES_MAX = 3
+"""An input of more types takes anything."""
 _SAMPLE_TEXT = "a paper boat drifts down a rainy street"
 _SAMPLE_URLS = {
     "image": "https://example.com/media/boat.png",
     "video": "https://example.com/media/boat.mp4",
     "audio": "https://example.com/media/rain.mp3",
+    WORKFLOW_KIND: "workflow.json",
 }
 _BOUNDS = (
     ("minimum", "at least {}"),
@@ -55,7 +59,9 @@ def field_notes(spec: ModelSpec) -> Iterator[FieldNote]:
 
 
 def _words(schema: Mapping[str, Any], media: str | None) -> Iterator[str]:
-    if media is not None:
+    if media == WORKFLOW_KIND:
+        yield "a JSON file, or a mapping"
+    elif media is not None:
         yield f"{media}s, a list of URLs or files" if _is_list(schema) else f"{media}, a URL or a file"
     elif "enum" in schema:
         yield "one of " + ", ".join(map(literal, schema["enum"]))
@@ -89,7 +95,7 @@ def _sample(schema: Mapping[str, Any], media: str | None) -> Any:
 
 def _type_word(schema: Mapping[str, Any]) -> str:
     declared = schema.get("type")
-    types = declared if isinstance(declared, list) else [declared]
+    types = declared if isinstance(declared, list) and len(declared) <= TYPES_MAX else [declared]
     return " or ".join(_TYPE_WORDS.get(str(name), "anything") for name in types)
 
 

@@ -155,10 +155,10 @@ def _model_lines(spec: ModelSpec, source: SpecSource, flag: str) -> Iterator[str
 
 
 def _price(spec: ModelSpec) -> str:
-    if spec.base_price_usd is None:
-        return "unknown"
-    unit = f" per {spec.price.unit_word.replace('_', ' ')}" if spec.price_unit else ""
     note = f" ({spec.pricing_note})" if spec.pricing_note else ""
+    if spec.base_price_usd is None:
+        return f"unknown{note}"
+    unit = f" per {spec.price.unit_word.replace('_', ' ')}" if spec.price_unit else ""
     doubt = "" if spec.price.is_understood else "; plans can't compute with that unit: --assume-price"
     return f"${spec.base_price_usd:g}{unit}{note}{doubt}"
 

@@ -13,6 +13,7 @@ import msgspec
 
 from batcher.jobs.job import Job, LocalMedia
 from batcher.jobs.lifecycle import State
+from batcher.jobs.nodes import prompt_of
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
 
@@ -205,5 +206,5 @@ class Rows:
 
 
 def _prompt(inputs: dict[str, Any]) -> str | None:
-    prompt = inputs.get("prompt")
+    prompt = prompt_of(inputs)
     return prompt if isinstance(prompt, str) or prompt is None else str(prompt)

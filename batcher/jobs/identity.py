@@ -18,6 +18,7 @@ import msgspec
 
 from batcher.jobs import identity_v1
 from batcher.jobs.job import LocalMedia, data_uri_sha256, is_data_uri
+from batcher.jobs.nodes import prompt_of
 from batcher.jobs.signatures import without_signature
 
 FIRST_RULE = 1
@@ -211,7 +212,7 @@ def generated_id(inputs: dict[str, Any], digest: str, rule: int = RULE) -> str:
     """The id of a job without an explicit id: slug of its prompt, then its digest."""
     if rule == FIRST_RULE:
         return identity_v1.generated_id(inputs, digest)
-    prompt = _text_or_other(inputs.get("prompt"))
+    prompt = _text_or_other(prompt_of(inputs))
     return f"{slug(prompt if isinstance(prompt, str) else '')}-{digest}"
 
 

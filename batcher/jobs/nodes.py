@@ -6,6 +6,7 @@ instead, so that templates, matrices, columns and types reach it like any other 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ PARTNER_VARIABLE: Final = "COMFY_ORG_API_KEY"
 
 _PREFIX: Final = f"{OVERRIDES}."
 _PARTS: Final = 4
+_TEXTS: Final = ("prompt", "text")
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 
 
 def node_path(node: object, name: object) -> str:
@@ -38,6 +41,25 @@ def node_and_name(path: str) -> tuple[str, str] | None:
     parts = path.split(".", _PARTS - 1)
     is_path = len(parts) == _PARTS and (parts[0], parts[2]) == (OVERRIDES, INPUTS)
     return (parts[1], parts[3]) if is_path and parts[1] and parts[3] else None
+
+
+def node_order(node: str) -> list[tuple[int, int, str]]:
+    """Sorts nodes: ``2`` before ``10``, and ``57:3`` (a node in a group) before ``57:8``."""
+    parts = node.split(":")
+    return [(0, int(p), "") if p.isascii() and _NUMBER.fullmatch(p) else (1, 0, p) for p in parts]
+
+
+def prompt_of(inputs: Mapping[str, Any]) -> Any:
+    """What a job is made from: its ``prompt``, or the first text that it gives a node of a workflow."""
+    if "prompt" in inputs:
+        return inputs["prompt"]
+    places = ((node_and_name(path), value) for path, value in inputs.items() if is_override(path))
+    texts = [
+        (node_order(place[0]), place[1], value)
+        for place, value in places
+        if place is not None and isinstance(value, str) and place[1].lower().endswith(_TEXTS)
+    ]
+    return min(texts)[-1] if texts else None
 
 
 def taken_apart(inputs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@ from batcher.jobs.nodes import (
     OVERRIDES,
     WORKFLOW,
     node_and_name,
+    node_order,
     problems_of,
     taken_apart,
 )
@@ -54,5 +55,5 @@ def nodes_missing(inputs: Mapping[str, Any], files: LocalFiles) -> Iterator[Fiel
 
 
 def _some(nodes: frozenset[str]) -> str:
-    listed = sorted(nodes, key=lambda node: (len(node), node))
+    listed = sorted(nodes, key=node_order)
     return ", ".join(listed[:NODES_SHOWN]) + (", ..." if len(listed) > NODES_SHOWN else "")

@@ -15,7 +15,6 @@ all else                               as the Model API            as the Model 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
@@ -27,6 +26,7 @@ import msgspec
 from batcher.errors import CallError, Unavailable, Unusable
 from batcher.http.bodies import document_of, error_code_of, own_id
 from batcher.http.exchange import ApiAnswer, is_at
+from batcher.jobs.nodes import node_order
 from batcher.ports import CancelOutcome, Handle, Phase, Result
 from batcher.providers.runcomfy import answers
 from batcher.providers.runcomfy.outputs import COUNT_MAX, is_web_url
@@ -37,8 +37,6 @@ KEPT: Final = "output"
 """The ``type`` of files that the workflow saves; "temp" are previews."""
 CALLS: Final = ("status", "result", "cancel")
 ONLY_PREVIEWS: Final = "the workflow saved nothing, it only made {} previews: add a node that saves"
-
-_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 def submission(answer: ApiAnswer, now: datetime, model: str, origin: str) -> Handle:
@@ -106,16 +104,10 @@ class _Saved:
 def _entries(outputs: object) -> Iterator[tuple[str, Any]]:
     if not isinstance(outputs, dict):
         return
-    for _, channels in sorted(outputs.items(), key=lambda item: _node_order(item[0])):
+    for _, channels in sorted(outputs.items(), key=lambda item: node_order(item[0])):
         if isinstance(channels, dict):
             for channel, entries in sorted(channels.items()):
                 yield from ((channel, one) for one in (entries if isinstance(entries, list) else ()))
-
-
-def _node_order(node: str) -> list[tuple[int, int, str]]:
-    """``2`` before ``10``, and ``57:8`` (a node in a group) after ``57:3``."""
-    parts = node.split(":")
-    return [(0, int(p), "") if p.isascii() and _NUMBER.fullmatch(p) else (1, 0, p) for p in parts]
 
 
 def _is_preview(entry: Any) -> bool:

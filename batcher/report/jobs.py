@@ -13,6 +13,7 @@ import msgspec
 from batcher.dataset.rows import ColumnTypes, Rows
 from batcher.jobs.job import Probed
 from batcher.jobs.lifecycle import State
+from batcher.jobs.nodes import prompt_of
 from batcher.ledger.finished import JobRecord
 from batcher.media.file_types import MEDIA_TYPES
 from batcher.options.command import as_path, command
@@ -83,7 +84,7 @@ class Jobs:
             "job": job_id,
             "state": record.state,
             "model": record.model,
-            "prompt": _text(inputs.get("prompt", inputs.get("text"))),
+            "prompt": _text(prompt_of(inputs) or inputs.get("text")),
             "input": {name: _plain(v) for name, v in inputs.items() if name != "prompt"},
             "meta": {name: _plain(v) for name, v in meta.items()},
             "vars": {name: _plain(v) for name, v in variables.items()},

@@ -11,8 +11,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from batcher.jobs.nodes import INPUTS, WORKFLOW, node_path
+from batcher.jobs.nodes import INPUTS, WORKFLOW, node_order, node_path
 
+ANYTHING: Final[dict[str, Any]] = {"type": ["array", "object", "string", "number", "boolean"]}
+"""Said in types, so that no name is taken for the name of media."""
 CHOICES_MAX: Final = 5000
 _TYPES: Final = {"INT": "integer", "FLOAT": "number", "STRING": "string", "BOOLEAN": "boolean"}
 _UPLOADS: Final = {
@@ -31,7 +33,7 @@ def workflow_schema(graph: Mapping[str, Any], object_info: Mapping[str, Any]) ->
     The names are ``overrides.NODE.inputs.NAME``; a stored value is the default.
     """
     properties = {WORKFLOW: {"description": "A whole workflow instead of the stored one."}}
-    for node, about in graph.items():
+    for node, about in sorted(graph.items(), key=lambda item: node_order(item[0])):
         for name, schema in _inputs_of(about, object_info):
             properties[node_path(node, name)] = schema
     return {"type": "object", "properties": properties}
@@ -86,12 +88,16 @@ def _by_value(value: Any) -> dict[str, Any]:
 
 
 def _with_stored(schema: dict[str, Any], value: Any, title: object) -> dict[str, Any]:
-    """An input that takes another node's output may go on doing so: any value, then."""
+    """The input with its stored value, and the node's title.
+
+    What another node's output goes into may take the output of a third, or a value: anything, then.
+    """
+    about = title if isinstance(title, str) else ""
     if isinstance(value, list | dict):
-        schema = {}
-    elif value is not None:
-        schema = {**schema, "default": value}
-    return {**schema, "description": title} if isinstance(title, str) else schema
+        schema = ANYTHING
+        about = f"{about}, fed by node {value[0]}" if isinstance(value, list) and value else about
+    given = {"default": value, "description": about}
+    return {**schema, **{key: one for key, one in given.items() if one not in (None, "")}}
 
 
 def _mapping(value: Any) -> dict[str, Any]:
