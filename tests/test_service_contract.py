@@ -67,6 +67,11 @@ SHOPS = {
         "deployment/sandbox-portrait",
         {"overrides": {"6": {"inputs": {"text": "cat"}}}},
     ),
+    "replicate": Shop(
+        {"REPLICATE_API_TOKEN": "{token}", "REPLICATE_API_BASE_URL": "{origin}/replicate"},
+        "replicate:black-forest-labs/flux-schnell",
+        {"input": {"prompt": "a cat"}},
+    ),
 }
 SITUATIONS: dict[str, tuple[Climate, dict[str, Any]]] = {
     "fine": (Climate(), {}),
