@@ -86,18 +86,24 @@ SUBMISSIONS = {
 @pytest.mark.parametrize(("answer", "error"), SUBMISSIONS.values(), ids=SUBMISSIONS)
 def test_what_a_submission_without_a_request_means(answer, error):
     with pytest.raises(CallError) as caught:
-        submission(answer, MODEL, QUEUE)
+        submission(answer, NOW, MODEL, QUEUE)
     assert type(caught.value) is error
+
+
+def test_a_submission_that_is_turned_away_may_name_a_wait():
+    with pytest.raises(TurnedAway) as caught:
+        submission(said(429, b"", "7"), NOW, MODEL, QUEUE)
+    assert caught.value.retry_after_s == 7.0
 
 
 def test_a_locked_account_is_named_with_its_reason():
     with pytest.raises(BalanceExhausted, match="Reason: Exhausted balance"):
-        submission(said(403, {"detail": LOCKED}), MODEL, QUEUE)
+        submission(said(403, {"detail": LOCKED}), NOW, MODEL, QUEUE)
 
 
 def test_a_submission_keeps_the_urls_of_the_answer():
     told = {"request_id": "r1", "response_url": AT, "status_url": f"{AT}/status"}
-    handle = submission(said(200, {**told, "cancel_url": f"{AT}/cancel"}), MODEL, QUEUE)
+    handle = submission(said(200, {**told, "cancel_url": f"{AT}/cancel"}), NOW, MODEL, QUEUE)
     assert (handle.model, handle.id) == (MODEL, "r1")
     assert handle.urls == {"status": f"{AT}/status", "result": AT, "cancel": f"{AT}/cancel"}
 
@@ -119,7 +125,7 @@ def test_a_submission_keeps_the_urls_of_the_answer():
     ],
 )
 def test_a_url_that_is_not_this_requests_is_dropped(url):
-    assert submission(said(200, {"request_id": "r1", "status_url": url}), MODEL, QUEUE).urls is None
+    assert submission(said(200, {"request_id": "r1", "status_url": url}), NOW, MODEL, QUEUE).urls is None
 
 
 STANDINGS = {
@@ -376,4 +382,4 @@ def test_no_answer_breaks_the_tables(status, body):
     with suppress(
         AuthRefused, BalanceExhausted, Rejected, OutcomeUnknown, *[TurnedAway][: status == 429]
     ):
-        assert usable_id(submission(answer, MODEL, QUEUE).id)
+        assert usable_id(submission(answer, NOW, MODEL, QUEUE).id)

@@ -107,7 +107,8 @@ class Fal:
             if request_id is None:
                 raise
             return Handle(model, request_id)
-        return submission(answer, model, self._connection.endpoint.base_url)
+        base_url = self._connection.endpoint.base_url
+        return submission(answer, self._clock.now(), model, base_url)
 
     async def result(self, request: Handle) -> Result:
         """The status; once it has ended, the result; if asked for again, with its cost.

@@ -110,7 +110,7 @@ class Standing(msgspec.Struct, frozen=True):
 ENDED: Final = Standing(Phase.SUCCEEDED, "COMPLETED")
 
 
-def submission(answer: ApiAnswer, model: str, base_url: str) -> Handle:
+def submission(answer: ApiAnswer, now: datetime, model: str, base_url: str) -> Handle:
     """The request that a POST of a job was answered with. Raises by the table's first column.
 
     Of the URLs in the answer, those are kept that are at the origin of ``base_url`` and are about this
@@ -119,7 +119,10 @@ def submission(answer: ApiAnswer, model: str, base_url: str) -> Handle:
     document = document_of(answer.body)
     request_id = own_id(document, answer.redact) if answer.ok else None
     if request_id is None:
-        raise _error(_verdict(answer, document) or OutcomeUnknown, answer, document)
+        verdict = _verdict(answer, document)
+        if verdict is TurnedAway:
+            raise _turned_away(answer, document, now)
+        raise _error(verdict or OutcomeUnknown, answer, document)
     urls = {
         call: url
         for call, name in URLS.items()
@@ -281,11 +284,10 @@ def cancellation(answer: ApiAnswer, now: datetime) -> CancelOutcome:
 def checked(answer: ApiAnswer, now: datetime) -> dict[str, Any]:
     """The object of any answer but a submission's. Raises by the table's second column."""
     document = document_of(answer.body)
-    wait_s = retry_after_s(answer.retry_after, now)
     verdict = _verdict(answer, document)
-    if verdict is TurnedAway or (answer.status == 503 and wait_s is not None):
-        told = explain(answer, document)
-        raise TurnedAway(told, retry_after_s=wait_s, http_status=answer.status)
+    error = _turned_away(answer, document, now)
+    if verdict is TurnedAway or (answer.status == 503 and error.retry_after_s is not None):
+        raise error
     if not answer.ok:
         raise _error(verdict or Unavailable, answer, document)
     return document
@@ -295,6 +297,11 @@ def _verdict(answer: ApiAnswer, document: dict[str, Any]) -> type[CallError] | N
     if answer.status == 403 and _LOCKED.search(said(document)):
         return BalanceExhausted
     return BY_STATUS.get(answer.status)
+
+
+def _turned_away(answer: ApiAnswer, document: dict[str, Any], now: datetime) -> TurnedAway:
+    wait_s = retry_after_s(answer.retry_after, now)
+    return TurnedAway(explain(answer, document), retry_after_s=wait_s, http_status=answer.status)
 
 
 def _error(kind: type[CallError], answer: ApiAnswer, document: dict[str, Any]) -> CallError:
