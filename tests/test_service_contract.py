@@ -72,6 +72,11 @@ SHOPS = {
         "replicate:black-forest-labs/flux-schnell",
         {"input": {"prompt": "a cat"}},
     ),
+    "fal": Shop(
+        {"FAL_KEY": "{token}", "FAL_QUEUE_RUN_HOST": "{origin}/fal/queue"},
+        "fal:fal-ai/flux/dev",
+        {"prompt": "a cat"},
+    ),
 }
 SITUATIONS: dict[str, tuple[Climate, dict[str, Any]]] = {
     "fine": (Climate(), {}),
@@ -286,7 +291,8 @@ def test_a_reported_cost_is_what_was_charged(api):
     here = api()
     request = submit(here)
     here.wait(LONG_S)
-    assert here.run(here.provider.result(request)).cost_usd in (None, here.charged_usd())
+    for _ in range(2):  # fal's is billed later, and asked for when the result is asked for again
+        assert here.run(here.provider.result(request)).cost_usd in (None, here.charged_usd())
 
 
 def test_asking_changes_nothing(api):
@@ -300,7 +306,8 @@ def test_asking_changes_nothing(api):
 def test_what_is_queued_can_be_cancelled_and_costs_nothing_then(api):
     here = api()
     request = submit(here)
-    assert here.run(here.provider.cancel(request)) is CancelOutcome.CANCELLED
+    told = here.run(here.provider.cancel(request))
+    assert told in (CancelOutcome.CANCELLED, CancelOutcome.REQUESTED)  # fal only ever notes the wish
     assert here.charged_usd() == 0.0
     here.wait(LONG_S)
     assert here.run(here.provider.result(request)).phase is Phase.CANCELLED
