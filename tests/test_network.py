@@ -120,10 +120,10 @@ class Site:
     refuse: bytes = b""
 
 
-def authority(folder: Path) -> Path:
-    """A CA with a certificate for api.corp.test; returns the CA's file."""
+def authority(folder: Path, name: str = "DNS:api.corp.test") -> Path:
+    """A CA with a certificate for ``name``; returns the CA's file. Its key is in ``key.pem``."""
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    names = ["-subj", "/CN=corp", "-addext", "subjectAltName=DNS:api.corp.test"]
+    names = ["-subj", "/CN=corp", "-addext", f"subjectAltName={name}"]
     files = ["-keyout", "key.pem", "-out", "ca.pem", "-days", "2"]
     subprocess.run([*made, *names, *files], cwd=folder, check=True, capture_output=True)
     return folder / "ca.pem"
