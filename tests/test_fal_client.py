@@ -6,6 +6,7 @@ second door, behind TLS of the test's own CA.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import ssl
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from test_network import authority
+from test_sandbox import LONG_S, FakeClock
 
 from batcher.sandbox.faults import Fault
 from batcher.sandbox.server import Sandbox
@@ -36,7 +38,7 @@ async def client_of(
     ca = authority(folder, "IP:127.0.0.1")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(ca, folder / "key.pem")
-    sandbox = Sandbox(SandboxSettings(**settings))
+    sandbox = Sandbox(SandboxSettings(clock=FakeClock(), **settings))
     async with sandbox:
         assert sandbox._runner is not None
         await web.TCPSite(sandbox._runner, "127.0.0.1", 0, ssl_context=context).start()
@@ -53,13 +55,19 @@ async def client_of(
             await (await client._client).aclose()  # it has no method for this
 
 
+def pass_time(sandbox: Sandbox) -> None:
+    assert isinstance(sandbox.settings.clock, FakeClock)
+    sandbox.settings.clock.elapsed_s += LONG_S
+
+
 async def test_fals_client_submits_polls_cancels_and_fetches(tmp_path, monkeypatch):
-    async with client_of(tmp_path, monkeypatch, speed=50, workers=1) as (client, sandbox):
+    async with client_of(tmp_path, monkeypatch, workers=1) as (client, sandbox):
         fal_client = sys.modules["fal_client"]
         made = await client.submit(FLUX, {"prompt": "a cat", "num_images": 2})
         waiting = await client.submit(FLUX, {"prompt": "a dog"})
         assert isinstance(await waiting.status(), fal_client.Queued)
         await waiting.cancel()
+        pass_time(sandbox)
         with pytest.raises(fal_client.FalClientHTTPError) as caught:
             await waiting.get(interval=SOON_S)
         assert caught.value.status_code == 499
@@ -75,6 +83,7 @@ async def test_fals_client_submits_polls_cancels_and_fetches(tmp_path, monkeypat
             await made.cancel()
 
         video = {"prompt": "jump", "image_url": "https://example.com/cat.png"}
+        asyncio.get_running_loop().call_later(2 * SOON_S, pass_time, sandbox)
         told = await client.subscribe(KLING, video)
         assert told["video"]["content_type"] == "video/mp4"
         assert (sandbox.stats.posts, sandbox.stats.jobs_created) == (3, 3)
@@ -82,9 +91,10 @@ async def test_fals_client_submits_polls_cancels_and_fetches(tmp_path, monkeypat
 
 async def test_fals_client_sees_a_failure_only_at_the_result(tmp_path, monkeypatch):
     refused = {"faults": 1.0, "only_faults": frozenset({Fault.GENERATE_REFUSED})}
-    async with client_of(tmp_path, monkeypatch, speed=50, **refused) as (client, _):
+    async with client_of(tmp_path, monkeypatch, **refused) as (client, sandbox):
         fal_client = sys.modules["fal_client"]
         made = await client.submit(FLUX, {"prompt": "a cat"})
+        asyncio.get_running_loop().call_later(2 * SOON_S, pass_time, sandbox)
         async for status in made.iter_events(interval=SOON_S):
             last = status
         assert isinstance(last, fal_client.Completed)
