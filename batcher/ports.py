@@ -51,6 +51,8 @@ class Result(msgspec.Struct, frozen=True):
     """Outputs inside the answer itself: texts, and ``data:`` URIs. They follow the URLs."""
     output: Any = None
     """All of the answer's ``output`` for the record: without signatures, and of bounded size."""
+    may_cost: bool = False
+    """It was cancelled while it ran, and that time may be charged."""
     removed: bool = False
     """It succeeded, and the provider has deleted its outputs: paid and lost. ``message`` says so."""
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from engine import FakeClock, answer
 
-from batcher.engine.cancel import cancel_request, patiently
+from batcher.engine.cancel import CancelEnd, cancel_request, patiently
 from batcher.errors import NotFound, TurnedAway, Unavailable
-from batcher.ports import CancelOutcome, Handle, Phase
+from batcher.ports import CancelOutcome, Handle, Phase, Traits
+from batcher.providers.runcomfy.provider import RunComfy
 
 CANCELLED, REQUESTED = CancelOutcome.CANCELLED, CancelOutcome.REQUESTED
 NOT_CANCELLABLE = CancelOutcome.NOT_CANCELLABLE
@@ -22,6 +23,7 @@ NOT_CANCELLABLE = CancelOutcome.NOT_CANCELLABLE
 class Api:
     outcome: CancelOutcome
     word: Any
+    traits: Traits = RunComfy.traits
     asked: int = 0
 
     async def cancel(self, request_id: str) -> CancelOutcome:
@@ -32,6 +34,18 @@ class Api:
         if isinstance(self.word, Exception):
             raise self.word
         return self.word
+
+
+def cancelled(api: Any) -> CancelEnd:
+    return asyncio.run(cancel_request(api, Handle("m", "r1"), partial(patiently, FakeClock())))
+
+
+@pytest.mark.parametrize("may_cost", [False, True])
+def test_what_ran_until_it_was_cancelled_may_be_charged(may_cost: bool) -> None:
+    known = Api(CANCELLED, answer(Phase.CANCELLED, may_cost=may_cost))
+    assert cancelled(known) == (CANCELLED, may_cost)
+    forgotten = Api(CANCELLED, NotFound("gone"), Traits((), 1.0, cancels_running=may_cost))
+    assert cancelled(forgotten) == (CANCELLED, may_cost)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +69,7 @@ def test_after_an_accepted_cancel_the_result_is_asked_for_once(
     outcome: CancelOutcome, word: Any, became: CancelOutcome
 ) -> None:
     api: Any = Api(outcome, word)
-    assert asyncio.run(cancel_request(api, Handle("m", "r1"), partial(patiently, FakeClock()))) is became
+    assert cancelled(api).outcome is became
     assert api.asked == (outcome is not NOT_CANCELLABLE)
 
 

@@ -193,9 +193,13 @@ async def test_each_status_is_a_phase(word, phase):
     assert (found.phase, found.word) == (phase, word)
 
 
-async def test_what_was_aborted_cost_nothing_and_of_what_was_canceled_that_is_unknown():
-    assert (await met(prediction(status="aborted"), "result")).cost_usd == 0.0
-    assert (await met(prediction(status="canceled"), "result")).cost_usd is None
+async def test_what_ended_before_it_ran_cost_nothing_and_of_what_ran_that_is_unknown():
+    began = {"started_at": "2026-01-31T09:30:00Z"}
+    for fields in ({"status": "aborted"}, {"status": "aborted", **began}, {"status": "canceled"}):
+        found = await met(prediction(**fields), "result")
+        assert (found.cost_usd, found.may_cost) == (0.0, False)
+    found = await met(prediction(status="canceled", **began), "result")
+    assert (found.cost_usd, found.may_cost) == (None, True)
     assert (await met(prediction(metrics={"predict_time": 2.5}), "result")).cost_usd is None
 
 

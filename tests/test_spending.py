@@ -211,6 +211,9 @@ class MovedOn:
     def __init__(self, ledger):
         self.ledger = ledger
 
+    def hears_costs(self, model):
+        return True
+
     async def ask(self, request_id, timeout_s):
         self.ledger.append(EventName.SUBMITTING, "cat", price_usd=1.0)
         self.ledger.append(EventName.SUBMITTED, "cat", request_id="r2")

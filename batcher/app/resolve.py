@@ -12,7 +12,7 @@ from batcher.app.connect import Site, check_same_api, connect
 from batcher.app.host import Host
 from batcher.app.tracing import Traced, trace, traceable
 from batcher.disk import Disk
-from batcher.engine.cancel import cancel_request, patiently
+from batcher.engine.cancel import CancelEnd, cancel_request, patiently
 from batcher.engine.poll import handle_of
 from batcher.errors import (
     AuthRefused,
@@ -65,17 +65,17 @@ async def cancel(run_dir: Path, host: Host) -> Cancelled:
 
 
 async def _note_cancel(
-    asked: Awaitable[CancelOutcome], ledger: Ledger, told: Cancelled, job_id: str
+    asked: Awaitable[CancelEnd], ledger: Ledger, told: Cancelled, job_id: str
 ) -> None:
     try:
-        outcome = await asked
+        outcome, may_cost = await asked
     except (AuthRefused, NotSent) as error:
         raise _in_words(error) from error
     except CallError as error:
         told.unanswered.append((job_id, error.message))
         return
     if outcome is CancelOutcome.CANCELLED:
-        await ledger.record(EventName.CANCELLED, job_id)
+        await ledger.record(EventName.CANCELLED, job_id, may_cost=may_cost)
         told.cancelled.append(job_id)
     elif outcome is CancelOutcome.REQUESTED:
         told.requested.append(job_id)

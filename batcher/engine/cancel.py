@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from batcher.clock import Clock
 from batcher.errors import CallError, NotFound, TurnedAway
@@ -31,7 +31,14 @@ async def patiently(clock: Clock, exchange: Callable[[], Awaitable[T]]) -> T:
         raise
 
 
-async def cancel_request(provider: Provider, request: Handle, call: Call) -> CancelOutcome:
+class CancelEnd(NamedTuple):
+    """What became of a request that was asked to be cancelled, and whether it may be charged if so."""
+
+    outcome: CancelOutcome
+    may_cost: bool = False
+
+
+async def cancel_request(provider: Provider, request: Handle, call: Call) -> CancelEnd:
     """Ask to cancel a request, then once for its result. Raises like ``Provider.cancel``.
 
     CANCELLED: it ended without a result. REQUESTED: it may still give one. NOT_CANCELLABLE: it is
@@ -39,14 +46,14 @@ async def cancel_request(provider: Provider, request: Handle, call: Call) -> Can
     """
     outcome: CancelOutcome = await call(lambda: provider.cancel(request))
     if outcome is CancelOutcome.NOT_CANCELLABLE:
-        return outcome
+        return CancelEnd(outcome)
     try:
         result: Result = await call(lambda: provider.result(request))
     except NotFound:
-        return outcome
+        return CancelEnd(outcome, provider.traits.cancels_running)
     except CallError:
-        return CancelOutcome.REQUESTED
-    return _became(outcome, result.phase)
+        return CancelEnd(CancelOutcome.REQUESTED)
+    return CancelEnd(_became(outcome, result.phase), result.may_cost)
 
 
 def _became(outcome: CancelOutcome, phase: Phase) -> CancelOutcome:

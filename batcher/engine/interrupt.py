@@ -72,17 +72,22 @@ class Cancels:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
 
-    async def note_cancelled(self, job_id: str) -> bool:
+    async def note_cancelled(self, job_id: str, *, may_cost: bool) -> bool:
         """Record that a request was found cancelled; returns whether its job stays cancelled.
 
         A cancel that an interrupted run asked for makes its job pending again.
         """
         stays = not self._ledger.snapshot.records[job_id].cancelling
         if stays:
-            await self._ledger.record(EventName.CANCELLED, job_id)
+            await self._ledger.record(EventName.CANCELLED, job_id, may_cost=may_cost)
         else:
-            await self._ledger.record(EventName.DEFERRED, job_id, reason=CANCELLED_ON_INTERRUPT)
+            await self._defer(job_id, may_cost=may_cost)
         return stays
+
+    async def _defer(self, job_id: str, *, may_cost: bool) -> None:
+        await self._ledger.record(
+            EventName.DEFERRED, job_id, reason=CANCELLED_ON_INTERRUPT, may_cost=may_cost
+        )
 
     def _is_submitted(self, job_id: str) -> bool:
         record = self._ledger.snapshot.get(job_id)
@@ -91,9 +96,9 @@ class Cancels:
     async def _cancel(self, job_id: str) -> None:
         request = handle_of(self._ledger.snapshot.records[job_id])
         line = self._lines.of(request.model)
-        outcome = await cancel_request(line.provider, request, line.call)
-        if outcome is not CancelOutcome.CANCELLED:
+        ended = await cancel_request(line.provider, request, line.call)
+        if ended.outcome is not CancelOutcome.CANCELLED:
             self._view.not_cancellable += 1
             return
-        await self._ledger.record(EventName.DEFERRED, job_id, reason=CANCELLED_ON_INTERRUPT)
+        await self._defer(job_id, may_cost=ended.may_cost)
         self._view.cancelled_now += 1

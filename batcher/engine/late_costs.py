@@ -83,6 +83,8 @@ class LateCosts:
         record = self.ledger.snapshot.get(job_id)
         if record is None or record.request_id is None or record.state not in _ENDED:
             return False
+        if not self.watcher.hears_costs(record.model):
+            return False
         return record.reported_usd is None or (record.reported_usd == 0 and bool(record.price_usd))
 
     async def _ask(self, job_id: str) -> None:

@@ -12,7 +12,7 @@ from batcher.errors import AuthRefused, CallError, CredentialsError, NotFound
 from batcher.ledger.finished import JobRecord
 from batcher.pacing.gate import full_jitter_s
 from batcher.pacing.polling import Polls
-from batcher.ports import Handle, Phase, Result
+from batcher.ports import CostSource, Handle, Phase, Result
 
 NOT_FOUND_POLLS = 5
 NOT_FOUND_S = 10.0
@@ -109,6 +109,10 @@ class Watcher:
                 failures += 1
                 await self._clock.sleep(delay_s)
         return None
+
+    def hears_costs(self, model: str | None) -> bool:
+        """Whether the provider of ``model`` ever names a cost."""
+        return self._lines.of(model).provider.traits.cost is not CostSource.NONE
 
     async def watch(
         self, request: Handle, schedule: Polls, timeout_s: float | None, first_s: float

@@ -361,7 +361,9 @@ class Runner:
             self._count(failed=False)
             return result
         if result.phase is Phase.CANCELLED:
-            self.view.failed += await self._lanes.cancels.note_cancelled(job_id)
+            self.view.failed += await self._lanes.cancels.note_cancelled(
+                job_id, may_cost=result.may_cost
+            )
             return None
         await self._failed(job_id, **self._retries.failure(job_id, result))
         return None

@@ -129,6 +129,8 @@ class Submitter:
                 return UnreadableMedia(str(error))
             except CallError as error:
                 if error.kind is not RetryKind.TRANSIENT:
+                    if (reason := whole_run(error, job.model)) is not None:
+                        self._control.drain(reason)
                     return UnreadableMedia(error.message)
                 await self._terms.clock.sleep(UPLOAD_RETRY_S)
                 await line.ready(job.model)

@@ -151,6 +151,8 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
     """With ``submitting``: which retry (``--retries``) of the job this is; 0 for any other attempt."""
     retry_due: bool = False
     """With ``failed``: the run is to retry the job (``--retries``), within its caps."""
+    may_cost: bool = False
+    """With ``cancelled``, ``deferred``: the request ran until it was cancelled, and may be charged."""
 
 
 class Asked(msgspec.Struct, frozen=True):

@@ -313,7 +313,8 @@ class Snapshot:
         self.costs.ended(event.job)
         record.request_id = None
         record.message = event.reason
-        self._charge(event.job, record, 0.0)
+        if not event.may_cost:
+            self._charge(event.job, record, 0.0)
 
     def _unanswered(self, record: Record, event: Event, place: int) -> None:
         record.message = event.message
@@ -363,7 +364,8 @@ class Snapshot:
     def _cancelled(self, record: Record, event: Event, place: int) -> None:
         self.timings.ended(event.job)
         self.costs.ended(event.job)
-        self._charge(event.job, record, 0.0)
+        if not event.may_cost:
+            self._charge(event.job, record, 0.0)
 
     def _costed(self, record: Record, event: Event, place: int) -> None:
         self._report(event.job, record, event.cost_usd)

@@ -189,10 +189,10 @@ def next_retry(record: JobRecord | None) -> int:
 
 
 def next_attempt(record: JobRecord | None) -> int:
-    """The attempt number of a POST now: a deferred attempt keeps its number."""
+    """The attempt number of a POST now: a deferred attempt keeps its number if it cost nothing."""
     if record is None or record.attempt == 0:
         return 1
-    return record.attempt + (record.state is not State.PENDING)
+    return record.attempt + (record.state is not State.PENDING or record.charge_usd != 0.0)
 
 
 @dataclass(slots=True)
@@ -343,7 +343,7 @@ def _finish(plan: Plan, job_id: str, record: JobRecord) -> None:
 
 
 def _may_have_cost(record: JobRecord) -> bool:
-    """Whether the last attempt may have been charged: a confirmed cancel was not."""
+    """Whether the last attempt may have been charged: a cancel was not, unless it came while it ran."""
     if record.state is State.CANCELLED:
-        return False
+        return record.charge_usd != 0.0
     return record.request_id is not None or record.state is State.UNKNOWN

@@ -51,7 +51,7 @@ PHASES: Final = {
     "aborted": Phase.CANCELLED,
 }
 ABORTED: Final = "aborted"
-"""Ended before it started: not charged. ``canceled`` ended while it ran, and that time is charged."""
+"""Ended before it started: not charged. ``canceled`` may have run, and then that time is charged."""
 
 _NAME = re.compile(
     r"(?P<kind>deployments/)?(?P<path>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<version>[0-9a-f]{64}))?",
@@ -129,6 +129,7 @@ def result(document: dict[str, Any], answer: ApiAnswer, model: str, base_url: st
     """What a prediction's object says. ``model`` is the name under which it was asked for."""
     word, output = document["status"], document.get("output")
     phase = PHASES.get(word, Phase.UNRECOGNISED)
+    ran = phase is Phase.CANCELLED and word != ABORTED and document.get("started_at") is not None
     removed = phase is Phase.SUCCEEDED and output is None and document.get("data_removed") is True
     told = REMOVED if removed else words(document.get("error"))
     urls = file_urls(output, base_url)
@@ -138,7 +139,8 @@ def result(document: dict[str, Any], answer: ApiAnswer, model: str, base_url: st
         urls=urls,
         texts=() if urls else texts(output),
         output=kept_output(output),
-        cost_usd=0.0 if word == ABORTED else None,
+        cost_usd=0.0 if phase is Phase.CANCELLED and not ran else None,
+        may_cost=ran,
         message=_shown(told, answer) or None,
         model=_model(document, answer, model),
         removed=removed,
