@@ -9,6 +9,7 @@ import json
 import os
 import random
 import tempfile
+import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from batcher.options.facts import Overrides, SandboxOptions
 from batcher.options.run import Options
 from batcher.planning.plan import make_plan
 from batcher.providers.runcomfy.client import HttpService
+from batcher.providers.runcomfy.provider import RunComfy
 from batcher.schema.spec import BUILT_IN
 from batcher.terminal import visible, visible_json
 from tests.api_server import TOKEN
@@ -400,10 +402,10 @@ async def run_one(batch_path, submitted, result):
         endpoint = Endpoint(server.url, Token(TOKEN))
         limits = DownloadLimits(stall_s=0.05, backoff_base_s=0.01)
         async with (
-            HttpService(endpoint, clock) as service,
+            HttpService(endpoint, clock) as api,
             Downloader(TrustPolicy((endpoint.base_url,)), limits, clock, random.Random(1)) as fetcher,
         ):
-            batch = Batch(batch_path, api=service, files=fetcher, clock=clock)
+            batch = Batch(batch_path, api=RunComfy(api), files=fetcher, clock=clock)
             ended = await batch.run(
                 [job("cat")], meanwhile=stop_soon, poll_interval_s=0.01, job_timeout_s=0.05, grace_s=0.2
             )
@@ -468,13 +470,16 @@ def test_an_explicit_id_is_one_safe_file_name_or_refused_with_a_usable_suggestio
 
 @quick
 @given(prompt=JSON, other=JSON)
-def test_a_generated_id_is_always_an_explicit_id_too(prompt, other):
+def test_a_generated_id_is_a_safe_name_and_if_ascii_an_explicit_id_too(prompt, other):
     try:
         inputs = json.loads(json.dumps({"prompt": prompt, "other": other}))
         digest = input_digest("acme/paint", inputs)
     except (UnicodeEncodeError, OverflowError):
         return
-    assert explicit_id_problem(generated_id(inputs, digest)) is None
+    made = generated_id(inputs, digest)
+    assert len(made.encode()) <= 100
+    assert all(char == "-" or unicodedata.category(char)[0] in "LNM" for char in made)
+    assert not made.isascii() or explicit_id_problem(made) is None
 
 
 @quick

@@ -141,7 +141,7 @@ async def test_an_early_stop_is_in_the_summary_as_the_docstring_says():
     assert (summary.exit_code, summary.done) == (3, 2)
     with pytest.raises(StoppedError, match="max-cost"):
         batcher.raise_if_incomplete(summary)
-    assert "``exit_code`` is 3 and ``stopped`` says why" in batcher.run.__doc__
+    assert "``exit_code`` is 3 and ``stopped`` gives" in batcher.run.__doc__
 
 
 def test_what_a_summary_says_can_be_raised():

@@ -152,7 +152,7 @@ async def test_what_all_calls_wait_for_is_told_with_its_end():
     with pytest.raises(TurnedAway):
         await line.exchange(turned_away)
     assert list(line.waits()) == [
-        f"the API asked for a pause, 3600 s more, until {time_of_day(clock, 3600)}"
+        f"waiting: the API asked for a pause, 3600 s more, until {time_of_day(clock, 3600)}"
     ]
     with pytest.raises(Unavailable):
         await line.exchange(lost)

@@ -65,7 +65,7 @@ class ApiLine:
             )
         elif closed_s >= 1:
             yield (
-                f"the API asked for a pause, {closed_s:.0f} s more, until "
+                f"waiting: the API asked for a pause, {closed_s:.0f} s more, until "
                 f"{time_of_day(self._clock, closed_s)}"
             )
 
