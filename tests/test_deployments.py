@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from scripted import ScriptedServer, answer, drop, json_answer
 
+from batcher.app.connect import Site
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.engine.systemic import whole_run
@@ -29,10 +31,11 @@ from batcher.errors import (
     UsageError,
 )
 from batcher.http.exchange import BODY_MAX_BYTES, ApiAnswer
+from batcher.http.network import Network
 from batcher.jobs.job import Job, Source
 from batcher.ports import CancelOutcome, Handle, Phase
 from batcher.providers import deployments_answers as meaning
-from batcher.providers.deployments import body_of, open_deployments
+from batcher.providers.deployments import body_of, is_vendors, open_deployments
 from batcher.providers.vendor import Surroundings, Vendor
 
 SECRET = "s3cr3t-Token-0123456789abcdef"
@@ -144,7 +147,9 @@ async def test_a_url_elsewhere_is_not_kept_and_the_documented_one_is_asked(url):
     assert server.requests[1].target == "/prod/v1/deployments/d1/requests/r1/result"
 
 
-@pytest.mark.parametrize("path", ["//evil.example/r1/result", "@evil.example/r1/", "/x/r1/../y", ""])
+@pytest.mark.parametrize(
+    "path", ["//evil.example/r1/result", ".evil.example/r1/x", "@evil.example/r1/", "/x/r1/../y", ""]
+)
 async def test_an_edited_ledger_sends_the_token_nowhere_else(path):
     async with (
         ScriptedServer(json_answer({"status": "in_queue"})) as server,
@@ -226,6 +231,18 @@ async def test_a_base_that_is_none_is_said_with_its_variable(base):
         await opened(RUNCOMFY_SERVERLESS_API_BASE=base)
 
 
+async def asks() -> float:
+    return 7.5
+
+
+async def test_one_wallet_pays_for_deployments_and_models():
+    ours, other = SimpleNamespace(wallet="runcomfy", balance_usd=asks), SimpleNamespace(wallet="")
+    vendors: Any = {"runcomfy": ours, "deployments": ours, "replicate": other}
+    site = Site("sandbox", vendors, Network(), None, AsyncExitStack())  # type: ignore[arg-type]
+    assert await site.balance_usd(["kling/x", "deployment/d1"]) == 7.5
+    assert await site.balance_usd(["deployment/d1", "replicate:a/b"]) is None
+
+
 # --- what answers mean ----------------------------------------------------------------------------
 
 SUBMISSIONS: list[tuple[Any, int, type[CallError]]] = [
@@ -284,7 +301,9 @@ def test_a_deployment_that_is_switched_off_stops_the_run_as_a_fault_of_the_confi
     ],
 )
 def test_the_status_word_decides(word, phase):
-    assert meaning.result(heard({"status": word, "request_id": "r1"}), NOW, "r1").phase is phase
+    found = meaning.result(heard({"status": word, "request_id": "r1"}), NOW, "r1")
+    assert found.phase is phase
+    assert found.may_cost is (phase is Phase.CANCELLED), "what was cancelled may have run"
 
 
 def test_the_first_error_of_the_list_is_told():
@@ -450,6 +469,28 @@ async def test_an_entry_has_the_inputs_of_all_nodes_with_their_types():
         "/prod/v2/deployments/d1?includes=payload&includes=readme",
         "/prod/v2/info",
     ]
+
+
+async def test_a_description_on_another_host_is_not_asked_for_even_without_the_token():
+    async with ScriptedServer(json_answer(INFO)) as elsewhere:
+        url = f"{elsewhere.origin}/info"
+        await entry_from(payload={"workflow_api_json": GRAPH, "object_info_url": url})
+    assert elsewhere.requests == []
+
+
+@pytest.mark.parametrize(
+    ("url", "is_ours"),
+    [
+        ("https://storage.runcomfy.net/info.json?Signature=x", True),
+        ("http://storage.runcomfy.net/info.json", False),
+        ("https://runcomfy.net.evil.example/info", False),
+        ("https://evilruncomfy.net/info", False),
+        ("https://x@storage.runcomfy.net/info", False),
+        ("https://[", False),
+    ],
+)
+def test_descriptions_are_fetched_from_the_vendors_hosts(url, is_ours):
+    assert is_vendors(url) is is_ours
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from manifest_files import PNG, URL, read_text, write
+from manifest_files import MP4, PNG, URL, read_text, write
 
 from batcher.cli.fields import field_notes
 from batcher.jobs.columns import Mapped
@@ -148,11 +148,31 @@ jobs:
     assert rows.inputs[1] == {"overrides.3.inputs.model": ["4", 1]}
 
 
+@both
+def test_media_of_another_kind_are_a_problem(tmp_path, specs):
+    write(tmp_path, "clip.mp4", MP4)
+    (problem,) = found(tmp_path, f"jobs: [{{{IMAGE}: clip.mp4}}]", specs).problems
+    assert problem == f"m.yaml:1: {IMAGE}: 'clip.mp4' is video/mp4, not image"
+
+
+def test_a_link_between_nodes_is_no_list_of_files(tmp_path):
+    rows = found(tmp_path, f"jobs: [{{{IMAGE}: ['10', 0]}}]", UNKNOWN)
+    assert rows.inputs == [{IMAGE: ["10", 0]}]
+
+
 def test_media_in_a_map_of_another_file_are_relative_to_that_file(tmp_path):
     write(tmp_path, "parts/cat.png", PNG)
     write(tmp_path, "parts/rows.yaml", "jobs: [{overrides: {12: {inputs: {image: cat.png}}}}]")
-    (job,) = found(tmp_path, "jobs: [{from: parts/rows.yaml}]").jobs
-    assert job.input["overrides.12.inputs.image"].bytes == len(PNG)
+    write(tmp_path, "dog.png", PNG + b"dog")
+    text = """
+defaults: {overrides: {12: {inputs: {image: dog.png}}}}
+jobs: [{from: parts/rows.yaml}]
+"""
+    write(tmp_path, "parts/more.yaml", "jobs: [{overrides.3.inputs.seed: 1}]")
+    (job,) = found(tmp_path, text).jobs
+    assert job.input[IMAGE].shown == "cat.png"
+    (other,) = found(tmp_path, text.replace("rows.yaml", "more.yaml")).jobs
+    assert (other.input[IMAGE].shown, other.input["overrides.3.inputs.seed"]) == ("dog.png", 1)
 
 
 @both
@@ -182,10 +202,11 @@ def test_a_workflow_may_stand_in_the_manifest_and_its_nodes_may_be_any(tmp_path,
 jobs:
   - vars: {word: hi}
     workflow_api_json: {1: {class_type: Echo, inputs: {text: "{{ word }}"}}}
+    overrides.1.inputs.times: 3
 """
     (job,) = found(tmp_path, text, specs).jobs
     assert json.loads(body_of(job)) == {
-        "workflow_api_json": {"1": {"class_type": "Echo", "inputs": {"text": "hi"}}}
+        "workflow_api_json": {"1": {"class_type": "Echo", "inputs": {"text": "hi", "times": 3}}}
     }
 
 

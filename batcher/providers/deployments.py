@@ -197,7 +197,7 @@ class DeploymentList:
     async def _object_info(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """What ComfyUI says of its nodes; empty if it can't be had: then names alone are checked."""
         url = payload.get("object_info_url")
-        if not isinstance(url, str) or not (is_at(self.api.endpoint.origin, url) or _is_vendors(url)):
+        if not isinstance(url, str) or not (is_at(self.api.endpoint.origin, url) or is_vendors(url)):
             return {}
         try:
             if is_at(self.api.endpoint.origin, url):
@@ -210,7 +210,7 @@ class DeploymentList:
             return {}
 
 
-def _is_vendors(url: str) -> bool:
+def is_vendors(url: str) -> bool:
     """Whether a URL is on a host of the vendor's: only such are asked for descriptions."""
     try:
         parts = urlsplit(url)

@@ -71,11 +71,16 @@ def _check_gates(answer: ApiAnswer, document: dict[str, Any], kind: type[CallErr
 
 
 def result(answer: ApiAnswer, now: datetime, request_id: str) -> Result:
-    """What ``/result`` says of a request. Raises by the table's second column."""
+    """What ``/result`` says of a request. Raises by the table's second column.
+
+    A cancelled request may have run, and the answer does not say so: its time may be charged.
+    """
     document = document_of(answer.body)
     if not isinstance(document.get("status"), str):
         _check_gates(answer, document, Unavailable)
     found = answers.result(answer, now, request_id)
+    if found.phase is Phase.CANCELLED:
+        return msgspec.structs.replace(found, may_cost=True)
     if found.phase is not Phase.SUCCEEDED:
         return found
     outputs = document.get("outputs")
