@@ -396,7 +396,7 @@ async def test_the_server_tells_its_accounts():
         async with caller.session.get(f"{caller.origin}/sandbox/stats") as answer:
             told = await answer.json()
         assert told == {
-            "posts": 1, "polls": 1, "downloads": 1, "cancels": 0,
+            "posts": 1, "polls": 1, "downloads": 1, "cancels": 0, "uploads": 0,
             "jobs_created": 1, "jobs_cancelled": 0, "max_unfinished": 1,
             "charged_usd": 1.4, "refunded_usd": 0.0, "spent_usd": 1.4, "balance_usd": 8.6,
             "redirects_followed": 0, "tokens_leaked": 0, "faults": {},
