@@ -32,7 +32,7 @@ BASE_VARIABLE: Final = "REPLICATE_API_BASE_URL"
 DEFAULT_BASE_URL: Final = "https://api.replicate.com"
 SANDBOX_PATH: Final = "/replicate"
 HOUR_S: Final = 3600.0
-BODY_MAX_BYTES: Final = 1 << 20
+BODY_MAX_BYTES: Final = 512 << 10
 """Large media are uploaded, so that no POST takes long: see ``replicate_tracing.SETTLED``."""
 TIMEOUTS: Final = ExchangeTimeouts(post_silence_s=30.0, post_s=30.0)
 """A POST creates a prediction in moments. One that stays unanswered can be found by the list."""

@@ -21,8 +21,8 @@ from batcher.jobs.job import LocalMedia, is_data_uri
 if TYPE_CHECKING:
     from batcher.clock import Clock
 
-INLINE_MAX_CHARS: Final = 256 << 10
-"""Longer ``data:`` URIs are uploaded too: the API advises this limit."""
+INLINE_MAX_CHARS: Final = 64 << 10
+"""Longer ``data:`` URIs are uploaded too. The API advises 256 kB at most, and a POST must be quick."""
 SPARE: Final = timedelta(minutes=10)
 """An upload that expires sooner is not used again: a prediction may wait before it reads its inputs."""
 KEPT: Final = timedelta(hours=1)

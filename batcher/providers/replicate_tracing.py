@@ -28,17 +28,17 @@ from batcher.http.headers import http_date
 from batcher.http.words import clean
 from batcher.jobs.job import recorded
 from batcher.ports import Handle, Lost, Trace
-from batcher.providers.matching import IN_FLIGHT, SKEW, ListedRequest, match
+from batcher.providers.matching import IN_FLIGHT, ListedRequest, match
 from batcher.providers.replicate_answers import called, model_name
 
 if TYPE_CHECKING:
     from batcher.clock import Clock
 
-SETTLED: Final = timedelta(seconds=120)
+SETTLED: Final = timedelta(seconds=90)
 """After an intent; its POST has surely arrived then, or never will.
 
-The POST ends after at most 46 s (30 s, and its body of 1 MiB on the slowest line); a server that still
-holds it then is given a minute.
+The POST ends after at most 38 s (30 s, and its body of 512 KiB on the slowest line); a server that still
+holds it then is given almost a minute.
 """
 ASTRAY: Final = timedelta(minutes=10)
 """So far from the intent a prediction is only perhaps its own: a clock may have been set meanwhile."""
@@ -201,13 +201,11 @@ class Comparison:
     defaults: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def fits(self, lost: Lost, listed: ListedRequest) -> Fit:
-        """Whether a listed prediction has the model, the inputs and the time of an attempt."""
+        """Whether a listed prediction has the model and the inputs of an attempt, and is not older."""
         row = self.rows[listed.handle.id]
-        early = lost.sent_at - row.created_at
-        if early > ASTRAY:
+        if lost.sent_at - row.created_at > ASTRAY:
             return False
-        in_time = True if early <= SKEW else None
-        return _all([model_name(lost.model).fits(row.document), self._has_input(lost, row), in_time])
+        return _all([model_name(lost.model).fits(row.document), self._has_input(lost, row)])
 
     def _has_input(self, lost: Lost, row: Prediction) -> Fit:
         theirs = row.document.get("input")
