@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scripted import Peer, Request, ScriptedServer, answer, broken_off, drop, json_answer
 
 from batcher.clock import SystemClock
@@ -33,6 +36,7 @@ from batcher.ports import CancelOutcome, Handle, Lost, Phase
 from batcher.providers.fal import Fal, app_path, endpoint_path, find_key, open_fal, places
 from batcher.providers.fal_platform import input_schema
 from batcher.providers.fal_storage import INLINE_MAX_BYTES
+from batcher.providers.fal_trace import found_among
 from batcher.providers.registry import vendor_of
 from batcher.providers.vendor import Surroundings, Vendor
 from batcher.schema.spec import ModelSpec
@@ -368,6 +372,21 @@ def test_a_schema_that_refers_to_itself_is_taken_once():
     ModelSpec.from_catalogue({"model_id": MODEL, "input_schema": found}).problems({})
 
 
+async def test_a_listing_has_prices_asked_for_fifty_at_a_time():
+    items = [{"endpoint_id": f"fal-ai/m{n}"} for n in range(60)]
+
+    def prices(request: Request) -> Any:
+        asked = [one.partition("=")[2].replace("%2F", "/") for one in request.query.split("&")]
+        assert len(asked) <= 50
+        return {"prices": [PRICE | {"endpoint_id": one} for one in asked]}
+
+    async with fal({MODELS: {"models": items}, PRICES: prices}) as api:
+        found = await api.vendor.catalog.search()
+        assert {(one["base_price_usd"], one["price_unit"]) for one in found} == {(0.025, "image")}
+        assert len(found) == 60
+        assert api.asked.count(PRICES) == 2
+
+
 async def test_the_catalogue_is_searched_page_by_page():
     def page(request: Request) -> Any:
         first = "cursor" not in request.query
@@ -558,6 +577,35 @@ async def test_what_is_not_certain_is_left_undecided(items, ones, known):
 async def test_equal_jobs_are_found_if_all_of_them_are_listed():
     ones = [lost("a", 0), lost("b", 20)]
     assert await found([item("r2", 21), item("r1", 1)], *ones) == {"a": "r1", "b": "r2"}
+
+
+@given(st.integers(0, 2**32), st.integers(1, 6), st.integers(0, 4), st.floats(0, 1))
+def test_no_verdict_on_a_lost_submission_is_ever_wrong(seed, jobs, strangers, share):
+    """Some POSTs created a request, some did not; strangers buy alike; the list has what it has."""
+    rng = random.Random(seed)
+    schema = {"properties": {"num_images": {"default": 1}}}
+    ones = [
+        lost(f"j{n}", rng.uniform(0, 60), prompt=rng.choice("ab"), **rng.choice([{}, {"seed": n % 2}]))
+        for n in range(jobs)
+    ]
+    truth, items = {}, []
+    for one in ones:
+        if rng.random() < 0.6:
+            truth[f"r-{one.job_id}"] = one.input
+            sent_s = (one.sent_at - SENT).total_seconds() + rng.uniform(0, 200)
+            filled = rng.choice([{}, {"num_images": 1}])
+            items.append(item(f"r-{one.job_id}", sent_s, **one.input, **filled))
+    for n in range(strangers):  # with an input more: theirs are no job of this ledger
+        items.append(item(f"s{n}", rng.uniform(-60, 300), prompt=rng.choice("ab"), num_images=2))
+    listed = [one for one in items if rng.random() < share]
+    rng.shuffle(listed)
+    traces = found_among(ones, listed, schema) if listed else {}
+    adopted = {job_id: trace.request.id for job_id, trace in traces.items() if trace.request}
+    assert len(adopted) == len(traces), "that nothing was created is never certain"
+    assert len(set(adopted.values())) == len(adopted)
+    inputs = {one.job_id: one.input for one in ones}
+    for job_id, request_id in adopted.items():
+        assert truth[request_id] == inputs[job_id]
 
 
 async def test_without_the_schema_only_equal_inputs_are_certain():

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from batcher.clock import Clock, iso
 from batcher.errors import CallError, NotFound, RetryKind, Unavailable
@@ -41,7 +42,7 @@ class Platform:
         found = await self._get("/models", {"endpoint_id": endpoint, "expand": "openapi-3.0"})
         for item in _items(found, "models"):
             if item.get("endpoint_id") == endpoint:
-                return _entry(item) | await self._price(endpoint)
+                return _entry(item) | (await self._prices([endpoint])).get(endpoint, {})
         raise NotFound(f"fal lists no model {clean(endpoint)!r}")
 
     async def models(
@@ -54,28 +55,29 @@ class Platform:
             return {"models": [], "total": offset}
         named = {"q": asked[0], "category": category, "limit": str(limit), "cursor": cursor}
         found = await self._get("/models", {key: value for key, value in named.items() if value})
-        items = _items(found, "models")
+        items = [one for one in _items(found, "models") if isinstance(one.get("endpoint_id"), str)]
         end = offset + len(items)
         more = _cursor(found)
         if more:
             self._cursors[*asked, end] = more
-        entries = [_entry(item) for item in items if isinstance(item.get("endpoint_id"), str)]
+        prices = await self._prices([item["endpoint_id"] for item in items])
+        entries = [_entry(item) | prices.get(item["endpoint_id"], {}) for item in items]
         return {"models": entries, "total": sys.maxsize if more else end}
 
-    async def _price(self, endpoint: str) -> dict[str, Any]:
-        """The price of one unit, this account's discount included; nothing if that isn't known."""
-        try:
-            found = await self._get("/models/pricing", {"endpoint_id": endpoint})
-        except CallError as error:
-            if error.kind is RetryKind.TRANSIENT:
-                raise
-            return {}
-        for item in _items(found, "prices"):
-            unit_usd = _usd(item.get("unit_price"))
-            priced = item.get("endpoint_id") == endpoint and unit_usd is not None
-            if priced and isinstance(item.get("unit"), str) and _is_usd(item):
-                return {"base_price_usd": unit_usd, "price_unit": item["unit"]}
-        return {}
+    async def _prices(self, endpoints: list[str]) -> dict[str, dict[str, Any]]:
+        """The prices of one unit, this account's discounts included; nothing of those not known."""
+        known: dict[str, dict[str, Any]] = {}
+        for first in range(0, len(endpoints), IDS_PER_CALL):
+            asked = endpoints[first : first + IDS_PER_CALL]
+            query = urlencode([("endpoint_id", endpoint) for endpoint in asked])
+            try:
+                found = await self._get(f"/models/pricing?{query}", {})
+            except CallError as error:
+                if error.kind is RetryKind.TRANSIENT:
+                    raise
+                break
+            known |= {name: price for item in _items(found, "prices") for name, price in _price(item)}
+        return known
 
     async def balance_usd(self) -> float | None:
         """The account's credits in USD; None if the key may not ask. Raises nothing."""
@@ -171,6 +173,15 @@ def _entry(item: dict[str, Any]) -> dict[str, Any]:
         entry["categories"] = [meta["category"]]
     schema = input_schema(item.get("openapi"), item["endpoint_id"])
     return entry | ({"input_schema": schema} if schema else {})
+
+
+def _price(item: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A usable price as a part of an entry, with its model. A unit is named in the singular."""
+    unit_usd, unit = _usd(item.get("unit_price")), item.get("unit")
+    named = isinstance(unit, str) and isinstance(item.get("endpoint_id"), str)
+    if named and unit_usd is not None and _is_usd(item):
+        single = str(unit).removesuffix("s") if str(unit).isalpha() else unit
+        yield item["endpoint_id"], {"base_price_usd": unit_usd, "price_unit": single}
 
 
 def input_schema(document: Any, endpoint: str) -> dict[str, Any] | None:
