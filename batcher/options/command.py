@@ -1,8 +1,8 @@
-"""Every command that we print is made here: it does what it says when it is typed as it stands.
+"""Builds every command that we print, so that it can be copied into a shell unchanged.
 
-Words are quoted for a POSIX shell; what a terminal would not show as it is (a line break, an escape, a
-byte that is not UTF-8) is written in ``$'...'``, which bash, zsh and ksh read. A word that begins with a
-dash can't be taken for an option.
+Words are quoted for a POSIX shell. Characters that a terminal would not show literally (a line break, an
+escape, a byte that is not UTF-8) are written in ``$'...'``, which bash, zsh and ksh understand. A path
+that begins with a dash is never mistaken for an option.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def command(*words: object) -> str:
 
 
 def quoted(word: str) -> str:
-    """``word`` as one word of a shell, without a character that a terminal would hide."""
+    """``word`` as one word for a shell, without characters that a terminal would hide."""
     if _PLAIN.fullmatch(word) or not any(unicodedata.category(char) in _HIDDEN for char in word):
         return shlex.quote(word)
     return f"$'{''.join(map(_escaped, word))}'"
@@ -53,7 +53,7 @@ def as_path(path: str | PurePath) -> str:
 def with_options(
     verb: str, manifests: Iterable[str], values: Mapping[str, Any], *, leave_out: Iterable[Shapes]
 ) -> str:
-    """``run`` or ``plan`` of ``manifests``, with ``values`` (by key) but those of ``leave_out``."""
+    """``run`` or ``plan`` of ``manifests``, with ``values`` (by key) except those in ``leave_out``."""
     words = [as_path(manifest) for manifest in manifests]
     for option in TABLE:
         if option.key in values and option.shapes not in leave_out and verb in option.on.value:

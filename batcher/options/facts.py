@@ -1,4 +1,4 @@
-"""The options of a run as plain facts: what the other rooms read. They import nothing above them."""
+"""The options of a run as plain structs, which the other packages read. Imports nothing above it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_GRACE_S = 5.0
 DEFAULT_JOB_TIMEOUT_S = 2 * 3600.0
 DEFAULT_OUTAGE_S = 600.0
 FIRST_ANSWER_S = 60.0
-"""How long the API may fail to answer before its first answer, if nobody said ``--outage-timeout``."""
+"""How long the API may fail to answer before its first answer, without ``--outage-timeout``."""
 DEFAULT_MAX_ATTEMPTS = 3
 DEFAULT_MAX_FILE_BYTES = 2 << 30
 
@@ -31,7 +31,7 @@ class JobShare(NamedTuple):
     percent: bool = False
 
     def is_passed(self, part: int, whole: int) -> bool:
-        """Whether ``part`` of ``whole`` is more than this."""
+        """Whether ``part`` of ``whole`` is more than this limit."""
         return (100.0 * part / whole if self.percent else part) > self.value
 
     def __str__(self) -> str:
@@ -42,8 +42,8 @@ DEFAULT_CANARY_FAILURES = JobShare(20.0, percent=True)
 
 
 class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``format`` (a name, or one with what is meant inside: ``xlsx:Sheet2``), ``encoding`` and
-    ``delimiter`` of a file; None: as the file itself tells.
+    """``format`` (a name, with an optional part such as a sheet: ``xlsx:Sheet2``), ``encoding`` and
+    ``delimiter`` of a file; None: detected from the file.
     """
 
     format: str | None = None
@@ -56,12 +56,12 @@ AS_IT_TELLS = Reading()
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What the command line says of a manifest.
+    """The command line's options about a manifest.
 
-    ``model`` is for every job, ``set`` maps inputs to texts for every job (an empty one takes the
-    input away), ``columns`` says what columns are for, ``vars`` holds variables for the templates of
-    every job, ``extra`` names inputs that are sent though the schema doesn't list them. With ``per_row``
-    rows of the same inputs are jobs of their own. ``reading`` is how the file itself is to be read.
+    ``model`` is for every job, ``set`` maps inputs to texts for every job (an empty text removes the
+    input), ``columns`` holds the roles of columns, ``vars`` holds variables for the templates of every
+    job, ``extra`` names inputs that are sent although the schema doesn't list them. With ``per_row``
+    rows with the same inputs are separate jobs. ``reading`` tells how to read the file itself.
     """
 
     model: str | None = None
@@ -82,11 +82,11 @@ class Selection:
     shard: Shard | None = None
 
     def covers(self, job_id: str) -> bool:
-        """Whether a job is this run's even where it has left the manifest."""
+        """Whether a job belongs to this run even if it has left the manifest."""
         return self.limit is None and self.only is None and self.matches(job_id)
 
     def matches(self, job_id: str) -> bool:
-        """Whether the job belongs to the selection, ``limit`` aside."""
+        """Whether the job belongs to the selection, regardless of ``limit``."""
         if isinstance(self.only, frozenset):
             if job_id not in self.only:
                 return False
@@ -106,7 +106,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The user's word on what may be bought again."""
+    """The user's permissions to buy jobs again."""
 
     retry_failed: bool = False
     """Failures, except refused generations."""
@@ -116,13 +116,13 @@ class Policy:
     redo: bool = False
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     retries: int = 0
-    """How often a run buys a job again by itself whose generation failed for a reason that may pass."""
+    """How often a run retries a job whose generation failed for a temporary reason."""
 
 
 class Outage(NamedTuple):
     """How long the API may fail to answer, in seconds: before its first answer in a run, and later.
 
-    ``is_asked``: somebody said ``--outage-timeout``, so planning waits for the API, too.
+    ``is_asked``: ``--outage-timeout`` was given, so planning waits for the API, too.
     """
 
     first_s: float = FIRST_ANSWER_S
@@ -131,11 +131,11 @@ class Outage(NamedTuple):
 
     @classmethod
     def of(cls, limit_s: float | None) -> Outage:
-        """As ``--outage-timeout`` says; None: by default."""
+        """The value of ``--outage-timeout``; None: the default."""
         return cls() if limit_s is None else cls(limit_s, limit_s, is_asked=True)
 
     def less(self, spent_s: float) -> Outage:
-        """What is left after the API failed to answer for ``spent_s`` seconds while planning."""
+        """The rest after the API failed to answer for ``spent_s`` seconds while planning."""
         return self._replace(first_s=max(self.first_s - spent_s, 0.0))
 
 
@@ -144,10 +144,10 @@ DEFAULT_OUTAGE = Outage()
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast and how patiently. ``poll_interval_s`` None: a schedule that learns.
+    """Concurrency, rates and time-outs. ``poll_interval_s`` None: an adaptive schedule.
 
-    With ``adapts``, ``concurrency`` is no limit: limits are found out. ``model_caps`` are further limits
-    on unfinished requests, by patterns of models (``kling/*``).
+    With ``adapts``, ``concurrency`` is not a limit: the limits are searched for. ``model_caps`` are
+    additional limits on unfinished requests, by patterns of models (``kling/*``).
     """
 
     concurrency: int = DEFAULT_CONCURRENCY
@@ -162,26 +162,26 @@ class Pace:
     """Unfinished requests of all runs of the account on this host."""
     max_runtime_s: float | None = None
     ends_s: float | None = None
-    """The reading of the monotonic clock at which ``max_runtime_s`` is over, once a run has begun."""
+    """The time on the monotonic clock at which ``max_runtime_s`` is over, once a run has begun."""
     grace_s: float = DEFAULT_GRACE_S
     cancel_on_interrupt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """Limits on what a run may buy. ``assume_price_usd`` prices jobs that nobody else prices."""
+    """Limits on what a run may buy. ``assume_price_usd`` is the price of jobs without a known price."""
 
     max_cost_usd: float | None = None
     assume_price_usd: float | None = None
     max_failures: float | None = None
     max_failures_percent: bool = False
     canary: int | None = None
-    """So many jobs first; the rest only where no more than ``canary_failures`` of them failed."""
+    """This many jobs first; the rest only if no more than ``canary_failures`` of them failed."""
     canary_failures: JobShare = DEFAULT_CANARY_FAILURES
     allow_removed: bool = False
-    """Jobs already paid for may have left the manifest; nothing else is agreed to."""
+    """Jobs already paid for may have left the manifest. Implies no other permission."""
     assume_yes: bool = False
-    """Buy without asking, also while jobs already paid for have left the manifest."""
+    """Buy without asking, even if jobs already paid for have left the manifest."""
     existing: bool = False
     """Never begin a new run directory."""
     max_cost_per: Mapping[str, float] = field(default_factory=dict)
@@ -203,7 +203,7 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class SandboxOptions:
-    """The embedded stand-in for the API: how fast it works, and which share of calls it spoils."""
+    """The embedded stand-in for the API: its speed, and the share of calls that fail."""
 
     speed: float = 1.0
     faults: float = 0.0

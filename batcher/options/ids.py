@@ -1,4 +1,4 @@
-"""Files that list job ids: one a line, or JSON lines."""
+"""Reads files of job ids: one per line, or JSON lines."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _QUOTES = "\"'"
 
 
 def ids_in(path: Path, option: str) -> frozenset[str]:
-    """Job ids from a file: one a line, or the JSON lines that ``status --list`` prints.
+    """Job ids from a file: one per line, or the JSON lines that ``status --list`` prints.
 
-    Understood are byte-order marks, any line ends, blank lines, ``#`` comments, quotes around an id, and
-    more cells behind it. Raises UsageError.
+    Accepts byte-order marks, any line endings, blank lines, ``#`` comments, quotes around an id, and
+    more cells after it. Raises UsageError.
     """
     try:
         content = path.read_bytes()
@@ -44,7 +44,7 @@ def ids_in(path: Path, option: str) -> frozenset[str]:
 
 
 def _first_cell(text: str) -> str:
-    """What stands before the first comma or tab, without quotes around it: no id has any of these."""
+    """The text before the first comma or tab, without quotes: no id contains any of these."""
     cell = re.split(r"[,;\t]", text, maxsplit=1)[0].strip()
     if len(cell) > 1 and cell[0] in _QUOTES and cell[-1] == cell[0]:
         cell = cell[1:-1].strip()
@@ -52,7 +52,7 @@ def _first_cell(text: str) -> str:
 
 
 def strangers(option: str, ids: set[str], where: str) -> str:
-    """What is said of ``ids`` that name no job of ``where``."""
+    """A message about ``ids`` that are not jobs of ``where``."""
     shown = ", ".join(sorted(ids)[:IDS_SHOWN]) + (", ..." if len(ids) > IDS_SHOWN else "")
     verb = "names" if len(ids) == 1 else "name"
     return f"{option}: {len(ids)} of the ids {verb} no job of {where}: {shown}"

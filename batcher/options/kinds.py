@@ -1,7 +1,7 @@
 """Types of option values: how each is read from text, and written as text.
 
-``parse`` raises ValueError with what is wrong and how to write it. Values of Python, TOML and YAML (a
-number, a path) are read by their text, so that each rule stands once.
+``parse`` raises ValueError with the problem and the correct form. Values of Python, TOML and YAML (a
+number, a path) are converted to text first, so that each rule exists once.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 @dataclass(frozen=True, slots=True)
 class ValueKind:
-    """A type of value. ``metavar`` stands for it in help; ``choices`` are words that a shell
-    completes: values, or how they begin.
+    """A type of value. ``metavar`` names it in help; ``choices`` are words that a shell completes:
+    values, or how they begin.
 
-    ``show`` writes a value so that ``parse`` reads the same one again. ``is_path``: relative to the
-    file that it stands in. ``separator`` divides several values in one text, None if any text is one.
-    ``at_last_equals``: of ``NAME=VALUE`` the name may hold ``=`` (or nothing), and not the value.
-    ``is_secret``: an address that lets whoever knows it do something: it is never shown whole.
-    ``bare_name``: the name of a value that stands without one in a mapping; None if each needs one.
+    ``show`` writes a value so that ``parse`` reads it back. ``is_path``: relative to the file that
+    contains it. ``separator`` divides several values in one text; None if the text is always one value.
+    ``at_last_equals``: in ``NAME=VALUE`` the name may contain ``=`` (or be empty), the value may not.
+    ``is_secret``: a URL that grants access to anyone who knows it: it is never shown completely.
+    ``bare_name``: the name of a value without ``NAME=`` in a mapping; None if each needs a name.
     """
 
     metavar: str
@@ -49,7 +49,7 @@ class ValueKind:
 
 def _text(text: str) -> str:
     if "\0" in text:
-        raise ValueError("a null character can't stand in it")
+        raise ValueError("it can't contain a null character")
     return text
 
 
@@ -88,7 +88,7 @@ def _measured(text: str, units: Mapping[str, float]) -> tuple[float, float | Non
 
 
 def rate_per_s(text: str) -> float:
-    """``5/s``, ``30/m`` or ``100/h``, as a number a second."""
+    """``5/s``, ``30/m`` or ``100/h``, as a number per second."""
     match = re.fullmatch(rf"{_NUMBER}/([a-z]+)", text.strip().lower(), re.ASCII)
     if match is None or match[2] not in _RATE_UNITS or not float(match[1]):
         raise ValueError(f"{text!r} is not a rate; write 5/s or 30/m")
@@ -142,7 +142,7 @@ def _not_negative(text: str) -> int:
 
 
 def _auto_or(parse: Callable[[str], Any], otherwise: str) -> Callable[[str], Any]:
-    """Reads ``auto`` as itself, anything else by ``parse``."""
+    """Accepts ``auto``, and anything that ``parse`` accepts."""
 
     def read(text: str) -> Any:
         if text.strip() == "auto":
@@ -194,7 +194,7 @@ def _show_shard(value: Any) -> str:
 
 
 def show_number(value: float) -> str:
-    """A number without an exponent and without a needless fraction, exactly."""
+    """A number's exact value, without an exponent and without an unnecessary fraction."""
     text = f"{value:f}" if float(f"{value:f}") == value else f"{value:.20f}"
     return text.rstrip("0").rstrip(".")
 
@@ -240,7 +240,7 @@ def _show_share(value: tuple[float, bool]) -> str:
 
 
 def _show_ids(value: str | frozenset[str]) -> str:
-    """A set of ids, which only Python gives, stands in no command: a file can hold it."""
+    """A set of ids comes from Python only and can't be part of a command; a file can hold it."""
     return value if isinstance(value, str) else "@FILE"
 
 
@@ -260,7 +260,7 @@ def choice(*words: str) -> ValueKind:
 
 
 def as_text(value: Any) -> str:
-    """A value of Python, TOML or YAML as it would be typed. Raises ValueError if it is none."""
+    """A value of Python, TOML or YAML as it would be typed. Raises ValueError for other types."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""What an option is: a row of the table, and how it reads and writes its values."""
+"""An option: a row of the table, and how it reads and writes its values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Group(Enum):
 
 
 class Shapes(Enum):
-    """What an option changes, and so whether printed commands repeat it."""
+    """What an option affects, and therefore whether printed commands repeat it."""
 
     JOBS = "jobs"
     MONEY = "money"
@@ -78,11 +78,11 @@ class Option:
 
     @property
     def is_flag(self) -> bool:
-        """Whether it stands without a value on the command line."""
+        """Whether it has no value on the command line."""
         return self.kind is kinds.FLAG
 
     def default_value(self) -> Any:
-        """What holds if nobody says anything: a value of its kind; None, an empty list or mapping."""
+        """The value if the option is not given: of its kind, or None, an empty list or mapping."""
         if self.default is not None:
             return self.value(self.default)
         if self.is_flag:
@@ -95,7 +95,7 @@ class Option:
         A list becomes a tuple, a mapping ``{name: text}``. Raises ValueError.
         """
         if given is None:
-            raise ValueError("no value stands there")
+            raise ValueError("it has no value")
         if self.many is Many.LIST:
             return tuple(self.kind.parse(text) for text in self._texts(given))
         if self.many is Many.MAP:
@@ -106,7 +106,7 @@ class Option:
         if self.is_flag and not isinstance(given, bool | str):
             raise ValueError(f"{given!r:.80} is neither true nor false")
         if isinstance(given, bool) and not self.is_flag:
-            raise ValueError(f"{given} is no value for it; write {self.kind.metavar}")
+            raise ValueError(f"{given} is not a value for it; write {self.kind.metavar}")
         return self.kind.parse(as_text(given))
 
     def _texts(self, given: Any) -> Iterable[str]:
@@ -121,7 +121,7 @@ class Option:
         return self.kind.bare_name is not None and isinstance(given, int)
 
     def _parts(self, text: str) -> Iterable[str]:
-        """The values in one text. A comma that stands in a pair's value divides nothing."""
+        """The values in one text. A comma inside a pair's value is not a separator."""
         parts = text.split(self.kind.separator) if self.kind.separator else [text]
         if self.kind.at_last_equals and not all("=" in part for part in parts):
             parts = [text]
@@ -134,7 +134,7 @@ class Option:
         if isinstance(given, Mapping):
             for name, value in given.items():
                 if self.kind.bare_name is not None and re.search(r"[,=]", str(name)):
-                    raise ValueError(f"{name!r:.80}: a name can't hold , or =")
+                    raise ValueError(f"{name!r:.80}: a name can't contain , or =")
                 yield str(name), self.kind.parse(input_text(value))
             return
         for text in self._texts(given):
@@ -158,12 +158,12 @@ class Option:
 
 
 def under(group: Group, *rows: Option) -> tuple[Option, ...]:
-    """``rows``, under the heading of ``group``."""
+    """``rows``, each with the heading ``group``."""
     return tuple(replace(row, group=group) for row in rows)
 
 
 def input_text(value: Any) -> str:
-    """The value of a model's input as it would be typed: JSON if it is neither text nor a number."""
+    """A model input's value as it would be typed: JSON if it is neither text nor a number."""
     if isinstance(value, str | int | float) or value is None:
         return "" if value is None else as_text(value)
     import msgspec

@@ -14,19 +14,19 @@ _HEAD = """\
 Made from the table of options (`batcher/options/table.py`) by `python -m batcher.options.page`; a
 test compares.
 
-An option may stand in several places. The later wins:
+An option may be set in several places. The later wins:
 
 1. `pyproject.toml` under `[tool.batcher]`, then `batcher.toml`, in the working directory
 2. the same two beside the manifest
-3. the environment: `BATCHER_MAX_COST=5`; several values of one option on lines of their own
-4. the manifest, under `run:` (only in the manifest that is named, not in those that it includes)
+3. the environment: `BATCHER_MAX_COST=5`; several values of one option on separate lines
+4. the manifest, under `run:` (only in the manifest named on the command line, not in included ones)
 5. the command line, or the call from Python
 
-In files and in Python `-` is `_` (files take both). In files `set` and the like are mappings, and
-paths are relative to the file that they stand in; `~` is the home directory. Mappings of several
-places are merged, all else is replaced. A name that is no option, a value that is none, or an empty
-variable is an error (exit code 64), with its place. `batcher config MANIFEST` shows every value and
-where it comes from.
+In files and in Python `-` is `_` (files accept both). In files `set` and similar options are mappings,
+and paths are relative to the file that contains them; `~` is the home directory. Mappings from several
+places are merged; any other value is replaced. An unknown option, an invalid value, or an empty variable
+is an error (exit code 64) that names its place. `batcher config MANIFEST` shows every value and where it
+comes from.
 
 ```toml
 # batcher.toml
@@ -37,9 +37,9 @@ duration = 10
 ```
 
 Durations are seconds (fractions too) or `15m`, `2h`; sizes are bytes or `500MB`, `2GiB`; rates are
-`5/s`, `30/m`. `--no-NAME` turns a switch off that a file turned on. Options marked *repeated* shape
-jobs or money: the commands that `batcher` prints repeat them. Those marked *once* are permissions
-for one run: a hint to resume leaves them out.
+`5/s`, `30/m`. `--no-NAME` turns off a switch that a file turned on. Options marked *repeated* affect
+jobs or money: the commands that `batcher` prints repeat them. Those marked *once* are permissions for
+one run: a printed command to resume leaves them out.
 """
 _MARKS = {Shapes.JOBS: "repeated", Shapes.MONEY: "repeated", Shapes.ONCE: "once", Shapes.TALK: ""}
 

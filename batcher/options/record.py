@@ -1,8 +1,8 @@
-"""What was asked for, as the ledger keeps it: so that a command can be printed long after a run.
+"""A run's command as the ledger records it, so that it can be printed long after the run.
 
-Only what shapes jobs or money is kept. Paths are kept relative to the run directory, so that they stay
-true when both are moved; nothing is kept of a command that could not be typed again from it (a signed
-URL, whose signature no ledger holds; a set of ids that Python gave).
+Only options that affect jobs or money are recorded. Paths are relative to the run directory, so that
+they stay valid when both are moved. A command that could not be typed again from its record is not
+recorded at all (a signed URL, whose signature no ledger holds; a set of ids from Python).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PLACES = ("output", "state_dir")
 
 
 def record_of(given: Given, run_dir: Path) -> Asked | None:
-    """What a ledger in ``run_dir`` keeps; None if the command could not be typed again from it."""
+    """The record for a ledger in ``run_dir``; None if the command could not be typed again from it."""
     options = {}
     for key, value in given.values.items():
         option = BY_KEY[key]
@@ -59,7 +59,7 @@ def _is_file(text: str) -> bool:
 
 
 def _from(run_dir: Path, folder: str, path: str) -> str:
-    """``path``, which was named in ``folder``, from the run directory; as it is if it is absolute."""
+    """``path``, relative to ``folder``, made relative to the run directory; unchanged if absolute."""
     if path == "-" or Path(path).is_absolute():
         return path
     named = Path(folder, path)
@@ -67,9 +67,9 @@ def _from(run_dir: Path, folder: str, path: str) -> str:
 
 
 def given_of(record: Asked | None, run_dir: Path, bucket_url: str | None = None) -> Given | None:
-    """What was asked for, named from the working directory; None if the ledger doesn't say.
+    """The recorded command, with paths from the working directory; None if the ledger has none.
 
-    ``bucket_url`` is where the outputs go, if ``run_dir`` only keeps the ledger.
+    ``bucket_url`` is where the outputs go, if ``run_dir`` holds only the ledger.
     """
     if record is None or not record.options.keys() <= BY_KEY.keys():
         return None
@@ -89,7 +89,7 @@ def given_of(record: Asked | None, run_dir: Path, bucket_url: str | None = None)
 
 
 def _near(run_dir: Path, path: str) -> str:
-    """``path`` as one would name it here: relative if it lies below the working directory."""
+    """``path`` as one would type it here: relative if it is below the working directory."""
     absolute = os.path.normpath(run_dir.resolve() / path)
     below = os.path.relpath(absolute)
     return absolute if below.startswith("..") else below

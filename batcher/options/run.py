@@ -1,4 +1,4 @@
-"""Everything about one run, as it was asked for."""
+"""All options of one run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from batcher.options.given import Given
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Everything about one run."""
+    """All options of one run."""
 
     manifest: Path
     also: tuple[Path, ...] = ()
-    """Manifests whose jobs come after those of the first."""
+    """More manifests, whose jobs follow those of the first."""
     given: Given = field(default_factory=Given, compare=False)
-    """What was asked for, as it was named: the commands that we print are made from it."""
+    """The options as the user gave them: the commands that we print are made from them."""
     output: Path | None = None
-    """The run directory. With ``bucket_url``, which takes the outputs, it keeps the ledger."""
+    """The run directory. With ``bucket_url``, where the outputs go, it holds only the ledger."""
     bucket_url: str | None = None
     overrides: Overrides = field(default_factory=Overrides)
     skip_invalid: bool = False
@@ -40,8 +40,8 @@ class Options:
     ignore_old_failures: bool = False
     dask: str | None = None
     show: int | None = None
-    """A plan shows so many bodies of each model and set of inputs."""
+    """How many bodies a plan shows of each model and set of inputs."""
     lock_wait_s: float = 0.0
     """How long to wait for another run that holds the run directory."""
     check_urls: bool = False
-    """A plan asks about each media URL. Needs the network."""
+    """Whether a plan checks each media URL. Needs the network."""

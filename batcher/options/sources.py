@@ -1,8 +1,8 @@
-"""Where options come from besides the command line: files, the environment, a manifest's ``run:`` map.
+"""Reads options from sources besides the command line: files, the environment, a manifest's ``run:``.
 
 The later wins: the working directory's files, those beside the manifest, ``BATCHER_*`` variables, the
 manifest, the command line. Of two files in one directory, ``batcher.toml`` wins over ``pyproject.toml``.
-A name that is no option, and a value that is none, raise UsageError with their place.
+An unknown name or an invalid value raises UsageError with its place.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ PREFIX: Final = "BATCHER_"
 _TOML_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", re.DOTALL)
 _UNIT = re.compile(r"_(?:usd|s|per_s|bytes|interval_s|percent)$")
 BOOK_VARIABLE: Final = "BATCHER_BOOK_DIR"
-"""Where the account's book lies: of the machine, not of a run."""
+"""The folder of the account's book: a setting of the machine, not of a run."""
 _KUBERNETES = re.compile(r"BATCHER_(SERVICE_(HOST|PORT(_.*)?)|PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?)")
-"""What Kubernetes sets in each pod if a service is called ``batcher``: no options of ours."""
+"""Variables that Kubernetes sets in each pod if a service is called ``batcher``: not options."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Options from one place: ``values`` as they stand there, and where each of them stands.
+    """Options from one source: ``values`` as written there, and the place of each.
 
-    ``folder`` is what paths are relative to; None: the working directory.
+    ``folder`` is the folder that paths are relative to; None: the working directory.
     """
 
     values: Mapping[str, Any]
@@ -65,7 +65,7 @@ def _lay_over(values: dict[str, Any], option: Option, value: Any) -> None:
 
 
 def checked(layer: Layer) -> dict[str, Any]:
-    """The values of a layer by key, read by their kinds, paths relative to its folder."""
+    """The values of a layer by key, parsed by their kinds, with paths relative to its folder."""
     return {
         key: _path(option, _value(option, given, layer.places[key]), layer.folder)
         for key, given in layer.values.items()
@@ -81,20 +81,20 @@ def _value(option: Option, given: Any, place: str) -> Any:
 
 
 def _path(option: Option, value: Any, folder: Path | None) -> Any:
-    """``~`` is the home directory, as a shell would have it; other paths begin in ``folder``."""
+    """Expands ``~`` to the home directory, as a shell would; other paths are relative to ``folder``."""
     if not isinstance(value, str):
         return value
     mark = "@" if option.kind is IDS and value.startswith("@") else ""
     if not (mark or option.kind.is_path) or "://" in value:
         return value
     path = Path(value.removeprefix(mark))
-    with suppress(RuntimeError):  # nobody's home
+    with suppress(RuntimeError):  # the user has no home directory
         path = path.expanduser()
     return f"{mark}{path if folder is None else folder / path}"
 
 
 def file_layers(folders: Sequence[Path]) -> Iterator[Layer]:
-    """What the files in ``folders`` say, from the weakest to the strongest."""
+    """The layers of the files in ``folders``, from the weakest to the strongest."""
     distinct = {folder.resolve(): folder for folder in folders}
     for folder in distinct.values():
         for name in (PROJECT_NAME, CONFIG_NAME):
@@ -116,7 +116,7 @@ def _file_layer(path: Path) -> Layer | None:
     if project:
         document = document.get("tool", {}).get("batcher", {})
         if not isinstance(document, dict):
-            raise UsageError(f"{path}: tool.batcher: a table is needed")
+            raise UsageError(f"{path}: tool.batcher must be a table")
     return named(document, lambda name: f"{path}:{_line_of(name, text, project)}: {name}", path.parent)
 
 
@@ -139,7 +139,7 @@ def _toml(path: Path, content: bytes) -> tuple[str, dict[str, Any]]:
 
 
 def _line_of(name: str, text: str, project: bool) -> int:
-    """The line of an option in a TOML text, as far as a glance tells; 1 if it doesn't."""
+    """The line of an option in a TOML text, by a simple search; 1 if it isn't found."""
     start = max(text.find("[tool.batcher"), 0) if project else 0
     key = re.escape(name)
     assigned = re.compile(
@@ -150,7 +150,7 @@ def _line_of(name: str, text: str, project: bool) -> int:
 
 
 def named(given: Mapping[str, Any], place_of: Callable[[str], str], folder: Path | None = None) -> Layer:
-    """A layer of options as they are called in files, ``-`` or ``_``. Raises UsageError."""
+    """A layer of options named as in files, with ``-`` or ``_``. Raises UsageError."""
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     for name, value in given.items():
@@ -158,13 +158,13 @@ def named(given: Mapping[str, Any], place_of: Callable[[str], str], folder: Path
         if key not in BY_KEY:
             raise UsageError(f"{place_of(name)}: there is no such option{nearest(key)}")
         if key in values:
-            raise UsageError(f"{place_of(name)}: stands there twice, with - and with _")
+            raise UsageError(f"{place_of(name)}: it is there twice, once with - and once with _")
         values[key], places[key] = value, place_of(name)
     return Layer(values, places, folder)
 
 
 def nearest(key: str, known: Iterable[str] = BY_KEY) -> str:
-    """``; did you mean max_cost?``, if any option is called nearly so. Names have no units."""
+    """``; did you mean max_cost?``, if an option has a similar name. Names have no units."""
     names = list(known)
     bare = _UNIT.sub("", key)
     near = [bare] if bare in names else get_close_matches(key, names, 1)
@@ -172,7 +172,7 @@ def nearest(key: str, known: Iterable[str] = BY_KEY) -> str:
 
 
 def environment_layer(env: Mapping[str, str]) -> Layer:
-    """The ``BATCHER_*`` variables. Several values of one option stand on lines of their own."""
+    """The ``BATCHER_*`` variables. Several values of one option are on separate lines."""
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     for variable in sorted(env):

@@ -1,27 +1,27 @@
-"""The table of options of ``run`` and ``plan``: the one place that says which there are.
+"""The table of options of ``run`` and ``plan``: the only place that defines them.
 
 The command line, its help, the Python API, ``BATCHER_*`` variables, ``batcher.toml``, a manifest's
 ``run:`` map, ``batcher config`` and the commands that we print are made from these rows.
 
 To add an option: one row in :data:`TABLE`, and one field in ``facts`` that it fills. A row is
-``Option(name, kind, shapes, help, ...)`` under its heading (``Group``), where
+``Option(name, kind, shapes, help, ...)`` under its heading (``Group``):
 
-- ``name`` is what stands after ``--``. In Python and in files ``-`` is ``_``; in the environment
-  ``max-cost`` is ``BATCHER_MAX_COST``. No units in names: the kind says how values are spelled.
-- ``kind``, from ``kinds.py``, is how a value is read and written: ``USD``, ``DURATION``, ``FLAG``, ...
-- ``shapes`` is what the option changes: ``JOBS`` (which jobs, their inputs, where their outputs go),
-  ``MONEY`` (what may be spent), ``ONCE`` (a permission for one run: a hint to resume leaves it out) or
-  ``TALK`` (none of these). Printed commands repeat all but ``TALK``.
-- ``help`` is one line that says what the option does.
+- ``name`` is the text after ``--``. In Python and in files ``-`` is ``_``; in the environment
+  ``max-cost`` is ``BATCHER_MAX_COST``. Names have no units: the kind defines how values are written.
+- ``kind``, from ``kinds.py``, defines how a value is read and written: ``USD``, ``DURATION``, ``FLAG``.
+- ``shapes`` is what the option affects: ``JOBS`` (which jobs, their inputs, where their outputs go),
+  ``MONEY`` (what may be spent), ``ONCE`` (a permission for one run: a printed command to resume leaves
+  it out) or ``TALK`` (none of these). Printed commands repeat all but ``TALK``.
+- ``help`` is one line that describes the option.
 - ``to`` is the field in ``Options`` that gets the value: ``"money.max_cost_usd"``, ``"skip_invalid"``.
   None: ``app/asked.py`` has a rule for it (``RULES``), or only the command line uses it.
-- ``default`` is as it would be typed; without one it is None, false, or empty.
-- ``on`` is ``RUN`` or ``PLAN`` if only that command has it. What changes the count or the price of a
-  plan belongs to both, which is the default.
+- ``default`` is written as it would be typed; without one it is None, false, or empty.
+- ``on`` is ``RUN`` or ``PLAN`` if only that command has it. An option that changes the count or the
+  price of a plan belongs to both, which is the default.
 - ``many`` is ``LIST`` (repeatable; a list in files) or ``MAP`` (``NAME=VALUE``; a mapping in files).
 
-Besides, ``RunOptions`` in ``batcher/api.py`` names each option for type checkers: a test compares it
-to this table and says what is missing. Values are checked where they are read, by their kind.
+``RunOptions`` in ``batcher/api.py`` also names each option, for type checkers: a test compares it to
+this table. Values are checked by their kind when they are read.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ TABLE: Final[tuple[Option, ...]] = (
             "model",
             MODEL,
             JOBS,
-            "Model of every job, also of rows that name another one.",
+            "Model of every job, overriding the rows' own.",
             to="overrides.model",
         ),
         Option(
@@ -96,9 +96,9 @@ TABLE: Final[tuple[Option, ...]] = (
             many=MAP,
             to="overrides.set",
         ),
-        Option("format", NAME, JOBS, "How the manifest is written, if its name doesn't tell: csv, ..."),
+        Option("format", NAME, JOBS, "The manifest's format, if its name doesn't tell: csv, ..."),
         Option("encoding", NAME, JOBS, "The manifest's encoding, if not UTF-8: cp1252, gb18030, ..."),
-        Option("delimiter", CHARACTER, JOBS, "What stands between cells: ';', tab, pipe, ..."),
+        Option("delimiter", CHARACTER, JOBS, "The separator between cells: ';', tab, pipe, ..."),
         Option(
             "rename",
             RENAMED,
@@ -111,14 +111,14 @@ TABLE: Final[tuple[Option, ...]] = (
             "meta",
             COLUMNS,
             JOBS,
-            "Keep a column as metadata; '*': all that the model doesn't take.",
+            "Keep a column as metadata; '*': all that are not inputs of the model.",
             many=LIST,
         ),
         Option(
             "ignore",
             COLUMNS,
             JOBS,
-            "Drop a column; '*': all that the model doesn't take.",
+            "Drop a column; '*': all that are not inputs of the model.",
             many=LIST,
         ),
         Option(
@@ -141,7 +141,7 @@ TABLE: Final[tuple[Option, ...]] = (
             "per-row",
             FLAG,
             JOBS,
-            "Make rows of the same inputs jobs of their own, each bought.",
+            "Make rows with the same inputs separate jobs, and buy each.",
             to="overrides.per_row",
         ),
         Option("skip-invalid", FLAG, JOBS, "Leave bad rows out instead of stopping.", to="skip_invalid"),
@@ -149,7 +149,7 @@ TABLE: Final[tuple[Option, ...]] = (
             "show",
             COUNT,
             TALK,
-            "Print the bodies of the first N jobs, of each model and set of inputs, as they'd be sent.",
+            "Print the request bodies of the first N jobs of each model and set of inputs.",
             on=PLAN,
             to="show",
         ),
@@ -170,7 +170,7 @@ TABLE: Final[tuple[Option, ...]] = (
             "shard",
             SHARD,
             JOBS,
-            "Only the I-th of N parts of the jobs; auto: as Slurm or Kubernetes say.",
+            "Only the I-th of N parts of the jobs; auto: as set by Slurm or Kubernetes.",
             to="selection.shard",
         ),
         Option(
@@ -190,9 +190,7 @@ TABLE: Final[tuple[Option, ...]] = (
             "Submit jobs again whose POST was never answered: they may be paid for twice.",
             to="policy.retry_unknown",
         ),
-        Option(
-            "redo", FLAG, ONCE, "With --only: buy these again whatever their state.", to="policy.redo"
-        ),
+        Option("redo", FLAG, ONCE, "With --only: buy these again, in any state.", to="policy.redo"),
         Option(
             "max-attempts",
             COUNT,
@@ -208,7 +206,7 @@ TABLE: Final[tuple[Option, ...]] = (
             "concurrency",
             CONCURRENCY,
             MONEY,
-            "Unfinished requests at the API; auto finds the limit; 'kling/*=4': of these models.",
+            "Maximum of unfinished requests; auto: find the limit; 'kling/*=4': for these models.",
             short="c",
             default="8",
             many=MAP,
@@ -217,13 +215,13 @@ TABLE: Final[tuple[Option, ...]] = (
             "account-concurrency",
             COUNT,
             MONEY,
-            "Unfinished requests of all runs of the account on this host together.",
+            "Maximum of unfinished requests for all runs of the account on this host.",
             on=RUN,
             to="pace.account_concurrency",
         ),
-        Option("rate", RATE, MONEY, "Submissions at most.", on=RUN, to="pace.rate_per_s"),
+        Option("rate", RATE, MONEY, "Maximum rate of submissions.", on=RUN, to="pace.rate_per_s"),
         Option(
-            "downloads", COUNT, TALK, "Downloads at a time.", on=RUN, to="pace.downloads", default="8"
+            "downloads", COUNT, TALK, "Parallel downloads.", on=RUN, to="pace.downloads", default="8"
         ),
         Option("poll", POLL, TALK, "Polling interval.", on=RUN, default="auto"),
         Option(
@@ -239,7 +237,7 @@ TABLE: Final[tuple[Option, ...]] = (
             "outage-timeout",
             DURATION,
             TALK,
-            "Give up when no call succeeds for this long.  [default: 10m; 60s before the first answer]",
+            "Give up if no call succeeds for this long.  [default: 10m; 60s before the first answer]",
             on=RUN,
         ),
         Option("max-runtime", DURATION, TALK, "End within this time.", on=RUN, to="pace.max_runtime_s"),
@@ -247,7 +245,7 @@ TABLE: Final[tuple[Option, ...]] = (
             "dask",
             SCHEDULER,
             JOBS,
-            "Share the jobs out over the workers of a Dask cluster, or over N processes here.",
+            "Run the jobs on the workers of a Dask cluster, or in N local processes.",
             on=RUN,
             to="dask",
         ),
@@ -255,47 +253,52 @@ TABLE: Final[tuple[Option, ...]] = (
     *under(
         Group.MONEY,
         Option(
-            "max-cost", USD, MONEY, "Never let this run directory cost more.", to="money.max_cost_usd"
+            "max-cost", USD, MONEY, "Maximum total cost of this run directory.", to="money.max_cost_usd"
         ),
         Option(
             "max-cost-per",
             PER_PERIOD,
             MONEY,
-            "Never let all runs of the account cost more: day=20,month=300.",
+            "Maximum cost of all runs of the account: day=20,month=300.",
             many=LIST,
         ),
         Option(
             "assume-price",
             USD,
             MONEY,
-            "Price of jobs whose price is not known otherwise.",
+            "Price to assume for jobs whose price is unknown.",
             to="money.assume_price_usd",
         ),
         Option(
             "canary",
             COUNT,
             MONEY,
-            "First only N jobs, spread over models and parameters; then the rest, if they fare well.",
+            "Run N jobs first, spread over models and parameters; the rest if these succeed.",
             on=RUN,
             to="money.canary",
         ),
         Option(
-            "canary-failures", SHARE, MONEY, "Stop when more of the canary fail.", on=RUN, default="20%"
+            "canary-failures",
+            SHARE,
+            MONEY,
+            "Stop if more of the canary jobs fail.",
+            on=RUN,
+            default="20%",
         ),
         Option(
             "retries",
             TIMES,
             MONEY,
-            "Buy a job again so often by itself if its generation failed for a reason that may pass.",
+            "Retry a job up to this many times if its generation fails for a temporary reason.",
             to="policy.retries",
             default="0",
         ),
-        Option("max-failures", SHARE, MONEY, "Stop submitting after more failures than this.", on=RUN),
+        Option("max-failures", SHARE, MONEY, "Stop submitting if more jobs fail than this.", on=RUN),
         Option(
             "existing",
             FLAG,
             MONEY,
-            "Never begin a new run directory: exit 73 if there is none.",
+            "Never create a new run directory: exit 73 if there is none.",
             on=RUN,
             to="money.existing",
         ),
@@ -303,7 +306,7 @@ TABLE: Final[tuple[Option, ...]] = (
             "allow-removed",
             FLAG,
             MONEY,
-            "Buy though jobs already paid for have left the manifest, as a rolling one's do.",
+            "Buy even if jobs already paid for have left the manifest (for rolling manifests).",
             on=RUN,
             to="money.allow_removed",
         ),
@@ -315,7 +318,7 @@ TABLE: Final[tuple[Option, ...]] = (
             "on-interrupt",
             choice("detach", "cancel"),
             TALK,
-            "What becomes of remote work on Ctrl-C.",
+            "On Ctrl-C, leave remote work running, or cancel what is still queued.",
             on=RUN,
             default="detach",
         ),
@@ -323,7 +326,7 @@ TABLE: Final[tuple[Option, ...]] = (
             "on-lock",
             ON_LOCK,
             TALK,
-            "When another run holds RUN_DIR: exit 75, exit 0 without a word, or wait for it.",
+            "If another run holds RUN_DIR: exit 75, exit 0 silently, or wait for it.",
             on=RUN,
             default="fail",
         ),
@@ -331,7 +334,7 @@ TABLE: Final[tuple[Option, ...]] = (
             "grace",
             DURATION,
             TALK,
-            "How long Ctrl-C waits for answers of POSTs under way.",
+            "How long to wait on Ctrl-C for answers to POSTs in flight.",
             on=RUN,
             to="pace.grace_s",
             default="5s",
@@ -343,7 +346,7 @@ TABLE: Final[tuple[Option, ...]] = (
             "allow-host",
             HOSTS,
             JOBS,
-            "Also download from here (repeatable).",
+            "Also download from this host (repeatable).",
             many=LIST,
             on=RUN,
             to="trust.allow_hosts",
@@ -352,7 +355,7 @@ TABLE: Final[tuple[Option, ...]] = (
             "max-file-size",
             SIZE,
             JOBS,
-            "Refuse outputs that are larger.",
+            "Refuse larger outputs.",
             on=RUN,
             to="trust.max_file_bytes",
             default="2GiB",
@@ -370,5 +373,5 @@ def options_of(command: str) -> tuple[Option, ...]:
 
 
 def defaults() -> dict[str, Any]:
-    """The value of every option if nothing is said, by key."""
+    """The default value of every option, by key."""
     return {option.key: option.default_value() for option in TABLE}

@@ -1,1 +1,1 @@
-"""``report.html``: one static page that shows what a run directory holds."""
+"""``report.html``: one static page that shows the contents of a run directory."""

@@ -1,6 +1,6 @@
-"""Outputs that lie in a bucket, fetched when the live page asks for them.
+"""Fetches outputs from a bucket when the live page requests them.
 
-They pass through a temporary folder, which is limited in size and deleted with the server.
+They are kept in a temporary folder, which is limited in size and deleted with the server.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 KEPT_BYTES = 1 << 30
 AT_ONCE = 4
 PATIENCE = StoreRetries(retries=2, retry_s=10.0, max_backoff_s=2.0, connect_s=5.0, request_s=60.0)
-"""Somebody is looking at the page: better a clear word soon than a spinner for minutes."""
+"""Short, because a user is waiting: an early error is better than a spinner for minutes."""
 
 
 class FetchedOutputs:
-    """Local copies of objects of the bucket at ``bucket_url``; the longest unused ones go first."""
+    """Local copies of objects of the bucket at ``bucket_url``; the least recently used go first."""
 
     def __init__(self, bucket_url: str, kept_bytes: int = KEPT_BYTES) -> None:
         self._url, self._kept_bytes = bucket_url, kept_bytes

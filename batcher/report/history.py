@@ -1,4 +1,4 @@
-"""A snapshot that remembers when: the fold of the ledger, with the times that a report draws."""
+"""A snapshot with times: folds the ledger, and keeps the times that a report shows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batcher.ledger.snapshot import Snapshot
 
 
 class Life(msgspec.Struct, gc=False):
-    """When the current attempt of a job got where, in milliseconds since 1970; None where it did not."""
+    """When a job's current attempt reached each state, in milliseconds since 1970; None if never."""
 
     submitted_ms: int | None = None
     completed_ms: int | None = None
@@ -22,7 +22,7 @@ class Life(msgspec.Struct, gc=False):
 
 
 class Move(NamedTuple):
-    """One change of one job's state, and what the batch had cost then."""
+    """One change of one job's state, and the cost of the batch at that time."""
 
     at_ms: int
     before: State
@@ -38,7 +38,7 @@ class Incident(NamedTuple):
 
 
 class TimedSnapshot(Snapshot):
-    """Folds like a Snapshot and keeps the course of events beside the state."""
+    """Folds like a Snapshot, and keeps the sequence of events besides the state."""
 
     may_restore = False
 
@@ -51,12 +51,12 @@ class TimedSnapshot(Snapshot):
         self.generation_s: dict[str, list[float]] = {}
 
     def apply_run(self, event: RunEvent, place: int = -1) -> None:
-        """Take in a line about a run."""
+        """Apply a line about a run."""
         super().apply_run(event, place)
         self.course.append((milliseconds(event.at), event))
 
     def apply(self, event: Event, place: int = -1) -> JobRecord:
-        """Take in one job event; see Snapshot."""
+        """Apply one job event; see Snapshot."""
         known = self.records.get(event.job)
         before = known.state if known is not None else State.PENDING
         record = super().apply(event, place)
@@ -92,7 +92,7 @@ class TimedSnapshot(Snapshot):
 
 @lru_cache(maxsize=1024)
 def milliseconds(at: str) -> int:
-    """An ISO 8601 moment as milliseconds since 1970; 0 for text that is none."""
+    """An ISO 8601 time as milliseconds since 1970; 0 for any other text."""
     try:
         return round(datetime.fromisoformat(at).timestamp() * 1000)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the page knows of each job, and of the run."""
+"""The page's data about each job, and about the run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WEB = ("http://", "https://")
 
 
 class Jobs:
-    """Each job that a history tells of, with what stands only in the ledger's lines."""
+    """Each job of a history, with the data that only the ledger's lines hold."""
 
     def __init__(self, run_dir: Path, history: TimedSnapshot) -> None:
         self._root = run_dir
@@ -36,7 +36,7 @@ class Jobs:
         self._bucket_url = bucket_url_of(run_dir)
 
     def all(self) -> Iterator[dict[str, Any]]:
-        """Every job that the ledger mentions, in that order; each without what it doesn't have."""
+        """Every job in the ledger, in its order; keys without a value are left out."""
         records = dict(self._history.items())
         for job_id in self._history.lives:
             record = records[job_id]
@@ -55,9 +55,9 @@ class Jobs:
         }
 
     def commands(self) -> dict[str, str]:
-        """The commands that the page offers, by what they are for.
+        """The commands that the page offers, by their purpose.
 
-        Without those that repeat the run's, if its ledger doesn't say what that was.
+        Commands that repeat the run's command are left out if the ledger doesn't record it.
         """
         last, root = self._history.last_run, as_path(self._root)
         given = given_of(last.asked if last is not None else None, self._root, self._bucket_url)
@@ -121,7 +121,7 @@ class Jobs:
         return {name: value for name, value in facts.items() if value is not None}
 
     def _place(self, path: str) -> dict[str, str]:
-        """Where the page finds a file; ``away`` is where people do, when the page can't show it."""
+        """A file's path for the page; ``away`` is its location for people if the page can't show it."""
         if self._bucket_url is None:
             return {"path": quote(path)}
         url = f"{self._bucket_url}/{path}"
@@ -135,7 +135,7 @@ class Jobs:
         return self._history.line_at(record.submitting_offset).source
 
     def _input_media(self, inputs: dict[str, Any]) -> Iterator[dict[str, str]]:
-        """Media that went in: a local one as a path from the page, a remote one as its URL."""
+        """An input's media: a local file as a path relative to the page, a remote one as its URL."""
         for name, value in inputs.items():
             for item in value if isinstance(value, list) else [value]:
                 if isinstance(item, str) and item.startswith(_WEB) and _names_media(name):
@@ -168,7 +168,7 @@ def _names_media(field: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A value as the page shows and compares it: scalars as they are, the rest as text."""
+    """A value as the page shows and compares it: scalars unchanged, everything else as text."""
     if isinstance(value, str | int | float | bool) or value is None:
         return value
     if isinstance(value, dict) and value.keys() == {"path", "sha256"}:

@@ -1,4 +1,4 @@
-"""Puts data, style and script into one HTML file that needs nothing else and asks for nothing else."""
+"""Puts data, style and script into one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def render(title: str, data: dict[str, Any]) -> str:
 
 
 def embedded(data: Any) -> str:
-    """``data`` as JSON that may stand in a script element."""
+    """``data`` as JSON that is safe inside a script element."""
     return msgspec.json.encode(data).decode().translate(_UNSAFE_IN_SCRIPT)
 
 
 def _policy(style: str, script: str, *, served: bool) -> str:
-    """Only this style, only this script, media from beside the page, and no network at all.
+    """Content security policy: only this style and script, local media, and no network at all.
 
-    ``served``: by ``batcher view``, which the page asks for news and sends its marks to.
+    ``served``: by ``batcher view``, where the page gets updates and sends its marks.
     """
     return "; ".join(
         (
@@ -77,7 +77,7 @@ def asset(name: str) -> str:
 
 
 def _trusted(text: str) -> Any:
-    """Text of our own, or escaped already."""
+    """Text of this package, or already escaped."""
     from markupsafe import Markup
 
     return Markup(text)  # noqa: S704 - assets of this package, and JSON whose markup is escaped

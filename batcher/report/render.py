@@ -1,8 +1,8 @@
-"""``report.html``: one static page that shows what a run directory holds, read from its ledger alone.
+"""``report.html``: one static page that shows a run directory, made from its ledger alone.
 
-``history`` folds the ledger with its times, ``jobs`` and ``series`` make the page's data of it,
-``page`` puts data, style and script into one file. Nothing here knows the runner: a report is as good
-after a crash, beside a live run, or for somebody else's run directory.
+``history`` folds the ledger with its times, ``jobs`` and ``series`` make the page's data from it,
+``page`` puts data, style and script into one file. Nothing here depends on the runner: a report works
+after a crash, during a run, and for a copied run directory.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from batcher.report.series import series_of
 
 
 def write_report(run_dir: Path, disk: Disk, clock: Clock, refresh_s: float | None = None) -> Status:
-    """Write ``report.html`` into ``run_dir``, whole or not at all; returns the status it shows.
+    """Write ``report.html`` into ``run_dir`` atomically; returns the status that it shows.
 
-    ``refresh_s``: how often, in seconds, the page of a live run looks for a newer one. Raises
-    LedgerError where the ledger can't be read, RunDirError where the page can't be written.
+    ``refresh_s``: the interval in seconds at which the page of a live run reloads. Raises LedgerError if
+    the ledger can't be read, RunDirError if the page can't be written.
     """
     data = page_data(run_dir, disk, clock)
     status: Status = data["status"]
@@ -43,7 +43,7 @@ def write_report(run_dir: Path, disk: Disk, clock: Clock, refresh_s: float | Non
 
 
 def page_data(run_dir: Path, disk: Disk, clock: Clock) -> dict[str, Any]:
-    """All that the page shows, as its ledger and its marks tell it now. Raises BatcherError."""
+    """All data of the page, from the current ledger and marks. Raises BatcherError."""
     history = _history(run_dir, disk)
     status = status_of(run_dir, history, beside=disk)
     jobs = Jobs(run_dir, history)
@@ -61,7 +61,7 @@ def page_data(run_dir: Path, disk: Disk, clock: Clock) -> dict[str, Any]:
 
 
 async def keep_writing(run_dir: Path, disk: Disk, clock: Clock, every_s: float) -> Status:
-    """Write the report anew every ``every_s`` seconds where the ledger grew, until the run has ended."""
+    """Rewrite the report every ``every_s`` seconds if the ledger grew, until the run has ended."""
     written: list[int | None] | None = None
     while True:
         size = [disk.size(run_dir / name) for name in segments_in(run_dir, disk)]
@@ -76,7 +76,7 @@ async def keep_writing(run_dir: Path, disk: Disk, clock: Clock, every_s: float) 
 
 
 def marks_of(run_dir: Path, history: TimedSnapshot) -> dict[str, dict[str, str | None]]:
-    """What people think of the outputs that there are now, by job. Raises RunDirError."""
+    """The marks on the current outputs, by job. Raises RunDirError."""
     marks = current_marks(run_dir, history)
     return {job: {"mark": mark.mark, "note": mark.note} for job, mark in marks.items()}
 

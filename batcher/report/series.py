@@ -1,4 +1,4 @@
-"""The course of a batch as numbers to draw: thinned out to what a screen can show."""
+"""The history of a batch as numbers for plots, reduced to what a screen can show."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KINDS = ("turned away", NO_ANSWER, "another attempt")
 
 
 def series_of(history: TimedSnapshot, total: int) -> dict[str, Any]:
-    """Everything that the plots need. Times are milliseconds since 1970, money is USD."""
+    """All data of the plots. Times are milliseconds since 1970, money is USD."""
     moves = sorted(history.moves)
     if not moves:
         return {}
@@ -33,7 +33,7 @@ def series_of(history: TimedSnapshot, total: int) -> dict[str, Any]:
 
 
 def _gaps(times_ms: list[int]) -> list[tuple[int, int]]:
-    """Long stretches in which nothing happened: between runs, mostly. A plot may leave them out."""
+    """Long periods without events, mostly between runs. A plot may skip them."""
     steps = [(b - a, a, b) for a, b in pairwise(times_ms) if b - a >= IDLE_MIN_MS]
     gaps: list[tuple[int, int]] = []
     busy_ms = times_ms[-1] - times_ms[0]
@@ -46,7 +46,7 @@ def _gaps(times_ms: list[int]) -> list[tuple[int, int]]:
 
 
 def _states(history: TimedSnapshot, total: int) -> dict[str, list[Any]]:
-    """How many jobs stood in each state, and what they had cost, at up to POINTS moments."""
+    """The number of jobs in each state, and their cost, at up to POINTS times."""
     moves = history.moves
     counts = Counter({State.PENDING: total})
     every = max(1, -(-len(moves) // POINTS))
@@ -61,7 +61,7 @@ def _states(history: TimedSnapshot, total: int) -> dict[str, list[Any]]:
             for state in State:
                 columns[state.value].append(max(0, counts[state]))
     if not _has_unknown(history):
-        # Between a POST and its answer a job is unknown for a moment: no news to anybody.
+        # A job is unknown between its POST and the answer: too briefly to be shown.
         moments = zip(columns[State.SUBMITTED], columns[State.UNKNOWN], strict=True)
         columns[State.SUBMITTED] = [submitted + unknown for submitted, unknown in moments]
         columns[State.UNKNOWN] = [0] * len(columns["at"])

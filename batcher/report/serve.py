@@ -1,8 +1,8 @@
 """``batcher view``: the page of a run directory, live, for one person on this machine.
 
-Binds to loopback, and answers only requests that name it as their host, come from its own page and have
-the secret that its address begins with. Serves the page, its data, and files that the ledger names. It
-takes no lock, sends nothing to the API, and writes nothing but marks.
+Binds to loopback, and only answers requests that name it as their host, come from its own page and have
+the secret in its URL. Serves the page, its data, and files that the ledger names. It takes no lock,
+sends nothing to the API, and writes nothing but marks.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 LOOK_EVERY_S = 0.5
 REST_FACTOR = 4.0
-"""Between two looks at a large ledger at least so many times what the look takes."""
+"""The pause between two reads of a large ledger, as a multiple of the time that a read takes."""
 QUIET_S = 10.0
-"""A run that is killed changes no file: look again after so long."""
+"""A killed run changes no file, so its state is checked again after this long."""
 _MARK_MAX_BYTES = 64 * 1024
 _INPUT = "input/"
 _SAFE = {
@@ -54,7 +54,7 @@ Handler = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
 
 
 class _Sent(msgspec.Struct):
-    """A mark as the page sends it."""
+    """A mark in the form in which the page sends it."""
 
     job: str
     mark: str | None = None
@@ -62,12 +62,12 @@ class _Sent(msgspec.Struct):
 
 
 class Showcase:
-    """What there is to show: data for the page, and the files that it may load."""
+    """The content to serve: data for the page, and the files that it may load."""
 
     def __init__(self, run_dir: Path, disk: Disk, clock: Clock) -> None:
         self._run_dir, self._disk, self._clock = run_dir, disk, clock
         self.files: dict[str, tuple[Path, str | None]] = {}
-        """By the path below the secret: the file, and the hash of an input."""
+        """The file, and an input's hash, by the path below the secret."""
         self.bucket_url = bucket_url_of(run_dir)
         self.keys: frozenset[str] = frozenset()
         """Paths below the secret that are keys of outputs in that bucket."""
@@ -97,14 +97,14 @@ class Showcase:
         self.jobs = frozenset(job["job"] for job in data["jobs"])
 
     def _add_output(self, file: dict[str, Any], files: dict[str, tuple[Path, str | None]]) -> None:
-        """A file of the run directory itself: a ledger that names another one is not believed."""
+        """Add an output, only if it is inside the run directory: the ledger is not trusted on that."""
         name = unquote(file["path"])
         path = (self._run_dir / name).resolve()
         if path.is_relative_to(self._run_dir.resolve()):
             files[name] = (path, None)
 
     def _add_input(self, medium: dict[str, str], files: dict[str, tuple[Path, str | None]]) -> None:
-        """A local input, if it is media; its content is compared when it is asked for."""
+        """Add a local input, if it is media; its hash is checked when it is requested."""
         sha256 = medium.get("sha256", "")
         if "path" not in medium:
             return
@@ -116,7 +116,7 @@ class Showcase:
             del medium["path"]
 
     def mark(self, sent: _Sent) -> None:
-        """Save a mark. Raises ValueError for what is none, OSError."""
+        """Save a mark. Raises ValueError if it is invalid, OSError."""
         if sent.job not in self.jobs:
             raise ValueError("no job of this run")
         if len(sent.note or "") > NOTE_MAX_CHARS:
@@ -130,14 +130,14 @@ class Showcase:
 
 
 def _in_bucket(file: dict[str, Any], bucket_url: str) -> str:
-    """The key of an output, by which the page asks for it; ``away`` is where it lies."""
+    """The key of an output, by which the page requests it; ``away`` is its URL."""
     key = unquote(file["path"]).removeprefix(f"{bucket_url}/")
     file["path"], file["away"] = quote(key), f"{bucket_url}/{key}"
     return key
 
 
 class View:
-    """The server of one run directory; ``complain`` is told once of each thing that can't be shown."""
+    """The server of one run directory; calls ``complain`` once for each problem."""
 
     def __init__(
         self, run_dir: Path, disk: Disk, clock: Clock, complain: Callable[[str], None] | None = None
@@ -154,7 +154,7 @@ class View:
 
     @asynccontextmanager
     async def serving(self, port: int = 0) -> AsyncIterator[str]:
-        """Serve until the block is left; yields the address. Raises BatcherError."""
+        """Serve until the block ends; yields the URL. Raises BatcherError."""
         from aiohttp import web
 
         await asyncio.to_thread(self.book.look)
@@ -199,7 +199,7 @@ class View:
                 raise web.HTTPNotFound(headers=_SAFE)
             try:
                 return await handler(request)
-            except ConnectionError:  # the tab was closed: nobody is left to answer
+            except ConnectionError:  # the tab was closed
                 return web.Response()
 
         return guard
@@ -217,7 +217,7 @@ class View:
         return web.Response(body=body, content_type="application/json", headers=_SAFE)
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        """Server-sent events: the number of a state of the data, each time that there is a newer one."""
+        """Server-sent events: the version number of the data, whenever it changes."""
         from aiohttp import web
 
         response = web.StreamResponse(headers={**_SAFE, "Content-Type": "text/event-stream"})
@@ -269,7 +269,7 @@ class View:
             return None
 
     def _is_same(self, path: Path, sha256: str) -> bool:
-        """Whether an input still is what the ledger says it was."""
+        """Whether an input is unchanged since the ledger recorded it."""
         found = path.stat()
         look = (found.st_mtime_ns, found.st_size)
         if self._verified.get((path, sha256)) != look:
@@ -280,7 +280,7 @@ class View:
         return True
 
     async def _watch(self) -> None:
-        """Look again when the ledger or the marks grew, and now and then while a run is live."""
+        """Read again when the ledger or the marks grow, and periodically while a run is live."""
         seen, rest_s, quiet_s = self.book.sizes(), LOOK_EVERY_S, 0.0
         while True:
             await self._clock.sleep(rest_s)
@@ -293,7 +293,7 @@ class View:
             try:
                 await asyncio.to_thread(self.book.look)
             except BatcherError:
-                continue  # a ledger in the making: what was read before stays
+                continue  # the ledger is being created: keep what was read before
             seen, quiet_s = sizes, 0.0
             rest_s = max(LOOK_EVERY_S, REST_FACTOR * (self._clock.monotonic() - began))
             self._version += 1
