@@ -1,1 +1,1 @@
-"""What a run directory holds as a dataset: rows, metadata, acceptance, exports."""
+"""A run directory as a dataset: rows, metadata, acceptance, exports."""

@@ -1,9 +1,9 @@
-"""Acceptance: what is inside an output, and whether it is what was asked for.
+"""Acceptance: checks the content of an output, and compares it with the inputs.
 
-A file that fails stays ``done``, since it was paid for and is whole as it came; the note on its quality
-goes into the ledger, and from there into metadata, ``status`` and report. ``inspector``
-judges one job's outputs; ``headers`` (built in) and ``decode`` (with the extra ``media``) look into
-files; ``asked`` compares with the inputs.
+A job whose file fails the check stays ``done``, because the file was paid for and is complete; the note
+on its quality goes into the ledger, and from there into metadata, ``status`` and report. ``inspector``
+checks one job's outputs; ``media.headers`` (built in) and ``media.decode`` (with the extra ``media``)
+read files; ``expectations`` compares with the inputs.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from batcher.jobs.job import Artifact, Probed
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """One job's outputs with what was found in them; ``quality`` is None where nothing is wrong."""
+    """One job's outputs and their properties; ``quality`` is None if no problem was found."""
 
     files: tuple[Probed, ...]
     quality: str | None = None
 
 
 class Inspector(Protocol):
-    """What the download lane asks before a job is done."""
+    """The check that the download lane makes before a job is done."""
 
     async def inspect(self, job_id: str, files: tuple[Artifact, ...]) -> Verdict:
-        """Look into a job's outputs, which lie under their names. Never raises for what it finds."""
+        """Check a job's outputs, which are at their final paths. Problems are returned, never raised."""
         ...
 
 
 class Unchecked:
-    """Takes everything as it comes."""
+    """Accepts everything without a check."""
 
     async def inspect(self, job_id: str, files: tuple[Artifact, ...]) -> Verdict:
         return Verdict(tuple(Probed(file.path, file.bytes, file.sha256) for file in files))

@@ -1,7 +1,7 @@
 """The dataset card of a run directory: a ``README.md`` that loaders and the Hugging Face hub read.
 
-It names the files of the one split and declares the type of every column, so that neither words in file
-names nor values that only late rows have are left to be guessed.
+It lists the files of the only split and declares the type of every column, so that loaders infer neither
+splits from words in file names nor types from the first rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MEDIA = {"image": "image", "video": "video", "audio": "audio"}
 
 
 def path_warning(run_dir: Path) -> str | None:
-    """What to know before loading a dataset from this path; None if it loads as any other."""
+    """A warning about loading a dataset from this path; None if there is no problem."""
     path = str(run_dir.resolve())
     if "::" in path:
         return f"{run_dir}: load_dataset can read no path with :: in it: choose another"
@@ -41,7 +41,7 @@ def path_warning(run_dir: Path) -> str | None:
 
 
 def is_ours(text: bytes) -> bool:
-    """Whether a card may be written over."""
+    """Whether a card was written by batcher, so that it may be overwritten."""
     return MARK.encode() in text
 
 
@@ -49,7 +49,7 @@ def card(name: str, columns: dict[str, str], kinds: Counter[str]) -> str:
     """The text of a card for a dataset that has rows.
 
     ``columns`` maps the names of inputs and metadata to types; ``kinds`` counts outputs by the first
-    part of their media type. The column with the files is named after the kind that most of them are.
+    part of their media type. The column with the files is named after the most frequent kind.
     """
     features = list(_features(columns, _main_kind(kinds)))
     config = {
@@ -103,7 +103,7 @@ def _features(columns: dict[str, str], kind: str | None) -> Iterable[dict[str, A
 
 
 def _yaml(value: Any) -> str:
-    """JSON is YAML, and quotes whatever a column may be called."""
+    """``value`` as JSON, which is valid YAML and quotes any column name."""
     return msgspec.json.encode(value).decode()
 
 

@@ -1,7 +1,7 @@
-"""What was asked for, read from a job's inputs, against what came.
+"""Compares an output with the job's inputs: duration, size, aspect ratio.
 
-Only inputs whose names mean the same with every model are taken at their word; a model that goes by
-its input image's shape has no ``aspect_ratio``, and then nothing is compared.
+Only inputs whose names mean the same for every model are used. A model that keeps the shape of its input
+image has no ``aspect_ratio``, and then nothing is compared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DURATION_TOLERANCE, _DURATION_SLACK_S = 0.1, 0.5
 
 
 def differences(found: Finding, inputs: dict[str, Any]) -> Iterator[str]:
-    """How ``found`` differs from what ``inputs`` asked for, in words; nothing where it doesn't."""
+    """Descriptions of how ``found`` differs from ``inputs``; empty if it doesn't."""
     if found.duration_s is not None and (found.media_type or "").startswith("video/"):
         yield from _duration(found.duration_s, inputs)
     if found.width and found.height:
@@ -63,7 +63,7 @@ def _asked_size(inputs: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def _number(value: Any) -> float | None:
-    """A positive number, as such or as the text that some schemas want ("5", "5s")."""
+    """A positive number, given as a number or as text in the form of some schemas ("5", "5s")."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?s?", value):

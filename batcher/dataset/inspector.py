@@ -1,4 +1,4 @@
-"""Judges the outputs of a job: they decode, show something, are what was asked for, nobody else's."""
+"""Checks a job's outputs: they decode, are not blank, match the inputs, and equal no other job's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROUP_JOBS = 8
 
 
 class MediaInspector:
-    """Looks into files in threads, a few at a time, so that the event loop and the cores stay free."""
+    """Checks files in threads, a few at a time, so that the event loop and the cores stay free."""
 
     def __init__(self, run_dir: Path, snapshot: Snapshot) -> None:
         self._root = run_dir
@@ -48,7 +48,7 @@ class MediaInspector:
         return self._snapshot.line_at(place).input or {} if place >= 0 else {}
 
     def _twins(self, job_id: str, artifact: Artifact) -> Iterator[str]:
-        """Says so where another job's output has the same bytes."""
+        """A note if another job's output has the same bytes."""
         ours = self._snapshot.records[job_id].submitting_offset
         assert self._snapshot.owners is not None
         owner = self._snapshot.owners.setdefault(artifact.sha256, ours)
@@ -57,7 +57,7 @@ class MediaInspector:
 
 
 def look_into(path: Path) -> Finding:
-    """What is in a file: decoded where the extra ``media`` is installed, else by its headers."""
+    """The content of a file: decoded if the extra ``media`` is installed, else by its headers."""
     try:
         headers = read_headers(path)
     except OSError as error:
@@ -68,7 +68,7 @@ def look_into(path: Path) -> Finding:
         return decode(path, headers.media_type)
     except ImportError:
         return headers
-    except Exception:  # noqa: BLE001 - a decoder's own limits and bugs are no damage of the file
+    except Exception:  # noqa: BLE001 - a decoder's own limits and bugs are not damage of the file
         return replace(headers, judged=False)
 
 

@@ -1,8 +1,8 @@
 """``metadata.jsonl``: one flat line per output file, derived from the ledger.
 
-The same keys stand in every line and a key has one type, so that the file loads as a table as it is.
-Lines are appended as jobs finish; where that can't have gone right (a crash, new columns, jobs that left
-the manifest) the file is made anew from the ledger, whole or not at all.
+Every line has the same keys and each key has one type, so that the file loads as a table unchanged.
+Lines are appended as jobs finish. If the file may be out of date (a crash, new columns, jobs that left
+the manifest), it is rebuilt from the ledger, atomically.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from batcher.store.local import RunDir
 _GATHER_LOCK = "gather"
 GATHER_PATIENCE_S = 600.0
 _LAYOUT = 4
-"""Of the columns that every row has: raised where they change."""
+"""Version of the columns that every row has: to be incremented when they change."""
 
 
 class _Cache(msgspec.Struct):
-    """What the file was in step with when it was last closed.
+    """What the file matched when it was last closed.
 
-    Where its columns, the ledger's last word on the dataset, or its own size is another one now, it is
-    made anew.
+    If its columns, the ledger's last change to the dataset, or its own size differ now, the file is
+    rebuilt.
     """
 
     columns: dict[str, str]
@@ -49,7 +49,7 @@ class _Cache(msgspec.Struct):
 
 
 class Written(Protocol):
-    """A ledger: what it amounts to, and whether all of that is on disk."""
+    """A ledger: its snapshot, and whether all of it is on disk."""
 
     @property
     def snapshot(self) -> Snapshot: ...
@@ -58,7 +58,7 @@ class Written(Protocol):
 
 
 class Describes(Protocol):
-    """Who is told what happens to outputs that ``metadata.jsonl`` describes."""
+    """Keeps ``metadata.jsonl`` up to date when outputs change."""
 
     def open(self, columns: ColumnTypes) -> None: ...
     def append(self, job_id: str) -> None: ...
@@ -67,7 +67,7 @@ class Describes(Protocol):
 
 
 class Later:
-    """What a shard does about the metadata while it runs: nothing. See :func:`gather`."""
+    """Does nothing: a shard doesn't write the metadata while it runs. See :func:`gather`."""
 
     def open(self, columns: ColumnTypes) -> None: ...
     def append(self, job_id: str) -> None: ...
@@ -97,9 +97,9 @@ class Metadata:
         self._changes = 0
 
     def open(self, columns: ColumnTypes) -> None:
-        """Begin with ``columns`` (those of the manifest); makes the file anew where it is stale.
+        """Begin with ``columns`` (those of the manifest); rebuilds the file if it is stale.
 
-        A shard that ended may be at it just now: waits until it is not. Raises RunDirError, LockedError.
+        Waits if a shard that ended is just writing the file. Raises RunDirError, LockedError.
         """
         gathering = self._run_dir.hidden / _GATHER_LOCK
         if self._disk.size(gathering) is not None:
@@ -107,7 +107,7 @@ class Metadata:
         self.begin(columns)
 
     def begin(self, columns: ColumnTypes) -> None:
-        """Begin as ``open`` does, as the only one who makes the file. Raises RunDirError."""
+        """Like ``open``, if no other process can be writing the file. Raises RunDirError."""
         with writing(self._run_dir.metadata):
             self._cached = self._read_cache()
             self._columns = self._known_columns(columns)
@@ -135,11 +135,11 @@ class Metadata:
             self._write_card()
 
     def mark_stale(self) -> None:
-        """Lines that stand in the file are no longer true: make it anew at the next ``refresh``."""
+        """Some lines in the file are no longer true: rebuild it at the next ``refresh``."""
         self._stale = True
 
     def refresh(self) -> None:
-        """Make the file anew from the ledger where it is stale."""
+        """Rebuild the file from the ledger if it is stale."""
         if not self._stale:
             return
         self._close_file()
@@ -150,7 +150,7 @@ class Metadata:
         self._stale = False
 
     def _write_all(self, snapshot: Snapshot) -> None:
-        """Write the file; once more if the first value of a column stood too far down for loaders."""
+        """Write the file; again if the first value of a column was too far down for loaders."""
         first: dict[str, None] = {}
         while True:
             self._late = []
@@ -162,11 +162,10 @@ class Metadata:
             first |= late
 
     def close(self) -> None:
-        """Make the file anew if it went stale, and let go of it. Raises RunDirError.
+        """Rebuild the file if it became stale, and close it. Raises RunDirError.
 
-        It went stale also where the ledger tells of more than was appended here: a run that was
-        interrupted between the two. While lines of the ledger are still to be written, it is left to
-        the next run.
+        It is also stale if the ledger has more than was appended here, because a run was interrupted
+        between the two. If lines of the ledger are still unwritten, the next run rebuilds it.
         """
         try:
             with writing(self._run_dir.metadata):
@@ -179,7 +178,7 @@ class Metadata:
             self._close_file()
 
     def _vouch(self) -> None:
-        """Make the file durable, and say that it is in step."""
+        """Make the file durable, and record that it is up to date."""
         if self._file is not None:
             self._file.sync()
         cache = self._in_step()
@@ -198,7 +197,7 @@ class Metadata:
                 yield from self._lines(job_id, record)
 
     def _lines(self, job_id: str, record: JobRecord) -> Iterator[bytes]:
-        """A done job's lines, counted in to the head of the file."""
+        """A done job's lines, after counting them for the head of the file."""
         rows = Rows(self._ledger.snapshot, self._columns)
         for row in rows.of(job_id, record):
             line = msgspec.json.encode(row) + b"\n"
@@ -208,7 +207,7 @@ class Metadata:
             yield line
 
     def _read_head(self) -> TypedHead:
-        """The head of the file as it is, which is in step with the ledger."""
+        """Read the head of the existing file, which is up to date."""
         head = TypedHead(self._head_bytes)
         size_bytes = self._disk.size(self._run_dir.metadata)
         if size_bytes is None:
@@ -232,7 +231,7 @@ class Metadata:
         return merged
 
     def _write_card(self) -> None:
-        """Write the dataset card if it changed. One that is not ours stays as it is."""
+        """Write the dataset card if it changed. A card that batcher didn't write is kept."""
         if not self._kinds:
             return
         path = self._run_dir.root / CARD_NAME
@@ -265,23 +264,23 @@ class Metadata:
 
 
 class _AtRest(NamedTuple):
-    """A ledger that nobody writes."""
+    """A ledger without a writer."""
 
     snapshot: Snapshot
     is_durable: bool = True
 
 
 def gather(root: Path, shard: Shard, disk: Disk) -> None:
-    """Let ``metadata.jsonl`` describe what all shards brought, once the last of them has ended.
+    """Rebuild ``metadata.jsonl`` from the outputs of all shards, after the last of them has ended.
 
-    To be called by each shard when it has let go of the run directory; does nothing while another is at
-    work. Raises RunDirError, LedgerError.
+    Each shard calls it after releasing the run directory; it does nothing while another shard runs.
+    Raises RunDirError, LedgerError.
     """
     hidden = root / HIDDEN_NAME
     release = disk.lock(hidden / _GATHER_LOCK, GATHER_PATIENCE_S)
     try:
         with writing(hidden):
-            if is_held(hidden, disk):  # asked with the lock: who begins now waits for it in ``open``
+            if is_held(hidden, disk):  # under the lock: a run that begins now waits in ``open``
                 return
         snapshot = read_snapshot(root, disk)
         metadata = Metadata(RunDir(root, disk, shard), _AtRest(snapshot), disk)

@@ -1,6 +1,6 @@
-"""One flat row per output file, as the ledger tells it: what metadata, exports and report share.
+"""One flat row per output file, made from the ledger; used by metadata, exports and report.
 
-The same keys stand in every row and a key has one type, over all models: rows load as a table.
+Every row has the same keys and each key has one type, over all models, so that rows load as a table.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ OWN_COLUMNS = {
     "orphaned": FLAG,
     "source": TEXT,
 }
-"""Columns that every row has, with their types; those of inputs, metadata and variables follow them."""
+"""Columns that every row has, with their types. Those of inputs, metadata and variables follow."""
 
 
 class Made(NamedTuple):
-    """What a job was made of, as the ledger has it."""
+    """A job's model, inputs, metadata and variables, from the ledger."""
 
     inputs: dict[str, Any]
     meta: dict[str, Any]
@@ -53,7 +53,7 @@ class Made(NamedTuple):
 
 
 class ColumnTypes:
-    """The columns that inputs, metadata and variables need: name → type, merged over many jobs."""
+    """The columns for inputs, metadata and variables: name → type, merged over many jobs."""
 
     def __init__(self, types: dict[str, str] | None = None) -> None:
         self.types: dict[str, str] = dict(types or {})
@@ -62,7 +62,7 @@ class ColumnTypes:
         self._last_vars: dict[str, type] = {}
 
     def watch(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """Pass ``jobs`` through, taking note of their columns."""
+        """Yield ``jobs`` unchanged, and add their columns."""
         for job in jobs:
             self.add(job.input, job.meta, job.vars)
             yield job
@@ -70,7 +70,7 @@ class ColumnTypes:
     def add(
         self, inputs: dict[str, Any], meta: dict[str, Any], variables: Mapping[str, Any] = NONE
     ) -> None:
-        """Take in one job's values. Most have the types of the job before."""
+        """Add one job's values. Most have the types of the job before."""
         self._take("input", inputs, self._last_inputs)
         if meta:
             self._take("meta", meta, self._last_meta)
@@ -84,18 +84,18 @@ class ColumnTypes:
                 column = f"{prefix}.{name}"
                 known = self.types.get(column, NOTHING)
                 self.types[column] = _merged(known, _type_of(_shown(value)))
-                if kind is not list:  # the next list may hold something else
+                if kind is not list:  # the next list may have items of another type
                     last[name] = kind
 
     def merge(self, other: ColumnTypes) -> None:
-        """Take in what ``other`` knows."""
+        """Add the columns of ``other``."""
         for name, kind in other.types.items():
             self.types[name] = _merged(self.types.get(name, NOTHING), kind)
 
     def fill(
         self, inputs: dict[str, Any], meta: dict[str, Any], variables: Mapping[str, Any] = NONE
     ) -> dict[str, Any]:
-        """One job's values under every column, each in its column's type; None where it has none."""
+        """One job's value for every column, converted to the column's type; None if it has none."""
         row: dict[str, Any] = dict.fromkeys(sorted(self.types))
         for prefix, values in (("input", inputs), ("meta", meta), ("var", variables)):
             for name, value in values.items():
@@ -105,7 +105,7 @@ class ColumnTypes:
 
 
 def _shown(value: Any) -> Any:
-    """``value`` with its local media as their paths, as a job or a ledger line holds them."""
+    """``value`` of a job or a ledger line, with its local media replaced by their paths."""
     if isinstance(value, LocalMedia):
         return value.shown
     if isinstance(value, dict) and value.keys() == {"path", "sha256"}:
@@ -138,7 +138,7 @@ def _merged(one: str, other: str) -> str:
 
 
 def _cast(value: Any, kind: str) -> Any:
-    """``value`` in the type of its column, which takes it in: see ``_merged``."""
+    """``value`` converted to the type of its column, which can hold it: see ``_merged``."""
     if value is None:
         return None
     if kind == TEXT:
@@ -147,14 +147,14 @@ def _cast(value: Any, kind: str) -> Any:
 
 
 class Rows:
-    """Makes rows of what a snapshot holds, and of the ledger's lines that it reads back."""
+    """Makes rows from a snapshot, and from the ledger's lines, which it reads again."""
 
     def __init__(self, snapshot: Snapshot, columns: ColumnTypes) -> None:
         self.columns = columns
         self._snapshot = snapshot
 
     def all(self) -> Iterator[dict[str, Any]]:
-        """Of every done job, in the order in which they were done."""
+        """The rows of every done job, in the order in which they were done."""
         for job_id, record in self._snapshot.items():
             if record.state is State.DONE:
                 yield from self.of(job_id, record)
@@ -189,7 +189,7 @@ class Rows:
             }
 
     def made_of(self, record: JobRecord) -> Made:
-        """What a job was made of; of its ``source``, the row as its last attempt found it."""
+        """A job's inputs and metadata; its ``source`` is the row at its last attempt."""
         if record.input_offset < 0:
             return Made({}, {}, {}, None)
         event = last = self._snapshot.line_at(record.input_offset)
@@ -198,7 +198,7 @@ class Rows:
         return Made(event.input or {}, event.meta or {}, event.vars or {}, last.source)
 
     def widen(self) -> None:
-        """Let the columns hold every job that the ledger knows."""
+        """Extend the columns so that they fit every job in the ledger."""
         for record in self._snapshot.records.values():
             if record.input_offset >= 0:
                 made = self.made_of(record)

@@ -1,8 +1,8 @@
 """Which columns have a value in the first bytes of a table of JSON lines.
 
-Loaders infer a column's type from the first bytes alone: `datasets` reads 10 MB and takes a column that
-is null throughout them for one that is never anything else. A value further down is then an error. So
-rows that bring the first value of a column go to the front.
+Loaders infer a column's type from the first bytes alone: `datasets` reads 10 MB, and if a column is null
+in all of them, it assumes that it is always null. A value further down is then an error. Therefore rows
+with the first value of a column go to the front.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 from typing import Any
 
 HEAD_BYTES = 8 << 20
-"""Less than what loaders read before they decide: 10 MB in `datasets`, in ``_read_metadata``."""
+"""Less than loaders read to infer types: 10 MB in `datasets`, in ``_read_metadata``."""
 
 
 class TypedHead:
-    """Counts the rows of a file in, in their order, and tells which of them stand too far down."""
+    """Counts the rows of a file in their order, and detects those that are too far down."""
 
     def __init__(self, size_bytes: int = HEAD_BYTES) -> None:
         self._left_bytes = size_bytes
         self._typed: set[str] = set()
 
     def take(self, row: dict[str, Any], line_bytes: int) -> bool:
-        """Count in the next row. True if it has the first value of a column behind the head."""
+        """Count the next row. True if it has the first value of a column, but is after the head."""
         late = self._left_bytes <= 0
         self._left_bytes -= line_bytes
         first = [name for name, value in row.items() if name not in self._typed and has_type(value)]
@@ -30,5 +30,5 @@ class TypedHead:
 
 
 def has_type(value: Any) -> bool:
-    """Whether a value tells the type of its column: null and the empty list fit any."""
+    """Whether a value determines the type of its column: null and the empty list fit any."""
     return value is not None and value != []

@@ -1,7 +1,7 @@
-"""Which rows an export takes: a filter expression, and ids to leave out.
+"""Selects the rows of an export: a filter expression, and ids to exclude.
 
-The expressions are simpleeval's: Python's operators on the row's columns, no calls but a few string
-methods, bounded in length and power. Nothing is ever given to ``eval``.
+Expressions are evaluated by simpleeval: Python's operators on the row's columns, no calls except a few
+string methods, limited in length and power. ``eval`` is never used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _GROUPS = ("input", "meta", "var")
 
 
 class _Nothing:
-    """A value that a job doesn't have: equal to None, and neither more nor less than anything."""
+    """A missing value: equal to None, and neither greater nor less than anything."""
 
     def __eq__(self, other: object) -> bool:
         return other is None or isinstance(other, _Nothing)
@@ -36,7 +36,7 @@ class _Nothing:
         return 0
 
     def __getattr__(self, name: str) -> Any:
-        """Every method of a text that isn't there says no."""
+        """Every text method of a missing value returns False."""
         if name.startswith("_"):
             raise AttributeError(name)
         return lambda *_: False
@@ -50,7 +50,7 @@ def _value(value: Any) -> Any:
 
 
 class _Fields:
-    """Columns of one group: ``meta.split`` or ``meta["split"]``; None where a job has none."""
+    """Columns of one group: ``meta.split`` or ``meta["split"]``; None if a job has none."""
 
     def __init__(self, group: str, row: dict[str, Any]) -> None:
         self._group, self._row = group, row
@@ -65,18 +65,18 @@ class _Fields:
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """``where`` is an expression that must hold, ``but`` are job ids to leave out."""
+    """``where`` is an expression that must be true, ``but`` are job ids to exclude."""
 
     where: str | None = None
     but: frozenset[str] = frozenset()
 
     def check(self, columns: Iterable[str]) -> None:
-        """Try the expression on a row without values. Raises UsageError where it makes no sense."""
+        """Try the expression on a row without values. Raises UsageError if it is invalid."""
         if self.where is not None:
             self._holds(_evaluator(self.where), dict.fromkeys(columns))
 
     def of(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Those of ``rows`` that are meant."""
+        """The selected ``rows``."""
         if self.where is None:
             yield from (row for row in rows if row["job"] not in self.but)
             return
@@ -96,7 +96,7 @@ class Choice(msgspec.Struct, frozen=True):
         except (InvalidExpression, FeatureNotAvailable) as error:
             raise UsageError(f"--filter {self.where!r}: {error}") from error
         except (TypeError, AttributeError):
-            return False  # an operation that this job's values don't have: it is not meant
+            return False  # an operation that this job's values don't support: not selected
         except (ArithmeticError, ValueError, LookupError, RecursionError) as error:
             raise UsageError(f"--filter {self.where!r}: {error}") from error
 

@@ -1,8 +1,8 @@
 """Exports of a run directory: WebDataset shards, Parquet, CSV, folders with metadata or captions.
 
-``choose`` says which rows, ``shards`` cuts them and keeps a record of what is written, one module per
-format writes a shard. Rows come from the ledger, so an export is as good after a crash as beside a live
-run; a shard is whole or absent, and one that is there already is not written again.
+``choose`` selects rows, ``shards`` divides them and records what is written, one module per format
+writes a shard. Rows come from the ledger, so an export works after a crash and during a run. Shards are
+written atomically, and an existing one is not written again.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ TABLES = ("webdataset", "parquet", "csv")
 FOLDERS = ("folder", "captions")
 FORMATS = (*TABLES, *FOLDERS)
 Progress = Callable[[int, int], object]
-"""Told after each shard: rows and bytes of media that it holds."""
+"""Called after each shard with its rows and bytes of media."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOrder:
-    """What to export, where to, and how. ``embed``: media bytes go into Parquet too."""
+    """What to export, where, and how. ``embed``: also put the media's bytes into Parquet."""
 
     run_dir: Path
     target: Path
@@ -47,7 +47,7 @@ class ExportOrder:
 
 @dataclass(slots=True)
 class Exported:
-    """What an export amounts to. ``kept`` shards were there already."""
+    """The result of an export. ``kept`` shards existed already."""
 
     rows: int = 0
     bytes: int = 0
@@ -56,7 +56,7 @@ class Exported:
 
 
 def export(order: ExportOrder, disk: Disk, progress: Progress = lambda rows, size: None) -> Exported:
-    """Write what ``order`` says; again after an interruption, it writes only what is missing.
+    """Export as ``order`` says. Repeated after an interruption, it only writes what is missing.
 
     Raises UsageError (filter, ids), InputError (a media file is missing or damaged, the library of a
     format is not installed), RunDirError (the target can't be written, or a bucket with the media can't
@@ -100,7 +100,7 @@ def _columns(rows: Rows) -> dict[str, str]:
 
 
 def _chosen(order: ExportOrder, rows: Rows) -> RowSource:
-    """The rows to export, as often as they are asked for."""
+    """The rows to export; can be iterated repeatedly."""
 
     def chosen() -> Iterator[dict[str, Any]]:
         return order.choice.of(rows.all())
@@ -112,13 +112,13 @@ def _chosen(order: ExportOrder, rows: Rows) -> RowSource:
 
 
 def selected(order: ExportOrder, disk: Disk) -> tuple[int, int]:
-    """Rows that ``order`` selects, and bytes of their media: for a progress bar."""
+    """The number of rows that ``order`` selects, and the bytes of their media: for a progress bar."""
     sizes = [row["bytes"] for row in order.choice.of(_rows(order, disk).all())]
     return len(sizes), sum(sizes)
 
 
 def _rows(order: ExportOrder, disk: Disk) -> Rows:
-    """The rows of the run directory. Raises UsageError where the choice is not one among them."""
+    """The rows of the run directory. Raises UsageError if the choice doesn't fit them."""
     rows = Rows(read_snapshot(order.run_dir, disk), ColumnTypes())
     rows.widen()
     order.choice.check(OWN_COLUMNS | rows.columns.types)

@@ -1,7 +1,7 @@
 """Copies of the outputs as a folder: with ``metadata.jsonl`` for loaders, or captions for trainers.
 
-Copies rather than links: trainers resize and convert what they are given, and the run directory stays as
-the ledger says it is.
+Copies rather than links: trainers may resize and convert the files, and the run directory must not
+change.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from batcher.errors import RunDirError, UsageError
 from batcher.layout import METADATA_NAME
 
 RECORD_NAME = ".export-folder.json"
-"""Hidden, so that loaders of whole folders pass over it."""
+"""Hidden, so that loaders of whole folders skip it."""
 PIECE_BYTES = 1 << 20
 _PENDING = ""
 
 
 class _Files(msgspec.Struct):
-    """Names in the folder that are ours, each with the SHA-256 of what it holds; ``""``: not sure."""
+    """Files in the folder that an export wrote, each with its SHA-256; ``""``: unknown."""
 
     files: dict[str, str] = {}
 
 
 class Folder:
-    """The target of an export: files that are whole or absent, none written twice."""
+    """The target of an export: files are written atomically, and none twice."""
 
     def __init__(self, target: Path, disk: Disk) -> None:
         self.target, self.disk = target, disk
@@ -43,7 +43,7 @@ class Folder:
         self._now: dict[str, str] = {}
 
     def begin(self, names: set[str]) -> None:
-        """Claim ``names`` before anything is written. Raises RunDirError for other people's files."""
+        """Claim ``names`` before anything is written. Raises RunDirError for foreign files."""
         for name in sorted(names - self._ours.files.keys()):
             if self.disk.size(self.target / name) is not None:
                 raise RunDirError(
@@ -53,7 +53,7 @@ class Folder:
         self._write(self._ours)
 
     def put(self, name: str, sha256_hex: str, content: Iterator[bytes], size_bytes: int) -> None:
-        """Write a file, unless it is there with this content already."""
+        """Write a file, unless it exists with this content already."""
         self._now[name] = sha256_hex
         path = self.target / name
         if self._ours.files.get(name) == sha256_hex and self.disk.size(path) == size_bytes:
@@ -64,11 +64,11 @@ class Folder:
         self.written.append(name)
 
     def put_text(self, name: str, text: bytes) -> None:
-        """Write a small file, unless it is there with this content already."""
+        """Write a small file, unless it exists with this content already."""
         self.put(name, hashlib.sha256(text).hexdigest(), iter([text]), len(text))
 
     def end(self) -> None:
-        """Remove files of an earlier export that this one has no use for, and say what is ours."""
+        """Remove files of an earlier export that this one doesn't have, and record those it wrote."""
         for name in self._ours.files.keys() - self._now.keys():
             self.disk.remove(self.target / name)
         self._write(_Files(self._now))
@@ -87,11 +87,11 @@ class Folder:
 def fill(
     folder: Folder, rows: RowSource, split_by: str | None, source: Source, *, captions: bool
 ) -> Iterator[int]:
-    """Copy the media of ``rows`` with their captions, or with metadata; a subfolder for each split.
+    """Copy the media of ``rows`` with their captions, or with metadata; one subfolder per split.
 
-    Yields the size in bytes of each medium that is in place.
+    Yields the size in bytes of each copied media file.
 
-    Raises UsageError (two outputs of one name), RunDirError, InputError (a medium is missing).
+    Raises UsageError (two outputs with one name), RunDirError, InputError (a media file is missing).
     """
     parts = [(label if split_by else "", part) for label, part in splits(rows, split_by)]
     folder.begin(_names(parts, captions=captions))
@@ -120,7 +120,7 @@ def _names(parts: list[tuple[str, RowSource]], *, captions: bool) -> set[str]:
 
 
 def _metadata(rows: list[Row]) -> Iterator[bytes]:
-    """One line a row; rows with the first value of a column first, for readers that infer types."""
+    """One line per row; rows with the first value of a column first, for readers that infer types."""
     head = TypedHead(0)
     first = [row for row in rows if head.take(row, 0)]
     names = {row["file_name"] for row in first}

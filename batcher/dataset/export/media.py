@@ -1,4 +1,4 @@
-"""Where an export takes media from: the run directory, or the bucket that has them."""
+"""The source of an export's media: the run directory, or the bucket that has them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from batcher.store.local import RunDir
 from batcher.store.objects.failures import NoSuchObject
 
 Source = Callable[[list[dict[str, Any]]], Filed]
-"""Rows, each with the path of its media file: whole, as long as it is the row at hand."""
+"""Rows, each with the path of its media file, which is only valid until the next row."""
 
 
 def unread(run_dir: Path, rows: list[dict[str, Any]]) -> Filed:
-    """For formats that only name their media."""
+    """For formats that only contain the names of their media."""
     return ((row, run_dir / row["file_name"]) for row in rows)
 
 
@@ -30,8 +30,8 @@ def unread(run_dir: Path, rows: list[dict[str, Any]]) -> Filed:
 def media_of(run_dir: Path, disk: Disk) -> Iterator[Source]:
     """The media of a run directory; from a bucket they are fetched one by one, as they are read.
 
-    What it yields raises InputError for what is missing or damaged, RunDirError and CredentialsError
-    if a bucket can't be read. Needs a thread without an event loop.
+    Iterating raises InputError if a file is missing or damaged, RunDirError and CredentialsError if a
+    bucket can't be read. Needs a thread without an event loop.
     """
     tree = open_run_dir(run_dir, disk)
     with asyncio.Runner() as runner, tempfile.TemporaryDirectory(prefix="batcher-") as folder:

@@ -1,4 +1,4 @@
-"""Cuts rows into shards, and keeps a shelf of them: each whole or absent, none written twice."""
+"""Divides rows into shards, and records the written ones: each is atomic, and none is written twice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from batcher.disk import Disk
 from batcher.errors import RunDirError, UsageError
 
 RECORD_NAME = ".export.json"
-"""Hidden, so that loaders of whole folders pass it by."""
+"""Hidden, so that loaders of whole folders skip it."""
 DEFAULT_SHARD_BYTES = 1_000_000_000
 ROWS_AT_MOST = 50_000
 """A shard's rows are in memory, its media never are."""
@@ -30,7 +30,7 @@ RowSource = Callable[[], Iterable[Row]]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where shards end: by bytes of media, or ``count`` about equal ones; per value of ``split_by``."""
+    """Shard sizes: by bytes of media, or ``count`` about equal ones; per value of ``split_by``."""
 
     size_bytes: int = DEFAULT_SHARD_BYTES
     count: int | None = None
@@ -39,18 +39,18 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class ExportShard:
-    """Some rows, and the name of the file that is to hold them."""
+    """Some rows, and the name of their file."""
 
     name: str
     rows: list[Row]
 
     @property
     def bytes(self) -> int:
-        """Of their media."""
+        """The total size of their media, in bytes."""
         return sum(row["bytes"] for row in self.rows)
 
     def digest(self, fingerprint: str) -> str:
-        """Of everything that decides the shard's bytes."""
+        """A hash of everything that determines the shard's bytes."""
         digest = hashlib.sha256(fingerprint.encode())
         for row in self.rows:
             digest.update(msgspec.json.encode(row) + b"\n")
@@ -58,7 +58,7 @@ class ExportShard:
 
 
 def cut(source: RowSource, how: Cut, extension: str) -> Iterator[ExportShard]:
-    """The shards of all rows that ``source`` gives anew at each call."""
+    """The shards of all rows of ``source``, which returns a new iterator at each call."""
     for label, rows in splits(source, how.split_by):
         groups = _by_count(rows, how.count) if how.count else _by_size(rows(), how.size_bytes)
         for number, group in enumerate(groups):
@@ -66,7 +66,7 @@ def cut(source: RowSource, how: Cut, extension: str) -> Iterator[ExportShard]:
 
 
 def splits(source: RowSource, column: str | None) -> Iterator[tuple[str, RowSource]]:
-    """The rows of each value of ``column`` under a name that files may have; all as ``data`` without.
+    """The rows by value of ``column``, under names safe for files; without a column all as ``data``.
 
     Raises UsageError if there is no such column, or two values would share a name.
     """
@@ -133,7 +133,7 @@ class Shelf:
         self._wanted: set[str] = set()
 
     def has(self, shard: ExportShard) -> bool:
-        """Whether this very shard is there, of the length that it was written with."""
+        """Whether the same shard exists, with the size that it was written with."""
         self._wanted.add(shard.name)
         entry = self._record.shards.get(shard.name)
         if entry is None or entry.digest != shard.digest(self._fingerprint):
@@ -149,7 +149,7 @@ class Shelf:
 
     @contextmanager
     def place(self, shard: ExportShard) -> Iterator[Path]:
-        """A path to write the shard to; it gets its name and its entry when it is whole and durable."""
+        """A path to write the shard to; it gets its name and entry when it is complete and durable."""
         path, temporary = self._target / shard.name, self._target / f".{shard.name}.tmp"
         try:
             yield temporary
@@ -163,7 +163,7 @@ class Shelf:
         self._write()
 
     def tidy(self, extension: str) -> None:
-        """Remove shards of an earlier export in the same format that this one has no use for."""
+        """Remove shards of an earlier export in the same format that this one doesn't have."""
         for name in self._record.shards.keys() - self._wanted:
             if not name.endswith(extension):
                 continue

@@ -19,7 +19,7 @@ _MEDIA = "media"
 
 
 class CsvWriter:
-    """One header, one line per output. Text that a spreadsheet would run gets a ``'`` before it."""
+    """One header, one line per output. Text that a spreadsheet would execute gets a ``'`` prefix."""
 
     extension = ".csv"
     reads_media = False
@@ -37,7 +37,7 @@ class CsvWriter:
 
 
 def cell(value: Any) -> Any:
-    """A value as CSV may hold it (OWASP, CSV injection): numbers stay numbers, lists become JSON."""
+    """A value in safe form for CSV (OWASP, CSV injection): numbers stay numbers, lists become JSON."""
     if isinstance(value, list):
         value = msgspec.json.encode(value).decode()
     if isinstance(value, bool):
@@ -84,7 +84,7 @@ class ParquetWriter:
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=self._schema))
 
     def _batches(self, rows: Filed) -> Iterator[list[dict[str, Any]]]:
-        """Row groups: so many rows, or so many bytes of media, at a time."""
+        """Row groups, limited by the number of rows and by the bytes of media."""
         batch: list[dict[str, Any]] = []
         held = 0
         for row, media in rows:

@@ -1,4 +1,4 @@
-"""WebDataset: tar files in which the files of one sample stand together under one key."""
+"""WebDataset: tar files in which the files of one sample are adjacent and share one key."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class TarWriter:
 
 
 def key_of(file_name: str) -> str:
-    """A sample's key: the job id, with the number of the output where there are several.
+    """A sample's key: the job id, with the number of the output if there are several.
 
-    A key ends at its first dot, so dots become ``%2E``. Nothing else in an id needs a disguise.
+    A key ends at its first dot, so dots become ``%2E``. Nothing else in an id needs escaping.
     """
     return Path(file_name).stem.replace(".", "%2E")
 

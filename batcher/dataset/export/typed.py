@@ -1,9 +1,9 @@
-"""Rows whose every column shows its type at once, for formats that leave types to the reader.
+"""Orders rows so that the first ones show every column's type, for formats without declared types.
 
 `datasets` infers the features of a WebDataset from its first five samples, which must agree with each
-other, and then holds every later sample to them: a field that is null in those five is null for ever.
-So a text that is missing is empty, and samples with a number in every column come first. If a number
-is missing and no five samples have them all, its column is text.
+other, and then requires them of every later sample: a field that is null in those five must stay null.
+Therefore a missing text becomes empty, and samples with a number in every column come first. If a number
+is missing and there are no five samples with all of them, its column becomes text.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from batcher.dataset.rows import TEXT
 from batcher.dataset.typed_head import has_type
 
 FIRST_SAMPLES = 5
-"""As many as ``datasets`` looks at: NUM_EXAMPLES_FOR_FEATURES_INFERENCE there."""
+"""How many samples ``datasets`` reads: its NUM_EXAMPLES_FOR_FEATURES_INFERENCE."""
 
 
 def typed(source: RowSource, columns: dict[str, str], *, split: bool) -> RowSource:
     """``source`` with each of ``columns`` (name → type) in one type from the first row on.
 
-    With ``split`` the rows go to several files, each of which may be read alone: none comes first then.
+    With ``split`` the rows go to several files, each of which may be read alone: the order is kept.
     """
     gaps = _gaps(source, [name for name, kind in columns.items() if kind != TEXT])
     first = [] if split else list(islice(_complete(source, gaps), FIRST_SAMPLES))
@@ -37,7 +37,7 @@ def typed(source: RowSource, columns: dict[str, str], *, split: bool) -> RowSour
 
 
 def _gaps(source: RowSource, names: list[str]) -> set[str]:
-    """Those of ``names`` that some rows have a value for, and some have not."""
+    """Those of ``names`` that have a value in some rows, but not in all."""
     having, lacking = set[str](), set[str]()
     for row in source():
         for name in names:

@@ -1,4 +1,4 @@
-"""What a format is to the rest of an export."""
+"""The interface of an export format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Filed = Iterator[tuple[dict[str, Any], Path]]
 
 
 class Writer(Protocol):
-    """Writes one shard at a time. ``fingerprint`` changes where the same rows give other bytes."""
+    """Writes one shard at a time. ``fingerprint`` changes if the same rows would give other bytes."""
 
     extension: str
     reads_media: bool
