@@ -149,7 +149,7 @@ def test_the_first_signal_leaves_a_whole_ledger_and_remote_work_running(server, 
     out, err = process.communicate(timeout=20)
     assert process.returncode == code, err
     assert time.monotonic() - began < 5.5
-    assert "6 requests go on running at the API" in out
+    assert "6 requests are still running at the API" in out
     assert "Traceback" not in err
     server.generate_s = 0.1
     assert run_command(server, tmp_path, "run", "pairs.csv", *FAST).returncode == 0

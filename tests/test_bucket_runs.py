@@ -472,7 +472,7 @@ async def test_verify_reads_every_byte_from_the_bucket(desk, capsys):
     assert await asyncio.to_thread(verify_outputs, desk.here, as_json=False) == 1
     said = capsys.readouterr().out
     assert "media/cat-1.mp4: its bytes have changed" in said
-    assert f"{ROWS - 1} of {ROWS} files are as the ledger says" in said
+    assert f"{ROWS - 1} of {ROWS} files match the ledger" in said
 
 
 async def test_redo_sets_the_old_object_aside_in_the_bucket(desk):

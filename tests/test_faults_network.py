@@ -160,7 +160,7 @@ def test_a_token_that_is_refused_on_polls_too_leaves_the_requests_for_later(serv
     write_pairs(tmp_path / "pairs.csv", 10)
     ended = run(server, tmp_path, "pairs.csv", "-c", 3)
     assert ended.returncode == 77
-    assert "3 requests go on running at the API" in ended.stdout
+    assert "3 requests are still running at the API" in ended.stdout
     assert states(tmp_path / "output/pairs") == {"submitted": 3, "pending": 7}
     server.on_post = server.on_result = None
     assert run(server, tmp_path, "pairs.csv").returncode == 0
@@ -218,7 +218,7 @@ def test_a_job_that_its_server_drips_at_is_left_running_when_its_time_is_up(serv
     write_pairs(tmp_path / "pairs.csv", 2)
     ended = run(server, tmp_path, "pairs.csv", "--job-timeout", 1)
     assert ended.returncode == 1
-    assert "2 requests go on running at the API" in ended.stdout
+    assert "2 requests are still running at the API" in ended.stdout
     assert states(tmp_path / "output/pairs") == {"submitted": 2}
 
 

@@ -71,7 +71,7 @@ def test_a_signal_while_posts_are_in_flight_waits_for_their_answers(server, tmp_
     assert {one["request_id"] for one in ledger(run_dir) if one["event"] == "submitted"} == set(
         server.created
     )
-    assert "4 requests go on running at the API, and may cost $1.00" in ended.out
+    assert "4 requests are still running at the API, and may cost $1.00" in ended.out
     assert states(run_dir) == {"submitted": 4, "pending": 8}
 
 
@@ -223,7 +223,7 @@ def test_cancelling_on_interrupt_tells_what_was_cancelled_from_what_runs_already
         "3 queued requests were cancelled and cost nothing, 1 run already and can't be cancelled"
         in ended.out
     )
-    assert "1 requests go on running at the API" in ended.out
+    assert "1 requests are still running at the API" in ended.out
     assert states(tmp_path / "output/pairs") == {"pending": 3, "submitted": 1}
 
 

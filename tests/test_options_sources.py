@@ -91,7 +91,7 @@ def test_the_working_directory_counts_once_if_the_manifest_is_in_it(here):
         ("pyproject.toml", "tool.batcher = 3", "pyproject.toml: tool.batcher must be a table"),
         ("batch/m.yaml", "run:\n  max_cots: 3\n" + MANIFEST, "batch/m.yaml:2: run: max_cots: there is"),
         ("batch/m.yaml", "run:\n  limit: no\n" + MANIFEST, "batch/m.yaml:2: run: limit: 'no' is not a"),
-        ("batch/m.yaml", "run:\n  limit:\n" + MANIFEST, "batch/m.yaml:2: run: limit: no value stands"),
+        ("batch/m.yaml", "run:\n  limit:\n" + MANIFEST, "batch/m.yaml:2: run: limit: it has no value"),
         ("batch/m.yaml", "run: [limit]\n" + MANIFEST, "batch/m.yaml:1: run: a mapping of options"),
     ],
 )

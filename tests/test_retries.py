@@ -310,7 +310,7 @@ async def test_refusals_are_counted_and_listed_apart(batch):
     listed = {one.job: one.refused for one in JobFilter("failed").of(snapshot)}
     assert listed == {"cat": False, "dog": True, "fox": True}
     assert {one.job for one in JobFilter("refused,done").of(snapshot)} == {"dog", "fox", "owl"}
-    with pytest.raises(UsageError, match=r"'bad' is no state; the states are pending, .*, refused"):
+    with pytest.raises(UsageError, match=r"'bad' is not a state; the states are pending, .*, refused"):
         list(JobFilter("failed,bad").of(snapshot))
 
 

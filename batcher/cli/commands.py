@@ -1,4 +1,4 @@
-"""The group of commands: what happens to names that are none, and what ``--version`` tells."""
+"""The group of commands: hints for unknown names, and the output of ``--version``."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ HINTS: Final = {
 """Names that people try, and the command that does what they probably want."""
 
 NO_CLEANING: Final = (
-    "no command deletes outputs, which were paid for; to delete a batch with all that it holds, "
-    "remove its run directory"
+    "no command deletes outputs, because they were paid for; to delete a batch, remove its run directory"
 )
 DISTRIBUTIONS: Final = ("runcomfy-batcher", "batcher")
 LIBRARIES: Final = ("aiohttp", "click", "jsonschema-rs", "msgspec", "pyyaml", "tqdm")
@@ -53,10 +52,10 @@ EXTRAS: Final = (
 
 
 class JsonErrors(click.Command):
-    """A command that, with ``--json``, tells as JSON on stdout, too, why it did nothing."""
+    """A command that, with ``--json``, also prints its error as JSON on stdout."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Carry the command out. What it raises goes on, after it was told."""
+        """Run the command. Errors are printed as JSON, then raised again."""
         try:
             return super().invoke(ctx)
         except BatcherError as error:
@@ -66,7 +65,7 @@ class JsonErrors(click.Command):
 
 
 class Commands(click.Group):
-    """A group that says which command was probably meant."""
+    """A group that suggests which command was probably meant."""
 
     command_class = JsonErrors
 
@@ -103,7 +102,7 @@ def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 
 
 def versions_told() -> list[str]:
-    """The versions, in lines: of this program, of Python, of the libraries."""
+    """The versions of this program, of Python and of the libraries, as lines."""
     import platform
 
     own = next(iter(_versions(DISTRIBUTIONS).values()), "(not installed)")
@@ -116,7 +115,7 @@ def versions_told() -> list[str]:
 
 
 def _versions(names: tuple[str, ...]) -> dict[str, str]:
-    """The versions of those distributions that are installed."""
+    """The versions of the installed ones of these distributions."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
@@ -127,7 +126,7 @@ def _versions(names: tuple[str, ...]) -> dict[str, str]:
 
 
 class SandboxCommands(click.Group):
-    """``batcher sandbox``: its help ends with the faults, and what each of them teaches."""
+    """``batcher sandbox``: its help ends with the list of faults, and what each of them shows."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One line for each fault, which the terminal may wrap."""
@@ -138,7 +137,7 @@ class SandboxCommands(click.Group):
 
 
 def completion_script(shell: str, cli: click.Group) -> str:
-    """The script that teaches ``shell`` (bash, zsh, fish) to complete this program's words."""
+    """The completion script for ``shell`` (bash, zsh, fish)."""
     from click.shell_completion import get_completion_class
 
     made = get_completion_class(shell)

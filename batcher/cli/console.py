@@ -1,4 +1,4 @@
-"""What the commands say, in words: plans, summaries, states."""
+"""The text that commands print: summaries, states, amounts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GENERATIONS_PAGE = "the Generations page of your RunComfy account"
 
 
 def money(usd: float | None) -> str:
-    """An amount for people: ``$12.60``, with hundredths of a cent where there are any."""
+    """An amount for people: ``$12.60``, with hundredths of a cent if there are any."""
     if usd is None:
         return "unknown"
     whole, _, fraction = f"{usd:,.4f}".partition(".")
@@ -45,7 +45,7 @@ def duration(seconds: float) -> str:
 
 
 def status_lines(status: Status, given: Given | None = None) -> Iterator[str]:
-    """A status, what it cost and, if it is known what was ``given``, how to go on."""
+    """A status and its cost and, if the run's options are known (``given``), how to resume."""
     live = ", a run is under way" if status.live else ""
     yield f"{status.batch}: {status.done} of {status.total} jobs done{live}"
     for state in State:
@@ -83,7 +83,7 @@ def _cost(status: Status) -> str:
 
 
 def summary_lines(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[str]:
-    """The end of a run: counts, money, where the outputs are, and what to do about the rest."""
+    """The end of a run: counts, money, the place of the outputs, and what to do about the rest."""
     yield (
         f"{summary.done} of {summary.total} jobs done in {duration(summary.elapsed_s)}"
         f" ({summary.submitted_now} submitted now), {size(summary.bytes)}, cost {_cost(summary)}"
@@ -99,7 +99,7 @@ def summary_lines(summary: Summary, snapshot: Snapshot, given: Given) -> Iterato
 
 
 def needs_a_human(summary: Summary) -> str:
-    """Why an unattended run speaks: where, how it ended, and what this run brought."""
+    """The message of an unattended run: its run directory, how it ended, and what is new."""
     came = {"failed": summary.failed_now, "unknown": summary.unknown_now}
     newly = ", ".join(f"{count} newly {what}" for what, count in came.items() if count)
     return f"{summary.run_dir}: exit {summary.exit_code}, {newly or 'no new failures'}"
@@ -120,7 +120,7 @@ def _remedies(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[st
         )
     if running:
         yield (
-            f"{len(running)} requests go on running at the API, and may cost "
+            f"{len(running)} requests are still running at the API, and may cost "
             f"{_running_cost(running)}. Resume with: {again}"
         )
     if summary.completed:
@@ -140,7 +140,7 @@ def _running_cost(running: list[Record]) -> str:
 
 
 def _in_states(summary: Summary, snapshot: Snapshot, *states: State) -> list[tuple[str, JobRecord]]:
-    """The jobs of the manifest in ``states``, those that came to it in this run first."""
+    """The jobs of the manifest in ``states``, those that reached it in this run first."""
     found = [
         (job_id, record)
         for job_id, record in snapshot.unfinished()
@@ -167,7 +167,7 @@ def _refusals(refused: list[tuple[str, JobRecord]], summary: Summary, given: Giv
         return
     yield f"{len(refused)} were refused for their inputs, and would be refused again:"
     yield from _listed(refused, summary, REFUSED)
-    yield "  mend their inputs in the manifest; the same ones are submitted again, at their price, by:"
+    yield "  fix their inputs in the manifest; to submit unchanged ones again, at their price:"
     yield f"    {given.resume_command(retry_refused=True)}"
 
 

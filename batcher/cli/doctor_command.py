@@ -1,4 +1,4 @@
-"""``doctor``: what a run would meet here."""
+"""``doctor``: checks what a run depends on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batcher.terminal import visible, visible_json
 
 
 def examine(run_dir: Path | None, *, as_json: bool) -> int:
-    """Print what was found; the exit code is the one that a run would have here."""
+    """Print the findings; the exit code is the one that a run would have here."""
     found = run_loop(_gather(run_dir, Host(), aloud=not as_json))
     code = next((check.exit_code for check in found if check.exit_code), 0)
     if as_json:

@@ -19,7 +19,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class EndedBySignal(KeyboardInterrupt):
-    """Raised where a signal arrives while no engine runs: there is nothing to wind up."""
+    """Raised if a signal arrives while no engine runs, so that there is nothing to stop."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class EndedBySignal(KeyboardInterrupt):
 
 
 def prepare() -> None:
-    """Take over signals, and keep to ourselves what the interpreter and libraries would print."""
+    """Handle signals, and suppress what the interpreter and libraries would print."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a shell's background job
             signal.signal(number, _received)
@@ -41,18 +41,18 @@ def prepare() -> None:
 
 
 def check_working_directory() -> None:
-    """Raises UsageError if it was deleted beneath us: no relative path means anything then."""
+    """Raises UsageError if the working directory was deleted, because relative paths would fail."""
     try:
-        os.getcwd()  # noqa: PTH109 - nothing else is asked for
+        os.getcwd()  # noqa: PTH109 - only its existence matters
     except FileNotFoundError:
         raise UsageError("the working directory no longer exists; change to one that does") from None
 
 
 @contextmanager
 def perhaps_unheard(exit_code: int) -> Iterator[None]:
-    """For what is said at the end: that the reader of a pipe has gone doesn't change how it ended.
+    """For the output at the end: a closed pipe doesn't change the exit code.
 
-    Where standard output can't be written, a run that ended well raises OutputError.
+    If standard output can't be written, a run that succeeded raises OutputError.
     """
     try:
         yield
@@ -65,7 +65,7 @@ def perhaps_unheard(exit_code: int) -> Iterator[None]:
 
 
 def leave(code: int) -> NoReturn:
-    """Exit. After a signal without waiting for threads: some can't be told to stop."""
+    """Exit. After a signal without waiting for threads, because some can't be stopped."""
     _flush()
     if code not in {128 + number for number in SIGNALS}:
         sys.exit(code)
@@ -76,7 +76,7 @@ def leave(code: int) -> NoReturn:
 
 
 def _flush() -> None:
-    """Get rid of what nobody reads any more, or the interpreter would fail to, and say so."""
+    """Discard output to a closed pipe: otherwise the interpreter would print an error at its exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

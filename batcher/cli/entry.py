@@ -1,4 +1,4 @@
-"""The command line: parse, wire, map errors to exit codes. Heavy rooms are imported where needed."""
+"""The command line: parse, wire, map errors to exit codes. Heavy packages are imported when needed."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def run(**given: Any) -> int:
     A spreadsheet, with a model, one input for all rows, and a column to keep:
       batcher run clips.csv --model ID --set duration=10 --meta split
     \b
-    What failed once more; two outputs again; unattended, at most $20 a run directory:
+    Retry what failed; buy some outputs again; unattended, at most $20 per run directory:
       batcher run clips.yaml --retry-failed
       batcher run clips.yaml --only 'hero-*' --redo
       batcher run clips.yaml --quiet --max-cost 20
 
-    Each option may also stand in batcher.toml, in [tool.batcher] of pyproject.toml, in a BATCHER_*
-    variable, or in the manifest under `run:` (see `batcher config`). --no-NAME turns a switch off.
+    Options can also be set in batcher.toml, in [tool.batcher] of pyproject.toml, in BATCHER_*
+    variables, or in the manifest under `run:` (see `batcher config`). --no-NAME turns a switch off.
     """
     from batcher.cli.run_command import run_manifest
 
@@ -78,7 +78,7 @@ def run(**given: Any) -> int:
 @cli.command(cls=TableCommand)
 @table_options(options_of("plan"))
 def plan(**given: Any) -> int:
-    """Say what `run` would do with MANIFEST, and what it may cost. Spends nothing."""
+    """Show what `run` would do with MANIFEST, and what it may cost. Spends nothing."""
     from batcher.cli.run_command import plan_manifest
 
     return plan_manifest(given)
@@ -87,7 +87,7 @@ def plan(**given: Any) -> int:
 @cli.command(cls=TableCommand)
 @table_options(TABLE, manifest_required=False)
 def config(**given: Any) -> int:
-    """Show every option, its value for a run of MANIFEST, and where that comes from."""
+    """Show every option, its value for a run of MANIFEST, and the source of the value."""
     from batcher.cli.config_command import show_config
 
     return show_config(given)
@@ -96,7 +96,7 @@ def config(**given: Any) -> int:
 @cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> int:
-    """Print the script that makes SHELL complete commands, options and files.
+    """Print the completion script for SHELL: commands, options and files.
 
     \b
     bash:  batcher completion bash > ~/.local/share/bash-completion/completions/batcher
@@ -113,14 +113,16 @@ def completion(shell: str) -> int:
 @click.option(
     "--list", "states", metavar="STATE,...", help="One JSON line per job in these states, or refused."
 )
-@click.option("--quality", type=click.Choice(["good", "bad"]), help="With --list: only these.")
-@click.option("--follow", is_flag=True, help="Go on until the run ends.")
+@click.option(
+    "--quality", type=click.Choice(["good", "bad"]), help="With --list: only jobs of this quality."
+)
+@click.option("--follow", is_flag=True, help="Keep updating until the run ends.")
 def status(
     places: tuple[Path, ...], as_json: bool, states: str | None, quality: str | None, follow: bool
 ) -> int:
-    """Say what the ledger says, live or at rest. Never writes; needs no network.
+    """Show the state of a batch, during or after a run. Never writes; needs no network.
 
-    A manifest stands for the run directory that `batcher run` would use for it.
+    For a manifest, shows the run directory that `batcher run` would use for it.
     """
     from batcher.cli.read_commands import JobFilter, show_statuses
 
@@ -144,9 +146,9 @@ def ls(root: Path, as_json: bool) -> int:
 @click.argument("run_dir", type=RUN_DIR, required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def doctor(run_dir: Path | None, as_json: bool) -> int:
-    """Check what a run (in RUN_DIR) would meet: token, API, balance, clock, lock, disk, cron.
+    """Check what a run (in RUN_DIR) depends on: token, API, balance, clock, lock, disk, cron.
 
-    Spends nothing. Exits with what a run would exit with.
+    Spends nothing. The exit code is that of a run.
     """
     from batcher.cli.doctor_command import examine
 
@@ -158,10 +160,10 @@ def doctor(run_dir: Path | None, as_json: bool) -> int:
 @click.option(
     "--by", type=click.Choice(["day", "month", "model", "run"]), default="day", show_default=True
 )
-@click.option("--rebuild", "anew", is_flag=True, help="Make the book again from ledgers below ROOT.")
+@click.option("--rebuild", "anew", is_flag=True, help="Rebuild the book from the ledgers below ROOT.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def spend(root: Path | None, by: str, anew: bool, as_json: bool) -> int:
-    """Say what was spent: by the account's book, or by the ledgers below ROOT."""
+    """Show what was spent, from the account's book or from the ledgers below ROOT."""
     from batcher.cli.spend_command import show_spending
 
     return show_spending(root, by, anew=anew, as_json=as_json)
@@ -171,7 +173,7 @@ def spend(root: Path | None, by: str, anew: bool, as_json: bool) -> int:
 @click.argument("run_dir", type=RUN_DIR)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def verify(run_dir: Path, as_json: bool) -> int:
-    """Re-hash every output against the ledger; exits 1 where it finds damage."""
+    """Re-hash every output against the ledger; exits 1 if it finds damage."""
     from batcher.cli.read_commands import verify_outputs
 
     return verify_outputs(run_dir, as_json=as_json)
@@ -180,10 +182,10 @@ def verify(run_dir: Path, as_json: bool) -> int:
 @cli.command()
 @click.argument("run_dir", type=RUN_DIR)
 @click.option(
-    "--every", "every_s", type=DURATION_TYPE, help="Write it anew so often, until the run ends."
+    "--every", "every_s", type=DURATION_TYPE, help="Rewrite it at this interval until the run ends."
 )
 def report(run_dir: Path, every_s: float | None) -> int:
-    """Write report.html into RUN_DIR: the gallery and the plots. Live or at rest."""
+    """Write report.html into RUN_DIR: the gallery and the plots. Works during a run, too."""
     from batcher.cli.report_commands import report_run
 
     if every_s is not None and every_s <= 0:
@@ -194,11 +196,13 @@ def report(run_dir: Path, every_s: float | None) -> int:
 @cli.command()
 @click.argument("run_dir", type=RUN_DIR)
 @click.option("--browser/--no-browser", default=True, help="Open it in the browser (the default).")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of 127.0.0.1; any free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1 (default: any free one)."
+)
 def view(run_dir: Path, browser: bool, port: int) -> int:
-    """Show RUN_DIR live in the browser, and keep the marks that you make there, until Ctrl-C.
+    """Show RUN_DIR live in the browser, and save the marks that you make there, until Ctrl-C.
 
-    Marks go to marks.jsonl in RUN_DIR, for @marks:MARK and `promote`. Buys nothing; a run may go on.
+    Marks go to marks.jsonl in RUN_DIR, for @marks:MARK and `promote`. Buys nothing; a run may be active.
     """
     from batcher.cli.view_command import view_run
 
@@ -210,11 +214,11 @@ def view(run_dir: Path, browser: bool, port: int) -> int:
 @click.option("--format", type=click.Choice(EXPORT_FORMATS), required=True)
 @click.option("-o", "--output", "target", type=RUN_DIR, required=True, metavar="DEST")
 @click.option("--filter", "where", metavar="EXPR", help="""Only these: 'meta.split == "train"'.""")
-@click.option("--except", "but", metavar="@FILE|@marks:MARK", help="Leave out these job ids.")
+@click.option("--except", "but", metavar="@FILE|@marks:MARK", help="Exclude these job ids.")
 @click.option("--split-by", metavar="COLUMN", help="Separate files for each value: meta.split.")
 @click.option("--shard-size", type=SIZE_TYPE, help="Media bytes per file (default 1GB).")
-@click.option("--shard-count", type=click.IntRange(min=1), help="So many files for each split.")
-@click.option("--embed", is_flag=True, help="Parquet: with the media in it.")
+@click.option("--shard-count", type=click.IntRange(min=1), help="Number of files for each split.")
+@click.option("--embed", is_flag=True, help="Parquet: include the media.")
 def export(**given: Any) -> int:
     """Export the outputs of RUN_DIR to DEST, resumable."""
     from batcher.cli.export_commands import export_run
@@ -224,8 +228,10 @@ def export(**given: Any) -> int:
 
 @cli.command()
 @click.argument("run_dir", type=RUN_DIR)
-@click.option("--marks", default="star", show_default=True, metavar="MARK,...", help="Jobs marked so.")
-@click.option("--model", metavar="ID", help="For this model, instead of the one they were made with.")
+@click.option(
+    "--marks", default="star", show_default=True, metavar="MARK,...", help="Jobs with this mark."
+)
+@click.option("--model", metavar="ID", help="Use this model, instead of the one they were made with.")
 @click.option("--set", "sets", metavar="FIELD=VALUE", multiple=True, help="Change an input.")
 @click.option(
     "-o",
@@ -236,7 +242,7 @@ def export(**given: Any) -> int:
     metavar="FILE.yaml",
 )
 def promote(run_dir: Path, marks: str, model: str | None, sets: tuple[str, ...], target: Path) -> int:
-    """Write a manifest of the jobs of RUN_DIR that are marked. Buys nothing, overwrites nothing.
+    """Write a manifest of the marked jobs of RUN_DIR. Buys nothing, overwrites nothing.
 
     \b
     Drafts first, then finals of the best, ten seconds long:
@@ -261,9 +267,11 @@ def cancel(run_dir: Path, as_json: bool) -> int:
 @cli.command()
 @click.argument("run_dir", type=RUN_DIR)
 @click.argument("job", required=False)
-@click.option("--request-id", metavar="ID", help="It is this request.")
+@click.option("--request-id", metavar="ID", help="The request that belongs to the job.")
 @click.option("--not-created", is_flag=True, help="No request was created: the next run submits it.")
-@click.option("--auto", is_flag=True, help="Ask the vendors that can tell about all unknown jobs.")
+@click.option(
+    "--auto", is_flag=True, help="Ask the vendors about all unknown jobs, as far as they can tell."
+)
 def resolve(
     run_dir: Path, job: str | None, request_id: str | None, not_created: bool, auto: bool
 ) -> int:
@@ -286,7 +294,7 @@ def resolve(
 @cli.command()
 @click.argument("words", nargs=-1, metavar="[QUERY | show ID]")
 @click.option("--refresh", is_flag=True, help="Ask the API even if the cache is fresh.")
-@click.option("--sandbox", is_flag=True, help="The sandbox's catalogue.")
+@click.option("--sandbox", is_flag=True, help="Use the sandbox's catalogue.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def models(words: tuple[str, ...], refresh: bool, sandbox: bool, as_json: bool) -> int:
     """Search the catalogue, or show one model: its price and its inputs. Works offline, from the cache.

@@ -1,4 +1,4 @@
-"""The event loop that commands run in: threads that nobody waits for, uvloop if ``speed`` is there."""
+"""The event loop of commands: threads that don't delay the exit, uvloop if ``speed`` is installed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes uvloop's event loop; None, the standard one, where there is none."""
+    """The factory of uvloop's event loop; None (the standard loop) if it isn't installed."""
     try:
         import uvloop
     except ImportError:
         return None
 
     class FastLoop(uvloop.Loop):  # type: ignore[misc, unused-ignore]
-        """Looks names up in our own threads, which don't hold up the end of the process."""
+        """Resolves host names in our own threads, which don't delay the end of the process."""
 
         async def getaddrinfo(self, host: Any, port: Any, **hints: int) -> Any:
             def look_up() -> Any:
@@ -35,7 +35,7 @@ def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 class HastyThreads(Threads):
-    """An event loop's helpers that nobody waits for: a name that is being looked up takes its time."""
+    """An event loop's executor that is not waited for at exit, because a DNS lookup may be slow."""
 
     def __init__(self) -> None:
         super().__init__(DEFAULT_THREADS, thread_name_prefix="batcher-helper")
@@ -45,7 +45,7 @@ class HastyThreads(Threads):
 
 
 def run_loop(work: Coroutine[Any, Any, T], loop: LoopFactory | None = None) -> T:
-    """``asyncio.run``, also where threads can't be had: its own end starts one."""
+    """``asyncio.run``, even if no thread can start: its own shutdown would start one."""
 
     async def with_threads() -> T:
         asyncio.get_running_loop().set_default_executor(HastyThreads())

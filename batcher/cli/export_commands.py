@@ -18,7 +18,7 @@ from batcher.terminal import visible
 
 
 def export_run(given: dict[str, Any]) -> int:
-    """Export what the options say, and say what became of it."""
+    """Export as the options say, and print the result."""
     from batcher.app.progress import byte_bar
     from batcher.cli.console import size
     from batcher.dataset.export.exporter import ExportOrder, export, selected
@@ -45,7 +45,7 @@ def _order(given: dict[str, Any]) -> Any:
     from batcher.dataset.export.shards import DEFAULT_SHARD_BYTES, Cut
 
     if given["shard_size"] is not None and given["shard_count"] is not None:
-        raise UsageError("say either --shard-size or --shard-count")
+        raise UsageError("give either --shard-size or --shard-count")
     if given["embed"] and given["format"] != "parquet":
         raise UsageError("--embed goes with --format parquet")
     cut = Cut(given["shard_size"] or DEFAULT_SHARD_BYTES, given["shard_count"], given["split_by"])
@@ -54,7 +54,7 @@ def _order(given: dict[str, Any]) -> Any:
 
 
 def _ids(text: str | None, run_dir: Path) -> frozenset[str]:
-    """Job ids: one, those in ``@FILE``, or those that are marked so."""
+    """Job ids: a single one, those in ``@FILE``, or those of ``@marks:MARK``."""
     if text is None:
         return frozenset()
     names = marks_named(text, "--except")

@@ -38,14 +38,14 @@ _BOUNDS = (
 
 @dataclass(frozen=True, slots=True)
 class FieldNote:
-    """One input: what it takes in words, and the schema that says so."""
+    """One input: a description of its values, and its schema."""
 
     name: str
     required: bool
     takes: str
     about: str
     sample: Any
-    """A value that fits, as far as one can be thought up: the default where there is one."""
+    """A plausible value: the default if there is one."""
 
 
 def field_notes(spec: ModelSpec) -> Iterator[FieldNote]:
@@ -104,14 +104,14 @@ def _is_list(schema: Mapping[str, Any]) -> bool:
 
 
 def _about(name: str, schema: Mapping[str, Any]) -> str:
-    """The vendor's description on one line; its title where that says more than the name."""
+    """The vendor's description on one line; else its title, if that says more than the name."""
     text = schema.get("description") or schema.get("title") or ""
     line = " ".join(str(text).split())
     return "" if line.lower() == name.replace("_", " ").lower() else line
 
 
 def literal(value: Any) -> str:
-    """``value`` as YAML takes it on one line: as JSON, plain words and numbers without quotes."""
+    """``value`` as YAML on one line: JSON, but plain words and numbers without quotes."""
     if isinstance(value, str) and value.replace("_", "").replace("-", "").isalpha():
         return value if value.lower() not in _YAML_WORDS else f'"{value}"'
     return msgspec.json.encode(value).decode()

@@ -29,7 +29,7 @@ SHOWN_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How to ask: the sandbox's catalogue instead of the API's, and past the cache."""
+    """Whether to use the sandbox's catalogue instead of the API's, and to bypass the cache."""
 
     sandbox: bool = False
     refresh: bool = False
@@ -106,7 +106,7 @@ def _categories(model: dict[str, Any]) -> str:
 
 
 def show_model(model_id: str, asking: Asking) -> int:
-    """Print a model's price and inputs. Raises InputError for one that the API doesn't know."""
+    """Print a model's price and inputs. Raises InputError if the API doesn't know the model."""
     found = run_loop(find_model(model_id, asking))
     spec, source = known_spec(model_id, found)
     if asking.as_json:
@@ -119,7 +119,7 @@ def show_model(model_id: str, asking: Asking) -> int:
 
 
 async def find_model(model_id: str, asking: Asking) -> Found:
-    """A model's catalogue entry, from wherever one can be had."""
+    """A model's catalogue entry, from the API, the cache, or the built-in ones."""
     models = [model_id]
     async with connect(_sandbox(asking), _host(), None, models=models, spending=False) as site:
         found = await site.catalog(model_id).entries([model_id], refresh=asking.refresh)
@@ -127,7 +127,7 @@ async def find_model(model_id: str, asking: Asking) -> Found:
 
 
 def known_spec(model_id: str, found: Found) -> tuple[ModelSpec, SpecSource]:
-    """The model's spec and where it is from. Raises InputError, UnreachableError where there is none."""
+    """The model's spec and its source. Raises InputError, UnreachableError if there is none."""
     spec, source = spec_of(model_id, found)
     if spec is not None:
         return spec, source
@@ -151,7 +151,7 @@ def _model_lines(spec: ModelSpec, source: SpecSource, flag: str) -> Iterator[str
         about = f"  # {note.about}" if note.about else ""
         yield f"  {note.name:<{width}}  {required}{note.takes}{about}"
     yield f"from {told_source(source)}"
-    yield f"a manifest to begin with: {command('init', '--model', spec.model_id)}{flag}"
+    yield f"to create a manifest: {command('init', '--model', spec.model_id)}{flag}"
 
 
 def _price(spec: ModelSpec) -> str:
@@ -164,7 +164,7 @@ def _price(spec: ModelSpec) -> str:
 
 
 def told_source(source: SpecSource) -> str:
-    """Where knowledge comes from, how old it is, and why it is no newer."""
+    """The source of an entry, its age, and why it is not newer."""
     age = "" if source.age_s is None else f" {duration(source.age_s)} ago"
     why = f" (the catalogue can't be asked: {source.problem})" if source.problem else ""
     words = {

@@ -1,4 +1,4 @@
-"""Which watcher a run gets: a bar on a terminal, lines elsewhere, little when quiet."""
+"""Chooses a run's observer: a bar on a terminal, lines elsewhere, little when quiet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batcher.engine.view import Observer
 
 
 def observer_for(quiet: bool, log_format: str, verbose: bool = False) -> Observer:
-    """The watcher of a run, or of a plan, for this process's stderr."""
+    """The observer of a run, or of a plan, for this process's stderr."""
     if quiet:
         return Held(
             sys.stderr, json_records(sys.stderr, SystemClock()) if log_format == "json" else None
@@ -30,11 +30,11 @@ def _watcher(log_format: str) -> Bar | LogLines:
 
 
 def records_of(observer: Observer) -> LogRecords | None:
-    """Where the observer writes JSON records to, if it does."""
+    """The JSON records that the observer writes, if it does."""
     shown = observer.inner if isinstance(observer, Verbose) else observer
     return shown.records if isinstance(shown, JsonLines) else None
 
 
 def only_warnings() -> Observer:
-    """The watcher of a command that has no progress to show."""
+    """The observer of a command without progress."""
     return Quiet(sys.stderr)

@@ -1,4 +1,4 @@
-"""The kinds of values, as click wants them."""
+"""The kinds of values as click's parameter types."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from batcher.options.kinds import DURATION, SIZE, ValueKind
 
 
 class KindType(click.ParamType[Any]):
-    """Reads a value by its kind; what is wrong with it is a usage error."""
+    """Parses a value by its kind; an invalid value is a usage error."""
 
     def __init__(self, kind: ValueKind) -> None:
         self._kind = kind
@@ -26,12 +26,12 @@ class KindType(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """As in the table."""
+        """The metavar of the table."""
         return self._kind.metavar
 
 
 class RunDirType(click.Path):
-    """A run directory on a disk. A bucket is none: ``batcher`` reads one through its state directory."""
+    """A run directory on a disk. A bucket is not one: it is read through its state directory."""
 
     def __init__(self, *, file_okay: bool = False) -> None:
         super().__init__(path_type=Path, file_okay=file_okay)
@@ -41,7 +41,7 @@ class RunDirType(click.Path):
             remedy = "name a directory on a disk"
             if param is not None and param.name in ("run_dir", "places"):
                 remedy = "name the directory that --state-dir named (by default output/NAME)"
-            self.fail(f"{value!r} is an address, and no directory: {remedy}", param, ctx)
+            self.fail(f"{value!r} is a URL, not a directory: {remedy}", param, ctx)
         return super().convert(value, param, ctx)
 
 

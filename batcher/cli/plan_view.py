@@ -1,4 +1,4 @@
-"""A plan as a page to read: what happens to which jobs and why, what it costs and how that adds up."""
+"""Prints a plan: what happens to which jobs and why, what it costs and how that adds up."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ WORDS: Mapping[PlanGroup, tuple[str, str]] = {
 _PROBLEMS_SHOWN = 10
 _INLINE = re.compile(r"(data:[^,\"]{1,80},[A-Za-z0-9+/=]{24})[A-Za-z0-9+/=]{100,}")
 _PLAIN_REASONS = frozenset({NOT_SUBMITTED, PlanGroup.DONE.value})
-"""They say no more than the line above them."""
+"""Reasons that say no more than the line above them."""
 
 
 def plan_page(planned: Planned) -> Iterator[str]:
-    """All of it, line by line."""
+    """The whole plan, as lines."""
     prepared = planned.prepared
     made = prepared.plan
     name = prepared.manifest.name
@@ -66,7 +66,7 @@ def plan_page(planned: Planned) -> Iterator[str]:
 
 
 def _shown_lines(planned: Planned) -> Iterator[str]:
-    """Jobs as they would be sent. Of inline media only the beginning is shown."""
+    """The bodies that would be sent. Only the beginning of inline media is shown."""
     for job in planned.shown:
         meta = f", meta {msgspec.json.encode(job.meta).decode()}" if job.meta else ""
         yield f"{job.id} ({job.source}, {job.model}, {job.action}{meta})"
@@ -74,13 +74,13 @@ def _shown_lines(planned: Planned) -> Iterator[str]:
 
 
 def brief_lines(plan: Plan, run_dir: Path) -> Iterator[str]:
-    """The same in a few lines, for the question before a run."""
+    """The plan in a few lines, for the question before a run."""
     yield f"run directory {run_dir}"
     yield summary_line(plan)
 
 
 def summary_line(plan: Plan) -> str:
-    """What there is to do, in one line: as ``terraform plan`` ends."""
+    """A one-line summary, like the last line of ``terraform plan``."""
     counts = {
         "to buy": plan.to_buy,
         "to watch": plan.count(PlanGroup.RESUME),
@@ -140,7 +140,7 @@ def _price_lines(prepared: Prepared) -> Iterator[str]:
 
 
 def _price_note(prepared: Prepared, model: str) -> Iterator[str]:
-    """What the vendor says about a price; and that it may be a floor."""
+    """The vendor's note about a price, and a warning if it may be a minimum."""
     spec = prepared.specs.get(model)
     if spec is None or not spec.base_price_usd:
         return
@@ -151,7 +151,7 @@ def _price_note(prepared: Prepared, model: str) -> Iterator[str]:
 
 
 def formula(line: PriceLine, count: int) -> str:
-    """How the price of ``count`` equal jobs comes about: ``24 × 5 s × $0.28/s = $33.60``."""
+    """The calculation of the price of ``count`` equal jobs: ``24 × 5 s × $0.28/s = $33.60``."""
     if line.quote is not None:
         return f"{count} × {_factors(line.quote)} = {money(count * line.quote.usd)}"
     if line.assumed_usd is not None:
@@ -187,7 +187,7 @@ def _budget_lines(prepared: Prepared) -> Iterator[str]:
 
 
 def _period_lines(planned: Planned) -> Iterator[str]:
-    """What the account's caps leave, whatever run directory spent the rest."""
+    """The rest under the account's caps, over all run directories."""
     made = planned.prepared.plan
     for room in planned.rooms:
         cost_usd = made.estimated_cost_usd
@@ -216,7 +216,7 @@ def _time_line(planned: Planned) -> str:
 
 
 def _schema_lines(prepared: Prepared) -> Iterator[str]:
-    """By which schema each model's jobs were checked: nothing is guessed silently."""
+    """The schema by which each model's jobs were checked."""
     for model, source in prepared.specs.sources.items():
         yield f"{model}: {_checked_by(source)}"
 
@@ -242,7 +242,7 @@ def _url_lines(report: UrlReport) -> Iterator[str]:
 
 
 def plan_json(planned: Planned) -> dict[str, Any]:
-    """The same for scripts. A price that nobody knows is null."""
+    """The plan as JSON, for scripts. An unknown price is null."""
     prepared, made = planned.prepared, planned.prepared.plan
     pace = prepared.options.pace
     return {

@@ -19,7 +19,7 @@ from batcher.terminal import visible
 def promote_marked(
     run_dir: Path, target: Path, marks: str, changes: tuple[str | None, tuple[str, ...]]
 ) -> int:
-    """Write the manifest and say what comes next; ``changes``: the model, and FIELD=VALUE texts."""
+    """Write the manifest and print the next command; ``changes``: the model, and FIELD=VALUE texts."""
     from batcher.manifest.promote import Promotion, promote
 
     names = marks_in(marks, "--marks")
@@ -49,6 +49,6 @@ def _fields(sets: tuple[str, ...]) -> dict[str, str]:
     for text in sets:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise UsageError(f"--set {text}: FIELD=VALUE is needed, as in --set duration=10")
+            raise UsageError(f"--set {text}: write FIELD=VALUE, as in --set duration=10")
         fields[name.strip()] = value
     return fields

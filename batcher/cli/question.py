@@ -1,4 +1,4 @@
-"""A question on the terminal, which a signal ends at any moment."""
+"""A question on the terminal, which a signal can end at any moment."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ ANSWERS: Final = {"y": True, "yes": True, "n": False, "no": False, "": False}
 
 
 def agreed(question: str) -> bool:
-    """Ask on stderr until the terminal at stdin says yes or no.
+    """Ask on stderr until the user answers yes or no on stdin.
 
-    A signal ends the question, as a no; then those who handle signals hear of it. So does the end of the
-    input. For the main thread.
+    A signal ends the question with no, and is then passed on to the signal handlers. The end of the
+    input also means no. Main thread only.
     """
     with _woken_by_signals() as waker:
         answer = None
@@ -31,7 +31,7 @@ def agreed(question: str) -> bool:
 
 
 def _line(terminal: int, waker: int) -> str:
-    """What is typed up to the end of a line; nothing where a signal or the input's end comes first."""
+    """The line that the user types; empty if a signal or the end of the input comes first."""
     typed = b""
     while not typed.endswith(b"\n"):
         ready, _, _ = select.select([terminal, waker], [], [])
@@ -45,16 +45,16 @@ def _line(terminal: int, waker: int) -> str:
 def _typed(terminal: int) -> bytes:
     try:
         return os.read(terminal, READ_BYTES)
-    except OSError:  # it was closed, and who sat there has left
+    except OSError:  # the terminal was closed
         return b""
 
 
 @contextmanager
 def _woken_by_signals() -> Iterator[int]:
-    """A descriptor that is readable as soon as a signal arrives, whichever thread it interrupts.
+    """A descriptor that becomes readable when a signal arrives, whichever thread it interrupts.
 
-    ``input`` waits on where a signal comes just before it reads, or reaches another thread. The loop,
-    which stands still meanwhile, is told of them afterwards.
+    ``input`` would keep waiting if a signal arrives just before it reads, or reaches another thread. The
+    event loop, which is blocked meanwhile, gets the signals afterwards.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

@@ -30,7 +30,7 @@ from batcher.terminal import visible, visible_json
 
 FOLLOW_EVERY_S = 1.0
 FOLLOW_SHARE = 0.1
-"""Of a core: a ledger that takes long to read is read less often."""
+"""Share of a core: a ledger that takes long to read is read less often."""
 
 
 class JobFilter(NamedTuple):
@@ -40,7 +40,7 @@ class JobFilter(NamedTuple):
     quality: str | None = None
 
     def of(self, snapshot: Snapshot) -> Iterator[summaries.ListedJob]:
-        """The jobs that are meant. Raises UsageError for a state that there isn't."""
+        """The selected jobs. Raises UsageError for an unknown state."""
         bad = None if self.quality is None else self.quality == "bad"
         return summaries.listed_jobs(snapshot, _states(self.states), bad=bad)
 
@@ -48,7 +48,7 @@ class JobFilter(NamedTuple):
 def show_statuses(
     places: Sequence[Path], *, as_json: bool, listing: JobFilter | None, follow: bool
 ) -> int:
-    """The status of each run directory, or of the one that belongs to a manifest, one after another."""
+    """Print the status of each run directory or manifest, one after another."""
     for number, place in enumerate(places):
         if number and not as_json and listing is None:
             click.echo()
@@ -58,7 +58,7 @@ def show_statuses(
 
 
 def run_dir_named(place: Path) -> Path:
-    """``place``; for a manifest the directory that a run of it would use. Raises what that would."""
+    """``place``; for a manifest the directory that a run of it would use. Raises like a run."""
     if not place.is_file():
         return place
     from batcher.app.asked import asked_of, options_from
@@ -94,7 +94,7 @@ def _given(run_dir: Path, snapshot: Snapshot) -> Given | None:
 
 
 def verify_outputs(run_dir: Path, *, as_json: bool) -> int:
-    """Print what is wrong with the outputs, if anything; 1 where something is."""
+    """Print the problems of the outputs; returns 1 if there are any."""
     disk = LocalDisk()
     checked, bad = run_loop(_verify(open_run_dir(run_dir, disk), read_snapshot(run_dir, disk)))
     if as_json:
@@ -103,12 +103,12 @@ def verify_outputs(run_dir: Path, *, as_json: bool) -> int:
     else:
         for job, file, what in bad:
             click.echo(visible(f"{file.path}: {what} (job {job})"))
-        click.echo(f"{checked - len(bad)} of {checked} files are as the ledger says")
+        click.echo(f"{checked - len(bad)} of {checked} files match the ledger")
     return int(bool(bad))
 
 
 async def _verify(run_dir: RunDir, snapshot: Snapshot) -> tuple[int, list[tuple[str, Artifact, str]]]:
-    """How many outputs there should be, and those that are not as recorded."""
+    """The number of recorded outputs, and those that differ from their record."""
     checked, bad = 0, []
     for job_id, record in snapshot.items():
         for artifact in record.files if record.state is State.DONE else ():
@@ -122,7 +122,7 @@ def _states(text: str) -> frozenset[str]:
     words = [word.strip() for word in text.split(",")]
     known = [*map(str, State), summaries.REFUSED]
     if strange := [word for word in words if word not in known]:
-        raise UsageError(f"--list: {strange[0]!r} is no state; the states are {', '.join(known)}")
+        raise UsageError(f"--list: {strange[0]!r} is not a state; the states are {', '.join(known)}")
     return frozenset(words)
 
 

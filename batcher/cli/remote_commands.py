@@ -1,4 +1,4 @@
-"""Commands that talk to the API, or stand in for it: ``cancel`` and ``sandbox``."""
+"""Commands that call the API, or replace it: ``cancel``, ``resolve`` and ``sandbox``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def cancel_queued(run_dir: Path, *, as_json: bool) -> int:
-    """Cancel every queued request; 1 where some could not be asked about."""
+    """Cancel every queued request; returns 1 if some calls failed."""
     told = run_loop(resolve.cancel(run_dir, _host()))
     if as_json:
         click.echo(visible_json(told))
@@ -36,8 +36,8 @@ def cancel_queued(run_dir: Path, *, as_json: bool) -> int:
         )
         if told.requested:
             click.echo(
-                f"{len(told.requested)} cancellations were accepted and are not done yet: the next "
-                "run sees what became of those"
+                f"{len(told.requested)} cancellations were accepted but are not final yet: the next "
+                "run will see their outcome"
             )
         for job_id, message in told.unanswered:
             click.echo(visible(f"{job_id}: {message}"), err=True)
@@ -45,7 +45,7 @@ def cancel_queued(run_dir: Path, *, as_json: bool) -> int:
 
 
 def resolve_unknown(run_dir: Path, job: str, request_id: str | None) -> int:
-    """Settle an unknown job by the user's word."""
+    """Resolve an unknown job as the user says."""
     click.echo(visible(run_loop(resolve.resolve(run_dir, job, request_id, _host()))))
     return 0
 
@@ -104,7 +104,7 @@ def list_generations(run_dir: Path, *, as_json: bool) -> int:
         told = "  ".join((*words, made.prompt or "")).rstrip()
         click.echo(visible_json(made) if as_json else visible(told))
     if not all_made:
-        click.echo("the sandbox has made nothing yet", err=True)
+        click.echo("the sandbox has generated nothing yet", err=True)
     return 0
 
 
@@ -119,7 +119,7 @@ async def _serve(settings: Any, port: int) -> None:
     base = await sandbox.start("127.0.0.1", port)
     try:
         click.echo(f"export RUNCOMFY_MODEL_API_BASE={base}\nexport RUNCOMFY_TOKEN=sandbox")
-        click.echo(f"the sandbox listens on {base}; Ctrl-C ends it", err=True)
+        click.echo(f"the sandbox listens on {base}; stop it with Ctrl-C", err=True)
         sys.stdout.flush()
         await stopping.wait()
     finally:

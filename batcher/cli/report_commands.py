@@ -1,4 +1,4 @@
-"""``report``: writes the page, once or as long as the run goes on."""
+"""``report``: writes the page, once or repeatedly until the run ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def report_run(run_dir: Path, every_s: float | None) -> int:
         status = write_report(run_dir, disk, clock)
     else:
         click.echo(
-            f"batcher: {page}, anew every {every_s:g} s until the run ends (Ctrl-C stops)", err=True
+            f"batcher: {page}, rewritten every {every_s:g} s until the run ends (Ctrl-C stops)", err=True
         )
         status = asyncio.run(keep_writing(run_dir, disk, clock, every_s))
     click.echo(f"{page}: {status.done} of {status.total} jobs done")

@@ -46,7 +46,7 @@ GC_THRESHOLDS = (10_000, 20, 100)
 
 
 def run_manifest(typed_in: dict[str, Any]) -> int:
-    """Carry out ``run`` (or ``plan``, with ``--dry-run``); returns the exit code."""
+    """Execute ``run`` (or ``plan``, with ``--dry-run``); returns the exit code."""
     options, given = _understood(typed_in)
     if given["dry_run"]:
         return _plan(options, given)
@@ -93,7 +93,7 @@ def _told_nothing_ran(observer: Watchers, error: BatcherError, given: dict[str, 
 
 
 def _collect_less_often() -> None:
-    """What is here now stays; and a run makes few cycles, but many objects that live for minutes."""
+    """Existing objects stay alive, and a run makes few cycles but many objects that live for minutes."""
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
 
@@ -122,13 +122,13 @@ async def _engine(options: Options, host: Host) -> Summary:
 
 
 def plan_manifest(typed_in: dict[str, Any]) -> int:
-    """Carry out ``plan``; returns the exit code."""
+    """Execute ``plan``; returns the exit code."""
     options, given = _understood(typed_in)
     return _plan(options, given)
 
 
 def _understood(typed_in: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
-    """What the command line says: the options, and each value by its key."""
+    """The parsed command line: the options, and each value by its key."""
     given = asked_of(typed_in["manifest"], typed(typed_in), os.environ)
     return options_from(given), given.complete()
 
@@ -163,21 +163,21 @@ def _nothing_ran(error: BatcherError, given: dict[str, Any], *, told: bool = Fal
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """What ``error`` was made of, from the nearest to the first."""
+    """The chain of causes of ``error``, the nearest first."""
     while (cause := error.__cause__) is not None:
         yield cause
         error = cause
 
 
 def _skipped(error: LockedError, *, as_json: bool) -> int:
-    """Another run is at work on it, and that is as it should be."""
+    """Another run holds the run directory, and ``--on-lock skip`` accepts that."""
     if as_json:
         _print_json({"skipped": str(error), "exit_code": 0})
     return 0
 
 
 def _tell(observer: Observer) -> None:
-    """A human is needed: say what was held back."""
+    """A human is needed: print what ``--quiet`` held back."""
     shown = observer.shown if isinstance(observer, Watchers) else observer
     if isinstance(shown, Held):
         shown.tell()
@@ -196,7 +196,7 @@ def _print_summary(summary: Summary, options: Options, host: Host, given: dict[s
     elif not given["json"]:
         for line in _lines(summary, options, host):
             click.echo(visible(line))
-    elif summary.stopped and given["log_format"] != "json":  # there the last record says it
+    elif summary.stopped and given["log_format"] != "json":  # the last record contains it
         _say_error(summary.stopped, given)
 
 
@@ -225,14 +225,14 @@ def _confirm(observer: Observer, plan: Plan, run_dir: Path, warning: str | None)
 
 
 def _go_on(observer: Observer, asks: bool, report: CanaryReport) -> bool:
-    """Say how the canary fared; on a terminal, ask."""
+    """Print the canary's result; on a terminal, ask."""
     observer.warn(str(report))
     return agreed("Go on with the rest?") if asks else True
 
 
 @contextmanager
 def _signals(control: Control) -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP winds the run up in good order, the second at once."""
+    """The first SIGINT, SIGTERM or SIGHUP stops the run gracefully, the second at once."""
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in ending.SIGNALS}
     ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]

@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class OptionType(click.ParamType[Any]):
-    """Reads one value of an option as its row says; what is wrong with it is a usage error."""
+    """Parses one value of an option by its row; an invalid value is a usage error."""
 
     def __init__(self, option: Option) -> None:
         self._option = option
@@ -30,7 +30,7 @@ class OptionType(click.ParamType[Any]):
         return value
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
-        """The words that it takes; files and folders for a path."""
+        """The completions: words of its kind; files and folders for a path."""
         from click.shell_completion import CompletionItem
 
         if self._option.kind.is_path:
@@ -41,14 +41,14 @@ class OptionType(click.ParamType[Any]):
 
 
 class TableOption(click.Option):
-    """An option made from a row; help shows ``--name`` alone, though ``--no-name`` is there too."""
+    """An option made from a row; help shows only ``--name``, although ``--no-name`` exists too."""
 
     def __init__(self, *names: Any, row: Option, **settings: Any) -> None:
         super().__init__(*names, **settings)
         self.row = row
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """The row as help shows it; None if it is hidden."""
+        """The row's text in help; None if it is hidden."""
         if self.hidden:
             return None
         name = f"--{self.row.name} {self.row.kind.metavar}".rstrip()
@@ -60,7 +60,7 @@ class TableCommand(JsonErrors):
     """A command whose help shows its options under the headings of the table."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, group by group; those that stand in no table come last."""
+        """Write the options, group by group; those that are not in the table come last."""
         for group in Group:
             self._section(ctx, formatter, group.value, group)
         self._section(ctx, formatter, "Other", None)
@@ -108,6 +108,6 @@ def _click_option(row: Option) -> Callable[[F], F]:
 
 
 def typed(given: dict[str, Any]) -> dict[str, Any]:
-    """The options that stand on the command line, by key, as values."""
+    """The values of the options on the command line, by key."""
     said = {key: value for key, value in given.items() if key in BY_KEY and value not in (None, ())}
     return {key: BY_KEY[key].value(value) for key, value in said.items()}

@@ -18,26 +18,28 @@ from batcher.cli.params import RunDirType
     type=click.FloatRange(min=0.01),
     default=1.0,
     show_default=True,
-    help="How many times faster than usual it works.",
+    help="Speed-up factor.",
 )
 @click.option(
     "--faults",
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="The share of answers that go wrong.",
+    help="The share of answers that fail.",
 )
-@click.option("--only", multiple=True, metavar="FAULT", help="Go wrong in this way alone (repeatable).")
+@click.option("--only", multiple=True, metavar="FAULT", help="Only this kind of fault (repeatable).")
 @click.option(
     "--seed",
     type=int,
     default=0,
     show_default=True,
-    help="Another seed: other pictures, durations and faults.",
+    help="Seed of the pictures, durations and faults.",
 )
-@click.option("--balance", type=float, help="USD that can run out.")
-@click.option("--rate", type=float, help="Calls a second before it answers 429.")
-@click.option("--state", type=click.Path(path_type=Path, dir_okay=False), help="Keep requests here.")
+@click.option("--balance", type=float, help="Balance in USD, which can run out.")
+@click.option("--rate", type=float, help="Calls per second above which it answers 429.")
+@click.option(
+    "--state", type=click.Path(path_type=Path, dir_okay=False), help="Directory to keep requests in."
+)
 @click.pass_context
 def sandbox(context: click.Context, /, **given: Any) -> int:
     """Serve a local stand-in for the Model API until Ctrl-C."""

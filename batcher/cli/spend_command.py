@@ -17,7 +17,7 @@ def show_spending(root: Path | None, by: str, *, anew: bool, as_json: bool) -> i
     host = Host()
     if anew:
         count = rebuild(host, root or Path())
-        click.echo(f"the book was made again from the ledgers: {count} attempts", err=True)
+        click.echo(f"the book was rebuilt from the ledgers: {count} attempts", err=True)
         root = None
     sums = totals(entries_of(host, root), By(by))
     total_usd = sum(sums.values())
@@ -27,5 +27,5 @@ def show_spending(root: Path | None, by: str, *, anew: bool, as_json: bool) -> i
         return 0
     for label, usd in sorted(sums.items()):
         click.echo(visible(f"{money(usd):>12}  {label}"))
-    click.echo(f"{money(total_usd):>12}  in all")
+    click.echo(f"{money(total_usd):>12}  total")
     return 0

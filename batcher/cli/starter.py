@@ -1,4 +1,4 @@
-"""``init`` and ``schema``: a commented manifest to begin with, and what an editor needs to help."""
+"""``init`` and ``schema``: a commented starter manifest, and a manifest's JSON Schema for editors."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ model: {model}
 def write_starter(file: Path, model: str | None, *, sandbox: bool) -> int:
     """Write a starter manifest to ``file``: an example, or one with the fields of ``model``.
 
-    Raises UsageError where the file exists already, InputError for an unknown model,
-    UnreachableError where nothing is known of it.
+    Raises UsageError if the file exists already, InputError for an unknown model, UnreachableError if
+    its schema is not available.
     """
     if file.suffix.lower() == ".csv":
         text = _table(_spec(model or _STARTER_MODEL, sandbox=sandbox or model is None))
@@ -118,7 +118,7 @@ def _table(spec: ModelSpec) -> str:
 
 
 def _optional(spec: ModelSpec) -> Iterator[str]:
-    """The inputs that may be left out, as comments: taking the ``#`` away sets them for every job."""
+    """The optional inputs, as comments: removing the ``#`` sets them for every job."""
     yield "defaults:  # inputs of every job below, unless the job has its own"
     for note in field_notes(spec):
         if not note.required:
@@ -126,7 +126,7 @@ def _optional(spec: ModelSpec) -> Iterator[str]:
 
 
 def _job(spec: ModelSpec) -> Iterator[str]:
-    """One job with the inputs that there must be."""
+    """One job with the required inputs."""
     yield "jobs:"
     required = [_assigned(note) for note in field_notes(spec) if note.required]
     first, *rest = required or ["{}"]

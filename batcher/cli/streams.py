@@ -1,4 +1,4 @@
-"""Standard streams that can't end a run in an odd way: closed, full, or gone with their terminal."""
+"""Standard streams that don't break a run if they are closed, full, or their terminal is gone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STANDARD: Final = (0, 1, 2)
 
 
 class Heedless(io.FileIO):
-    """Takes what can't be written as written: that nobody can be told is no reason to stop."""
+    """Ignores write errors: messages that can't be printed are no reason to stop."""
 
     def write(self, data: object) -> int:
         try:
@@ -23,7 +23,7 @@ class Heedless(io.FileIO):
 
 
 class Strict(io.FileIO):
-    """Raises OutputError for what can't be written, but for a pipe whose reader has left."""
+    """Raises OutputError if a write fails, except for a pipe that its reader closed."""
 
     def write(self, data: object) -> int:
         try:
@@ -35,10 +35,10 @@ class Strict(io.FileIO):
 
 
 def take_over() -> None:
-    """Give this process standard streams that are open, take any text, and fail as they should.
+    """Replace the standard streams by ones that are open, accept any text, and handle errors.
 
-    A closed descriptor is opened on the null device first: the next file would get its number, and
-    what is printed would land in a ledger.
+    A closed descriptor is opened on the null device first: otherwise the next file would get its number,
+    and printed text could end up in a ledger.
     """
     for descriptor in _STANDARD:
         _open_if_closed(descriptor)

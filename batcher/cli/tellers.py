@@ -1,4 +1,4 @@
-"""Which tellers a run has, by its options and its environment."""
+"""Chooses a run's tellers (log, metrics, notifications) by its options and environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batcher.options.run import Options
 
 
 class Ends(Deaf):
-    """Tells ``records`` what an observer does not hear: each job that ends, and the end of it all."""
+    """Writes to ``records`` what an observer isn't told: each job that ends, and the end of the run."""
 
     def __init__(self, records: LogRecords) -> None:
         self.job_ended = records.job_ended  # type: ignore[method-assign]
@@ -25,7 +25,7 @@ class Ends(Deaf):
 def watched_by(
     shown: Observer, options: Options, given: Mapping[str, Any], env: Mapping[str, str]
 ) -> Watchers:
-    """``shown``, and the tellers that were asked for."""
+    """``shown``, and the tellers that the options request."""
     tellers = _tellers(shown.warn, options, given, env)
     records = records_of(shown)
     return Watchers(shown, tellers if records is None else (Ends(records), *tellers))

@@ -14,7 +14,7 @@ from batcher.terminal import visible
 
 
 def view_run(run_dir: Path, port: int, *, browser: bool) -> int:
-    """Serve the page of ``run_dir`` and open it; 0 once somebody ends it."""
+    """Serve the page of ``run_dir`` and open it; returns 0 after Ctrl-C."""
     return asyncio.run(_serve(run_dir, port, browser=browser))
 
 
@@ -46,4 +46,4 @@ def _open(address: str) -> None:
     except (OSError, webbrowser.Error):
         opened = False
     if not opened:
-        click.echo("batcher: no browser could be opened here: open the address yourself", err=True)
+        click.echo("batcher: no browser could be opened: open the address yourself", err=True)
