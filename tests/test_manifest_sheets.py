@@ -72,7 +72,7 @@ def test_a_formula_without_a_value_is_refused_by_its_cell(tmp_path):
 
 def test_an_error_value_is_refused_by_its_cell(tmp_path):
     said = refusal(tmp_path, "a.xlsx", workbook(["prompt"], ["a"], ["#REF!"]))
-    assert said == "a.xlsx:3: A3: #REF! is an error value; mend the cell and save the file again"
+    assert said == "a.xlsx:3: A3: #REF! is an error value; fix the cell and save the file again"
 
 
 def test_the_first_sheet_with_anything_on_it_is_read_and_the_others_are_told(tmp_path):

@@ -49,7 +49,8 @@ def test_a_quiet_run_says_what_newly_failed_and_how_to_go_on_and_is_silent_when_
     assert "2 of 3 jobs done" in first.stderr
     assert re.search(r"cat-number-1-\w+: at submit .*not this one", first.stderr)
     again = re.search(
-        r"submitted again, at their price, by:\n +(batcher run .* --retry-refused)", first.stderr
+        r"to submit unchanged ones again, at their price:\n +(batcher run .* --retry-refused)",
+        first.stderr,
     )
     assert again is not None
     second = run_command(server, tmp_path, "run", "pairs.csv", *QUIET, "--ignore-old-failures")

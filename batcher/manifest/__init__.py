@@ -1,5 +1,5 @@
-"""Manifests: text to rows to jobs. Every problem is found before the first job is bought.
+"""Manifests: from text to rows to jobs. Every problem is found before the first job is bought.
 
-``read`` opens a file of any format, ``walk`` follows ``from`` into others, ``expand`` makes rows into
-drafts (defaults, matrix, templates, repeat), ``check`` makes drafts into jobs by the model's schema.
+``read`` opens a file of any format, ``walk`` follows ``from`` to other files, ``expand`` turns rows into
+drafts (defaults, matrix, templates, repeat), ``check`` turns drafts into jobs by the model's schema.
 """

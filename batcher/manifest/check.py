@@ -1,4 +1,4 @@
-"""Drafts to jobs: media, types and limits by the model's schema, ids. Every problem is one line."""
+"""Turns drafts into jobs: media, types and limits by the model's schema, ids. One line per problem."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _LINE_MASK = (1 << _LINE_BITS) - 1
 """A place in the id table: the number of the file, then the line."""
 _HALF_BITS = 32
 _HALF_MASK = (1 << _HALF_BITS) - 1
-"""A mark in the id table: of the inputs as they are sent, then of the metadata."""
+"""A mark in the id table: a hash of the inputs as sent, then of the metadata."""
 _encode_sorted = msgspec.json.Encoder(order="sorted", enc_hook=lambda media: media.sha256).encode
 
 
 class Rejects(Exception):
-    """A draft that is no job."""
+    """A draft that can't become a job."""
 
     def __init__(self, problems: list[FieldProblem]) -> None:
         super().__init__(problems)
@@ -47,10 +47,10 @@ class Rejects(Exception):
 
 
 class Checker:
-    """Makes drafts into jobs, for one pass: it knows the ids that the pass has seen.
+    """Turns drafts into jobs, for one pass: it remembers the ids that the pass has seen.
 
-    ``tally`` takes what it finds, and the numbers of drafts that are no jobs; ``earlier`` are those of
-    an earlier pass, after which the ids need not be compared again.
+    ``tally`` collects problems, and the numbers of rejected drafts; ``earlier`` holds those numbers of
+    an earlier pass, so that the ids need not be compared again.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class Checker:
         self._repeats: dict[str, int] = {}
 
     def job(self, draft: Draft, source: Source, scope: Scope) -> Job | None:
-        """The job that ``draft`` is, None where it was listed before. Raises Rejects.
+        """The job of ``draft``; None if it is a duplicate. Raises Rejects.
 
-        ``source`` is where its row stands, ``scope`` what stands around it.
+        ``source`` is the position of its row, ``scope`` what encloses it.
         """
         self._number += 1
         if self._number == self._next_left_out:
@@ -131,7 +131,7 @@ class Checker:
         spec: ModelSpec,
         before: list[FieldProblem],
     ) -> list[FieldProblem]:
-        """What the schema has against the inputs, besides what is known already; noted in the tally."""
+        """Problems of the inputs by the schema, besides those already known; added to the tally."""
         blamed = {name for name, _ in before}
         for name, what in against:
             if what.startswith("unknown field"):
@@ -147,7 +147,7 @@ class Checker:
         directory: Path,
         problems: list[FieldProblem],
     ) -> None:
-        """Put local media in the place of their paths, in ``draft``; note what can't be sent."""
+        """Replace paths by local media in ``draft``; record what can't be sent."""
         inputs = draft.inputs
         changed = False
         for name, kind in fields:
@@ -172,7 +172,7 @@ class Checker:
     def _send_files(
         self, draft: Draft, names: Iterable[str], directory: Path, problems: list[FieldProblem]
     ) -> None:
-        """Send what names a media file as media, also in fields that are only known to be text."""
+        """Send media for the path of a media file, even in fields that are only known to be text."""
         inputs = draft.inputs
         for name in names:
             value = inputs.get(name)
@@ -185,7 +185,7 @@ class Checker:
                 problems.append((name, str(error)))
 
     def _is_new(self, job: Job, draft: Draft) -> bool:
-        """Claim the job's id. Raises Rejects where it stands for something else."""
+        """Claim the job's id. Raises Rejects if another job has it."""
         mark = _mark(job)
         claim, first, first_mark = self._claim(job, draft, mark)
         if claim is Claim.TAKEN:
@@ -197,7 +197,7 @@ class Checker:
         return claim is Claim.NEW
 
     def _own_job(self, job: Job, draft: Draft) -> Job:
-        """The job under an id of its own: the k-th row of the same inputs gets ``-k``, as samples do."""
+        """The job with its own id: the k-th row with the same inputs gets ``-k``, like samples."""
         base = job.id
         while True:
             claim, first, _ = self._claim(job, draft, 0)
@@ -231,7 +231,7 @@ def _is_url(value: Any) -> bool:
 
 
 def _mark(job: Job) -> int:
-    """What tells two rows of one job apart: their inputs as they are sent, and their metadata."""
+    """A hash of what may differ between two rows of one job: inputs as sent, and metadata."""
     meta = _hash_of(job.meta) if job.meta else 0
     return (_hash_of(job.input) & _HALF_MASK) << _HALF_BITS | meta & _HALF_MASK
 
@@ -244,7 +244,7 @@ def _hash_of(values: dict[str, Any]) -> int:
 
 
 def _check_file_name(job_id: str) -> None:
-    """Raises Rejects if the outputs can't be named so: names of files have an encoding."""
+    """Raises Rejects if the file system's encoding can't represent the outputs' names."""
     try:
         os.fsencode(job_id)
     except UnicodeEncodeError:
@@ -253,7 +253,7 @@ def _check_file_name(job_id: str) -> None:
 
 
 def _perhaps_media(inputs: dict[str, Any], spec: ModelSpec | None) -> list[str]:
-    """The inputs that may take media though it is not known of them: not what a prompt is called."""
+    """The inputs that may take media although the schema doesn't say so: all without a prompt's name."""
     known = spec.fields if spec is not None else ()
     perhaps = spec.perhaps_media if spec is not None else ()
     return [name for name in inputs if name in perhaps or not (name in known or is_text_name(name))]
@@ -262,7 +262,7 @@ def _perhaps_media(inputs: dict[str, Any], spec: ModelSpec | None) -> list[str]:
 def _media_fields(draft: Draft, spec: ModelSpec | None) -> Iterable[tuple[str, str | None]]:
     """The media fields with the kind of media that each takes; without a spec, by their names.
 
-    Some of them may be no inputs of this draft.
+    This draft may not have all of them.
     """
     fields: Mapping[str, str | None]
     if spec is not None:

@@ -1,4 +1,4 @@
-"""Tables, of whatever format: a header compiled once, then rows one at a time."""
+"""Tables of any format: the header is compiled once, then rows are read one at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from batcher.schema.wording import shown
 COLUMNS_MAX = 4096
 
 Records = Callable[[], Iterator[tuple[int, list[str]]]]
-"""Begins a pass over the records of a table: line and cells of each, blank ones included."""
+"""Starts a pass over the records of a table: line and cells of each, including blank ones."""
 
 _AS_JSON = frozenset({"matrix", "vars", "meta", "input"})
 
@@ -31,7 +31,7 @@ def _json_in(text: str) -> Any:
 
 
 def json_list_in(value: Any) -> Any:
-    """The list that text writes as JSON, anything else as it is."""
+    """The list if ``text`` is a JSON list, anything else unchanged."""
     if not isinstance(value, str) or not value.startswith("["):
         return value
     decoded = _json_in(value)
@@ -39,7 +39,7 @@ def json_list_in(value: Any) -> Any:
 
 
 def list_in(text: str) -> list[str]:
-    """The items of a cell: one a line, or separated by ``|``, ``;`` or ``,``, the first that occurs."""
+    """The items of a cell: one per line, or separated by the first of ``|``, ``;``, ``,`` in it."""
     decoded = json_list_in(text)
     if isinstance(decoded, list):
         return decoded
@@ -59,7 +59,7 @@ _TYPES: Mapping[str, tuple[Callable[[str], Any], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """What one column that is more than a plain input is for."""
+    """The role of a column that is not a plain input."""
 
     index: int
     place: Place
@@ -67,11 +67,11 @@ class _Column:
 
     @property
     def is_plain_meta(self) -> bool:
-        """Whether its cells are metadata just as they are."""
+        """Whether its cells are metadata without conversion."""
         return self.place.role == META and self.place.type is None
 
     def put(self, row: Row, cell: str, joined: dict[str, list[Any]]) -> None:
-        """Put a cell where it belongs in ``row``, or what is wrong with it."""
+        """Store a cell in its place in ``row``, or record the problem with it."""
         place = self.place
         value: Any = cell
         if place.type is not None:
@@ -98,11 +98,11 @@ class _Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table whose header has been read. ``header_line`` is where it stands.
+    """A table whose header has been read, on line ``header_line``.
 
-    ``names`` has, for each column, its name where it is a plain input, else "". ``meta`` are index and
-    name of the columns that are metadata as they are, up to the first of the ``others``. ``told`` are
-    warnings about what stands above the header.
+    ``names`` has, for each column, its name if it is a plain input, else "". ``meta`` are index and name
+    of the columns that are metadata without conversion, up to the first of the ``others``. ``told`` are
+    warnings about lines above the header.
     """
 
     records: Records
@@ -119,7 +119,7 @@ class Table:
         return frozenset(c.place.name for c in self.others if c.place.role == KEY)
 
     def rows(self) -> Iterator[Row]:
-        """The rows that are not blank. Raises ManifestError where the file can't be read on."""
+        """The rows that are not blank. Raises ManifestError if the file can't be read any further."""
         names, meta, header_line, width = self.names, self.meta, self.header_line, len(self.names)
         header = self.header
         for line, cells in self.records():
@@ -164,7 +164,7 @@ def open_table(shown_as: str, records: Records, columns: ColumnRules) -> Table:
 
 
 def _first_filled(records: Records) -> list[tuple[int, list[str]]]:
-    """The first records that are not blank. What can't be read after a header is left to the rows."""
+    """The first records that are not blank. Read errors after a header are left to the rows."""
     first: list[tuple[int, list[str]]] = []
     filled = (record for record in records() if not _is_blank(record[1]))
     try:
@@ -202,7 +202,7 @@ def _compiled(
 
 
 def _repeated(places: Iterable[Place]) -> Iterator[str]:
-    """ColumnRules that say the same twice, unless the user named them so."""
+    """Columns with the same name, unless the user's options caused it."""
     seen: dict[tuple[str, str], tuple[int, Place]] = {}
     for number, place in enumerate(places, 1):
         if place.role in (IGNORED, NONE) or place.path:

@@ -1,8 +1,8 @@
-"""Records of CSV, TSV and their kin: cells between delimiters, one record at a time.
+"""Records of CSV, TSV and similar formats: cells between delimiters, one record at a time.
 
-The standard library's reader does the work, strictly. Two habits of real files it reads otherwise than
-they are meant: a space before an opening quote, and a quote that doesn't enclose its cell. Only lines
-that show one of them are taken apart here.
+The standard library's reader does the work, in strict mode. It misreads two habits of real files: a
+space before an opening quote, and a quote that doesn't enclose its cell. Only lines with one of these
+are parsed here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _QUOTED = re.compile(r' *"((?:[^"]|"")*)" *')
 
 
 def delimiter_of(file: ManifestFile) -> str:
-    """The delimiter that stands most often, outside quotes, in the first line with anything on it."""
+    """The most frequent delimiter, outside quotes, in the first line that is not blank."""
     for line in file.lines():
         if hint := _EXCEL_HINT.fullmatch(line):
             return hint[1]
@@ -36,7 +36,7 @@ def delimiter_of(file: ManifestFile) -> str:
 
 
 def records(file: ManifestFile, delimiter: str) -> Iterator[Record]:
-    """Each record, blank ones included, Excel's ``sep=`` line aside. Raises ManifestError."""
+    """Each record, including blank ones, but without Excel's ``sep=`` line. Raises ManifestError."""
     first = True
     for line, cells in _Records(file, delimiter):
         if not (first and line == 1 and _EXCEL_HINT.fullmatch(delimiter.join(cells))):
@@ -45,10 +45,10 @@ def records(file: ManifestFile, delimiter: str) -> Iterator[Record]:
 
 
 class _Records:
-    """Feeds lines to ``csv.reader`` and holds those of the record that is being read.
+    """Feeds lines to ``csv.reader`` and keeps those of the record that is being read.
 
-    After a record that the reader doesn't take, its lines but the first are read ``again``. Cells beyond
-    the process's own limit are rare: from the first on, each record is read under another limit.
+    After a record that the reader rejects, all its lines but the first are read ``again``. Cells longer
+    than the process's limit are rare: after the first one, each record is read with a higher limit.
     """
 
     def __init__(self, file: ManifestFile, delimiter: str) -> None:
@@ -101,7 +101,7 @@ class _Records:
             raise self._error(str(error)) from None
 
     def _check_swallowed(self, cells: list[str]) -> None:
-        """Raises ManifestError for a cell of a TSV that looks like a quote too much, rows ago."""
+        """Raises ManifestError for a cell of a TSV that seems to begin at a stray quote, rows ago."""
         if self._delimiter == "\t" and any("\t" in c and ("\n" in c or "\r" in c) for c in cells):
             raise self._error(
                 "a quote is opened here, and a later line closes it: tabs and line ends between are one "
@@ -132,7 +132,7 @@ class _Records:
 def _with_long_cells(reader: Iterator[list[str]]) -> Iterator[list[str]]:
     """The records of ``reader`` with cells up to CELL_MAX_CHARS.
 
-    The limit is the whole process's: it is changed only as long as one record is read.
+    The limit is global to the process: it is only changed while a record is read.
     """
     while True:
         before = csv.field_size_limit(CELL_MAX_CHARS)
@@ -146,13 +146,13 @@ def _with_long_cells(reader: Iterator[list[str]]) -> Iterator[list[str]]:
 
 
 def _closes_well(rest: str) -> bool:
-    """Whether the first quote in what follows an open one ends a cell of a TSV."""
+    """Whether the first quote after an opening one ends a cell of a TSV."""
     match = re.match(r'(?:[^"]|"")*"[ ]*(.?)', rest, re.DOTALL)
     return match is not None and match[1] in ("", "\t", "\r", "\n")
 
 
 def _taken_apart(line: str, delimiter: str) -> list[str]:
-    """The cells of a line; a quote that doesn't enclose its cell is text. Raises ValueError."""
+    """Split a line into cells; a quote that doesn't enclose its cell is text. Raises ValueError."""
     text = line.rstrip("\r\n")
     cells: list[str] = []
     at = 0
@@ -170,7 +170,7 @@ def _taken_apart(line: str, delimiter: str) -> list[str]:
 
 
 def _check_text(cell: str, quoted: re.Match[str] | None, delimiter: str) -> None:
-    """Raises ValueError if ``cell``, read as text, may have been meant as a quoted one."""
+    """Raises ValueError if ``cell``, read as text, may have been intended as a quoted one."""
     if not cell.lstrip(" ").startswith('"'):
         return
     if '\\"' in cell:

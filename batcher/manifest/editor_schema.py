@@ -1,7 +1,7 @@
-"""The YAML manifest as JSON Schema, for editors: they complete keys and mark mistakes while one types.
+"""The YAML manifest as JSON Schema, with which editors complete keys and mark mistakes.
 
-It says less than the manifest's own checks: what a matrix, a template or another file adds is known only
-when the manifest is read, so no input is required here, and text with a template fits anywhere.
+It is less strict than the manifest's own checks: the values of a matrix, a template or another file are
+only known when the manifest is read. So no input is required here, and a template is allowed anywhere.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _SHARED: Mapping[str, Any] = {
         "type": "integer",
         "minimum": 1,
         "maximum": REPEAT_MAX,
-        "description": "So many samples of the same input.",
+        "description": "Number of samples of the same input.",
     },
 }
 
@@ -118,7 +118,7 @@ def _inputs(spec: ModelSpec | None, reserved: Mapping[str, Any]) -> dict[str, An
 
 def _field(spec: ModelSpec, name: str) -> dict[str, Any]:
     schema = dict(spec.fields[name])
-    if "$ref" in repr(schema):  # it leads out of the field: anything goes, the plan will tell
+    if "$ref" in repr(schema):  # it refers outside the field: allow any value, `plan` checks it
         return {}
     told: dict[str, Any] = {
         key: schema.pop(key) for key in ("title", "description", "default") if key in schema

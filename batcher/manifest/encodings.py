@@ -1,7 +1,7 @@
-"""Encodings: the byte-order mark that names one, the likely one of bytes that are not UTF-8, mojibake.
+"""Encodings: by byte-order mark, by a guess for bytes that are not UTF-8, and detection of mojibake.
 
-Chosen among what spreadsheets save in. A general detector (charset-normalizer was tried) names cp852 or
-cp1006 for a few words of French: tables of prompts are too short for its statistics.
+The guess is limited to encodings that spreadsheets save in. A general detector (charset-normalizer was
+tried) returns cp852 or cp1006 for a few words of French: tables of prompts are too short for it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CENTRAL = frozenset("ąćęłńóśźżĄĆĘŁŃÓŚŹŻáčďéěíňřšťú
 
 
 def _share_in(letters: frozenset[str]) -> Callable[[str], float]:
-    """The share of ``letters``; in languages that write them, they stand among plain ones."""
+    """The share of ``letters``; in languages that use them, they are among plain ones."""
 
     def share(text: str) -> float:
         doubled = len(_DOUBLED.findall(text))
@@ -39,9 +39,9 @@ def _foreign(text: str) -> int:
 
 
 def _cyrillic(text: str) -> float:
-    """Small letters dominate: the wrong one of two Cyrillic encodings shows them as capitals.
+    """Lower case must dominate: the wrong one of two Cyrillic encodings shows it as capitals.
 
-    No word mixes them with Latin ones, as Western words do that are shown in a Cyrillic encoding.
+    No word may mix them with Latin letters, as Western words decoded in a Cyrillic encoding do.
     """
     letters = sum(1.0 if "а" <= c <= "я" else 0.5 if "А" <= c <= "Я" else 0.0 for c in text)
     return max(0.0, letters - 2 * len(_MIXED.findall(text))) / _foreign(text)
@@ -58,7 +58,7 @@ def _korean(text: str) -> float:
 
 
 def _common_in(encoding: str, first: int, last: int) -> Callable[[str], float]:
-    """The share of characters in the rows of a Chinese set that hold the common ones."""
+    """The share of characters in those rows of a Chinese set that contain the common ones."""
 
     def share(text: str) -> float:
         leads = (char.encode(encoding, "ignore")[0:1] for char in text)
@@ -86,7 +86,7 @@ def marked_encoding(head: bytes) -> str | None:
 
 
 def likely_encoding(content: bytes) -> str | None:
-    """The encoding that makes most sense of ``content``, which is not UTF-8; None if none does."""
+    """The most plausible encoding of ``content``, which is not UTF-8; None if there is none."""
     sample = content[:SAMPLE_BYTES]
     scores = {name: _score(sample, name, rate) for name, rate in _CANDIDATES.items()}
     best = max(scores, key=lambda name: scores[name])
@@ -103,7 +103,7 @@ def _score(sample: bytes, encoding: str, rate: Callable[[str], float]) -> float:
 
 
 def encoding_hint(content: bytes) -> str:
-    """What to do about ``content`` that is not UTF-8, to be put behind what is wrong."""
+    """The remedy for ``content`` that is not UTF-8, to be appended to the problem."""
     likely = likely_encoding(content) or "NAME"
     guess = "" if likely == "NAME" else f"; it looks like {likely}"
     return f'{guess}: read it with --encoding {likely}, or save it in UTF-8 (in Excel: "CSV UTF-8")'

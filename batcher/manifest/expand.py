@@ -1,8 +1,8 @@
-"""Rows to drafts: defaults, matrix, variables, templates, globs and repeat, before any schema.
+"""Turns rows into drafts: defaults, matrix, variables, templates, globs and repeat, before any schema.
 
-Who wins, for an input of a row: ``--set``, the row's own value, its ``matrix``, the matrices around it
-from the inside out, the values of the ``from`` entries that brought it in, the ``defaults`` from the
-inside out.
+Precedence for an input of a row: ``--set``, the row's own value, its ``matrix``, the enclosing matrices
+from the inside out, the values of the ``from`` entries that include it, the ``defaults`` from the inside
+out.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from batcher.manifest.templates import TemplateError, filled, names_in
 JOBS_PER_ROW_MAX = 1_000_000
 
 FieldProblem = tuple[str, str]
-"""A field and what is wrong with it."""
+"""A field and its problem."""
 
 
 class ExpandError(ValueError):
-    """A row that can't be expanded; ``field`` is to blame."""
+    """A row that can't be expanded because of ``field``."""
 
     def __init__(self, field_name: str, what: str) -> None:
         super().__init__(what)
@@ -37,11 +37,11 @@ class ExpandError(ValueError):
 
 
 class Draft(msgspec.Struct):
-    """One concrete job before its model's schema has been asked.
+    """One concrete job before the check against its model's schema.
 
-    ``id`` is the explicit id with what a matrix adds to it, ``explicit`` that id as it was written;
-    both None where the job names itself. ``sample`` counts from 1. ``bases`` says what relative paths
-    are relative to, for fields whose value stands in another file than the row. ``glob`` is the input
+    ``id`` is the explicit id with the suffix of a matrix, ``explicit`` that id as it was written; both
+    are None if the id is to be generated. ``sample`` counts from 1. ``bases`` holds the base folders of
+    relative paths, for fields whose value is in another file than the row. ``glob`` is the input
     that a glob gave a file. ``problems`` are those of its templates. ``vars`` are its variables.
     """
 
@@ -61,7 +61,7 @@ class Draft(msgspec.Struct):
 class RowLayer:
     """A manifest's head, or a ``from`` entry, in the file whose directory is ``directory``.
 
-    ``rest`` is what becomes of columns of that file that are no inputs of the model.
+    ``rest`` is the role of that file's columns that are not inputs of the model.
     """
 
     row: Row
@@ -72,12 +72,12 @@ class RowLayer:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What the command line says of every job: inputs by ``--set``, and ``--model``.
+    """The command line's options for every job: inputs by ``--set``, and ``--model``.
 
-    An input that is None was set to nothing: it is taken away. ``directory`` is the top manifest's.
+    An input that is None was set to nothing: it is removed. ``directory`` is the top manifest's.
     ``rule`` is the one by which ids are made. ``variables`` are those of every job, ``extra`` the inputs
-    that may be sent though the schema doesn't list them; with ``per_row`` rows of the same inputs are
-    jobs of their own. ``spelled`` has the user's spelling of inputs.
+    that may be sent although the schema doesn't list them; with ``per_row`` rows with the same inputs
+    are separate jobs. ``spelled`` has the user's spelling of inputs.
     """
 
     inputs: Mapping[str, str | None] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Setting:
 
 
 class Scope:
-    """What stands around the rows of one file, merged once: ``layers`` from the inside out."""
+    """What encloses the rows of one file, merged once: ``layers`` from the inside out."""
 
     def __init__(
         self, layers: tuple[RowLayer, ...], directory: Path, setting: Setting, globs: Globs
@@ -110,9 +110,9 @@ class Scope:
         self._named_model = _last(row.model for row in rows)
         self.model = setting.model or self._named_model
         self.overridden = setting.model is not None and self._named_model not in (None, setting.model)
-        """Whether a model that is named for the rows as a whole is not theirs, because of --model."""
+        """Whether --model overrides the model that is named for all rows."""
         self.used = frozenset(map(normal, names_in([*setting.inputs.values()])))
-        """Names in templates of ``--set``: a column of that name that is no input is a variable."""
+        """Names in templates of ``--set``: a column with such a name that is no input is a variable."""
         self.repeat = _last(row.repeat for row in rows) or 1
         self.matrix: dict[str, tuple[Any, Path]] = {}
         for layer in outside_in:
@@ -129,7 +129,7 @@ class Scope:
         )
 
     def only_draft(self, row: Row) -> Draft | None:
-        """The one job of ``row`` where nothing varies or is to be filled in; else see ``expanded``."""
+        """The only job of ``row`` if nothing varies and it has no templates; else see ``expanded``."""
         if not self._simple or _needs_expansion(row):
             return None
         meta = {**self.meta, **row.meta} if row.meta else self.meta
@@ -140,7 +140,7 @@ class Scope:
         return draft
 
     def inputs_of(self, row: Row) -> dict[str, Any]:
-        """A fresh dict of what ``row`` sends when nothing varies."""
+        """A new dict of the inputs of ``row`` if nothing varies."""
         inputs = {**self.defaults, **row.inputs}
         for name, text in self.setting.inputs.items():
             if text is None:
@@ -150,11 +150,11 @@ class Scope:
         return inputs
 
     def model_of(self, row: Row) -> str | None:
-        """The model that is named for ``row``, a matrix aside."""
+        """The model of ``row``, without regard to a matrix."""
         return self.setting.model or row.model or self.model
 
     def other_model(self, row: Row) -> str | None:
-        """A model that is named for ``row``, and overridden by ``--model``."""
+        """The model of ``row`` that ``--model`` overrides, if any."""
         if self.setting.model is None:
             return None
         varied = (row.matrix or {}).get("model") or self.matrix.get("model", ((),))[0]
@@ -162,7 +162,7 @@ class Scope:
         return next((model for model in named if model and model != self.setting.model), None)
 
     def models_of(self, row: Row) -> set[str]:
-        """The models of the jobs that ``row`` makes."""
+        """The models of the jobs of ``row``."""
         named = self.setting.model or row.model
         varied = (row.matrix or {}).get("model") or self.matrix.get("model", ((),))[0]
         if named or not varied:
@@ -171,7 +171,7 @@ class Scope:
         return set(varied)
 
     def bases_of(self, row: Row) -> dict[str, Path]:
-        """The directories of fields whose value doesn't stand in the row's own file."""
+        """The directories of fields whose value isn't in the row's own file."""
         own = row.inputs.keys() - self.setting.inputs.keys()
         return {name: base for name, base in self.bases.items() if name not in own}
 
@@ -189,7 +189,7 @@ def _needs_expansion(row: Row) -> bool:
 
 
 def _is_special(values: Mapping[str, Any]) -> bool:
-    """Whether ``values`` may hold a template or a glob."""
+    """Whether ``values`` may contain a template or a glob."""
     for value in values.values():
         kind = type(value)
         if (kind is str and "{{" in value) or kind is dict or kind is list:
@@ -244,7 +244,7 @@ class _Axes:
         self.bases = scope.bases_of(row)
 
     def add_matrix(self) -> None:
-        """Take in each key of the matrix that the row or the command line doesn't decide."""
+        """Add each key of the matrix that neither the row nor the command line sets."""
         for key, (values, directory) in self._matrix.items():
             if self._is_decided(key):
                 continue
@@ -254,7 +254,7 @@ class _Axes:
                 self.bases[normal(key)] = directory
 
     def add_globs(self, base: Mapping[str, Any]) -> None:
-        """Take in each input that is a glob: a matrix over its files."""
+        """Add each input that is a glob: a matrix over its files."""
         for name, value in base.items():
             if is_glob(value) and name not in self.inputs:
                 self._add(name, value, self.bases.get(name, self._scope.directory))
@@ -262,11 +262,11 @@ class _Axes:
 
     @property
     def globbed(self) -> str | None:
-        """The input whose values are files that a glob found."""
+        """The input whose values are the files of a glob."""
         return self._file if self._file in self.inputs else None
 
     def count(self) -> int:
-        """How many combinations there are."""
+        """The number of combinations."""
         return math.prod(len(values) for values in self._values.values())
 
     def combinations(self) -> Iterator[dict[str, Any]]:
@@ -275,7 +275,7 @@ class _Axes:
             yield dict(zip(self._values, values, strict=True))
 
     def variables_in(self, combination: Mapping[str, Any]) -> dict[str, Any]:
-        """What templates can name: the row's own ``vars`` before the matrix, before those around."""
+        """The variables of templates: the row's ``vars`` win over the matrix, that over outer ones."""
         varying = {key: value for key, value in combination.items() if key not in self.inputs}
         if self._file is not None:
             varying["file"] = _about_file(PurePath(combination[self._file]))
@@ -283,7 +283,7 @@ class _Axes:
         return {**self._scope.vars, **varying, **own, **self._scope.setting.variables}
 
     def told_apart(self, combination: Mapping[str, Any]) -> dict[str, Any]:
-        """The part of a combination that the explicit id doesn't already spell out."""
+        """The part of a combination that the explicit id doesn't already contain."""
         spelled = {name.partition(".")[0] for name in names_in(self._row.id)}
         if self._file is not None and "file" in spelled:
             spelled.add(self._file)
@@ -315,7 +315,7 @@ def _located(matrix: Mapping[str, Any] | None, directory: Path) -> dict[str, tup
 
 
 def _names_used(templated: tuple[Any, ...], matrix: Mapping[str, tuple[Any, Path]]) -> set[str]:
-    """The first parts of all names in templates, those in values that the matrix gives to inputs too."""
+    """The first parts of all names in templates, including those in a matrix's values for inputs."""
     used = {name.partition(".")[0] for value in templated for name in names_in(value)}
     for key, (values, _) in matrix.items():
         if key not in used:
@@ -360,7 +360,7 @@ def _filled(
 
 
 def _kept(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that a job keeps: not its model, nor the file of a glob, which are on record as they are."""
+    """The variables that a job keeps: not its model, nor a glob's file, which are recorded anyway."""
     passing = ("model", "file")
     return _without_null({name: v for name, v in variables.items() if name not in passing})
 

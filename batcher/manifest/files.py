@@ -33,8 +33,8 @@ CHUNK_BYTES = 256 * 1024
 class ManifestFile:
     """One manifest file. ``shown`` is its name as the user would write it.
 
-    ``fingerprint`` (device, inode, size, mtime in ns) is that of the moment when it was first seen.
-    ``encoding`` is the user's word, None: by the byte-order mark, else UTF-8.
+    ``fingerprint`` (device, inode, size, mtime in ns) is taken when the file is first seen. ``encoding``
+    is given by the user; None: by the byte-order mark, else UTF-8.
     """
 
     path: Path
@@ -45,12 +45,12 @@ class ManifestFile:
 
     @classmethod
     def spooled(cls, stream: BinaryIO, shown: str, encoding: str | None = None) -> ManifestFile:
-        """A stream that can be read only once, kept. Raises ManifestError."""
+        """A stream that can be read only once, saved for repeated reading. Raises ManifestError."""
         return cls(Path(shown), shown, (-1, 0), encoding, Spool(stream, shown))
 
     @classmethod
     def at(cls, path: Path, shown: str, encoding: str | None = None) -> ManifestFile:
-        """Raises ManifestError if ``path`` is no readable regular file."""
+        """Raises ManifestError if ``path`` is not a readable regular file."""
         try:
             with open(path, "rb", opener=_open_without_blocking) as file:
                 status = os.fstat(file.fileno())
@@ -64,21 +64,21 @@ class ManifestFile:
         return cls(path, shown, _fingerprint(status), encoding)
 
     def is_same_as(self, other: ManifestFile) -> bool:
-        """Whether both are one file on disk, under whatever names."""
+        """Whether both are the same file on disk, under any names."""
         return self.fingerprint[:2] == other.fingerprint[:2]
 
     @property
     def is_gzipped(self) -> bool:
-        """Whether its name says that it is gzipped; of a stream, its first bytes."""
+        """Whether it is gzipped, by its name; a stream by its first bytes."""
         if self.spool is not None:
             return self.spool.reader().read(2) == GZIP_MARK
         return self.path.suffix.lower() == ".gz"
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """The file, for reading bytes, unpacked if it is gzipped.
+        """The file, for reading bytes, decompressed if it is gzipped.
 
-        Raises ManifestChanged if it is not the same any more, ManifestError if it can't be read on.
+        Raises ManifestChanged if it has changed, ManifestError if it can't be read.
         """
         with self._opened() as file:
             self.check_unchanged(file)
@@ -113,7 +113,7 @@ class ManifestFile:
     def lines(self, errors: str = "strict") -> Iterator[str]:
         """Its lines with their ends (LF, CRLF or CR), without a byte-order mark.
 
-        ``errors`` is what becomes of bytes that are not in the file's encoding, as in ``bytes.decode``.
+        ``errors`` tells how to handle bytes that are not in the file's encoding, as in ``bytes.decode``.
 
         Raises ManifestChanged (a few lines late, but never after the last), or ManifestError for a
         line beyond LINE_MAX_CHARS, for a NUL, and for bytes that are not in the file's encoding.
@@ -154,7 +154,7 @@ class ManifestFile:
                     raise self._not_decodable(error) from None
 
     def _not_decodable(self, error: UnicodeDecodeError) -> ManifestError:
-        """What to raise for bytes that are not in the file's encoding: the line and the remedy."""
+        """The error for bytes that are not in the file's encoding, with the line and the remedy."""
         lines = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(error.encoding)(), True)
         line = 1
         with self.open() as stream:
@@ -174,7 +174,7 @@ NUL = "a NUL character; text in UTF-16 without a byte-order mark needs --encodin
 
 
 def _first(stream: BinaryIO) -> bytes:
-    """Its first bytes, which are read again later on."""
+    """The file's first bytes, which will be read again later."""
     first = stream.read(4)
     stream.seek(0)
     return first

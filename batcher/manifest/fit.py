@@ -1,4 +1,4 @@
-"""The inputs of a row against the inputs that its model has: names, extra ones, types."""
+"""Matches the inputs of a row with the inputs of its model: names, extra ones, types."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ NO_SCHEMA_FOR_ALL = (
 
 
 def fit_names(draft: Draft, spec: ModelSpec | None, scope: Scope) -> Iterator[FieldProblem]:
-    """Give inputs the names that the schema writes, or the user's where there is none.
+    """Rename inputs to the schema's spelling, or to the user's if there is no schema.
 
-    What the model doesn't have becomes metadata, or is left out, if the user said so of all such
-    columns, or if a template of ``--set`` has used it. Yields what is wrong.
+    Inputs that the model doesn't have become metadata or are dropped, if the user said so for all such
+    columns, or if a template of ``--set`` used them. Yields problems.
     """
     inputs = draft.inputs
     spelled = scope.setting.spelled
@@ -46,9 +46,9 @@ def fit_names(draft: Draft, spec: ModelSpec | None, scope: Scope) -> Iterator[Fi
 
 
 def judged(inputs: dict[str, Any], spec: ModelSpec, scope: Scope) -> dict[str, Any]:
-    """Those inputs that the schema is asked about: without the extra ones that it doesn't list.
+    """The inputs to check by the schema: all but the extra ones that it doesn't list.
 
-    With a workflow of the job's own, a deployment's schema knows nothing of the nodes.
+    If the job has its own workflow, the deployment's schema doesn't describe the nodes.
     """
     if WORKFLOW in inputs:
         inputs = {name: value for name, value in inputs.items() if not is_override(name)}
@@ -59,7 +59,7 @@ def judged(inputs: dict[str, Any], spec: ModelSpec, scope: Scope) -> dict[str, A
 
 
 def give_types(inputs: dict[str, Any], spec: ModelSpec) -> None:
-    """Let text become what the schema says the field is, and 5.0 an integer where one is wanted."""
+    """Convert text to the type of its field in the schema, and 5.0 to an integer if one is required."""
     for name, read in spec.typed.items():
         value = inputs.get(name)
         if isinstance(value, str):
@@ -75,7 +75,7 @@ def give_types(inputs: dict[str, Any], spec: ModelSpec) -> None:
 
 
 def hinted(name: str, what: str) -> str:
-    """A problem, with the options that would settle it."""
+    """A problem, with the options that would solve it."""
     if what != "unknown field":
         return what
     word = shlex.quote(name)

@@ -1,4 +1,4 @@
-"""A folder of media, or media files named one by one: each a job; captions beside them are prompts."""
+"""A folder of media, or single media files: each is a job; captions beside them are prompts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batcher.manifest.rows import LocalPath, Row
 from batcher.terminal import legible
 
 FILE_NAME = "file_name"
-"""The input that a listed file is, until the model's schema says which of its fields takes media."""
+"""The input name of a listed file, until the model's schema tells which field takes media."""
 
 _SUFFIXES: Mapping[str, str] = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif", ".heic"), "image"),
@@ -59,12 +59,12 @@ def media_rows(paths: Iterable[LocalPath], directory: Path) -> Iterator[Row]:
 
 
 def about_file(path: PurePath) -> dict[str, str]:
-    """What templates can say of a file: ``{{ file.stem }}``."""
+    """The variables of templates about a file: ``{{ file.stem }}``."""
     return {"path": str(path), "name": path.name, "stem": path.stem, "suffix": path.suffix}
 
 
 def _caption(path: Path) -> str | None:
-    """The text beside a media file, on one line, as trainers keep captions."""
+    """The text file beside a media file, on one line: the format of captions for training."""
     for suffix in _CAPTIONS:
         beside = path.with_suffix(suffix)
         if beside.is_file():

@@ -1,7 +1,7 @@
-"""Jobs that a Python program holds, as a manifest file: it is read twice, like any other.
+"""Writes jobs from a Python program to a manifest file, which can be read twice like any other.
 
-Takes dictionaries, texts (prompts), data frames of pandas and polars, tables of pyarrow, and any
-iterable of these rows, which may be long and is read once.
+Accepts dictionaries, texts (prompts), data frames of pandas and polars, tables of pyarrow, and any
+iterable of such rows, which may be long and is read once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROWS_NAME = "rows.jsonl"
 
 def write_manifest(jobs: Any, folder: Path, name: str) -> Path:
     """Write ``jobs`` into ``folder`` and return the manifest to open; paths in them are relative to the
-    working directory. Raises UsageError for a row that is none."""
+    working directory. Raises UsageError for an invalid row."""
     encoder = msgspec.json.Encoder(enc_hook=_plain)
     with (folder / ROWS_NAME).open("wb") as file:
         for number, row in enumerate(_rows(jobs), 1):
@@ -50,7 +50,7 @@ def _rows(jobs: Any) -> Iterator[Any]:
 
 
 def _present(row: Any) -> dict[str, Any]:
-    """A row without the cells that hold nothing: None, NaN and the like. Raises TypeError."""
+    """A row without empty cells: None, NaN and the like. Raises TypeError."""
     if isinstance(row, str):
         return {"prompt": row}
     if not isinstance(row, Mapping):
@@ -65,7 +65,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has for a value of another library: numbers of numpy, paths. Raises TypeError."""
+    """Another library's value as JSON: numbers of numpy, paths. Raises TypeError."""
     if isinstance(value, PurePath):
         return str(value)
     for method in ("tolist", "isoformat"):

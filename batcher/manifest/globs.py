@@ -1,4 +1,4 @@
-"""The files that a pattern finds: each real file once, whatever links lead to it."""
+"""The files that match a pattern: each real file once, even if several links lead to it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ ANY_DEPTH = "**"
 
 
 class Globs:
-    """What patterns found: remembered, so that each pass over a manifest sees the same files."""
+    """Caches the files of each pattern, so that each pass over a manifest sees the same ones."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[Path, str, int], list[LocalPath]] = {}
 
     def files(self, directory: Path, pattern: str, rule: int = RULE) -> list[LocalPath]:
-        """The files that match, sorted, relative to ``directory``. Raises ValueError for none.
+        """The files that match, sorted, relative to ``directory``. Raises ValueError if none does.
 
-        ``rule`` is the one by which ids are made: the first took ``./`` for a part of the path.
+        ``rule`` is the one by which ids are made: under the first, ``./`` was a part of the path.
         """
         key = (directory, pattern, rule)
         if key not in self._found:
@@ -53,7 +53,7 @@ def _files(directory: Path, pattern: str, rule: int) -> list[LocalPath]:
 
 
 def _matches(directory: Path, base: str, parts: list[str]) -> Iterator[str]:
-    """The paths below ``base`` that ``parts`` lead to; a path may come more than once."""
+    """The paths below ``base`` that match ``parts``; a path may be repeated."""
     if not parts:
         yield base
         return
@@ -69,7 +69,7 @@ def _matches(directory: Path, base: str, parts: list[str]) -> Iterator[str]:
 
 
 def _folders(directory: Path, base: str, seen: set[str]) -> Iterator[str]:
-    """``base`` and all folders below it, each real folder once: links may lead in circles."""
+    """``base`` and all folders below it, each real folder once, because links may form cycles."""
     real = os.path.realpath(directory / base)
     if real in seen or not Path(real).is_dir():
         return

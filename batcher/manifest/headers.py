@@ -1,4 +1,4 @@
-"""Where a table's header stands, and what is told of a table that has none."""
+"""Finds a table's header, and reports a table without one."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ NumberedCells = tuple[int, list[str]]
 
 
 def header_in(shown_as: str, first: Sequence[NumberedCells]) -> tuple[NumberedCells, list[str]]:
-    """The header among the ``first`` rows that are not blank, and what to tell about those above it.
+    """The header among the ``first`` rows that are not blank, and warnings about those above it.
 
-    A title or a comment has one cell, and stands above a row of column names. Raises ManifestError for
-    a table that begins with its values.
+    A title or a comment has one cell, and is above a row of column names. Raises ManifestError for a
+    table without a header.
     """
     for number, (line, cells) in enumerate(first):
         if is_header(cells):
@@ -53,7 +53,7 @@ def _is_title(cells: list[str], header: list[str]) -> bool:
 
 
 def _value_in(cells: list[str]) -> str | None:
-    """A cell that can't be a column's name, if no cell is called like an input."""
+    """A cell that can't be a column's name, if no cell has the name of an input."""
     names = {cell.strip().lower().replace(" ", "_").partition(":")[0] for cell in cells}
     if names & KNOWN_NAMES:
         return None

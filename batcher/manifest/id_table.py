@@ -1,10 +1,10 @@
-"""Which job ids are taken, and by what: some 50 bytes each, for a million ids at a time.
+"""A compact table of the job ids in use and their jobs: about 50 bytes each, for a million ids.
 
-Four words an id, in the order of the claims: a hash of the case-folded id, a hash of what it stands
-for, the place of its row, and what tells that row from others of the same job. A table of slots, never
-more than half full, leads from the first hash to their number. A dict of a million id strings takes
-four times as much. The hash is Python's own (SipHash, keyed for each process): the table never leaves
-the process.
+It holds four words per id, in the order of the claims: a hash of the case-folded id, a hash of the
+job's meaning, the place of its row, and the mark that distinguishes that row from others of the job. A
+table of slots, never more than half full, maps the first hash to their number. A dict of a million id
+strings would be four times as large. The hash is Python's own (SipHash, keyed per process): the table
+never leaves the process.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ FEWEST_SLOTS = 1024
 
 
 class Claim(Enum):
-    """What became of a claim to an id."""
+    """The outcome of a claim to an id."""
 
     NEW = "new"
     SAME = "same"
     """The same id for the same inputs: the same job once more."""
     TAKEN = "taken"
-    """The id stands for something else, or differs only by case."""
+    """The id belongs to another job, or differs only by case."""
 
 
 class IdTable:
     """Ids claimed so far, up to four billion.
 
-    Two ids whose 64-bit hashes are equal are taken for one: of a million, with a chance of 3e-8.
+    Two ids with equal 64-bit hashes count as one: the chance is 3e-8 for a million ids.
     """
 
     def __init__(self) -> None:
-        self._keys = array("q", [0])  # number 0 stands for an empty slot
+        self._keys = array("q", [0])  # number 0 means an empty slot
         self._values = array("q", [0])
         self._places = array("Q", [0])
         self._marks = array("Q", [0])
@@ -45,7 +45,7 @@ class IdTable:
     def claim(self, job_id: str, meaning: Hashable, place: int, mark: int = 0) -> tuple[Claim, int, int]:
         """Claim ``job_id`` for ``meaning`` at ``place``, with ``mark``: up to 64 bits, the caller's.
 
-        Returns place and mark of the first claim with it: its own where this is the first.
+        Also returns place and mark of the first claim to the id: its own if this is the first.
         """
         key, value = hash(job_id.casefold()), hash((job_id, meaning))
         slots, keys = self._slots, self._keys

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, if it is not what its name says; and what to do about it."""
+"""Detects a file's type by its first bytes if its name is misleading, with the remedy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _RULE = re.compile(r"\|?(?:\s*:?-{2,}:?\s*\|)+(?:\s*:?-{2,}:?)?\s*")
 
 
 def mistaken(head: bytes, name: str) -> str | None:
-    """What the file ``name`` is, and the next step, if its ``head`` is no text that a manifest has."""
+    """The type of the file ``name``, and the remedy, if its ``head`` is not the text of a manifest."""
     for signature, what, remedy in _SIGNATURES:
         if head.startswith(signature):
             return f"this is {what}; {remedy.format(name=name)}"
@@ -46,10 +46,10 @@ def mistaken(head: bytes, name: str) -> str | None:
         _, what, remedy = inside or (b"", "a ZIP archive", "unpack it")
         return f"this is {what}; {remedy}"
     if (media_type := media_type_of(head)) is not None and not head.startswith(b"BM"):
-        return f"this is {media_type}, and no manifest"
+        return f"this is {media_type}, not a manifest"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if _HTML.match(text):
-        return "this is an HTML page, and no manifest; download the raw file"
+        return "this is an HTML page, not a manifest; download the raw file"
     if text.startswith(b"<?xml"):
         return f"this is XML; {_CONVERT}"
     if _is_markdown(head):
@@ -76,12 +76,12 @@ def looks_like(head: bytes) -> str:
 
 
 def text_of(head: bytes) -> str:
-    """The beginning of a file as text, whatever in it can't be decoded."""
+    """The beginning of a file as text, ignoring decoding errors."""
     return head.decode(marked_encoding(head) or "utf-8-sig", "replace")
 
 
 def is_header(cells: list[str]) -> bool:
-    """Whether ``cells`` can only be column names: short words, and one that inputs are called."""
+    """Whether ``cells`` can only be column names: short words, with at least one usual input name."""
     names = [cell.strip().strip('"').strip().lower().replace(" ", "_") for cell in cells]
     words = all(re.fullmatch(r"[\w.:()#/-]{0,40}", name) for name in names)
     return words and any(name.partition(":")[0] in KNOWN_NAMES for name in names)
@@ -92,7 +92,7 @@ KNOWN_NAMES = frozenset(
     | {"image_urls", "video", "video_url", "audio_url", "file_name", "id", "seed", "duration"}
     | {"aspect_ratio", "model", "title", "description", "url", "style", "name"}
 )
-"""What columns of prompts and media are called."""
+"""Usual names of columns with prompts and media."""
 
 
 def _is_markdown(head: bytes) -> bool:

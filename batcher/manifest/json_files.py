@@ -1,4 +1,4 @@
-"""JSONL, which streams, and JSON, of which every job's line is known."""
+"""JSONL, which is streamed, and JSON, with the line of every job."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 class _NotJson(ValueError):
-    """What JSON doesn't allow; ``position`` counts characters."""
+    """Invalid JSON; ``position`` counts characters."""
 
     def __init__(self, message: str, position: int) -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class _NotJson(ValueError):
 
 
 def jsonl_rows(file: ManifestFile, columns: ColumnRules) -> Iterator[Row]:
-    """One row a line; a line that is not JSON is a row with a problem. Raises ManifestError."""
+    """One row per line; a line that is not JSON is a row with a problem. Raises ManifestError."""
     for number, line in enumerate(file.lines(errors="surrogateescape"), 1):
         if line.isspace():
             continue
@@ -44,10 +44,10 @@ def jsonl_rows(file: ManifestFile, columns: ColumnRules) -> Iterator[Row]:
 
 
 def _checked(line: str) -> Any:
-    """The value of one line. Raises ValueError, for a key that stands in it twice too."""
+    """The value of one line. Raises ValueError, also for a repeated key."""
     value = json_value(line)
     if len(_KEY_END.findall(line)) != sum(map(len, mappings_in(value))):
-        json.loads(line, object_pairs_hook=_without_repeats)  # a key twice, or text that looks like one
+        json.loads(line, object_pairs_hook=_without_repeats)  # a key twice, or text that looks like it
     return value
 
 
@@ -61,7 +61,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def is_lines(file: ManifestFile) -> bool:
-    """Whether a JSON file, whatever its name, has one job a line. Raises ManifestError."""
+    """Whether a JSON file has one job per line, regardless of its name. Raises ManifestError."""
     filled = (line.strip() for line in file.lines(errors="surrogateescape") if not line.isspace())
     first, second = next(filled, ""), next(filled, "")
     named_lines = file.path.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson"))
@@ -98,7 +98,7 @@ def json_document(file: ManifestFile) -> Any:
 
 
 class _Scanner:
-    """Steps through the two outer levels of a JSON text, so that each job's line is known."""
+    """Iterates over the two outer levels of a JSON text, to find each job's line."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -125,7 +125,7 @@ class _Scanner:
         return value
 
     def _others(self, first: Lined) -> LinedList:
-        """Objects one after another, each over several lines: a list of jobs."""
+        """Concatenated objects, each over several lines: a list of jobs."""
         jobs = LinedList()
         jobs.append(first)
         jobs.lines.append(first.line)

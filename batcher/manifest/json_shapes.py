@@ -1,4 +1,4 @@
-"""The shapes in which JSON files hold jobs: a list, one under a key, by name, columns, batch lines."""
+"""The shapes of JSON files with jobs: a list, a list under a key, by name, columns, batch lines."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _DOCUMENT_ONLY = frozenset({"defaults", "matrix", "vars", "repeat", "run"})
 
 
 class ShapeError(ValueError):
-    """Jobs that can't be told from the rest; ``str(error)`` says how to name them."""
+    """The jobs can't be found in the document; ``str(error)`` says how to name them."""
 
 
 def shaped(top: Any, inside: str = "") -> tuple[Any, tuple[str, ...]]:
-    """A manifest as a list of jobs, or a mapping with a list under ``jobs``; and what to tell of it.
+    """A manifest as a list of jobs, or a mapping with a list under ``jobs``; and warnings about it.
 
-    ``inside`` is the dotted key under which the jobs stand, if the user named it. Raises ShapeError.
+    ``inside`` is the dotted key that holds the jobs, if the user named it. Raises ShapeError.
     """
     if inside:
         return _listed(_under(top, inside)), ()
@@ -45,16 +45,16 @@ def shaped(top: Any, inside: str = "") -> tuple[Any, tuple[str, ...]]:
 
 
 def wrapped(top: Mapping[str, Any]) -> bool:
-    """Whether one mapping holds jobs, and is not a job itself."""
+    """Whether a mapping holds jobs, and is not a job itself."""
     return not _is_job(top) and (
         _as_rows(top) is not None or any(itertools.starmap(_holds_jobs, top.items()))
     )
 
 
 def batch_line(entry: Any, columns: ColumnRules) -> Any:
-    """The job in a request as batch APIs take it, ``{"custom_id", "body"}``; any other as it is.
+    """The job in a request of a batch API, ``{"custom_id", "body"}``; anything else unchanged.
 
-    One that the user's names reach into is left alone.
+    Also unchanged if the user's options name paths inside it.
     """
     if not isinstance(entry, dict) or "custom_id" not in entry:
         return entry
@@ -82,7 +82,7 @@ def _one(top: Any) -> LinedList:
 
 
 def _holds_jobs(key: str, value: Any) -> bool:
-    """Whether a list is one of jobs: of objects, or of texts that are no media."""
+    """Whether a list is a list of jobs: of objects, or of texts that are not media."""
     kinds = {type(item) for item in value} if isinstance(value, list) and value else {None}
     return kinds <= {dict, Lined, str} and (kinds != {str} or media_kind(key) is None)
 
@@ -121,7 +121,7 @@ def _by_name(top: Mapping[str, Any]) -> LinedList | None:
 
 
 def _as_rows(top: Mapping[str, Any]) -> LinedList | None:
-    """The rows of columns, as pandas writes them (``{"prompt": {"0": ..}}``) or as plain lists."""
+    """The rows of a mapping of columns, as pandas writes it (``{"prompt": {"0": ..}}``) or of lists."""
     names = {str(key).lower() for key in top}
     if not names & KNOWN_NAMES or not (len(names) > 1 or "prompt" in names):
         return None
@@ -163,7 +163,7 @@ def _listed(value: Any) -> Any:
 
 
 def mappings_in(value: Any) -> Iterator[Any]:
-    """The mappings in ``value``, itself and whatever is in it."""
+    """All mappings in ``value``, at any depth, including itself."""
     if isinstance(value, dict):
         yield value
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():

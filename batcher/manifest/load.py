@@ -1,4 +1,4 @@
-"""A manifest as the engine sees it: a name, models, and jobs that can be read again and again."""
+"""A manifest as the engine sees it: a name, models, and jobs that can be read repeatedly."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NO_OVERRIDES = Overrides()
 def open_manifest(
     path: Path, overrides: Overrides = NO_OVERRIDES, also: Sequence[Path] = ()
 ) -> Manifest:
-    """Open a manifest, with those to be read after it, and check all but the rows.
+    """Open a manifest and those to be read after it, and check everything except the rows.
 
     Raises ManifestError if they can't be read.
     """
@@ -83,7 +83,7 @@ def _about_name(path: Path, head: Head, what: str) -> ManifestError:
 
 
 def batch_name(*paths: Path) -> str:
-    """What names a batch that doesn't say its own: its file or folder, or the folder of several.
+    """The name of a batch without its own: that of its file or folder, or of the folder of several.
 
     ``pairs`` of ``pairs.csv.gz``, ``photos`` of ``photos/*.jpg``, ``stdin`` of ``-``.
     """
@@ -96,24 +96,23 @@ def batch_name(*paths: Path) -> str:
 
 
 def _folder_of(path: Path) -> Path:
-    """The folder, in full, that ``path`` is or is in, up to where a pattern begins."""
+    """The absolute folder of ``path``, or ``path`` if it is one; of a pattern, the part before it."""
     parts = (path if path.name in ("", "..") else path.parent).absolute().parts
     fixed = itertools.takewhile(lambda part: not glob.has_magic(part), parts)
     return Path(os.path.normpath(Path(*fixed)))
 
 
 def _stem(path: Path) -> str:
-    """The name of a file without what tells its format."""
+    """The name of a file without the suffixes of its format."""
     return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
 
 
 class Manifest:
-    """One manifest with the files that it includes. Each pass reads them again, and sees the same.
+    """One manifest with the files that it includes. Each pass reads them again, with the same result.
 
     ``path`` is the manifest's own, the first of several.
 
-    A pass raises ManifestError where a file can't be read on, or is not the one any more that an
-    earlier pass read.
+    A pass raises ManifestError if a file can't be read, or has changed since an earlier pass.
     """
 
     def __init__(self, name: str, path: Path, tree: Tree) -> None:
@@ -124,12 +123,12 @@ class Manifest:
         self._media = LocalFiles()
 
     def keep_rule(self, rule: int) -> None:
-        """Make ids by ``rule``: the one of the ledger that this manifest is run with."""
+        """Make ids by ``rule``: that of the ledger of this run directory."""
         self.rule = rule
         self._tree.keep_rule(rule)
 
     def models(self) -> set[str]:
-        """Every model that the manifest names. Reads the rows only where rows can name models.
+        """Every model that the manifest names. Reads the rows only if rows can name models.
 
         Rows with problems are left for :meth:`jobs` to report. Raises ManifestChanged.
         """
@@ -150,11 +149,11 @@ class Manifest:
     def jobs(
         self, specs: Mapping[str, ModelSpec], tally: ManifestTally, earlier: ManifestTally | None = None
     ) -> Iterator[Job]:
-        """Each valid job in manifest order, once; ``tally`` collects the rest as the pass goes on.
+        """Each valid job in manifest order, once; ``tally`` collects everything else during the pass.
 
-        A model without a spec is sent its inputs as they are, media aside. ``earlier`` is of a whole
-        pass that was made before: then there is no need to keep all ids, and the same jobs come with
-        less memory. Raises ManifestError, with all problems so far, where a file can't be read on.
+        The inputs of a model without a spec are sent unchanged, except media. ``earlier`` is the tally
+        of an earlier complete pass: then the ids need not be kept, and the pass takes less memory.
+        Raises ManifestError, with all problems so far, if a file can't be read any further.
         """
         seen = earlier.dropped if earlier is not None else None
         checker = Checker(specs, self._media, tally, seen)
@@ -173,7 +172,7 @@ class Manifest:
 
 
 def _jobs_of(found: Found, checker: Checker, tally: ManifestTally) -> Iterable[Job]:
-    """The valid jobs of one row: of most rows there is one, and no generator has to be made for it."""
+    """The valid jobs of one row. Most rows have one job, for which no generator is created."""
     scope, row, document = found
     source = Source(document.file.shown, row.line)
     if scope.overridden or row.model is not None or row.matrix is not None:
@@ -194,7 +193,7 @@ def _jobs_of(found: Found, checker: Checker, tally: ManifestTally) -> Iterable[J
 def _expanded_jobs(
     found: Found, source: Source, checker: Checker, tally: ManifestTally
 ) -> Iterator[Job]:
-    """The jobs of a row that may make many. What a matrix says of each of them is said once."""
+    """The jobs of a row that may have many. A problem of all of them is reported once."""
     scope, row, _ = found
     problems: dict[FieldProblem, None] = {}
     try:

@@ -90,7 +90,7 @@ class LocalFiles:
         self._nodes: dict[str, frozenset[str]] = {}
 
     def resolved(self, value: Any, kind: str | None, directory: Path) -> Any:
-        """``value`` of a media field as it is sent: URLs as they are, local files as LocalMedia.
+        """``value`` of a media field as it is sent: URLs unchanged, local files as LocalMedia.
 
         ``kind`` is image, video, audio, workflow, or None for any media. Raises MediaError.
         """
@@ -117,7 +117,7 @@ class LocalFiles:
     def perhaps(self, value: Any, directory: Path, *, strict: bool) -> Any:
         """``value`` of a field that may take media: as LocalMedia if it is the path of a media file.
 
-        Raises MediaError for the path of one that isn't there, if the field is ``strict``.
+        Raises MediaError for the path of a missing media file, if the field is ``strict``.
         """
         if isinstance(value, list):
             return [self.perhaps(item, directory, strict=strict) for item in value]
@@ -216,7 +216,7 @@ def _read_identity(path: Path) -> tuple[str, str]:
 
 
 def media_type_of(head: bytes) -> str | None:
-    """The media type that a file's first bytes tell, None for anything else."""
+    """The media type by a file's first bytes, None if unknown."""
     if head.startswith(b"BM"):
         return "image/bmp" if _is_bitmap(head) else None
     for offset, signature, media_type in _SIGNATURES:
@@ -226,7 +226,7 @@ def media_type_of(head: bytes) -> str | None:
 
 
 def _is_bitmap(head: bytes) -> bool:
-    """Whether a file that begins with "BM", as a text may, goes on as a bitmap: with its headers."""
+    """Whether a file that begins with "BM" (a text may, too) has the headers of a bitmap."""
     reserved, header_bytes = head[6:10], int.from_bytes(head[14:18], "little")
     return reserved == bytes(4) and header_bytes in _BITMAP_HEADER_BYTES
 
@@ -267,14 +267,14 @@ def is_public_url(text: str) -> bool:
 
 
 def several_urls(text: str) -> str | None:
-    """What is wrong with text that holds more URLs than one, between commas and the like."""
+    """The problem with text that contains several URLs, separated by commas and the like."""
     count = 1 + len(_NEXT_URL.findall(text))
     return f"{count} URLs in one cell, and the input takes one" if count > 1 else None
 
 
 @lru_cache(maxsize=1024)
 def _is_public_name(host: str) -> bool:
-    """Whether ``host`` is letters, digits, dots and dashes, and public: most are, and repeat."""
+    """Whether ``host`` is letters, digits, dots and dashes, and public. Cached, because hosts repeat."""
     plain = host.isascii() and host.translate(_NAME_MARKS).isalnum()
     return plain and _host_problem(host) is None
 
@@ -291,14 +291,14 @@ def check_data_uri(uri: str, kind: str | None) -> None:
 
 
 def check_body_size(inputs: dict[str, Any]) -> None:
-    """Raises MediaError where the request with its inline media is beyond the API's limit."""
+    """Raises MediaError if the request with its inline media is above the API's limit."""
     size_bytes = sum(_sent_bytes(name) + _sent_bytes(value) for name, value in inputs.items())
     if size_bytes > BODY_MAX_BYTES:
         raise MediaError(f"the request has {size_bytes} bytes with its media inline; {_limit()}")
 
 
 def _sent_bytes(value: Any) -> int:
-    """How many bytes of JSON ``value`` is when it is sent."""
+    """The size in bytes of ``value`` as JSON when it is sent."""
     if isinstance(value, LocalMedia):
         return len(f'"data:{value.media_type};base64,"') + 4 * -(-value.bytes // 3)
     if isinstance(value, list):

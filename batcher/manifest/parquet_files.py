@@ -1,4 +1,4 @@
-"""Parquet: each row as a job, a batch of rows at a time."""
+"""Parquet: each row is a job; reads a batch of rows at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCH_ROWS = 1024
 
 
 def parquet_rows(file: ManifestFile, columns: ColumnRules, remarks: Remarks) -> Iterator[Row]:
-    """One row for each of the file's, numbered from 1. Raises ManifestError."""
+    """The file's rows, numbered from 1. Raises ManifestError."""
     number = 0
     with _opened(file) as table:
         for batch in table.iter_batches(BATCH_ROWS):
@@ -33,7 +33,7 @@ def parquet_rows(file: ManifestFile, columns: ColumnRules, remarks: Remarks) -> 
 
 
 def check_parquet(file: ManifestFile) -> None:
-    """Raises ManifestError if the file is no Parquet file."""
+    """Raises ManifestError if the file is not a Parquet file."""
     with _opened(file):
         pass
 
@@ -45,7 +45,7 @@ def _holds_bytes(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A value of Arrow's in JSON's terms; what is no number is absent."""
+    """An Arrow value as JSON; NaN becomes a missing value."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list):

@@ -28,12 +28,12 @@ _WEB = ("http://", "https://")
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_/-]*")
 _WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 _BREAKS_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-"""Characters that JSON may hold as they are, and YAML may not, or reads as ends of lines."""
+"""Characters that are allowed in JSON, but not in YAML, or that YAML reads as line breaks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """What to make: ``sets`` are inputs as typed, by field; an empty one leaves the field out."""
+    """The new manifest: ``sets`` are inputs as typed, by field; an empty one removes the field."""
 
     run_dir: Path
     target: Path
@@ -42,10 +42,10 @@ class Promotion:
 
 
 def promote(order: Promotion, job_ids: Iterable[str], snapshot: Snapshot) -> int:
-    """Write the manifest of these jobs; returns how many there are.
+    """Write the manifest of these jobs; returns their number.
 
-    Raises UsageError if the file is there already, InputError for inputs that the ledger can't give
-    back.
+    Raises UsageError if the file exists already, InputError for inputs that can't be restored from the
+    ledger.
     """
     if os.path.lexists(order.target):
         raise UsageError(f"{order.target}: is there already, and stays as it is: choose another name")
@@ -75,7 +75,7 @@ def _document(order: Promotion, job_ids: Iterable[str], snapshot: Snapshot) -> d
     if order.model is not None:
         head["model"] = order.model
     inputs = [msgspec.json.encode([row.get("model"), row["input"], row.get("vars")]) for row in rows]
-    if len(set(inputs)) < len(inputs):  # samples: of the same inputs, and each of them was chosen
+    if len(set(inputs)) < len(inputs):  # samples have the same inputs, and each was chosen
         head["run"] = {"per-row": True}
     return {**head, "jobs": rows}
 
@@ -83,7 +83,7 @@ def _document(order: Promotion, job_ids: Iterable[str], snapshot: Snapshot) -> d
 def _row(
     order: Promotion, job_id: str, record: JobRecord, event: Event, finder: _Finder
 ) -> tuple[dict[str, Any], list[str]]:
-    """One job of the manifest, and what is wrong with it."""
+    """One job of the manifest, and its problems."""
     inputs = {name: value for name, value in (event.input or {}).items() if name not in order.sets}
     problems = []
     for name, value in inputs.items():
@@ -100,7 +100,7 @@ def _row(
 
 
 def _typed(text: str) -> Any:
-    """A number or a flag as such, other text as it is: the schema has the last word."""
+    """Numbers and flags converted, other text unchanged: the schema decides later."""
     try:
         value = msgspec.json.decode(text)
     except msgspec.MsgspecError:
@@ -109,7 +109,7 @@ def _typed(text: str) -> Any:
 
 
 def _literal(value: Any, kept: dict[str, Any]) -> Any:
-    """``value`` with each text that reads as a template as a variable of its own: filled in once."""
+    """``value``, with each text that looks like a template moved to a variable to keep it literal."""
     if isinstance(value, str) and any(names_in(value)):
         name = next(free for n in count(1) if kept.get(free := f"text_{n}", value) == value)
         kept[name] = value
@@ -120,7 +120,7 @@ def _literal(value: Any, kept: dict[str, Any]) -> Any:
 
 
 class _Finder:
-    """Finds local files again, by path and hash, and names them from where the new manifest stands."""
+    """Finds local files again, by path and hash, and gives their paths relative to the new manifest."""
 
     def __init__(self, order: Promotion, snapshot: Snapshot) -> None:
         self._target_dir = order.target.parent.resolve()
@@ -130,7 +130,7 @@ class _Finder:
         self._found: dict[tuple[str, str], str] = {}
 
     def restored(self, value: Any, source: str | None) -> Any:
-        """A value of the ledger as a manifest would hold it. Raises ValueError."""
+        """A value of the ledger in the form of a manifest. Raises ValueError."""
         if isinstance(value, dict):
             if value.keys() == {"path", "sha256"}:
                 return self._file(str(value["path"]), str(value["sha256"]), source)
@@ -170,7 +170,7 @@ class _Finder:
             yield from ((base / last.manifest).parent for base in self._around())
 
     def _around(self) -> tuple[Path, ...]:
-        """Where a name may have been typed: here, or above the run directory."""
+        """Folders in which a path may have been typed: here, or above the run directory."""
         return (Path.cwd(), *self._run_dir.parents[:_LEVELS_ABOVE])
 
     def _from_target(self, path: Path) -> str:
@@ -186,7 +186,7 @@ def _has_hash(path: Path, sha256: str) -> bool:
 
 
 def _as_yaml(document: dict[str, Any]) -> str:
-    """Block style down to the fields of a job; every value as JSON, which YAML reads as it is."""
+    """Block style down to the fields of a job; every value as JSON, which is valid YAML."""
     lines = [f"{key}: {_scalar(value)}" for key, value in document.items() if key != "jobs"]
     lines.append("jobs:" if document["jobs"] else "jobs: []")
     for row in document["jobs"]:

@@ -1,4 +1,4 @@
-"""Any manifest file as a :class:`Document`: a head, and rows that can be read again and again."""
+"""Reads any manifest file as a :class:`Document`: a head, and rows that can be read repeatedly."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ HELD_ROWS_HINT = 50_000
 @dataclass(frozen=True, slots=True)
 class Document:
     """One manifest file. ``rows()`` may be called repeatedly and raises ManifestError if the file
-    can't be read on, ManifestChanged if it is not the same any more.
+    can't be read any further, ManifestChanged if it has changed.
 
     ``row_keys`` are the reserved keys that rows may have. ``held`` counts rows kept in memory: 0
-    if they stream. ``base`` is what relative paths in the file are relative to, None: its own directory.
-    ``warnings`` are lines about the file as a whole, ``remarks`` what this pass has found in its rows.
-    In a table, cells of nothing but blanks are empty. ``rest`` is what becomes of its columns that are
-    no inputs of the model. A listing is no file, only names of others.
+    if they are streamed. ``base`` is the folder of relative paths in the file, None: its own directory.
+    ``warnings`` are lines about the file as a whole, ``remarks`` the warnings of this pass about its
+    rows. In a table, cells with only blanks are empty. ``rest`` is the role of its columns that are not
+    inputs of the model. A listing is not a file, only names of others.
     """
 
     file: ManifestFile
@@ -56,19 +56,19 @@ class Document:
 
     @property
     def directory(self) -> Path:
-        """What relative paths in the file are relative to."""
+        """The folder that relative paths in the file are relative to."""
         return self.base if self.base is not None else self.file.path.parent
 
 
 def open_document(
     path: Path, shown_as: str, columns: ColumnRules, reading: Reading = AS_IT_TELLS
 ) -> Document:
-    """Open a manifest file of any format and check all but its rows. Raises ManifestError."""
+    """Open a manifest file of any format and check everything except its rows. Raises ManifestError."""
     return read_document(ManifestFile.at(path, shown_as, reading.encoding), columns, reading)
 
 
 def read_document(file: ManifestFile, columns: ColumnRules, reading: Reading) -> Document:
-    """:func:`open_document` of a file that was found already."""
+    """:func:`open_document` for a file that is already open."""
     name, _, inside = (reading.format or "").partition(":")
     format_ = _format_named(name) if name else _format_of(file.path)
     if name and format_ is None:
@@ -117,7 +117,7 @@ def _format_of(path: Path) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ManifestSource:
-    """A file with what its reader may need to know. ``inside`` is the part of it that is meant."""
+    """A file with the reader's options. ``inside`` is the part of it to read."""
 
     file: ManifestFile
     columns: ColumnRules
@@ -127,7 +127,7 @@ class ManifestSource:
 
 @dataclass(frozen=True, slots=True)
 class ManifestFormat:
-    """A kind of manifest: how its files are called, and how one is read."""
+    """A kind of manifest: the names of its files, and how to read one."""
 
     suffixes: tuple[str, ...]
     read: Callable[[ManifestSource], Document]
@@ -170,7 +170,7 @@ def _read_json(source: ManifestSource) -> Document:
 
 
 Told = tuple[Any, tuple[str, ...]]
-"""The value of a file, and what to tell about it."""
+"""The value of a file, and warnings about it."""
 
 
 def _json_top(source: ManifestSource) -> Told:
@@ -217,7 +217,7 @@ def _keys_of(rows: list[Row]) -> Iterator[str]:
 
 
 def _unchanged(file: ManifestFile, rows: list[Row]) -> Iterator[Row]:
-    """The rows of a file that was read before, as long as it still is that file."""
+    """The rows of a file that was read before, if it is unchanged."""
     with file.open():
         yield from rows
 

@@ -1,4 +1,4 @@
-"""How a manifest file is to be read, as far as its user said so; and what ``from`` may say."""
+"""The user's options for reading a manifest file, and the contents of ``from``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ DELIMITER_NAMES: Mapping[str, str] = {
 
 
 class Include(msgspec.Struct, frozen=True):
-    """What ``from`` names: a file, how it is read, and what its columns are for. ``base`` is where its
-    relative paths begin."""
+    """The contents of ``from``: a file, how to read it, and the roles of its columns. ``base`` is the
+    folder of its relative paths."""
 
     file: str
     reading: Reading = AS_IT_TELLS
@@ -28,7 +28,7 @@ class Include(msgspec.Struct, frozen=True):
 
 
 def encoding_named(text: str) -> str:
-    """The name of a text encoding as Python knows it. Raises ValueError."""
+    """Python's name of a text encoding. Raises ValueError."""
     try:
         info = codecs.lookup(text.strip())
     except (LookupError, ValueError):
@@ -48,7 +48,7 @@ def delimiter_named(text: str) -> str:
 
 
 def include_of(value: Any) -> Include:
-    """What stands under ``from``: a file, or a mapping. Raises ValueError."""
+    """Parse the value of ``from``: a file, or a mapping. Raises ValueError."""
     if isinstance(value, str) and value:
         return Include(value)
     if not isinstance(value, dict):
@@ -68,7 +68,7 @@ def include_of(value: Any) -> Include:
 
 
 def _mapped_of(value: Mapping[str, Any]) -> Mapped:
-    """What ``columns``, ``vars``, ``meta`` and ``ignore`` say. Raises ValueError."""
+    """Parse ``columns``, ``vars``, ``meta`` and ``ignore``. Raises ValueError."""
     columns = value.get("columns") or {}
     if not isinstance(columns, dict) or not all(isinstance(f, str) and f for f in columns.values()):
         raise ValueError("columns: a mapping from columns to inputs is needed")
@@ -77,7 +77,7 @@ def _mapped_of(value: Mapping[str, Any]) -> Mapped:
 
 
 def _names_in(key: str, value: Any) -> tuple[str, ...]:
-    """ColumnRules in a list, or in one text with commas. Raises ValueError."""
+    """Columns in a list, or in one comma-separated text. Raises ValueError."""
     if value is None:
         return ()
     names = value.split(",") if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""What in a row is not meant to be bought, and what is worth a warning."""
+"""Finds values in a row that are surely mistakes, and those that deserve a warning."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _SURELY_GARBLED = re.compile("\u00e2\u20ac|\u00c3[\x80-\xbf]|\ufffd")
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 _BLANKS = "".join(char for char in map(chr, range(0x3001)) if char.isspace()) + _INVISIBLE
 _BEGINNINGS = tuple(f"\0{first}" for first in "\0#= \t\r\n\v\f")
-"""How a text may begin that is worth a look, between NULs: the first of them is an empty one."""
+"""Beginnings of texts that need a check, between NULs; the first is the empty text."""
 _CODE_PAGES = ("cp1252", "latin-1", "mac-roman")
 
 
 class Remarks:
-    """Warnings of one pass over one file: each once, with the first line and how many have it."""
+    """Warnings of one pass over one file: each once, with the first line and the number of lines."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[int, int, str]] = {}
 
     def clear(self) -> None:
-        """Begin another pass."""
+        """Start another pass."""
         self._found.clear()
 
     def note(self, line: int, what: str, example: str = "") -> None:
@@ -37,16 +37,16 @@ class Remarks:
         self._found[what] = (first, count + 1, shown)
 
     def lines(self, shown_as: str) -> Iterator[str]:
-        """What was noted of the file ``shown_as``."""
+        """The warnings about the file ``shown_as``."""
         for what, (first, count, example) in self._found.items():
             more = f" ({count} such lines)" if count > 1 else ""
             yield f"{shown_as}:{first}: {what}{example}{more}"
 
 
 def judge(row: Row, remarks: Remarks, *, is_table: bool) -> None:
-    """Blame ``row`` for what can't be meant, note in ``remarks`` what may not be.
+    """Add a problem to ``row`` for each sure mistake, and a warning to ``remarks`` for each likely one.
 
-    In a table, a cell of nothing but blanks is an empty one.
+    In a table, a cell with only blanks is empty.
     """
     if _needs_look(row.inputs.values()):
         for name in [name for name, value in row.inputs.items() if type(value) is str]:
@@ -57,7 +57,7 @@ def judge(row: Row, remarks: Remarks, *, is_table: bool) -> None:
 
 
 def _needs_look(values: Collection[Any]) -> bool:
-    """Whether any text in ``values`` may be odd. Few rows have one: all are looked at in one go."""
+    """Whether any text in ``values`` needs a check. Few rows have one, so one search covers all."""
     try:
         text = "\0".join(("", *values, ""))
     except TypeError:  # numbers, lists
@@ -80,16 +80,16 @@ def _look_at(row: Row, name: str, remarks: Remarks, is_table: bool) -> None:
 
 
 def sheet_problem(text: str, *, is_table: bool) -> str | None:
-    """What is wrong with ``text`` if it is an error value of a spreadsheet, or in a table a formula."""
+    """The problem with ``text`` if it is an error value of a spreadsheet, or in a table a formula."""
     if _ERROR_VALUE.fullmatch(text):
-        return f"{text.strip()} is an error value of a spreadsheet; mend the cell there and save again"
+        return f"{text.strip()} is an error value of a spreadsheet; fix the cell there and save again"
     if is_table and _FORMULA.match(text):
         return f"{_shortened(text)} is a formula; save its value instead (in a sheet: paste as values)"
     return None
 
 
 def is_garbled(text: str) -> bool:
-    """Whether ``text`` was UTF-8 that somebody decoded in another encoding, or has lost characters."""
+    """Whether ``text`` was UTF-8 that was decoded in another encoding, or has lost characters."""
     if _GARBLED.search(text) is None:
         return False
     return _SURELY_GARBLED.search(text) is not None or any(

@@ -1,4 +1,4 @@
-"""What would make a file load whose columns have other names: offered as options, never done unasked."""
+"""Suggests options that would load a file whose columns have other names. Never applies them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _ADDRESS = re.compile(r"(?:https?://\S+|\S[^\n]*\.[A-Za-z0-9]{2,4})")
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """Options that would settle the names: ``rename`` by column, ``meta`` to keep what is left."""
+    """Options that would fix the names: ``rename`` by column, ``meta`` to keep the other columns."""
 
     rename: dict[str, str]
     meta: tuple[str, ...]
 
     def over(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The options with those in ``values``, which the user gave already."""
+        """The options, merged with those in ``values``, which the user gave already."""
         more: dict[str, Any] = {}
         if self.rename:
             more["rename"] = {**values.get("rename", {}), **self.rename}
@@ -43,7 +43,7 @@ class Remedy:
 
 
 def remedy_of(unfit: Unfit, specs: Mapping[str, ModelSpec]) -> Remedy | None:
-    """The likely mapping of columns that are no inputs; None if none fits what is missing."""
+    """The likely mapping of columns that are not inputs; None if none fits the missing inputs."""
     left = dict(unfit.unknown)
     rename: dict[str, str] = {}
     for name, model in unfit.missing.items():
@@ -60,7 +60,7 @@ def remedy_of(unfit: Unfit, specs: Mapping[str, ModelSpec]) -> Remedy | None:
 
 
 def _likely(name: str, columns: Mapping[str, str], spec: ModelSpec | None) -> Iterator[str]:
-    """The columns that may be the input ``name``, the likeliest first."""
+    """The columns that may be the input ``name``, the most likely first."""
     lowered = {column.lower(): column for column in columns}
     kind = spec.media.get(name) if spec is not None else None
     words = _MEDIA_WORDS.get(kind, ()) if kind is not None else ()

@@ -15,7 +15,7 @@ _MASK = (1 << 64) - 1
 class Roll:
     """The jobs that a plan counted, eight bytes each, in their order.
 
-    ``added`` counts the jobs that the last pass over the manifest found besides.
+    ``added`` counts the additional jobs that the last pass over the manifest found.
     """
 
     added: int = 0
@@ -28,7 +28,7 @@ class Roll:
             yield job
 
     def keep(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """A later pass: of ``jobs`` those that were counted, each once."""
+        """A later pass: those of ``jobs`` that were counted, each once."""
         self.added = position = 0
         left: set[int] | None = None
         for job in jobs:
@@ -38,7 +38,7 @@ class Roll:
                     position += 1
                     yield job
                     continue
-                left = set(self._keys[position:])  # the manifest is another one by now
+                left = set(self._keys[position:])  # the manifest has changed
             if key in left:
                 left.discard(key)
                 yield job

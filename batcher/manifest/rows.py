@@ -1,7 +1,7 @@
-"""A row as a manifest file has it, before anything is filled in: the vocabulary of this room.
+"""A row as written in a manifest file, before anything is filled in: the basic type of this package.
 
-A job entry, the head of a manifest and a ``from`` entry have one shape, :class:`Row`: what a head and
-a ``from`` entry hold acts as defaults for the rows that they stand around.
+A job entry, the head of a manifest and a ``from`` entry have the same type, :class:`Row`: the values of
+a head and of a ``from`` entry are defaults for the rows that they enclose.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ GLOB = "glob"
 NO_HEADER = "a column without a header has values (--ignore '' drops it, --rename '#N=FIELD' names it)"
 
 RowProblem = tuple[int, str, str]
-"""Line, field (may be empty), what is wrong."""
+"""Line, field (may be empty), problem."""
 
 
 class ManifestChanged(ManifestError):
-    """A manifest file is no longer the one that was checked."""
+    """A manifest file has changed since it was checked."""
 
 
 class LocalPath(str):
-    """A path that a glob found: a local file, whatever the field's name says."""
+    """A path found by a glob: a local file, regardless of the field's name."""
 
     __slots__ = ()
 
 
 class Row(msgspec.Struct):
-    """One entry. Absent fields are absent: no input, variable or metadata is null.
+    """One entry. Missing fields are left out: no input, variable or metadata is null.
 
-    ``line`` is the entry's first, ``lines`` those of its keys where the format tells them.
-    ``include`` is its ``from``. ``problems`` are those that reading found; a row with any is invalid.
-    ``is_plain`` says that nothing in it is a template or a glob, as far as that was found out already.
+    ``line`` is the entry's first, ``lines`` those of its keys if the format tells them.
+    ``include`` is its ``from``. ``problems`` are those found by reading; a row with any is invalid.
+    ``is_plain``: it is already known that nothing in it is a template or a glob.
     """
 
     line: int
@@ -57,17 +57,17 @@ class Row(msgspec.Struct):
     is_plain: bool = False
 
     def line_of(self, name: str) -> int:
-        """Where key ``name`` (or the key that ``name[3].part`` is in) stands."""
+        """The line of key ``name`` (or of the key that ``name[3].part`` is in)."""
         lines = self.lines or {}
         return lines.get(name.partition("[")[0].partition(".")[0], self.line)
 
     def blame(self, name: str, what: str) -> None:
-        """Note a problem of field ``name`` (empty: of the whole entry)."""
+        """Add a problem of field ``name`` (empty: of the whole entry)."""
         self.problems += ((self.line_of(name), name, what),)
 
 
 class Lined(dict[str, Any]):
-    """A mapping that knows where it and its keys stand."""
+    """A mapping with its line, and the lines of its keys."""
 
     __slots__ = ("line", "lines")
 
@@ -78,7 +78,7 @@ class Lined(dict[str, Any]):
 
 
 class LinedList(list[Any]):
-    """A list that knows where its items stand."""
+    """A list with the lines of its items."""
 
     __slots__ = ("lines",)
 
@@ -88,7 +88,7 @@ class LinedList(list[Any]):
 
 
 def plain(value: Any) -> Any:
-    """``value`` made of nothing but what JSON has."""
+    """``value`` as plain JSON types."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -102,7 +102,7 @@ def is_glob(value: Any) -> bool:
 
 
 def row_of(entry: Any, line: int, columns: ColumnRules) -> Row:
-    """The row that a job entry of a YAML, JSON or JSONL manifest stands for."""
+    """The row of a job entry in a YAML, JSON or JSONL manifest."""
     if isinstance(entry, str):
         return Row(line, {"prompt": entry})
     if not isinstance(entry, dict):
@@ -123,7 +123,7 @@ def row_of(entry: Any, line: int, columns: ColumnRules) -> Row:
 
 
 def _flat(entry: Mapping[Any, Any], columns: ColumnRules, above: str = "") -> Iterator[tuple[str, Any]]:
-    """The keys of an entry with their values; those of mappings that the user's names reach into too."""
+    """The keys of an entry with their values; also the nested keys that the user's options name."""
     for key, value in entry.items():
         path = f"{above}{key}"
         if isinstance(value, dict) and columns.is_nested(path):
@@ -133,9 +133,9 @@ def _flat(entry: Mapping[Any, Any], columns: ColumnRules, above: str = "") -> It
 
 
 def put(row: Row, place: Place, value: Any, joined: dict[str, list[Any]]) -> None:
-    """Put a value where it belongs in ``row``, or a problem if something is there already.
+    """Store a value in its place in ``row``, or add a problem if something is there already.
 
-    ``joined`` is of this row: the values of each input that several columns make together.
+    ``joined`` belongs to this row: the values of each input that several columns form together.
     """
     if place.role == META:
         row.meta = {**(row.meta or {}), place.name: value}
@@ -158,7 +158,7 @@ def put(row: Row, place: Place, value: Any, joined: dict[str, list[Any]]) -> Non
 
 
 def _put_inside(row: Row, place: Place, value: Any) -> None:
-    """Put a value into a mapping of the inputs, along the path of its place."""
+    """Store a value in a mapping of the inputs, along the path of its place."""
     target: Any = row.inputs
     for key in (place.name, *place.path[:-1]):
         target = target.setdefault(key, {})
@@ -169,7 +169,7 @@ def _put_inside(row: Row, place: Place, value: Any) -> None:
 
 
 def set_reserved(row: Row, key: str, value: Any, columns: ColumnRules) -> None:
-    """Put the value of a reserved key where it belongs in ``row``, or a problem if it can't be that."""
+    """Store the value of a reserved key in ``row``, or add a problem if it is invalid."""
     try:
         parsed = PARSERS[key](plain(value))
     except ValueError as error:
@@ -234,12 +234,12 @@ HEAD_KEYS = ("name", "model", "defaults", "matrix", "vars", "meta", "repeat", "j
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a manifest says about all of its rows. Tables and JSONL have an empty one."""
+    """A manifest's settings for all of its rows. Tables and JSONL have an empty one."""
 
     name: str | None = None
     layer: Row = field(default_factory=lambda: Row(1, {}))
     run_line: int | None = None
-    """Where ``run``, the options of its runs, stands; None if it doesn't."""
+    """The line of ``run``, the options of its runs; None if there is none."""
 
 
 def head_of(top: Mapping[str, Any], columns: ColumnRules, known: Collection[str] = HEAD_KEYS) -> Head:
@@ -263,7 +263,7 @@ def head_of(top: Mapping[str, Any], columns: ColumnRules, known: Collection[str]
 
 
 def _defaults_of(top: Mapping[str, Any], columns: ColumnRules) -> Row:
-    """``defaults`` hold inputs, and nothing that has its own place beside them."""
+    """``defaults`` hold only inputs, not keys that have their own place beside them."""
     line = top.lines.get("defaults", top.line) if isinstance(top, Lined) else 1
     defaults = top.get("defaults")
     if defaults is None:

@@ -1,4 +1,4 @@
-"""The ``run:`` map of a manifest: options of the runs that it is for."""
+"""The ``run:`` map of a manifest: options for its runs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _READERS: Mapping[str, Callable[[ManifestFile], Any]] = {
 
 
 def run_map(path: Path, format_: str | None = None, encoding: str | None = None) -> Lined | None:
-    """The options in the manifest at ``path``, with their lines; None if it holds none.
+    """The options in the manifest at ``path``, with their lines; None if it has none.
 
-    ``format_`` and ``encoding`` are the user's word, None: as the file itself tells.
+    ``format_`` and ``encoding`` are given by the user; None: detected from the file.
 
-    A file that can't be read has none here: whoever opens the manifest says why. Raises UsageError if
-    ``run`` is no mapping.
+    A file that can't be read has none here: the error is raised when the manifest is opened. Raises
+    UsageError if ``run`` is not a mapping.
     """
     name = format_ or PurePath(path.name.lower().removesuffix(".gz")).suffix
     read = _READERS.get(f".{name.lower().removeprefix('.')}")

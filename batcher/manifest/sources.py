@@ -1,4 +1,4 @@
-"""What a manifest's name can stand for: a file, ``-``, a folder, a pattern, or several of them."""
+"""Opens a manifest by its name: a file, ``-``, a folder, a pattern, or several of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _URL = re.compile(r"(https?|s3|gs|hf):/+(.+)", re.IGNORECASE)
 
 
 def open_source(path: Path, shown_as: str, columns: ColumnRules, reading: Reading) -> Document:
-    """Open whatever ``path`` stands for, and check all but its rows. Raises ManifestError."""
+    """Open the manifest at ``path``, and check everything except its rows. Raises ManifestError."""
     text = str(path)
     if text in (STDIN, "/dev/stdin"):
         file = ManifestFile.spooled(sys.stdin.buffer, "stdin", reading.encoding)
@@ -51,12 +51,12 @@ def open_source(path: Path, shown_as: str, columns: ColumnRules, reading: Readin
 
 
 def _piped(path: Path) -> BinaryIO | None:
-    """The pipe that is open under the name of a descriptor, as a shell gives it for ``<(command)``."""
+    """The open pipe that a shell passes for ``<(command)``, by the name of its descriptor."""
     return path.open("rb") if path.is_fifo() else None
 
 
 def listing(paths: Sequence[Path], shown_as: str, reading: Reading) -> Document:
-    """Several manifests, one after the other, or several media files. Raises ManifestError for both."""
+    """Several manifests in sequence, or several media files. Raises ManifestError for a mixture."""
     media = [path for path in paths if media_of(path) is not None and reading.format is None]
     if media and len(media) < len(paths):
         other = next(path for path in paths if media_of(path) is None)
@@ -88,7 +88,7 @@ def _open_folder(path: Path, shown_as: str, columns: ColumnRules, reading: Readi
 
 
 def _with_media(document: Document) -> Iterator[Row]:
-    """The rows of a dataset's index, whose ``file_name`` is a file beside it."""
+    """The rows of a dataset's index, whose ``file_name`` is a file in the same folder."""
     for row in document.rows():
         name = row.inputs.get(FILE_NAME)
         if isinstance(name, str):
@@ -97,7 +97,7 @@ def _with_media(document: Document) -> Iterator[Row]:
 
 
 def _listed(rows: list[Row], shown_as: str, directory: Path) -> Document:
-    """A document that is no file: ``rows`` with paths relative to ``directory``."""
+    """A document that is not a file: ``rows`` with paths relative to ``directory``."""
     file = ManifestFile(directory / shown_as, shown_as, (-1, hash(shown_as)))
     keys = frozenset({"from"}) if any(row.include for row in rows) else frozenset[str]()
     return Document(file, Head(), lambda: iter(rows), keys, base=directory, is_listing=True)

@@ -1,4 +1,4 @@
-"""Standard input kept aside, so that it can be read twice."""
+"""Saves standard input, so that it can be read twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEMORY_MAX_BYTES = 16 * 1024 * 1024
 
 
 class Spool:
-    """All that a stream holds: in memory, or in a temporary file without a name if it is much."""
+    """The contents of a stream: in memory or, if large, in an unnamed temporary file."""
 
     def __init__(self, stream: BinaryIO, shown_as: str) -> None:
         """Read ``stream`` to its end. Raises ManifestError."""
@@ -32,14 +32,14 @@ class Spool:
             raise ManifestError([f"{shown_as}: {error.strerror or error}"]) from None
 
     def reader(self) -> BinaryIO:
-        """A new reader, from the beginning; readers don't disturb each other."""
+        """A new reader from the beginning; readers are independent of each other."""
         if self._file is None:
             return io.BytesIO(self._content)
         return io.BufferedReader(_At(self._file.fileno()))  # type: ignore[type-var]
 
 
 class _At(io.RawIOBase):
-    """Reads a file with a position of its own."""
+    """Reads a file at its own position."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

@@ -1,4 +1,4 @@
-"""What a pass over a manifest found, besides its jobs."""
+"""The findings of a pass over a manifest, besides its jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _VALUES = re.compile(r"""'[^']*'|"[^"]*"|-?[0-9][0-9.]*""")
 
 
 class Repeated(NamedTuple):
-    """A row that is another row's job. ``inputs_differ``: in what an id leaves out, as a signature."""
+    """A row that is the same job as another. ``inputs_differ``: in parts that ids ignore."""
 
     source: Source
     first: str
@@ -36,26 +36,26 @@ class Repeated(NamedTuple):
 
 @dataclass(slots=True)
 class Unfit:
-    """ColumnRules that are no inputs of their model, with a value of each, and inputs that rows lack."""
+    """Columns that are not inputs of their model, each with a value, and missing inputs of rows."""
 
     unknown: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    """By field, the model that requires it."""
+    """The model that requires it, by field."""
 
     count: int = 0
-    """How many problems of names there were, in all rows."""
+    """The number of problems of names, in all rows."""
 
     def explains(self, problem_count: int) -> bool:
         """Whether there are no other problems."""
         return self.count == problem_count
 
     def add_missing(self, name: str, model: str) -> None:
-        """Take note of an input that a row of ``model`` lacks."""
+        """Add an input that a row of ``model`` lacks."""
         self.count += 1
         self.missing.setdefault(name, model)
 
     def add_unknown(self, name: str, value: Any) -> None:
-        """Take note of a column with its first value."""
+        """Add a column with its first value."""
         self.count += 1
         if name not in self.unknown:
             self.unknown[name] = value[:SAMPLE_CHARS] if isinstance(value, str) else ""
@@ -63,7 +63,7 @@ class Unfit:
 
 @dataclass(slots=True)
 class _ProblemKind:
-    """A problem that one row or many have; ``line`` is the first row's."""
+    """A problem of one row or many; ``line`` is the first row's."""
 
     line: int
     rows: int = 1
@@ -71,14 +71,14 @@ class _ProblemKind:
 
 @dataclass(slots=True)
 class Problems:
-    """Problems by what they say: a million rows of one mistake are one line."""
+    """Problems grouped by their text: a million rows with the same mistake are one line."""
 
     count: int = 0
     _kinds: dict[tuple[str, str, str], _ProblemKind] = field(default_factory=dict)
     _lines: list[str] = field(default_factory=list)
 
     def add(self, file: str, problems: Iterable[RowProblem]) -> None:
-        """Take in what is wrong with one row of ``file``."""
+        """Add the problems of one row of ``file``."""
         for line, name, what in problems:
             self.count += 1
             kind = self._kinds.get((file, name, what))
@@ -88,13 +88,13 @@ class Problems:
             kind.rows += 1
 
     def add_lines(self, lines: Iterable[str]) -> None:
-        """Take in problems of whole files."""
+        """Add problems of whole files."""
         more = [*lines]
         self.count += len(more)
         self._lines += more
 
     def lines(self) -> list[str]:
-        """One line for each distinct problem: first those of one row, then those that many have."""
+        """One line for each distinct problem: first those of single rows, then those of many."""
         once: list[str] = []
         often: list[str] = []
         alike: dict[tuple[str, str, str], list[tuple[str, _ProblemKind]]] = {}
@@ -115,14 +115,14 @@ class Problems:
 
 @dataclass(slots=True)
 class ManifestTally:
-    """Counts of one pass over a manifest; pass a fresh one to each.
+    """Counts of one pass over a manifest; use a new one for each pass.
 
-    ``found`` holds what is wrong with rows. ``rows`` are the entries read, ``invalid`` those with a
-    problem, ``duplicates`` the jobs that were listed before, ``repeated`` the first of them,
-    ``meta_differs`` those whose metadata are others than the first row's. ``overridden`` are the rows
-    that name another model than ``--model``. ``warnings`` are lines for the user that stop nothing.
-    ``dropped`` are the numbers of the drafts that are no jobs, in order: what a later pass leaves out
-    without a table of all ids, also where a file has come meanwhile that was missing.
+    ``found`` holds the problems of rows. ``rows`` are the entries read, ``invalid`` those with a
+    problem, ``duplicates`` the repeated jobs, ``repeated`` the first of them, ``meta_differs`` those
+    whose metadata differ from the first row's. ``overridden`` are the rows whose model ``--model``
+    overrides. ``warnings`` are lines for the user that don't stop the run. ``dropped`` are the numbers
+    of the rejected drafts, in order: a later pass skips them without a table of all ids, even if a
+    missing file exists by then.
     """
 
     found: Problems = field(default_factory=Problems)
@@ -144,11 +144,11 @@ class ManifestTally:
 
     @property
     def problem_count(self) -> int:
-        """How many problems all rows have together."""
+        """The number of problems in all rows."""
         return self.found.count
 
     def repeat(self, repeated: Repeated) -> None:
-        """Count a job that was listed before."""
+        """Count a repeated job."""
         self.duplicates += 1
         self.meta_differs += repeated.meta_differs
         if len(self.repeated) < REPEATED_SHOWN:
@@ -159,13 +159,13 @@ class ManifestTally:
                 self.repeated[place] = repeated
 
     def override(self, source: Source, model: str) -> None:
-        """Count a row that names ``model``, and gets the one of ``--model``."""
+        """Count a row that names ``model``, but gets the model of ``--model``."""
         self.overridden += 1
         if self.overridden == 1:
             self.overridden_first = f"{source} names {model}"
 
     def reject(self, file: str, problems: Iterable[RowProblem]) -> None:
-        """Count one row of ``file`` as invalid, with what is wrong with it."""
+        """Count one row of ``file`` as invalid, with its problems."""
         self.invalid += 1
         self.found.add(file, problems)
 
@@ -174,11 +174,11 @@ class ManifestTally:
         self.found.add_lines(lines)
 
     def left_out(self) -> list[str]:
-        """What is wrong with the rows that ``--skip-invalid`` leaves out."""
+        """The problems of the rows that ``--skip-invalid`` leaves out."""
         return str(self.error()).split("\n") if self.invalid else []
 
     def told(self) -> Iterator[str]:
-        """What the user should know of rows that are jobs, but perhaps not as they were meant."""
+        """Warnings about rows that are jobs, but perhaps not as intended."""
         yield from self.warnings
         if self.overridden:
             rows = "1 row names" if self.overridden == 1 else f"{self.overridden} rows name"
@@ -192,17 +192,17 @@ class ManifestTally:
             )
 
     def error(self, advice: str | None = None) -> ManifestError:
-        """What was found, as an error, with what may be done about it."""
+        """The problems as an error, with the remedy."""
         lines = self.found.lines()
         return ManifestError(lines[:PROBLEMS_SHOWN], len(lines), advice)
 
     def raise_if_invalid(self) -> None:
-        """Raises ManifestError with what was found, if anything was."""
+        """Raises ManifestError if there are any problems."""
         if self.problem_count:
             raise self.error()
 
 
 def problem_line(file: str, line: int, field_name: str, what: str) -> str:
-    """``file:line: field: what``, on one line whatever the field is called."""
+    """``file:line: field: what``, on one line for any field name."""
     text = f"{file}:{line}: {field_name}: {what}" if field_name else f"{file}:{line}: {what}"
     return " ".join(text.splitlines())

@@ -17,7 +17,7 @@ NAMES_SHOWN = 12
 
 
 class TemplateError(ValueError):
-    """A name that nothing defines, or that can't stand in the middle of a text."""
+    """An undefined name, or a value that can't be inserted into a text."""
 
 
 def names_in(value: Any) -> Iterator[str]:
@@ -36,7 +36,7 @@ def names_in(value: Any) -> Iterator[str]:
 def filled(value: Any, variables: Mapping[str, Any]) -> Any:
     """``value`` with its templates filled; one whole template keeps its variable's type.
 
-    What is filled in is never read as a template again. Raises TemplateError.
+    Inserted text is never read as a template again. Raises TemplateError.
     """
     if isinstance(value, str):
         is_text = "{{" in value and not isinstance(value, LocalPath)
@@ -65,7 +65,7 @@ def _as_text(match: re.Match[str], variables: Mapping[str, Any]) -> str:
 
 
 def _looked_up(match: re.Match[str], variables: Mapping[str, Any]) -> Any:
-    """The variable of that full name, in any case, else the member that its parts lead to."""
+    """The variable with that full name, ignoring case, else the member that its parts name."""
     name = match[1]
     for spelling in (name, normal(name)):
         if spelling in variables:

@@ -1,4 +1,4 @@
-"""Plain text: one prompt a line."""
+"""Plain text: one prompt per line."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from batcher.schema.wording import shown
 
 PROMPT = "prompt"
 _MARK = re.compile(r"(?:[-*+\u2022]|[0-9]{1,6}[.)])\s+(?=\S)")
-"""What stands before an item of a list: a bullet, or its number."""
+"""The prefix of an item in a list: a bullet, or its number."""
 
 
 def text_rows(file: ManifestFile, remarks: Remarks) -> Iterator[Row]:
-    """One row a line that is neither blank nor a comment. Raises ManifestError.
+    """One row per line that is neither blank nor a comment. Raises ManifestError.
 
-    If each of them begins as an item of a list does, the marks are left out.
+    If all lines begin like items of a list, bullets and numbers are removed.
     """
     is_list = _is_list(file)
     for number, line in enumerate(file.lines(), 1):

@@ -1,4 +1,4 @@
-"""The rows of a manifest and of all files that it includes, each with what stands around it."""
+"""The rows of a manifest and of all files that it includes, each with what encloses it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from batcher.manifest.tally import ManifestTally
 INCLUDE_DEPTH_MAX = 20
 
 Found = tuple[Scope, Row, Document]
-"""A row, what stands around it, and the file that it stands in."""
+"""A row, what encloses it, and its file."""
 
 
 class Tree:
-    """A manifest file and all that it includes. Files and globs are opened once, read in each pass.
+    """A manifest file and all files that it includes. They are opened once and read in each pass.
 
-    What could not be opened in one pass stays out of the later ones: they have the same rows.
+    A file that could not be opened in one pass is left out of later ones: all have the same rows.
     """
 
     def __init__(self, top: Document, columns: ColumnRules, setting: Setting) -> None:
@@ -41,20 +41,20 @@ class Tree:
         self._setting = replace(self._setting, rule=rule)
 
     def rows(self, tally: ManifestTally) -> Iterator[Found]:
-        """Each row without a problem of its own. Counts rows, and the others' problems, in ``tally``.
+        """Each row without a problem. Counts rows, and the others' problems, in ``tally``.
 
-        Raises ManifestError where a file can't be read on, ManifestChanged where it was changed.
+        Raises ManifestError if a file can't be read any further, ManifestChanged if it has changed.
         """
         return self._rows((self.top,), (), tally)
 
     def unnamed(self) -> Iterator[str]:
-        """After a pass: what is wrong with the names of columns that no file has."""
+        """After a pass: a message for each column that an option names but no file has."""
         for name, near in self._columns.without_column():
             hint = f"; the nearest is {near!r}" if near is not None else ""
             yield f"{self.top.file.shown}: no column is called {name!r}{hint}"
 
     def scope(self, document: Document, around: tuple[RowLayer, ...] = ()) -> Scope:
-        """What stands around the rows of ``document``, ``around`` being what includes it."""
+        """What encloses the rows of ``document``; ``around`` is the scope that includes it."""
         layers = (RowLayer(document.head.layer, document.directory, rest=document.rest), *around)
         return Scope(layers, document.directory, self._setting, self._globs)
 
@@ -102,7 +102,7 @@ class Tree:
         yield from self._rows((*trail, inner), (layer, *around), tally)
 
     def _open(self, entry: Row, trail: tuple[Document, ...]) -> Document:
-        """The document that ``entry`` includes. Raises ManifestError, its lines complete."""
+        """The document that ``entry`` includes. Raises ManifestError with complete lines."""
         document = trail[-1]
         assert entry.include is not None
         path = document.directory / entry.include.file

@@ -16,9 +16,9 @@ EMPTY_ROWS_MAX = 10_000
 
 
 def sheet_of(file: ManifestFile, wanted: str) -> tuple[str, tuple[str, ...]]:
-    """The name of the sheet that is read, and what to tell about others. Raises ManifestError.
+    """The name of the sheet to read, and a warning about others. Raises ManifestError.
 
-    It is the one that is ``wanted``, else the first visible one with anything on it.
+    It is the ``wanted`` one, else the first visible sheet that is not empty.
     """
     with _workbook(file, values=True) as book:
         names = [sheet.title for sheet in book.worksheets]
@@ -40,7 +40,7 @@ def sheet_records(file: ManifestFile, name: str) -> Iterator[tuple[int, list[str
     with _workbook(file, values=True) as book, _workbook(file, values=False) as formulas:
         sheets = book[name], formulas[name]
         for sheet in sheets:
-            sheet.reset_dimensions()  # what the file says of its size may be wrong
+            sheet.reset_dimensions()  # the size in the file may be wrong
         empty = 0
         rows = zip(*(sheet.iter_rows() for sheet in sheets), strict=True)
         for number, (values, written) in enumerate(rows, 1):
@@ -60,7 +60,7 @@ def _has_values(sheet: Any) -> bool:
 def _text(file: ManifestFile, cell: Any, written: Any) -> str:
     value = cell.value
     if cell.data_type == "e":
-        what = f"{value} is an error value; mend the cell and save the file again"
+        what = f"{value} is an error value; fix the cell and save the file again"
         raise ManifestError([f"{file.shown}:{cell.row}: {cell.coordinate}: {what}"])
     if value is None and written.value is not None:
         what = "a formula whose value was never computed; open and save the file in a spreadsheet"

@@ -1,8 +1,8 @@
 """YAML: the core schema of YAML 1.2, built from the events of the C parser, with lines.
 
-Built from events and not by PyYAML's constructors for what those would do: read ``16:9`` as 969,
-``no`` as false and ``2024-01-01`` as a date, keep the last of two equal keys, unfold aliases without
-end, and follow any depth of nesting on the C stack.
+PyYAML's constructors are not used because they read ``16:9`` as 969, ``no`` as false and ``2024-01-01``
+as a date, keep the last of two equal keys, expand aliases without limit, and follow any depth of nesting
+on the C stack.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ INTEGER_MAX_CHARS = 24
 _NULL = re.compile(r"null|Null|NULL|~|")
 _TRUE = re.compile(r"true|True|TRUE")
 _FALSE = re.compile(r"false|False|FALSE")
-# Numbers as YAML 1.1 and 1.2 both read them. What they disagree on (007, 0o17, 1e3) stays text, which is
-# what a writer of the other version meant; a schema that wants a number takes it from the text.
+# Numbers that YAML 1.1 and 1.2 read alike. What they disagree on (007, 0o17, 1e3) stays text, which is
+# what a writer of the other version meant; if the schema wants a number, the text is converted.
 _DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"(?:[-+]?[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+][0-9]+)?")
@@ -47,7 +47,7 @@ _MERGE = object()
 
 
 class _NotYaml(Exception):
-    """What this reader doesn't take; ``line`` counts from 1."""
+    """YAML that this reader rejects; ``line`` counts from 1."""
 
     def __init__(self, line: int, what: str) -> None:
         super().__init__(what)
@@ -57,7 +57,7 @@ class _NotYaml(Exception):
 def yaml_document(file: ManifestFile, cut: list[str] | None = None) -> Any:
     """The value of a YAML file; its mappings are :class:`Lined`. Raises ManifestError with the line.
 
-    ``cut`` takes a line about each text that a comment follows: it may have been meant as part of it.
+    ``cut`` receives a line about each text that a comment follows, because it may be part of the text.
     """
     import yaml
 
@@ -82,7 +82,7 @@ def yaml_document(file: ManifestFile, cut: list[str] | None = None) -> Any:
 
 
 class _Composer:
-    """Values from events. Counts what aliases repeat: a bomb is small as text and huge unfolded."""
+    """Builds values from events. Limits what aliases repeat: a small text may expand to a huge value."""
 
     def __init__(self, events: Iterator[yaml.Event], text: str) -> None:
         self._events = events
@@ -175,7 +175,7 @@ class _Composer:
         return mapping
 
     def _look_behind(self, event: Any, key: Any) -> None:
-        """Note unquoted text of several words, or a prompt, that ends where a comment begins."""
+        """Report unquoted text of several words, or a prompt, that ends where a comment begins."""
         import yaml
 
         if not isinstance(event, yaml.ScalarEvent) or event.style or not event.implicit[0]:
