@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.app.check_urls import check_urls, problem_of
+from batcher.app.foresee import Forecast, forecast
 from batcher.cli.plan_view import formula
 from batcher.disk import LocalDisk
 from batcher.download.lookup import Looked, Lookup, LookupLimits
@@ -20,7 +21,6 @@ from batcher.jobs.job import LocalMedia, Source
 from batcher.ledger.ledger import read_snapshot
 from batcher.manifest.media import is_public_url
 from batcher.options.facts import JobShare
-from batcher.planning.durations import Forecast, forecast
 from batcher.planning.estimate import Estimate
 from batcher.planning.media_urls import MediaUrl, UrlWatch, expires_at, looks_private, media_urls
 from batcher.schema.spec import KLING, ModelSpec

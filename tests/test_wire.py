@@ -14,7 +14,7 @@ from test_service_client import BODY, MODEL, SECRET, TOKEN, error_of, service_at
 
 from batcher.errors import OutcomeUnknown, Unavailable
 from batcher.http.connections import HEADER_MAX_BYTES
-from batcher.http.packing import unpack
+from batcher.http.exchange import unpack
 from batcher.ports import CancelOutcome, Phase
 
 ACCEPTED = {"request_id": "r1"}

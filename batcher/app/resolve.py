@@ -180,11 +180,11 @@ async def _held(run_dir: Path, host: Host) -> AsyncIterator[tuple[Site, Ledger]]
 @asynccontextmanager
 async def _ledger(run_dir: Path, host: Host) -> AsyncIterator[Ledger]:
     """The ledger, locked; also holds the outputs' bucket and copies the ledger to it afterwards."""
-    tree = open_run_dir(run_dir, host.disk)
-    async with tree.session():
+    store = open_run_dir(run_dir, host.disk)
+    async with store.session():
         ledger = Ledger(run_dir, host.disk, host.clock)
         try:
-            await tree.look()
+            await store.look()
             yield ledger
         finally:
             await ledger.close()

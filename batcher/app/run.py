@@ -8,15 +8,15 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from batcher.app.account import bought_elsewhere, open_account, read_book
+from batcher.app.account import open_account, read_book
 from batcher.app.bad_jobs import BadJobs
 from batcher.app.calls import timed
 from batcher.app.check_urls import check_urls
 from batcher.app.connect import Site, check_same_api, connect
-from batcher.app.foresee import Planned, foresee
+from batcher.app.foresee import Planned, doubts_about, foresee
 from batcher.app.guard import check_outputs, moved_since
 from batcher.app.host import Host
 from batcher.app.model_names import check_known
@@ -66,12 +66,12 @@ async def run(options: Options, host: Host) -> Summary:
     options = _on_the_clock(options, host)
     manifest = open_manifest(options.manifest, options.overrides, options.also)
     run_dir, shard = run_dir_of(options, manifest, host.disk), options.selection.shard
-    tree = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
+    store = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
     check_existing(options, run_dir, host.disk)
     models = manifest.models()
     async with (
         connect(options.sandbox, host, run_dir, models=models) as site,
-        tree.session(),
+        store.session(),
     ):
         began_s = host.clock.monotonic()
         async with _in_time(options, host):
@@ -80,20 +80,17 @@ async def run(options: Options, host: Host) -> Summary:
         async with _ledger_if_any(run_dir, shard, site, host) as held:
             await site.reach(record.model or "" for _, record in held.snapshot.unfinished())
             prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
-            await check_outputs(prepared, tree, held.snapshot)
-            moved = moved_since(held.snapshot, tree, host.disk)
-            if moved is None and await trace_first(held, site.provider, tree, host):
+            await check_outputs(prepared, store, held.snapshot)
+            moved = moved_since(held.snapshot, store, host.disk)
+            if moved is None and await trace_first(held, site.provider, store, host):
                 prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
-                await check_outputs(prepared, tree, held.snapshot)
+                await check_outputs(prepared, store, held.snapshot)
             await _warn_of_balance(prepared, site, host)
             account = open_account(options, site.api, run_dir, host)
-            doubts = (
-                moved,
-                bought_elsewhere(prepared, held.snapshot, account.book if account is not None else None),
-            )
-            confirm(prepared, host, ". ".join(filter(None, doubts)) or None)
+            book = account.book if account is not None else None
+            confirm(prepared, host, doubts_about(prepared, held.snapshot, host, store, book))
             with _disk_refusals(run_dir):
-                summary = await _execute(prepared, site, (held.take(), tree, account), host)
+                summary = await _execute(prepared, site, _Targets(held.take(), store, account), host)
         if shard is not None:
             gather(run_dir, shard, host.disk)
         return summary
@@ -134,12 +131,12 @@ async def plan(options: Options, host: Host) -> Planned:
         specs = await _specs(site, manifest, run_dir, host)
         snapshot = await _read(options, run_dir, site, host)
         prepared = prepare(options, manifest, specs, snapshot, run_dir)
-        tree = open_run_dir(run_dir, host.disk, options.selection.shard, options.bucket_url)
+        store = open_run_dir(run_dir, host.disk, options.selection.shard, options.bucket_url)
         if not status_of(run_dir, snapshot, beside=host.disk).live:  # a live run is adding outputs
-            await check_outputs(prepared, tree, snapshot)
+            await check_outputs(prepared, store, snapshot)
         check_existing(options, run_dir, host.disk)
         book = read_book(options, site.api, run_dir, host)
-        planned = foresee(prepared, snapshot, host, (tree, book))
+        planned = foresee(prepared, snapshot, host, store, book)
         shown = await shown_jobs(prepared.work(snapshot), options.show or 0, site.provider)
         planned = replace(planned, shown=shown)
         if prepared.plan.to_buy:
@@ -153,8 +150,8 @@ async def plan(options: Options, host: Host) -> Planned:
 async def _read(options: Options, run_dir: Path, site: Site, host: Host) -> Snapshot:
     """The state in the ledger, if there is one; as ``run`` would read it."""
     shard, snapshot = options.selection.shard, Snapshot()
-    tree = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
-    async with tree.ledger_folder() as folder:
+    store = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
+    async with store.ledger_folder() as folder:
         if segments_in(folder, host.disk):
             snapshot = read_snapshot(folder, host.disk)
             check_same_api(snapshot, site, run_dir)
@@ -249,13 +246,20 @@ async def _ledger_if_any(
         await held.close()
 
 
-async def _execute(
-    prepared: Prepared, site: Site, held: tuple[Ledger, RunDir, Account | None], host: Host
-) -> Summary:
+@dataclass(frozen=True, slots=True)
+class _Targets:
+    """What a run writes: its ledger, its outputs, and the account's book (None: not kept)."""
+
+    ledger: Ledger
+    store: RunDir
+    account: Account | None
+
+
+async def _execute(prepared: Prepared, site: Site, targets: _Targets, host: Host) -> Summary:
     began_s = host.clock.monotonic()
-    ledger, run_dir, account = held
-    if account is not None:
-        account.follow(ledger, run_dir.is_ours)
+    ledger, store = targets.ledger, targets.store
+    if targets.account is not None:
+        targets.account.follow(ledger, store.is_ours)
     for warning in (
         *ledger.warnings,
         *(f"left out: {problem}" for problem in prepared.tally.left_out()),
@@ -268,18 +272,18 @@ async def _execute(
         ledger.on_end = told_by(ledger, host.on_end)
     opening, before = _opening(prepared, site, host), BadJobs.of(ledger.snapshot)
     sharded = prepared.options.selection.shard is not None
-    metadata = Later() if sharded else Metadata(run_dir, ledger, host.disk)
+    metadata = Later() if sharded else Metadata(store, ledger, host.disk)
     try:
-        for caveat in run_dir.prepare():
+        for caveat in store.prepare():
             host.observer.warn(caveat)
         if prepared.plan.fetches:
-            run_dir.check_writable()
-        await run_dir.look()
+            store.check_writable()
+        await store.look()
         keep_entries(prepared.run_dir, prepared.specs.entries, host.disk)
         ledger.announce(opening)
         _note_leavers(ledger, prepared.plan)
         metadata.open(prepared.columns)
-        runner = await _drive(prepared, site, (ledger, account), (run_dir, metadata), host)
+        runner = await _drive(prepared, site, targets, metadata, host)
     except asyncio.CancelledError:  # a notebook's cell was interrupted, or the caller cancelled
         ledger.close_run(RunEvent(run=opening.run, at=iso(host.clock.now()), ended=True))
         raise
@@ -303,13 +307,9 @@ async def _execute(
 
 
 async def _drive(
-    prepared: Prepared,
-    site: Site,
-    books: tuple[Ledger, Account | None],
-    stores: tuple[RunDir, Describes],
-    host: Host,
+    prepared: Prepared, site: Site, targets: _Targets, metadata: Describes, host: Host
 ) -> Runner:
-    options, ledger = prepared.options, books[0]
+    options, ledger = prepared.options, targets.ledger
     price_usd, shard = prepared.survey.estimate.price_usd, options.selection.shard
     caps = Caps(options.money.max_cost_usd, options.money.assume_price_usd)
     budget = Budget(ledger, price_usd, caps, shard)
@@ -320,13 +320,13 @@ async def _drive(
             providers=providers,
             fetcher=fetcher,
             ledger=ledger,
-            run_dir=stores[0],
-            metadata=stores[1],
+            run_dir=targets.store,
+            metadata=metadata,
             clock=host.clock,
             rng=host.rng,
             observer=host.observer,
             inspector=MediaInspector(prepared.run_dir, ledger.snapshot),
-            account=books[1],
+            account=targets.account,
             policy=options.policy,
         )
         canary = Canary(

@@ -73,9 +73,9 @@ def _traces(lost: Lost, providers: Providers) -> bool:
     return providers(lost.model).traits.traces is not Tracing.NONE
 
 
-async def trace_first(held: LedgerInHand, providers: Providers, tree: RunDir, host: Host) -> bool:
+async def trace_first(held: LedgerInHand, providers: Providers, store: RunDir, host: Host) -> bool:
     """Find out what became of unknown jobs before a run; returns whether any was decided."""
-    lost = traceable(held.snapshot, providers, tree.is_ours)
+    lost = traceable(held.snapshot, providers, store.is_ours)
     if not lost:
         return False
     traced = await trace(held.take(), lost, providers, host.clock)

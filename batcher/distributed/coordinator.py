@@ -93,8 +93,8 @@ async def _reach(options: Options, run_dir: Path, host: Host) -> dict[str, int]:
     What the shards fetch from the bucket was bought by an earlier run. Raises what the bucket raises.
     """
     sizes = sizes_of(run_dir, host.disk)
-    tree = open_run_dir(run_dir, host.disk, bucket_url=options.bucket_url)
-    for name, size_bytes in (await tree.segments_elsewhere()).items():
+    store = open_run_dir(run_dir, host.disk, bucket_url=options.bucket_url)
+    for name, size_bytes in (await store.segments_elsewhere()).items():
         sizes[name] = max(sizes.get(name, 0), size_bytes)
     return sizes
 

@@ -19,6 +19,7 @@ sent". aiohttp repeats a GET if a kept connection is dead, but never a POST
 from __future__ import annotations
 
 import ssl
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,7 +38,6 @@ from batcher.http.bodies import as_it_is, is_whole_object
 from batcher.http.connections import HEADER_LIMITS, OneExchange, ProxyRefused
 from batcher.http.endpoint import Endpoint, origin_of
 from batcher.http.network import Network
-from batcher.http.packing import unpack
 from batcher.http.words import clean
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ BODY_MAX_BYTES: Final = 4 * 1024 * 1024
 ONE_PIECE_BYTES: Final = 64 * 1024
 ACCEPT: Final = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": USER_AGENT}
 JSON_BODY: Final = {"Content-Type": "application/json"}
+GZIP: Final = b"\x1f\x8b\x08"
+LAYERS_MAX: Final = 3
+_GZIP_OR_ZLIB_WINDOW: Final = 32 + zlib.MAX_WBITS
 
 BEFORE_SENDING: Final = (
     aiohttp.ClientConnectorError,  # with its DNS, proxy, TLS and certificate descendants
@@ -316,3 +319,28 @@ async def _bounded_body(response: aiohttp.ClientResponse) -> bytes | None:
     if broke_off and (unpacked is None or not is_whole_object(unpacked)):
         return None
     return unpacked
+
+
+def unpack(body: bytes, most_bytes: int) -> bytes | None:
+    """``body`` without its gzip or zlib layers; None if it decompresses to more than ``most_bytes``.
+
+    Compression is detected from the bytes, because headers are often wrong. Data that is cut short is
+    decompressed as far as possible; invalid data is returned unchanged.
+    """
+    for _ in range(LAYERS_MAX):
+        if not (body.startswith(GZIP) or _is_zlib(body)):
+            break
+        opener = zlib.decompressobj(_GZIP_OR_ZLIB_WINDOW)
+        try:
+            opened = opener.decompress(body, most_bytes + 1)
+        except zlib.error:
+            break
+        if len(opened) > most_bytes:
+            return None
+        body = opened
+    return body
+
+
+def _is_zlib(body: bytes) -> bool:
+    """RFC 1950 section 2.2: deflate with a window of up to 32 KiB, and a check of both bytes."""
+    return len(body) > 2 and body[0] & 0x8F == 0x08 and (body[0] << 8 | body[1]) % 31 == 0

@@ -33,23 +33,23 @@ def media_of(run_dir: Path, disk: Disk) -> Iterator[Source]:
     Iterating raises InputError if a file is missing or damaged, RunDirError and CredentialsError if a
     bucket can't be read. Needs a thread without an event loop.
     """
-    tree = open_run_dir(run_dir, disk)
+    store = open_run_dir(run_dir, disk)
     with asyncio.Runner() as runner, tempfile.TemporaryDirectory(prefix="batcher-") as folder:
-        yield partial(_checked, tree, runner, Path(folder))
+        yield partial(_checked, store, runner, Path(folder))
 
 
-def _checked(tree: RunDir, runner: asyncio.Runner, folder: Path, rows: list[dict[str, Any]]) -> Filed:
+def _checked(store: RunDir, runner: asyncio.Runner, folder: Path, rows: list[dict[str, Any]]) -> Filed:
     for row in rows:
-        if (obstacle := tree.obstacle(row["file_name"], row["bytes"])) is not None:
-            raise _refusal(tree.place(row["file_name"]), obstacle)
-    return _read(tree, runner, folder, rows)
+        if (obstacle := store.obstacle(row["file_name"], row["bytes"])) is not None:
+            raise _refusal(store.place(row["file_name"]), obstacle)
+    return _read(store, runner, folder, rows)
 
 
-def _read(tree: RunDir, runner: asyncio.Runner, folder: Path, rows: list[dict[str, Any]]) -> Filed:
+def _read(store: RunDir, runner: asyncio.Runner, folder: Path, rows: list[dict[str, Any]]) -> Filed:
     for row in rows:
-        place = tree.place(row["file_name"])
+        place = store.place(row["file_name"])
         try:
-            path, sha256_hex = runner.run(tree.fetch_output(row["file_name"], folder))
+            path, sha256_hex = runner.run(store.fetch_output(row["file_name"], folder))
         except NoSuchObject:
             raise _refusal(place, "missing") from None
         _check(sha256_hex, row, place)
