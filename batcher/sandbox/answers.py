@@ -1,4 +1,4 @@
-"""The API's answers that are not a plain success: refusals, and calls that go wrong on purpose."""
+"""The API's answers other than success: refusals, and simulated faults."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def not_found(what: str) -> Refusal:
 
 
 def hang_up(request: web.Request) -> web.Response:
-    """Close the connection at once, without an answer. What is returned goes nowhere."""
+    """Close the connection at once, without an answer. The returned response is never sent."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()
 
 
 def error_page(title: str, status: int) -> web.Response:
-    """An HTML page, as proxies in front of a server give."""
+    """An HTML page, like those of a proxy in front of a server."""
     return web.Response(text=_ERROR_PAGE.format(title), status=status, content_type=_HTML)
 
 
@@ -83,7 +83,7 @@ def gone_wrong(request: web.Request, fault: Fault, now: datetime) -> web.Respons
 
 
 def _retry_after(now: datetime) -> dict[str, str]:
-    # One second more: an HTTP date has no fractions, and its wait must not round to nothing.
+    # One second more: an HTTP date has no fractions, and the wait must not be rounded to zero.
     moment = now.replace(microsecond=0) + timedelta(seconds=RETRY_AFTER_S + 1)
     return {"Retry-After": format_datetime(moment, usegmt=True)}
 

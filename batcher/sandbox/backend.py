@@ -1,4 +1,4 @@
-"""What all APIs of one sandbox share: requests and their clock, prices, faults, output URLs."""
+"""The state that all APIs of one sandbox share: requests, clock, prices, faults, output URLs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What became of a POST: the order that it was for, and the fault that its answer meets.
+    """The outcome of a POST: its order, and the fault that affects its answer.
 
-    With a fault, the order may have been created or not: the answer does not tell.
+    With a fault, the order may or may not have been created: the answer does not tell.
     """
 
     order: JobCreated
@@ -37,7 +37,7 @@ class Submission:
 
 
 class Backend:
-    """The one state of a sandbox, behind the APIs that it serves side by side.
+    """The state of a sandbox, shared by the APIs that it serves.
 
     Each API (see ``houses.py``) speaks its own paths, words and errors; requests, queue, balance and
     faults are shared, and a request belongs to the API that created it.
@@ -66,7 +66,7 @@ class Backend:
 
     def drops_unread(self, request: web.Request) -> bool:
         """Whether a POST's connection closes before its body is read: then nothing is created."""
-        # Drawn by all that is known of the job before its body is read.
+        # Drawn from everything known about the job before its body is read.
         key = f"{request.path}:{request.content_length}"
         self._unread[key] += 1
         drawn = self._faults.draw(FaultStage.CONNECT, key, self._unread[key])
@@ -75,7 +75,7 @@ class Backend:
     def submit(
         self, model: Model, inputs: dict[str, Any], *, charges_failures: bool = True
     ) -> Submission:
-        """Charge for a job with these (valid) inputs and enqueue it, or meet a fault.
+        """Charge for a job with these (valid) inputs and enqueue it, or simulate a fault.
 
         Raises Refusal if the balance is too low, RunDirError if the state file can't be written.
         """
@@ -100,7 +100,7 @@ class Backend:
         return Submission(order, fault)
 
     def poll_fault(self, asked: Request) -> Fault | None:
-        """The fault that a call about this request meets, if any."""
+        """The fault of this call about the request, if any."""
         request_id = asked.order.id
         fault = self._drawn(FaultStage.POLL, request_id)
         if fault is Fault.POLL_LOST:
@@ -112,11 +112,11 @@ class Backend:
         return self._met(fault)
 
     def download_fault(self, path: str) -> Fault | None:
-        """The fault that a download of this path meets, if any."""
+        """The fault of this download of the path, if any."""
         return self._met(self._drawn(FaultStage.DOWNLOAD, path))
 
     def output_urls(self, request: web.Request, order: JobCreated) -> list[str]:
-        """A signed URL for each output of ``order``, on the host that ``request`` came to."""
+        """A signed URL for each output of ``order``, on the host that ``request`` was sent to."""
         now_s = self.store.now_s()
         paths = [f"/outputs/{order.id}/{name}" for name in names(order)]
         return [origin_of(request) + self.signer.sign(path, now_s) for path in paths]
@@ -132,7 +132,7 @@ class Backend:
         return fault
 
     def _order(self, model: Model, inputs: dict[str, Any], key: str, nth: int) -> JobCreated:
-        """The ``nth`` order for these inputs. Its whole future is drawn here."""
+        """The ``nth`` order for these inputs. Its durations and its fate are drawn here."""
         rng = dice(self.settings.seed, "order", key, nth)
         simulation, speed = model.simulation, self.settings.speed
         fate = self._faults.draw(FaultStage.GENERATE, key, nth)
@@ -154,5 +154,5 @@ class Backend:
 
 
 def origin_of(request: web.Request) -> str:
-    """Scheme, host and port that ``request`` came to."""
+    """Scheme, host and port that ``request`` was sent to."""
     return f"{request.scheme}://{request.host}"

@@ -1,4 +1,4 @@
-"""The models on offer: what they take, what they cost, and what simulating one means.
+"""The models of the sandbox: their inputs, their prices, and how they are simulated.
 
 The catalogues are data (``catalogues/{api}.json``), in the vendor's own dialect of JSON Schema.
 """
@@ -38,7 +38,7 @@ _CHARACTERS_PRICED = 1000
 
 
 class Simulation(msgspec.Struct, frozen=True):
-    """What a generation looks like from outside: key under ``output``, ranges of time in seconds."""
+    """How a model is simulated: key under ``output``, ranges of time in seconds."""
 
     output: OutputKind
     queue_s: tuple[float, float]
@@ -62,10 +62,10 @@ class Model(msgspec.Struct, frozen=True):
     simulation: Simulation
     pricing_note: str | None = None
     api: str = ""
-    """The API that offers it; not in the file, whose name it is."""
+    """The API that offers it: the file's name, so not in the file itself."""
 
     def listing(self, *, include_schema: bool) -> dict[str, Any]:
-        """What the API tells of this model."""
+        """The API's description of this model."""
         listed = {
             "model_id": self.model_id,
             "display_name": self.display_name,
@@ -87,7 +87,7 @@ class Model(msgspec.Struct, frozen=True):
         return inputs.get(field, schema.get("default"))
 
     def price_usd(self, inputs: dict[str, Any]) -> float:
-        """What one job with these (valid) inputs costs, in USD."""
+        """The price of one job with these (valid) inputs, in USD."""
         units: float
         match self.price_unit:
             case "second":
@@ -99,7 +99,7 @@ class Model(msgspec.Struct, frozen=True):
         return round(self.base_price_usd * units, 6)
 
     def problems(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
-        """What is wrong with ``inputs``, as the ``detail`` of a 422: where, what, which rule."""
+        """The problems of ``inputs``, as the ``detail`` of a 422: place, message, rule."""
         return [
             {
                 "loc": ["body", *(error.instance_path or _missing(error.message))],
@@ -111,7 +111,7 @@ class Model(msgspec.Struct, frozen=True):
 
 
 def _missing(message: str) -> list[str]:
-    # An error of "required" points at the object, and the field is only in the words.
+    # An error of "required" points at the object, and only its message has the field.
     return [message.split('"')[1]] if message.endswith("is a required property") else []
 
 

@@ -1,4 +1,4 @@
-"""Clips drawn for a prompt: the painting of a picture, in waves, below a caption that stands still."""
+"""Clips drawn for a prompt: a painted picture moving in waves, below a fixed caption."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FRAMES_PER_S = 15
 _FRAME_TICKS = TICKS_PER_S // FRAMES_PER_S
 _SWAY_S = 2.5
-"""About how long one wave takes: as many as end where the clip ends, so that it can loop."""
+"""Approximate length of one wave, in seconds; rounded to whole waves per clip, so that it can loop."""
 _SWAY_PX, _HEAVE_PX = 14.0, 5.0
 _LAG = 0.15
 """How far each row of macroblocks is behind the one above, in radians."""
@@ -65,12 +65,12 @@ def _planes(rows: list[bytes], colours: int) -> Planes:
 
 @cache
 def _tables(colours: int) -> tuple[bytes, ...]:
-    """What each colour of a palette is in luma, blue and red."""
+    """Each colour of a palette as luma, blue and red."""
     return tuple(map(bytes, zip(*(_ycbcr(*colour) for colour in palette(colours)), strict=True)))
 
 
 def _ycbcr(red: int, green: int, blue: int) -> tuple[int, int, int]:
-    """As video has it (BT.601): luma 16 to 235, chroma 16 to 240."""
+    """RGB to video colours (BT.601): luma 16 to 235, chroma 16 to 240."""
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     to_blue, to_red = (blue - luma) / 1.772, (red - luma) / 1.402
     return (
@@ -82,7 +82,7 @@ def _ycbcr(red: int, green: int, blue: int) -> tuple[int, int, int]:
 
 @lru_cache(_MOTIONS_KEPT)
 def _motion(across: int, down: int, still: int, count: int) -> tuple[bytes, ...]:
-    """All frames but the first, of ``count``: alike for all clips of one shape and duration."""
+    """All frames but the first, of ``count``: the same for all clips of one shape and duration."""
     waves = max(round(count / (FRAMES_PER_S * _SWAY_S)), 1)
     return tuple(
         sample(_rows(across, down, still, (frame, 2 * pi * waves * frame / count)))

@@ -1,7 +1,7 @@
-"""What can go wrong, how often, and what it means for the job. Pure: numbers in, a fault out.
+"""The faults: their kinds, how often each occurs, and its effect on the job. Pure functions.
 
-Each decision is drawn from the seed and from what is asked for (a job's inputs, a request id), and
-which time it is asked: so a run repeats exactly, in whatever order its calls arrive.
+Each decision is drawn from the seed, from the subject of the call (a job's inputs, a request id), and
+from how often it was called before: so a run is reproducible, in any order of its calls.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class FaultStage(StrEnum):
-    """Where a fault strikes."""
+    """The stage at which a fault occurs."""
 
     CONNECT = "connect"
     SUBMIT = "submit"
@@ -22,7 +22,7 @@ class FaultStage(StrEnum):
 
 
 class Fault(StrEnum):
-    """Every way to fail: ``stage:kind``. ``lessons.py`` says what each is, ``WEIGHTS`` how likely."""
+    """Every fault: ``stage:kind``. ``lessons.py`` describes each, ``WEIGHTS`` has their likelihood."""
 
     CONNECT_DROPPED = "connect:dropped"
 
@@ -76,7 +76,7 @@ class Fault(StrEnum):
 
     @property
     def kind(self) -> str:
-        """What goes wrong, without where: calls of different stages share their answers by it."""
+        """The kind without the stage: calls of different stages have the same answer for one kind."""
         return self.partition(":")[2]
 
 
@@ -88,7 +88,7 @@ FAILURES = (
     Fault.GENERATE_FAILED_RESULT,
     Fault.GENERATE_ERROR_LIST,
 )
-"""Generations that end without an output, and say so."""
+"""Generations that end without an output, and report it."""
 
 COMMON, USUAL, ODD = 20, 8, 1
 WEIGHTS = dict.fromkeys(Fault, ODD) | {
@@ -107,7 +107,7 @@ WEIGHTS = dict.fromkeys(Fault, ODD) | {
     Fault.DOWNLOAD_BUSY: USUAL,
     Fault.DOWNLOAD_TRUNCATED: USUAL,
 }
-"""How often each is met, among those of its stage: estimates of what users meet, not measurements."""
+"""Relative frequency of each fault within its stage: estimates, not measurements."""
 SLOWNESS = 5.0
 """How many times longer a slow generation takes."""
 
@@ -119,10 +119,10 @@ CREATION_SHARE = {
     Fault.SUBMIT_UNREADABLE: 0.5,
     Fault.SUBMIT_NO_ID: 0.5,
 }
-"""How many of these POSTs have created a job all the same. Of those not listed, none."""
+"""The share of these failed POSTs that have created a job. For those not listed, none."""
 
-# Closing before the body is read is one way of many in which a POST fails, though it is drawn on
-# its own, when nothing is known of the job yet: together the two stages make up one share.
+# Closing before the body is read is one of the faults of a POST, but it is drawn separately, before
+# the job is known: together the two stages have one share.
 _OF_A_POST = {
     stage: sum(WEIGHTS[fault] for fault in OF_STAGE[stage])
     for stage in (FaultStage.CONNECT, FaultStage.SUBMIT)
@@ -137,14 +137,14 @@ def dice(seed: int, *key: object) -> random.Random:
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """The dice of one sandbox. ``share`` (0..1) of the calls fail; ``only`` empty means anyhow."""
+    """Draws the faults of one sandbox. ``share`` (0..1) of the calls fail; empty ``only``: all kinds."""
 
     seed: int
     share: float
     only: frozenset[Fault] = frozenset()
 
     def draw(self, stage: FaultStage, key: str, nth: int) -> Fault | None:
-        """What goes wrong when ``key`` is asked for the ``nth`` time; None for nothing."""
+        """The fault of the ``nth`` call for ``key``; None for none."""
         pool = [f for f in OF_STAGE[stage] if not self.only or f in self.only]
         if not pool or not self.share:
             return None
@@ -155,7 +155,7 @@ class Faults:
         return rng.choices(pool, [WEIGHTS[fault] for fault in pool])[0]
 
     def creates(self, fault: Fault | None, key: str, nth: int) -> bool:
-        """Whether a POST that met ``fault`` has created a job. Without a fault it has."""
+        """Whether a POST with ``fault`` has created a job. Without a fault it has."""
         if fault is None:
             return True
         return dice(self.seed, "creates", key, nth).random() < CREATION_SHARE.get(fault, 0.0)

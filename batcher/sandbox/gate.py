@@ -1,4 +1,4 @@
-"""What every call passes before its handler: it is counted, and must bring a token at a fair rate."""
+"""Checks before every handler: counts the call, and checks its token and the rate."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MAX_BODY_BYTES = 64 << 20
 
 
 class Gatekeeper:
-    """Stands before the calls of one API.
+    """Checks the calls of one API.
 
     ``scheme`` is the word before the token in its ``Authorization`` headers. ``says_no`` turns a
-    refusal into an answer, in the shape that the API gives its errors. Each gatekeeper lets
-    ``rate_per_s`` of the settings pass (a token bucket).
+    refusal into an answer, in the shape of the API's errors. Each gatekeeper allows ``rate_per_s`` of
+    the settings (a token bucket).
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Gatekeeper:
         self._counted_at_s = self._settings.clock.monotonic()
 
     def passed(self, handler: Handler, account: str | None = None) -> Handler:
-        """``handler`` behind token and rate: 401 without a good token, 429 above the rate."""
+        """``handler`` with checks of token and rate: 401 without a valid token, 429 above the rate."""
 
         async def serve(request: web.Request) -> web.StreamResponse:
             self._check_token(request.headers.get("Authorization", ""))
@@ -52,7 +52,7 @@ class Gatekeeper:
         return self.open(serve, account)
 
     def open(self, handler: Handler, account: str | None = None) -> Handler:
-        """``handler`` for everybody, its refusals turned into answers.
+        """``handler`` without a token, its refusals turned into answers.
 
         Each arrival is counted in the field ``account`` of the stats; HEAD never.
         """

@@ -1,4 +1,4 @@
-"""What a sandbox has made, by its state file: what the vendor's Generations page is to an account."""
+"""Lists a sandbox's requests from its state file, like the vendor's Generations page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from batcher.sandbox.store import Request, RequestPhase, Store
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """One request: ``created_at`` in UTC, ``state`` as a person would call it."""
+    """One request: ``created_at`` in UTC, ``state`` as a word for people."""
 
     request_id: str
     created_at: str

@@ -1,8 +1,8 @@
-"""A tiny H.264 encoder (ITU-T H.264, baseline): one picture sent as it is, then waves that run over it.
+"""A tiny H.264 encoder (ITU-T H.264, baseline): one uncompressed picture, then waves that displace it.
 
-The first frame consists of I_PCM macroblocks: raw samples behind two bytes of header. Every other frame
-refers to that one and says only by how much each row of macroblocks is displaced, some bytes a row. So a
-clip costs hardly more than to put its first picture together.
+The first frame consists of I_PCM macroblocks: raw samples after two bytes of header. Every other frame
+refers to it and only contains the displacement of each row of macroblocks, a few bytes per row. So a
+clip costs hardly more than its first picture.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MACROBLOCK = 16
-"""The side of a macroblock in luma samples; in chroma samples it is half of that."""
+"""The side of a macroblock in luma samples; half of that in chroma samples."""
 SUBPEL = 4
 """Displacements are in quarters of a sample."""
 
 _SPS, _PPS, _IDR, _P = b"\x67", b"\x68", b"\x65", b"\x01"
-"""First bytes of NAL units (7.3.1). The P slices are of frames that nothing refers to."""
+"""First bytes of NAL units (7.3.1). The P slices are marked as not used for reference."""
 _PROFILE = bytes((66, 0xC0, 30))
 """Constrained baseline, level 3."""
 _FRAME_NUM_BITS, _ORDER_BITS = 4, 16
 _P_SLICE, _I_SLICE = 0, 2
 _I_PCM = 25
 _PCM_PREFIX = b"\x0d\x00"
-"""``mb_type`` of I_PCM and the bits up to the next byte: all macroblocks but the first begin on one."""
+"""``mb_type`` of I_PCM and the padding to the next byte, where each macroblock but the first begins."""
 _HALF = MACROBLOCK // 2
 _ZEROS = re.compile(rb"\x00\x00(?=[\x00-\x03])")
 
@@ -46,14 +46,14 @@ def parameter_sets(width: int, height: int) -> tuple[bytes, bytes]:
     sequence = _ue(0) + _ue(_FRAME_NUM_BITS - 4) + order + _ue(1) + "0"
     sequence += _ue(across - 1) + _ue(down - 1) + "11"
     sequence += "1" + _ue(0) + _ue(cropped[0]) + _ue(0) + _ue(cropped[1])
-    # In the VUI (E.1.1) only this: no frame waits for a later one.
+    # The VUI (E.1.1) contains only this: no frame depends on a later one.
     sequence += "1" + "00000000" + "1" + "1" + _ue(0) * 2 + _ue(10) * 2 + _ue(0) + _ue(1)
     picture = _ue(0) * 2 + "00" + _ue(0) * 3 + "000" + _ue(0) * 3 + "100"
     return _nal(_SPS, _PROFILE + _trailed(sequence)), _nal(_PPS, _trailed(picture))
 
 
 def blocks(samples: int) -> int:
-    """How many macroblocks cover so many samples."""
+    """The number of macroblocks that cover ``samples`` samples."""
     return -(-samples // MACROBLOCK)
 
 
@@ -67,8 +67,8 @@ def key_frame(planes: Planes) -> bytes:
 def moved_row(row: int, across: int, order: int, displaced: tuple[int, int]) -> bytes:
     """One row of macroblocks of frame ``order``: the first frame's, displaced by quarters of samples.
 
-    A NAL unit of its own, so that its vectors are predicted from itself alone: all but the first are as
-    predicted, which costs five bits each.
+    It is a separate NAL unit, so that its vectors are predicted only from itself: all but the first are
+    as predicted, which costs five bits each.
     """
     header = _slice_header(row * across, _P_SLICE, 1, order)
     if displaced == (0, 0):
@@ -78,11 +78,11 @@ def moved_row(row: int, across: int, order: int, displaced: tuple[int, int]) -> 
 
 
 def _slice_header(first_block: int, kind: int, frame_num: int, order: int) -> str:
-    """Up to the slice's data (7.3.3). Frames are shown in the order in which they come."""
+    """The slice's header (7.3.3). Frames are shown in coding order."""
     bits = _ue(first_block) + _ue(kind) + _ue(0) + _u(frame_num, _FRAME_NUM_BITS)
     bits += _ue(0) if kind == _I_SLICE else ""
     bits += _u(2 * order, _ORDER_BITS)
-    bits += "00"  # in the key frame: how it is kept (as usual); in others: no change of references
+    bits += "00"  # in the key frame: normal reference marking; in others: no change of references
     return bits + _se(0) + _ue(1)  # no deblocking
 
 
@@ -101,7 +101,7 @@ def _macroblocks(planes: Planes) -> list[bytes]:
 
 
 def _nal(first: bytes, payload: bytes) -> bytes:
-    """A NAL unit, with what looks like a start code broken up (7.4.1)."""
+    """A NAL unit, with emulation prevention bytes against false start codes (7.4.1)."""
     return first + _ZEROS.sub(b"\x00\x00\x03", payload)
 
 

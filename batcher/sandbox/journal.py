@@ -1,10 +1,10 @@
-"""The state file: what a sandbox must remember when its process is killed. Append-only JSONL.
+"""The state file: the state that survives a kill of the sandbox's process. Append-only JSONL.
 
-Each line goes to the kernel in one write before the answer that it is about, so a killed process
-loses nothing. (A power failure may: a stand-in does not fsync.) A torn last line is dropped.
+Each line is written in one call before the answer that it is about, so a killed process loses nothing.
+(A power failure may: the sandbox does not fsync.) A torn last line is dropped.
 
-Processes that serve the same run directory (shards, Dask workers) share the file: each reads what the
-others have appended before it answers, and holds a lock from there to the end of its own line.
+Processes that serve the same run directory (shards, Dask workers) share the file: before it answers,
+each reads what the others appended, and holds a lock until it has appended its own line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _READ_SIZE_BYTES = 1 << 20
 
 
 class JobCreated(msgspec.Struct, frozen=True, tag_field="event", tag="created", omit_defaults=True):
-    """A job was created and charged for. All that its future depends on.
+    """A job was created and charged for. Contains everything that its future depends on.
 
     ``key`` is the digest of model and inputs; ``input`` is fit for the file (``data:`` URIs are
     recorded by their hash); ``queue_s`` and ``run_s`` are durations in seconds, ``at`` seconds
@@ -60,7 +60,7 @@ class Cancellation(msgspec.Struct, frozen=True, tag_field="event", tag="cancelle
 
 
 class Spurned(msgspec.Struct, frozen=True, tag_field="event", tag="spurned"):
-    """A POST went wrong and created nothing: the next one for ``key`` meets another fate."""
+    """A POST failed and created nothing: the next one for ``key`` has another fate."""
 
     key: str
 
@@ -72,7 +72,7 @@ _decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 
 
 def read_entries(path: Path) -> Iterator[Entry]:
-    """All entries of a state file, oldest first, which another process may be writing.
+    """All entries of a state file, oldest first; another process may be writing it.
 
     Raises InputError if a line can't be read, OSError.
     """
@@ -81,9 +81,9 @@ def read_entries(path: Path) -> Iterator[Entry]:
 
 
 class Reader:
-    """Iterates over the entries of a state file that it has not given yet, oldest first.
+    """Iterates over the entries of a state file that it has not returned yet, oldest first.
 
-    Stops before a last line that is not whole yet. Raises InputError if a line can't be read.
+    Stops before an incomplete last line. Raises InputError if a line can't be read.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -103,12 +103,12 @@ class Reader:
                     raise InputError(f"{where}: not a sandbox's state: {error}") from error
 
     def skip(self, line_bytes: int) -> None:
-        """Take the next line, which is this long, as read."""
+        """Skip the next line, which has this length."""
         self._line_number += 1
         self.read_bytes += line_bytes
 
     def _lines(self) -> list[bytes]:
-        """Some whole lines from here on, without their ends; none if there is none."""
+        """The next complete lines, without their ends; empty if there are none."""
         size_bytes = _READ_SIZE_BYTES
         while True:
             chunk = os.pread(self.descriptor, size_bytes, self.read_bytes)
@@ -119,10 +119,10 @@ class Reader:
 
 
 class Journal:
-    """An open state file, which several processes may share; with ``path`` None it keeps nothing."""
+    """An open state file, which several processes may share; with ``path`` None nothing is saved."""
 
     def __init__(self, path: Path | None) -> None:
-        """Open, creating it where missing. Raises RunDirError where that can't be done."""
+        """Open the file, creating it if missing. Raises RunDirError if that fails."""
         self._path = path
         self._reader: Reader | None = None
         if path is None:
@@ -143,10 +143,10 @@ class Journal:
 
     @contextmanager
     def alone(self) -> Iterator[Iterable[Entry]]:
-        """Keep other processes from appending meanwhile. Gives the :meth:`news`, to be read first.
+        """Lock out other processes from appending. Yields the :meth:`news`, to be read first.
 
-        Once they are read, a torn last line is cut off: its writer is dead. The kernel ends the lock
-        with its process.
+        After they are read, a torn last line is cut off: its writer is dead. The kernel releases the
+        lock when its process ends.
         """
         if self._reader is None:
             yield ()
@@ -162,9 +162,9 @@ class Journal:
         os.ftruncate(reader.descriptor, reader.read_bytes)
 
     def append(self, entry: Entry) -> None:
-        """Hand one line to the kernel, inside :meth:`alone`.
+        """Append one line, inside :meth:`alone`.
 
-        Raises RunDirError where it can't take the whole of it.
+        Raises RunDirError if it can't be written completely.
         """
         if self._reader is None:
             return

@@ -1,4 +1,4 @@
-"""Each fault in words: what happens, and what a batch makes of it. Help and docs are made from it."""
+"""Describes each fault: what happens, and the effect on a batch. Help and docs are made from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REFUSED = "refused: mend the prompt; only `--retry-refused` buys it as it is"
 
 
 class Lesson(NamedTuple):
-    """What goes wrong, and what becomes of the job."""
+    """What happens, and what becomes of the job."""
 
     happens: str
     outcome: str
@@ -86,14 +86,13 @@ LESSONS = {
 
 
 def share(fault: Fault) -> float:
-    """The part (0..1) that ``fault`` is of all that goes wrong with POSTs, polls, generations or
-    downloads."""
+    """The share (0..1) of ``fault`` among all faults of POSTs, polls, generations or downloads."""
     weights = sum(WEIGHTS[other] for other in OF_STAGE[fault.stage])
     return PART_OF_SHARE.get(fault.stage, 1.0) * WEIGHTS[fault] / weights
 
 
 def in_order() -> list[Fault]:
-    """All faults, stage by stage, the commonest first."""
+    """All faults, stage by stage, the most common first."""
     return [fault for stage in FaultStage for fault in sorted(OF_STAGE[stage], key=share, reverse=True)]
 
 

@@ -1,4 +1,4 @@
-"""Text in pictures: a bitmap font of 5×7 dots, wrapped into a band that can be read on a thumbnail."""
+"""Text in pictures: a bitmap font of 5×7 dots, in a band that is readable on a thumbnail."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import isqrt
 
 PAPER, INK = b"\0", b"\xff"
 LINE_DOTS = 8
-"""Rows of a line: seven of a letter, one for what hangs below it (also the space between lines)."""
+"""Rows of a line: seven for a letter, one for descenders (also the space between lines)."""
 
 _COLUMNS, _CELL_DOTS = 5, 6
 _FIRST = ord(" ")
@@ -31,7 +31,7 @@ _FONT = bytes.fromhex(
 """Printable ASCII from the space on, five bytes each: columns from the left, the lowest bit on top."""
 _UNKNOWN = bytes.fromhex("7f4141417f")
 _READABLE = 96
-"""A letter's dot is one pixel for so many of the picture's mean side."""
+"""One pixel of a letter's dot per this many pixels of the picture's mean side."""
 _ELLIPSIS = "..."
 _CHARS_MAX = 2000
 
@@ -39,8 +39,8 @@ _CHARS_MAX = 2000
 def band(text: str, width: int, height: int) -> list[bytes]:
     """``text`` as pixel rows of ``width`` bytes, each PAPER or INK, to lie over the top of a picture.
 
-    The lines take at most half of the picture; what does not fit there is drawn in smaller letters, then
-    cut short with an ellipsis. Without text there are no rows.
+    The lines take at most half of the picture; longer text is drawn in smaller letters, then truncated
+    with an ellipsis. Without text there are no rows.
     """
     plain = _plain(text)
     scale = max(2, isqrt(width * height) // _READABLE)
@@ -54,7 +54,7 @@ def band(text: str, width: int, height: int) -> list[bytes]:
 
 
 def _plain(text: str) -> str:
-    """Without accents; what the font does not have stays, and is drawn as a box."""
+    """``text`` without accents; characters that the font does not have are drawn as boxes."""
     apart = unicodedata.normalize("NFKD", text[:_CHARS_MAX])
     return "".join(char for char in apart if not unicodedata.combining(char))
 

@@ -1,4 +1,4 @@
-"""Serves the outputs, as a storage host does: signed URLs, ranges, entity tags, and its failures."""
+"""Serves the outputs like a storage host: signed URLs, ranges, entity tags, and failures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DENIED = (
 
 
 def routes(backend: Backend) -> list[web.RouteDef]:
-    """Where the outputs of all APIs are."""
+    """The routes of the outputs of all APIs."""
     host, gate = MediaHost(backend), Gatekeeper(backend)
     return [web.get("/outputs/{request_id}/{name}", gate.open(host.serve, "downloads"))]
 
@@ -56,7 +56,7 @@ class MediaHost:
         return await _answer(request, made, fault)
 
     def _made(self, request: web.Request) -> Request:
-        """The finished request that this output is of."""
+        """The finished request of this output."""
         made = self._store.get(request.match_info["request_id"])
         if (
             made is None
@@ -96,7 +96,7 @@ async def _answer(request: web.Request, made: Request, fault: Fault | None) -> w
 
 
 def _file(request: web.Request, made: Request, *, ranged: bool) -> web.Response:
-    """The file, or the range of it that is asked for (RFC 9110, 14.2)."""
+    """The file, or the requested range of it (RFC 9110, 14.2)."""
     name = request.match_info["name"]
     data = content(made.order, name)
     headers = {
@@ -118,7 +118,7 @@ def _file(request: web.Request, made: Request, *, ranged: bool) -> web.Response:
 
 
 def _wanted(request: web.Request, headers: dict[str, str]) -> slice | None:
-    """The range to serve; None for the whole, also where it is several or ``If-Range`` differs."""
+    """The range to serve; None for the whole file, also for several ranges or another ``If-Range``."""
     version = request.headers.get("If-Range")
     current = (None, headers["ETag"], headers["Last-Modified"])
     if "Range" not in request.headers or version not in current:

@@ -34,7 +34,7 @@ WORDS = {
     RequestPhase.FINISHED: "completed",
     RequestPhase.CANCELLED: "cancelled",
 }
-"""``/status`` says ``completed`` of whatever ran to its end; ``/result`` says how it ended."""
+"""``/status`` says ``completed`` for any request that ran to its end; ``/result`` says how it ended."""
 SYNONYMS = {
     RequestPhase.IN_QUEUE: "pending",
     RequestPhase.IN_PROGRESS: "processing",
@@ -70,14 +70,14 @@ def routes(backend: Backend) -> list[web.RouteDef]:
 
 
 class ModelApi:
-    """Handlers of the calls. Each raises Refusal where the API would say no."""
+    """Handlers of the calls. Each raises Refusal if the API would refuse the call."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._store = backend.store
 
     async def models(self, request: web.Request) -> web.Response:
-        """``GET /v1/models``: a page of the catalogue, and how many there are in all."""
+        """``GET /v1/models``: a page of the catalogue, and the total number of models."""
         query = request.query
         kind = query.get("kind", MODEL_KIND)
         found = (
@@ -98,7 +98,7 @@ class ModelApi:
         return web.json_response({"categories": sorted(named)})
 
     async def balance(self, _: web.Request) -> web.Response:
-        """``GET /prod/v2/balance``: what is left, of a settled sum or of one that never ends."""
+        """``GET /prod/v2/balance``: the rest of the given balance, or of an unlimited one."""
         start_usd = self._backend.settings.balance_usd
         left_usd = BOUNDLESS_USD if start_usd is None else start_usd - self._backend.stats.spent_usd
         amounts = {"balance_usd": round(left_usd, 6), "balance_microdollars": round(left_usd * 1e6)}
@@ -127,7 +127,7 @@ class ModelApi:
         return web.json_response(self._standing(request, asked))
 
     async def result(self, request: web.Request) -> web.Response:
-        """``GET /v1/requests/{request_id}/result``; before the end, what the status is."""
+        """``GET /v1/requests/{request_id}/result``; before the end, the status."""
         asked = self._request(request)
         fault = self._backend.poll_fault(asked)
         if fault is not None:
@@ -137,7 +137,7 @@ class ModelApi:
         return web.json_response(self._ending(request, asked), dumps=_dumps)
 
     async def cancel(self, request: web.Request) -> web.Response:
-        """``POST /v1/requests/{request_id}/cancel``: only what is queued can be."""
+        """``POST /v1/requests/{request_id}/cancel``: only queued requests can be cancelled."""
         asked = self._request(request)
         fault = self._backend.poll_fault(asked)
         if fault is not None:
@@ -146,7 +146,7 @@ class ModelApi:
             queued = asked.phase(self._store.now_s()) is RequestPhase.IN_QUEUE
             if queued:
                 self._store.cancel(asked)
-        # The documented answer to a good cancel; ``/status`` and ``/result`` then say cancelled.
+        # The documented answer to a successful cancel; ``/status`` and ``/result`` then say cancelled.
         word, outcome = ("completed", "cancelled") if queued else (self._word(asked), "not_cancellable")
         if queued and asked.order.fate == Fault.GENERATE_SYNONYMS:
             word = outcome = "cancellation_requested"
@@ -237,7 +237,7 @@ def _whole_number(query: Any, name: str, default: int) -> int:
 
 
 async def _inputs(request: web.Request, model: Model) -> dict[str, Any]:
-    """The body, checked by the model's schema. Raises Refusal: 413, 400 (no JSON), 422."""
+    """The body, checked by the model's schema. Raises Refusal: 413, 400 (not JSON), 422."""
     try:
         inputs = msgspec.json.decode(await _body(request))
     except msgspec.DecodeError as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 TICKS_PER_S = 600
 _UNITY = struct.pack(">9I", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
-"""The matrix that turns and scales nothing."""
+"""The identity matrix."""
 _LANGUAGE = 0x55C4
 """``und``: none."""
 _DPI = 72 << 16
@@ -39,12 +39,12 @@ def movie(
 
 
 def sample(units: Iterable[bytes]) -> bytes:
-    """One frame as the movie holds it: its NAL units, each behind its length."""
+    """One frame in the form of a movie: its NAL units, each preceded by its length."""
     return b"".join(struct.pack(">I", len(unit)) + unit for unit in units)
 
 
 def box(kind: bytes, *content: bytes) -> bytes:
-    """A box: its size, its kind, what is in it."""
+    """A box: its size, its kind, its content."""
     body = b"".join(content)
     return struct.pack(">I4s", 8 + len(body), kind) + body
 
@@ -58,7 +58,7 @@ def _counted(rows: Sequence[tuple[int, ...]]) -> bytes:
 
 
 def _places(sizes: Sequence[int], data_at: int) -> list[bytes]:
-    """Which frames can be sought (the first), how large each is, and where: all in one chunk."""
+    """The sync frames (only the first), the size of each frame, and its place: all in one chunk."""
     return [
         _full(b"stss", _counted([(1,)])),
         _full(b"stsc", _counted([(1, len(sizes), 1)])),
@@ -68,7 +68,7 @@ def _places(sizes: Sequence[int], data_at: int) -> list[bytes]:
 
 
 def _description(size: tuple[int, int], parameters: tuple[bytes, bytes]) -> bytes:
-    """What decoders have to know: ``avc1`` with the parameter sets."""
+    """The decoder's configuration: ``avc1`` with the parameter sets."""
     sequence, picture = parameters
     sets = struct.pack(">BH", 0xE1, len(sequence)) + sequence
     sets += struct.pack(">BH", 1, len(picture)) + picture

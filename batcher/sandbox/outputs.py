@@ -1,6 +1,6 @@
-"""What a finished request yields: real media, made on request, and URLs that expire.
+"""The outputs of a finished request: real media, generated on demand, and URLs that expire.
 
-Nothing is stored. An output's bytes follow from its request alone, so a URL serves the same file
+Nothing is stored. An output's bytes are determined by its request alone, so a URL serves the same file
 on every call and in every process.
 """
 
@@ -47,7 +47,7 @@ def names(order: JobCreated) -> list[str]:
 
 
 def output(order: JobCreated, urls: list[str]) -> dict[str, Any]:
-    """The ``output`` object: its shape is the model's habit (one URL, a list, a nested object)."""
+    """The ``output`` object: its shape depends on the model (one URL, a list, a nested object)."""
     kind = _model(order).simulation.output
     if kind == "audio":
         return {kind: {"url": urls[0], "content_type": MEDIA_TYPES["wav"]}}
@@ -72,7 +72,7 @@ def content(order: JobCreated, name: str) -> bytes:
 
 
 def _shaped(order: JobCreated, size: tuple[int, int]) -> tuple[int, int]:
-    """``size``, unless the fault says that it is not what was asked for: 2:1 upright, or broad."""
+    """``size``, or with the fault of a wrong shape 1:2 or 2:1."""
     if order.fate != Fault.GENERATE_OTHER_SHAPE:
         return size
     side = max(min(size) // 4 * 2, 16)
@@ -84,7 +84,7 @@ def _model(order: JobCreated) -> Model:
 
 
 def _subject(order: JobCreated, inputs: dict[str, Any]) -> str:
-    """What the picture depends on: with an input ``seed`` on the inputs alone, as models do."""
+    """The values that the picture depends on: with a ``seed`` only the inputs, like real models."""
     return f"{order.model}:{inputs.get('prompt')}:{inputs.get('seed', order.id)}"
 
 
@@ -104,19 +104,19 @@ def _riff(kind: bytes, data: bytes) -> bytes:
 
 
 class Signer:
-    """Signs output URLs, and knows its own signatures, also those of an earlier process."""
+    """Signs output URLs, and verifies its signatures, including those of an earlier process."""
 
     def __init__(self, seed: int, url_ttl_s: float) -> None:
         self._key = f"sandbox:{seed}".encode()
         self._url_ttl_s = url_ttl_s
 
     def sign(self, path: str, now_s: float) -> str:
-        """``path`` with a query that lets it be fetched for ``url_ttl_s`` seconds."""
+        """``path`` with a query that allows a download for ``url_ttl_s`` seconds."""
         expires_s = str(ceil(now_s + self._url_ttl_s))
         return f"{path}?Expires={expires_s}&Signature={self._signature(path, expires_s)}"
 
     def allows(self, path: str, expires_s: str, signature: str, now_s: float) -> bool:
-        """Whether the query is ours and has not expired."""
+        """Whether the query was signed here and has not expired."""
         genuine = hmac.compare_digest(self._signature(path, expires_s).encode(), signature.encode())
         return genuine and now_s < int(expires_s)
 

@@ -1,7 +1,7 @@
 """PNGs drawn for a prompt: a small deterministic painter on palette images, no imaging library.
 
-Speed comes from never touching a pixel: the colour index at (x, y) is a wave over x, shifted and
-then displaced by waves over y, so each row is one slice and one ``bytes.translate``.
+It is fast because it never handles single pixels: the colour index at (x, y) is a wave over x, shifted
+and then displaced by waves over y, so each row is one slice and one ``bytes.translate``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RING = 127
-"""Colours that run into each other, the last into the first."""
+"""The number of colours in a cyclic gradient."""
 INK_COLOUR = 255
 INK_RGB = (250, 250, 246)
 PALETTES = 100
 _DIM = 0.35
-"""How much of a colour's light is left below a caption."""
+"""The brightness of colours below a caption, as a share."""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BIT_DEPTH, _PALETTE_COLOUR = 8, 3
 _FASTEST = 1
@@ -44,7 +44,7 @@ def draw_png(rng: random.Random, size: tuple[int, int], caption: str, label: str
     header = struct.pack(">IIBBBBB", width, height, _BIT_DEPTH, _PALETTE_COLOUR, 0, 0, 0)
     colours = palette(rng.randrange(PALETTES))
     rows = captioned(paint(rng, width, height), band(caption, width, height))
-    # Each row begins with its filter: none.
+    # Each row begins with the number of its filter: none.
     pixels = b"".join(b"\0" + row for row in rows)
     return _SIGNATURE + b"".join(
         (
@@ -72,7 +72,7 @@ def palette(number: int) -> tuple[tuple[int, ...], ...]:
 
 
 def captioned(rows: list[bytes], letters: list[bytes]) -> list[bytes]:
-    """Painted ``rows``, dimmed under ``letters`` (from the top), which are in ink."""
+    """``rows``, dimmed below ``letters`` at the top, which are drawn in ink."""
     lettered = [
         _inked(row.translate(_DIMMED), ink.ljust(len(row), PAPER))
         for row, ink in zip(rows, letters, strict=False)
@@ -86,7 +86,7 @@ def _inked(row: bytes, ink: bytes) -> bytes:
 
 
 def paint(rng: random.Random, width: int, height: int) -> list[bytes]:
-    """Rows of one index into the RING per pixel."""
+    """Rows with an index into the RING for each pixel."""
     sway_px, bends = rng.randrange(max(width // 6, 1)), rng.uniform(0.5, 2.0)
     profile = rng.choice((_rolling, _rings))
     across, down = profile(rng, width + 2 * sway_px), profile(rng, height)

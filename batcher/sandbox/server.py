@@ -1,4 +1,4 @@
-"""The sandbox as a server: its life from start to stop."""
+"""The sandbox as a server: start and stop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHUTDOWN_S = 1.0
 class Sandbox:
     """A local stand-in for the Model API: ``async with Sandbox(settings) as base_url``.
 
-    May be started again after a stop; with a state file it then knows its requests.
+    May be started again after a stop; with a state file it then still has its requests.
     """
 
     def __init__(self, settings: SandboxSettings | None = None) -> None:
@@ -36,10 +36,10 @@ class Sandbox:
         self._runner: web.AppRunner | None = None
 
     async def start(self, host: str = LOOPBACK, port: int = 0) -> str:
-        """Listen, and return the base URL with ``/v1``. Port 0 takes a free one.
+        """Listen, and return the base URL with ``/v1``. Port 0 means any free one.
 
-        Raises RunDirError or InputError where the state file can't be used, UsageError where
-        the address can't.
+        Raises RunDirError or InputError if the state file can't be used, UsageError if the address can't
+        be used.
         """
         self.stats = SandboxStats()
         self._store = Store(self.settings, self.stats)

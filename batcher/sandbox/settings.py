@@ -1,4 +1,4 @@
-"""What a sandbox is told when it is made, and what it tells about itself afterwards."""
+"""The settings of a sandbox, and its statistics."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SEVEN_DAYS_S = 7 * 24 * 3600.0
 class SandboxSettings:
     """How a sandbox behaves. The same settings and the same calls give the same answers.
 
-    ``speed`` divides all durations of queue and generation. ``faults`` is the share (0..1) of
-    calls that go wrong, ``only_faults`` narrows down how (empty: in every way there is).
-    ``balance_usd`` and ``rate_per_s`` are unlimited where None. ``state`` is the file that keeps
-    the requests; without one they end with the process. ``workers`` requests generate at a time,
-    ``url_ttl_s`` is how long an output URL works, ``retention_s`` how long a result is kept.
-    ``revoked_token`` is the one token that is refused.
+    ``speed`` divides all durations of queue and generation. ``faults`` is the share (0..1) of calls that
+    fail, ``only_faults`` limits the kinds of faults (empty: all kinds). ``balance_usd`` and
+    ``rate_per_s`` are unlimited if None. ``state`` is the file that keeps the requests; without one they
+    end with the process. ``workers`` requests generate at a time, ``url_ttl_s`` is how long an output
+    URL works, ``retention_s`` how long a result is kept. ``revoked_token`` is the only token that is
+    refused.
     """
 
     seed: int = 0
@@ -42,7 +42,7 @@ class SandboxSettings:
     clock: Clock = field(default_factory=SystemClock)
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing. Raises ValueError."""
+        """Check the numbers. Raises ValueError."""
         if not 0.0 <= self.faults <= 1.0:
             raise ValueError(f"faults is a share between 0 and 1, not {self.faults}")
         if self.speed <= 0 or self.workers < 1:
@@ -51,18 +51,18 @@ class SandboxSettings:
             raise ValueError(f"rate_per_s must be above 0, not {self.rate_per_s}")
 
     def dice(self) -> Faults:
-        """What decides which calls go wrong."""
+        """Draws which calls fail."""
         return Faults(self.seed, self.faults, self.only_faults)
 
 
 @dataclass(slots=True)
 class SandboxStats:
-    """Accounts of one sandbox, kept while it serves.
+    """Statistics of one sandbox, kept while it serves.
 
-    Calls (``posts``, ``polls``, ``downloads``, ``cancels``: each arrival, whatever the answer),
-    ``uploads`` of files, ``faults`` by name, ``redirects_followed`` and ``tokens_leaked`` count since
-    the start. What concerns requests (``jobs_created``, ``jobs_cancelled``, ``charged_usd``,
-    ``refunded_usd``, ``max_unfinished``) includes those taken over from the state file.
+    Calls (``posts``, ``polls``, ``downloads``, ``cancels``: each arrival, with any answer), ``uploads``
+    of files, ``faults`` by name, ``redirects_followed`` and ``tokens_leaked`` count since the start. The
+    numbers about requests (``jobs_created``, ``jobs_cancelled``, ``charged_usd``, ``refunded_usd``,
+    ``max_unfinished``) include those in the state file.
     """
 
     posts: int = 0
@@ -81,5 +81,5 @@ class SandboxStats:
 
     @property
     def spent_usd(self) -> float:
-        """What was charged and not refunded, in USD."""
+        """The amount charged and not refunded, in USD."""
         return self.charged_usd - self.refunded_usd

@@ -1,4 +1,4 @@
-"""The size and duration of an output, read from the inputs as their models would."""
+"""The size and duration of an output, derived from the inputs like real models do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Value = Callable[[str], Any]
 """An input by its name, with the schema's default; None if there is neither."""
 
 PICTURE_PIXELS, CLIP_PIXELS = 256 * 256, 256 * 144
-"""About so many, where no size but only a shape is asked for."""
+"""The approximate number of pixels if only a shape is requested, not a size."""
 SIDES = range(16, 4097)
 DURATIONS_S = (0.1, 60.0)
 DEFAULT_DURATION_S = 5.0
@@ -22,11 +22,11 @@ _RATIO = re.compile(r"(\d{1,4})\s*[:/]\s*(\d{1,4})")
 _SECONDS = re.compile(r"(\d{1,4}(?:\.\d{1,3})?)s?")
 _STEEPEST = 8
 _FEW_UNITS = 8
-"""With fewer, whole multiples of a ratio's terms would miss the number of pixels by too much."""
+"""Below this, whole multiples of a ratio's terms would miss the number of pixels by too much."""
 
 
 def size_of(value: Value, pixels: int, default: str) -> tuple[int, int]:
-    """Width and height: as asked for in pixels, or of the ``aspect_ratio``, or of the ``default`` one.
+    """Width and height: as requested in pixels, or by the ``aspect_ratio``, or by the ``default`` one.
 
     Both are even. Of an aspect ratio, they are about as many ``pixels`` as given.
     """
@@ -39,7 +39,7 @@ def size_of(value: Value, pixels: int, default: str) -> tuple[int, int]:
 
 
 def duration_s_of(value: Value) -> float:
-    """The ``duration`` in seconds, also of texts like "5" and "5s"; of others ("auto") a usual one."""
+    """The ``duration`` in seconds, also from texts like "5" and "5s"; for others ("auto") a default."""
     asked = _match(_SECONDS, value("duration"))
     shortest_s, longest_s = DURATIONS_S
     return min(max(float(asked[1]), shortest_s), longest_s) if asked else DEFAULT_DURATION_S
@@ -50,7 +50,7 @@ def _match(pattern: re.Pattern[str], value: Any) -> re.Match[str] | None:
 
 
 def _shaped(aspect_ratio: Any, pixels: int) -> tuple[int, int] | None:
-    """The sides of "16:9" and the like; None of anything else. Exact, if it has small terms."""
+    """The sides of "16:9" and the like; None for anything else. Exact for small terms."""
     asked = _match(_RATIO, aspect_ratio)
     if asked is None or not int(asked[1]) or not int(asked[2]):
         return None

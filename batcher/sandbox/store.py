@@ -1,8 +1,8 @@
-"""The requests of a sandbox and the queue they stand in.
+"""The requests of a sandbox and their queue.
 
-No timer moves anything. What became of a request is worked out when somebody asks, from the times
-at which requests were created and cancelled: so they go on "running" while the process is dead,
-and a replay of the state file gives the same history.
+There are no timers. The state of a request is computed when it is needed, from the times at which
+requests were created and cancelled: so they keep "running" while the process is dead, and a replay of
+the state file gives the same history.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEEPS_WARM_S = 60.0
 
 
 class RequestPhase(Enum):
-    """Where a request stands."""
+    """The state of a request."""
 
     IN_QUEUE = auto()
     IN_PROGRESS = auto()
@@ -44,7 +44,7 @@ class RequestPhase(Enum):
 
 
 class Request(msgspec.Struct):
-    """An order and what became of it so far. Times are seconds since the epoch."""
+    """An order and its current state. Times are seconds since the epoch."""
 
     order: JobCreated
     started_s: float | None = None
@@ -78,7 +78,7 @@ class Pool:
         self.moved_up_s = 0.0
 
     def advance(self, now_s: float) -> None:
-        """Start what would have started by ``now_s``: the head of the queue takes the next slot."""
+        """Start what would have started by ``now_s``: the queue's head takes the next slot."""
         while self.queue:
             head = next(iter(self.queue.values()))
             start_s = self._start_s(head.order)
@@ -95,7 +95,7 @@ class Pool:
 
     def drop(self, request: Request, at_s: float) -> None:
         """Cancel a request that waits or runs."""
-        # With other workers than the state file was written by, it may be in no queue: so be it.
+        # With a different number of workers than in the earlier process, it may be in no queue.
         busy_until_s = request.ended_s
         request.cancelled_s = at_s
         if self.queue.pop(request.order.id, None) is not None:
@@ -137,16 +137,16 @@ class Store:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other processes with the same state file from changing anything meanwhile.
+        """Lock out other processes with the same state file.
 
-        All that they have done is known inside. Raises InputError if a line of theirs can't be read.
+        Their earlier changes are known inside. Raises InputError if one of their lines can't be read.
         """
         with self._journal.alone() as news:
             self._take_in(news)
             yield
 
     def get(self, request_id: str) -> Request | None:
-        """The request as of now; None where there is none, or its result was not kept so long."""
+        """The request as of now; None if there is none, or its result has expired."""
         self._take_in(self._journal.news())
         now_s = self.now_s()
         self._advance(now_s)
@@ -156,18 +156,18 @@ class Store:
         return request if now_s < request.ended_s + self._settings.retention_s else None
 
     def all(self) -> list[Request]:
-        """Every request as of now, in the order in which they were made."""
+        """Every request as of now, in the order of creation."""
         self._take_in(self._journal.news())
         self._advance(self.now_s())
         return [*self._requests.values()]
 
     def queue_position(self, request_id: str) -> int:
-        """How many stand before this queued request."""
+        """The number of requests before this queued one."""
         queue = self._pool(self._requests[request_id].order).queue
         return next(place for place, queued in enumerate(queue) if queued == request_id)
 
     def posts_for(self, key: str) -> int:
-        """How many POSTs for ``key`` were served or went wrong, in all processes: see :meth:`alone`."""
+        """The number of POSTs for ``key``, failed ones included, in all processes: see :meth:`alone`."""
         return self._posts_by_key[key]
 
     def affords(self, price_usd: float) -> bool:
@@ -176,14 +176,14 @@ class Store:
         return balance_usd is None or self._stats.spent_usd + price_usd <= balance_usd + 1e-9
 
     def create(self, order: JobCreated) -> None:
-        """Record, charge and enqueue, inside :meth:`alone`. Raises RunDirError: nothing was created."""
+        """Record, charge and enqueue, inside :meth:`alone`. On RunDirError nothing is created."""
         self._record(order)
 
     def cancel(self, request: Request, *, charged: bool = False) -> None:
         """End a request that is queued or running, inside :meth:`alone`. Raises RunDirError.
 
-        It is refunded unless ``charged``; whether a running one may be cancelled, and at what cost, is
-        the API's to say.
+        It is refunded unless ``charged``; the API decides whether a running one may be cancelled, and at
+        what cost.
         """
         self._record(Cancellation(request.order.id, self.now_s(), charged))
 
@@ -204,7 +204,7 @@ class Store:
         self.apply(entry)
 
     def apply(self, entry: Entry) -> None:
-        """Let an entry of a state file have happened."""
+        """Apply an entry of a state file."""
         match entry:
             case JobCreated():
                 self._advance(entry.at)
