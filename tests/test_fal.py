@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -49,7 +49,8 @@ DONE = {"images": [{"url": "https://v3.fal.media/a.png", "content_type": "image/
 LOCKED = {"detail": "User is locked. Reason: Exhausted balance."}
 DATA_URI = "data:image/png;base64,aGk="
 
-Answers = Callable[[Request], Any]
+NO_HOME = Path("/dev/null")
+"""Nothing can be cached there: ports come back, and with them the catalogues of other tests."""
 
 
 @dataclass
@@ -90,8 +91,7 @@ async def fal(answers: dict[str, Any] | None = None) -> AsyncIterator[Api]:
 
     async with ScriptedServer(step) as server:
         env = {"FAL_KEY": SECRET, "FAL_QUEUE_RUN_HOST": f"{server.origin}/x/queue"}
-        env["XDG_CACHE_HOME"] = "/nonexistent"
-        around = Surroundings(env, Path("/nonexistent"), SystemClock(), LocalDisk())
+        around = Surroundings(env, NO_HOME, SystemClock(), LocalDisk())
         async with open_fal(around) as vendor:
             yield Api(server, vendor, answers)
 
@@ -453,6 +453,7 @@ async def test_a_large_file_is_uploaded_once_and_its_host_never_gets_the_key(tmp
         bodies = await asyncio.gather(*(api.provider.prepare(job(image_url=large)) for _ in range(5)))
         assert {json.loads(one)["image_url"] for one in bodies} == {"https://v3.fal.media/files/a.png"}
         assert api.asked == [INITIATE, "PUT /bucket/a"]
+        assert api.server.requests[0].json()["file_name"] == f"{large.sha256}.png"
         put = api.server.requests[1]
         assert put.target.endswith("?X-Signature=abc%2F")
         assert "authorization" not in put.headers
@@ -552,6 +553,15 @@ async def test_local_media_are_compared_by_their_content(tmp_path):
     assert await found([item(prompt="x", image_url=uri)], ours) == {"cat": "r1"}
     assert await found([item(prompt="x", image_url=DATA_URI)], ours) == {}
     assert await found([item(prompt="x", image_url="https://v3.fal.media/a.png")], ours) == {}
+    uploaded = f"https://v3.fal.media/files/panda/Xy_{file.sha256}.png"
+    assert await found([item(prompt="x", image_url=uploaded)], ours) == {"cat": "r1"}
+    for other in (
+        f"https://v3.fal.media/files/panda/Xy_{'0' * 64}.png",
+        f"https://v3.fal.media/files/panda/Xy_a{file.sha256}.png",
+        f"https://evil.example/files/{file.sha256}.png",
+        f"https://fal.media.example/{file.sha256}",
+    ):
+        assert await found([item(prompt="x", image_url=other)], ours) == {}
 
 
 UNDECIDED: dict[str, tuple[list[Any], list[Lost], tuple[str, ...]]] = {
@@ -662,7 +672,7 @@ def test_no_key_is_none(env):
 
 
 async def test_a_run_without_a_key_says_which_variable_to_set():
-    around = Surroundings({}, Path("/nonexistent"), SystemClock(), LocalDisk())
+    around = Surroundings({}, NO_HOME, SystemClock(), LocalDisk())
     with pytest.raises(CredentialsError, match="set FAL_KEY"):
         async with open_fal(around):
             pass

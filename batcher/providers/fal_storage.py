@@ -6,6 +6,7 @@ The address that a file is sent to is another host's and signed: it never gets t
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any, Final
@@ -27,6 +28,13 @@ INLINE_MAX_BYTES: Final = 256 << 10
 UPLOAD_MAX_BYTES: Final = 100_000_000
 """fal takes larger files in parts only."""
 MAY_PASS: Final = frozenset({408, 425, 429})
+_UPLOADED = re.compile(r"^https://[\w.-]+\.fal\.media/\S*?(?<![0-9a-f])([0-9a-f]{64})(?:\.\w+)?$")
+
+
+def content_in(url: str) -> str | None:
+    """The SHA-256 of the uploaded content that ``url`` is of, if its name tells: see ``_upload``."""
+    named = _UPLOADED.search(url) if url.startswith("https://") else None
+    return named[1] if named else None
 
 
 class Storage:
@@ -65,8 +73,9 @@ class Storage:
         return self._urls[media.sha256]
 
     async def _upload(self, media: LocalMedia) -> str:
+        """Store a file under its hash: fal keeps names in URLs, so that a later run knows it again."""
         content = await asyncio.to_thread(content_of, media)
-        name = f"{media.sha256[:32]}{PurePath(media.path).suffix}"
+        name = f"{media.sha256}{PurePath(media.path).suffix}"
         asked = msgspec.json.encode({"file_name": name, "content_type": media.media_type})
         call = Call("POST", "/storage/upload/initiate", {"storage_type": "gcs"}, body=asked)
         document = checked(await self._connection.ask(call), self._clock.now())

@@ -19,6 +19,7 @@ import msgspec
 from batcher.http.bodies import usable_id
 from batcher.jobs.job import recorded
 from batcher.ports import Handle, Lost, Trace
+from batcher.providers.fal_storage import content_in
 from batcher.providers.matching import ListedRequest, match
 
 RECORD_KEYS: Final = frozenset({"path", "sha256"})
@@ -74,7 +75,9 @@ def _defaults(schema: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` with files as their hash alone: the path is ours, or that of a ``data:`` URI."""
+    """``value`` with files as their hash alone: local ones, ``data:`` URIs and uploads of ours."""
+    if isinstance(value, str) and (sha256 := content_in(value)) is not None:
+        return {"sha256": sha256}
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
