@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -15,11 +16,13 @@ import pytest
 from test_sandbox import LONG_S, Caller, serving
 
 from batcher.sandbox.faults import Fault
-from tests.api_server import command, environment, run_command
+from batcher.sandbox.server import Sandbox
+from batcher.sandbox.settings import SandboxSettings
+from tests.api_server import TOKEN, command, environment, run_command
 from tests.faults import wait_for
 from tests.forked import popen
 
-PORTRAIT, LORA = "sandbox-portrait", "sandbox-lora"
+PORTRAIT, LORA = "demo-portrait", "demo-lora"
 WARMING_S = 1.5
 
 
@@ -58,7 +61,7 @@ async def using(**settings: Any) -> AsyncIterator[User]:
 async def test_urls_in_answers_have_another_version_than_the_documented_path():
     async with using() as user:
         made = await user.submit()
-        assert "/prod/v2/deployments/sandbox-portrait/requests/" in made["result_url"]
+        assert "/prod/v2/deployments/demo-portrait/requests/" in made["result_url"]
         documented = made["result_url"].replace("/v2/", "/v1/")
         assert (await user.call("GET", documented))[0] == 200
 
@@ -144,8 +147,8 @@ async def test_a_failure_shows_only_at_the_result_as_a_list():
 @pytest.mark.parametrize(
     ("name", "settings", "code"),
     [
-        ("sandbox-disabled", {}, 10002),
-        ("sandbox-deleted", {}, 10003),
+        ("demo-disabled", {}, 10002),
+        ("demo-deleted", {}, 10003),
         (PORTRAIT, {"balance_usd": 0.0}, 10001),
     ],
 )
@@ -192,7 +195,7 @@ async def test_a_request_belongs_to_its_own_deployment_and_needs_a_token():
 FAST = ("--sandbox", "--sandbox-speed", 20, "--poll", 0.05)
 MANIFEST = """
 name: portraits
-model: deployment/sandbox-portrait
+model: deployment/demo-portrait
 matrix: {overrides.3.inputs.seed: [1, 2, 3, 4, 5, 6, 7, 8]}
 defaults: {overrides.6.inputs.text: "{{ who }} in a garden"}
 jobs:
@@ -206,18 +209,20 @@ def journal(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def test_a_batch_is_killed_and_resumed_and_nothing_is_bought_twice(tmp_path):
-    (tmp_path / "m.yaml").write_text(MANIFEST)
-    run_dir = tmp_path / "output" / "portraits-sandbox"
-    ledger = run_dir / "ledger.jsonl"
-    quiet = subprocess.DEVNULL
-    words = command("run", "m.yaml", *FAST, "-c", 4)
+def killed_on_the_way(cwd: Path, run_dir: Path, *words: object) -> None:
+    ledger, quiet = run_dir / "ledger.jsonl", subprocess.DEVNULL
     process = popen(
-        words, cwd=tmp_path, env=environment(None, tmp_path), stdin=quiet, stdout=quiet, stderr=quiet
+        command(*words), cwd=cwd, env=environment(None, cwd), stdin=quiet, stdout=quiet, stderr=quiet
     )
     wait_for(lambda: ledger.exists() and ledger.read_bytes().count(b'"event":"submitted"') > 4)
     process.kill()
     assert process.wait() == -signal.SIGKILL
+
+
+def test_a_batch_is_killed_and_resumed_and_nothing_is_bought_twice(tmp_path):
+    (tmp_path / "m.yaml").write_text(MANIFEST)
+    run_dir = tmp_path / "output" / "portraits-sandbox"
+    killed_on_the_way(tmp_path, run_dir, "run", "m.yaml", *FAST, "-c", 4)
     before = len(journal(run_dir))
     assert 4 < before < 16
     again = run_command(None, tmp_path, "run", "m.yaml", *FAST, "-c", 8, "--json")
@@ -234,9 +239,34 @@ def test_a_batch_is_killed_and_resumed_and_nothing_is_bought_twice(tmp_path):
 
 def test_a_deployment_that_is_off_ends_the_run_with_65_and_one_refused_post(tmp_path):
     (tmp_path / "m.csv").write_text("prompt\n" + "".join(f"fox {n}\n" for n in range(5)))
-    off = ("run", "m.csv", "--model", "deployment/sandbox-disabled", "--extra", "prompt", *FAST, "-c", 1)
+    off = ("run", "m.csv", "--model", "deployment/demo-disabled", "--extra", "prompt", *FAST, "-c", 1)
     result = run_command(None, tmp_path, *off, "--json")
     assert result.returncode == 65
     told = json.loads(result.stdout)
     assert (told["pending"], told["failed"], told["submitted_now"]) == (5, 0, 0)
     assert "the deployment is disabled" in result.stderr
+
+
+async def test_a_run_directory_stays_with_the_address_that_its_requests_were_made_at(tmp_path):
+    """Also if its requests to deployments are all that is left of them: the rows have another model now."""
+    deployed = ("--model", "deployment/demo-lora", "--max-runtime", 1)
+    drawn = ("--model", "blackforestlabs/flux-1/dev/text-to-image")
+    (tmp_path / "m.csv").write_text("prompt,seed\na fox,1\n")
+    slow = SandboxSettings(speed=0.001)
+    async with Sandbox(slow) as one, Sandbox(SandboxSettings()) as other:
+        bases = [base.removesuffix("/v1") + "/prod/v2" for base in (one, other, other)]
+        ended = [
+            await asyncio.to_thread(
+                run_command,
+                None,
+                tmp_path,
+                *("run", "m.csv", *words, "--poll", 0.05),
+                RUNCOMFY_TOKEN=TOKEN,
+                RUNCOMFY_MODEL_API_BASE=one,
+                RUNCOMFY_SERVERLESS_API_BASE=base,
+            )
+            for words, base in zip((deployed, deployed, drawn), bases, strict=True)
+        ]
+    assert [result.returncode for result in ended] == [3, 65, 65], ended[0].stderr
+    for result in ended[1:]:
+        assert "its requests to deployments were made at" in result.stderr

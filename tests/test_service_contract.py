@@ -64,7 +64,7 @@ SHOPS = {
     ),
     "deployments": Shop(
         RUNCOMFY_ENV,
-        "deployment/sandbox-portrait",
+        "deployment/demo-portrait",
         {"overrides": {"6": {"inputs": {"text": "cat"}}}},
     ),
     "replicate": Shop(

@@ -16,7 +16,7 @@ MODELS = {
     "own": "blackforestlabs/flux-1/dev/text-to-image",
     "replicate": "replicate:black-forest-labs/flux-schnell",
     "fal": "fal:fal-ai/flux/dev",
-    "deployment": "deployment/sandbox-lora",
+    "deployment": "deployment/demo-lora",
 }
 OF_EACH = 5
 

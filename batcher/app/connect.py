@@ -55,6 +55,13 @@ class Site:
                 with suppress(CredentialsError, UsageError):
                     await self._connect(name, around)
 
+    @property
+    def other_apis(self) -> dict[str, str]:
+        """The base URLs of the connected vendors besides RunComfy's Model API; of a sandbox, none."""
+        if self.api == SANDBOX_API:
+            return {}
+        return {name: self.vendors[name].endpoint.base_url for name in self.others()}
+
     def others(self) -> list[str]:
         """The names of the connected vendors, without RunComfy's Model API."""
         return [name for name in self.vendors if name != RUNCOMFY]
@@ -161,20 +168,33 @@ async def _sandbox(options: SandboxOptions, host: Host, run_dir: Path | None) ->
         yield base.removesuffix("/v1")
 
 
-def check_same_api(snapshot: Snapshot, site: Site, run_dir: Path) -> None:
-    """A run directory belongs to one API: its request ids are unknown to any other.
+def apis_in(snapshot: Snapshot) -> dict[str, str]:
+    """The base URLs at which earlier runs used other vendors than RunComfy's Model API, by name."""
+    runs = snapshot.runs.values()
+    return {name: base for run in runs for name, base in (run.opening.other_apis or {}).items()}
 
-    Sandbox and real API, or two base URLs of the real API, never share one. Raises LedgerError.
+
+def check_same_api(snapshot: Snapshot, site: Site, run_dir: Path) -> None:
+    """A run directory belongs to one API of each vendor: its request ids are unknown to any other.
+
+    Sandbox and real API, or two base URLs of a real API, never share one. Raises LedgerError.
     """
+    now = site.other_apis
+    for name, before in apis_in(snapshot).items():
+        if now.get(name, before) != before:
+            raise LedgerError(
+                f"{run_dir}: its requests to {name} were made at {visible(before)}, and {now[name]} "
+                "can't know them. Go on with that address, or choose another directory with -o"
+            )
     for run in snapshot.runs.values():
-        before = run.opening.api
-        if before is None or before.rstrip("/") == site.api.rstrip("/"):
+        first = run.opening.api
+        if first is None or first.rstrip("/") == site.api.rstrip("/"):
             continue
-        if SANDBOX_API in (before, site.api):
-            held = "the sandbox" if before == SANDBOX_API else "the real API"
+        if SANDBOX_API in (first, site.api):
+            held = "the sandbox" if first == SANDBOX_API else "the real API"
             raise LedgerError(f"{run_dir}: holds a run against {held}; choose another directory with -o")
         raise LedgerError(
-            f"{run_dir}: its requests were made at {visible(before)}, and {site.api} can't know them. "
-            f"Go on there with {BASE_VARIABLE}={shlex.quote(before)}, or choose "
+            f"{run_dir}: its requests were made at {visible(first)}, and {site.api} can't know them. "
+            f"Go on there with {BASE_VARIABLE}={shlex.quote(first)}, or choose "
             "another directory with -o"
         )

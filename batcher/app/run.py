@@ -15,7 +15,7 @@ from batcher.app.account import open_account, read_book
 from batcher.app.bad_jobs import BadJobs
 from batcher.app.calls import timed
 from batcher.app.check_urls import check_urls
-from batcher.app.connect import Site, check_same_api, connect
+from batcher.app.connect import Site, apis_in, check_same_api, connect
 from batcher.app.foresee import Planned, doubts_about, foresee
 from batcher.app.guard import check_outputs, moved_since
 from batcher.app.host import Host
@@ -79,6 +79,7 @@ async def run(options: Options, host: Host) -> Summary:
         options = _on_what_is_left(options, specs, host.clock.monotonic() - began_s)
         async with _ledger_if_any(run_dir, shard, site, host) as held:
             await site.reach(record.model or "" for _, record in held.snapshot.unfinished())
+            check_same_api(held.snapshot, site, run_dir)
             prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
             await check_outputs(prepared, store, held.snapshot)
             moved = moved_since(held.snapshot, store, host.disk)
@@ -270,7 +271,8 @@ async def _execute(prepared: Prepared, site: Site, targets: _Targets, host: Host
         host.observer.warn(warning)
     if host.on_end is not None:
         ledger.on_end = told_by(ledger, host.on_end)
-    opening, before = _opening(prepared, site, host), BadJobs.of(ledger.snapshot)
+    before = BadJobs.of(ledger.snapshot)
+    opening = _opening(prepared, site, apis_in(ledger.snapshot), host)
     sharded = prepared.options.selection.shard is not None
     metadata = Later() if sharded else Metadata(store, ledger, host.disk)
     try:
@@ -347,7 +349,7 @@ def _note_leavers(ledger: Ledger, made: Plan) -> None:
         ledger.append(EventName.RELISTED, job_id)
 
 
-def _opening(prepared: Prepared, site: Site, host: Host) -> RunEvent:
+def _opening(prepared: Prepared, site: Site, before: dict[str, str], host: Host) -> RunEvent:
     device, inode = host.disk.device_and_inode(prepared.run_dir) or (None, None)
     return RunEvent(
         run=uuid.uuid4().hex[:12],
@@ -355,6 +357,7 @@ def _opening(prepared: Prepared, site: Site, host: Host) -> RunEvent:
         manifest=legible(prepared.manifest.path),
         asked=record_of(prepared.options.given, prepared.run_dir),
         api=site.api,
+        other_apis={**before, **site.other_apis} or None,
         version=FORMAT_VERSION,
         identity=prepared.manifest.rule,
         host=socket.gethostname(),

@@ -118,7 +118,9 @@ async def _serve(settings: Any, port: int) -> None:
     sandbox = Sandbox(settings)
     base = await sandbox.start("127.0.0.1", port)
     try:
+        deployments = f"{base.removesuffix('/v1')}/prod/v2"
         click.echo(f"export RUNCOMFY_MODEL_API_BASE={base}\nexport RUNCOMFY_TOKEN=sandbox")
+        click.echo(f"export RUNCOMFY_SERVERLESS_API_BASE={deployments}")
         click.echo(f"the sandbox listens on {base}; stop it with Ctrl-C", err=True)
         sys.stdout.flush()
         await stopping.wait()

@@ -175,6 +175,8 @@ class RunEvent(msgspec.Struct, omit_defaults=True, tag_field="event", tag="run")
     manifest: str | None = None
     asked: Asked | None = None
     api: str | None = None
+    other_apis: dict[str, str] | None = None
+    """The base URLs of the other providers that runs of this directory used, by their names."""
     version: int | str | None = None
     identity: int = 1
     """The rule by which ids are made; version 0.1 named none. The ledger's first line decides."""

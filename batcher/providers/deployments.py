@@ -48,6 +48,8 @@ from batcher.providers.runcomfy.credentials import BASE_VARIABLE, DEFAULT_BASE_U
 from batcher.providers.vendor import Surroundings, Vendor, no_balance
 from batcher.schema.object_info import workflow_schema
 
+ASKS_ALWAYS_S: Final = 0.0
+"""For how long an answer about a deployment counts: its owner may change it at any time."""
 WEEK_S: Final = 7 * 86_400.0
 DOMAINS: Final = ("runcomfy.net", "runcomfy.com")
 VERSIONS: Final = ("/v1", "/v2")
@@ -238,7 +240,7 @@ async def open_deployments(around: Surroundings) -> AsyncIterator[Vendor]:
     secret = around.env.get(PARTNER_VARIABLE, "").strip()
     async with Connection(endpoint, around.clock, network=around.network) as api:
         service = DeploymentList(api, around.clock, around.network)
-        catalog = Catalog(service, around.cache(endpoint.origin), around.clock)
+        catalog = Catalog(service, around.cache(endpoint.origin), around.clock, ASKS_ALWAYS_S)
         provider = Deployments(api, around.clock, Token(secret) if secret else None)
 
         async def ask_balance() -> float | None:
