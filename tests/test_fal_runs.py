@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import signal
 import subprocess
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from batcher.sandbox.faults import Fault
 from batcher.sandbox.journal import JobCreated, read_entries
@@ -125,6 +127,25 @@ async def test_requests_whose_answers_were_lost_are_found_again(tmp_path):
         bought = [one["prompt"] for one in at.created()]
         assert len(set(bought)) == len(bought) >= len(created)
         assert json.loads(last.stdout)["unknown"] >= never
+        created = {one["prompt"]: one["id"] for one in at.created()}
+        submitted = [line for line in at.ledger() if line["event"] == "submitted"]
+        assert all(created[at.jobs()[line["job"]]] == line["request_id"] for line in submitted)
+
+
+async def test_jobs_with_an_uploaded_file_are_found_again_too(tmp_path):
+    picture = Image.frombytes("RGB", (400, 300), random.Random(1).randbytes(400 * 300 * 3))
+    picture.save(tmp_path / "cat.png")
+    rows = [f"fal:fal-ai/flux-pro/kontext,{prompt},cat.png" for prompt in PROMPTS[:3]]
+    lost = {"faults": 1.0, "only_faults": frozenset({Fault.SUBMIT_DROPPED})}
+    async with bench(tmp_path, speed=50, **lost) as at:
+        (tmp_path / MANIFEST).write_text("\n".join(["model,prompt,image_url", *rows]) + "\n")
+        await at.run("run", MANIFEST, *FAST, "-c", 16)
+        assert (at.sandbox.stats.uploads, at.sandbox.stats.tokens_leaked) == (1, 0)
+        assert len(at.created()) == 3
+        await asyncio.sleep(LISTED_S)
+        last = await at.run("run", MANIFEST, *FAST, "--json")
+        assert json.loads(last.stdout)["done"] == 3, last.stderr
+        assert len(at.created()) == 3
         created = {one["prompt"]: one["id"] for one in at.created()}
         submitted = [line for line in at.ledger() if line["event"] == "submitted"]
         assert all(created[at.jobs()[line["job"]]] == line["request_id"] for line in submitted)

@@ -45,7 +45,7 @@ def routes(backend: Backend) -> list[web.RouteDef]:
         web.get(f"{PLATFORM}/models/requests/by-endpoint", passed(platform.requests)),
         web.get(f"{PLATFORM}/account/billing", passed(platform.billing)),
         web.post(f"{STORAGE}/storage/upload/initiate", passed(platform.initiate)),
-        web.put(UPLOADS + "/{name}", gate.open(platform.upload)),
+        web.put(UPLOADS + "/{name}", gate.open(platform.upload, "uploads")),
     ]
 
 
