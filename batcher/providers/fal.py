@@ -92,6 +92,8 @@ class Fal:
         self._clock = clock
         self._costs = BilledCosts(platform)
         self._succeeded: set[str] = set()
+        self._new: set[str] = set()
+        """Requests of this process whose result has not been seen: not billed yet."""
 
     async def prepare(self, job: Job) -> bytes:
         """The inputs as JSON; local media inline or uploaded."""
@@ -108,26 +110,28 @@ class Fal:
                 raise
             return Handle(model, request_id)
         base_url = self._connection.endpoint.base_url
-        return submission(answer, self._clock.now(), model, base_url)
+        request = submission(answer, self._clock.now(), model, base_url)
+        self._new.add(request.id)
+        return request
 
     async def result(self, request: Handle) -> Result:
-        """The status; once it has ended, the result; if asked for again, with its cost.
+        """The status; once it has ended, the result with its cost.
 
-        The first answer does not wait for the cost, which is billed some time after the end.
+        The first result of a new request does not wait for the cost, which is billed some time later.
         """
-        ended_before = request.id in self._succeeded
         seen = ENDED
-        if not ended_before:
+        if request.id not in self._succeeded:
             status = await self._connection.ask(Call("GET", self._url(request, "status")))
             seen = standing(status, self._clock.now(), request.id)
         if seen.phase is not Phase.SUCCEEDED:
             return Result(seen.phase, seen.word, queue_position=seen.queue_position)
         answer = await self._connection.ask(Call("GET", self._url(request, "result")))
         result = outcome(answer, self._clock.now(), seen)
-        if result.phase is not Phase.SUCCEEDED:
-            return result
-        self._succeeded.add(request.id)
-        if not ended_before:
+        is_new = request.id in self._new
+        self._new.discard(request.id)
+        if result.phase is Phase.SUCCEEDED:
+            self._succeeded.add(request.id)
+        if is_new or result.phase is not Phase.SUCCEEDED:
             return result
         return msgspec.structs.replace(result, cost_usd=await self._costs.of(request.id))
 
