@@ -503,6 +503,15 @@ async def test_a_description_elsewhere_is_not_asked_for_and_names_are_known_all_
     assert len(server.requests) == 1
 
 
+async def test_a_long_description_is_read():
+    many = {f"Node{n}": {"input": {}, "description": "x" * 1000} for n in range(5000)}
+    entry, _ = await entry_from(
+        json_answer(INFO | many),
+        payload={"workflow_api_json": GRAPH, "object_info_url": "{origin}/prod/v2/info"},
+    )
+    assert entry["input_schema"]["properties"]["overrides.3.inputs.steps"]["type"] == "integer"
+
+
 @pytest.mark.parametrize("step", [answer(500), answer(200, b"nonsense"), drop])
 async def test_a_description_that_can_not_be_had_leaves_names_and_the_values_types(step):
     entry, _ = await entry_from(

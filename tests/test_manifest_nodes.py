@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from manifest_files import MP4, PNG, URL, read_text, write
+from manifest_files import MP4, PNG, URL, read, read_text, write
 
 from batcher.cli.fields import field_notes
 from batcher.jobs.columns import Mapped
@@ -65,6 +65,18 @@ def test_a_spreadsheet_has_nodes_as_columns_with_their_types(tmp_path):
     assert found(tmp_path, text, name="m.csv").inputs == [
         {"overrides.6.inputs.text": "hi", "overrides.3.inputs.steps": 30, "overrides.6.inputs.on": True}
     ]
+
+
+def test_a_column_fills_a_node_by_a_set_template(tmp_path):
+    settings = {"overrides.6.inputs.text": "{{ prompt }}, at dusk"}
+    rows = read_text(tmp_path, "m.csv", "prompt\na fox\n", KNOWN, model=MODEL, set=settings)
+    assert rows.inputs == [{"overrides.6.inputs.text": "a fox, at dusk"}]
+
+
+def test_a_folder_of_pictures_goes_into_the_one_node_that_loads_an_image(tmp_path):
+    write(tmp_path, "pics/a.png", PNG)
+    (job,) = read(tmp_path / "pics", KNOWN, model=MODEL).jobs
+    assert job.input[IMAGE].bytes == len(PNG)
 
 
 def test_what_a_node_does_not_take_is_said_by_its_path(tmp_path):

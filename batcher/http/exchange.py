@@ -103,6 +103,8 @@ class Call:
     query: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    answer_max_bytes: int = BODY_MAX_BYTES
+    """A larger answer is not read."""
 
     def url(self, base_url: str) -> URL:
         """The URL, unchanged: yarl's own quoting would undo ours.
@@ -237,7 +239,7 @@ class Connection:
             allow_redirects=False,
             **self._way,
         ) as response:
-            body = await _bounded_body(response)
+            body = await _bounded_body(response, call.answer_max_bytes)
             return ApiAnswer(
                 status=response.status,
                 body=body,
@@ -301,8 +303,8 @@ def _data(body: bytes | None, sent: Callable[[], None]) -> bytes | BytesIO | Non
     return body
 
 
-async def _bounded_body(response: aiohttp.ClientResponse) -> bytes | None:
-    """The complete body, decompressed; None if it was cut short or is over 4 MiB.
+async def _bounded_body(response: aiohttp.ClientResponse, most_bytes: int) -> bytes | None:
+    """The complete body, decompressed; None if it was cut short or is over ``most_bytes``.
 
     If the body is a complete JSON object, a wrong Content-Length is ignored.
     """
@@ -310,12 +312,12 @@ async def _bounded_body(response: aiohttp.ClientResponse) -> bytes | None:
     try:
         while chunk := await response.content.readany():
             body += chunk
-            if len(body) > BODY_MAX_BYTES:
+            if len(body) > most_bytes:
                 response.close()
                 return None
     except (aiohttp.ClientError, OSError):  # TimeoutError is an OSError
         broke_off = True
-    unpacked = unpack(bytes(body), BODY_MAX_BYTES)
+    unpacked = unpack(bytes(body), most_bytes)
     if broke_off and (unpacked is None or not is_whole_object(unpacked)):
         return None
     return unpacked

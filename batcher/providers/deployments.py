@@ -50,11 +50,13 @@ from batcher.schema.object_info import workflow_schema
 
 ASKS_ALWAYS_S: Final = 0.0
 """For how long an answer about a deployment counts: its owner may change it at any time."""
+DESCRIPTION_MAX_BYTES: Final = 64 << 20
+"""ComfyUI with many custom nodes describes itself at length."""
 WEEK_S: Final = 7 * 86_400.0
 DOMAINS: Final = ("runcomfy.net", "runcomfy.com")
 VERSIONS: Final = ("/v1", "/v2")
 PRICING_NOTE: Final = (
-    "GPU time is billed: buy one job with --limit 1, look up its cost in your account, and give it as "
+    "GPU time is billed; buy one job with --limit 1, look up its cost in your account, and give it as "
     "--assume-price"
 )
 
@@ -203,13 +205,16 @@ class DeploymentList:
             return {}
         try:
             if is_at(self.api.endpoint.origin, url):
-                return document_of((await self.api.ask(Call("GET", url))).body)
+                return await self._described(self.api, url)
             way = Endpoint(origin_of(url))  # without the token
             async with Connection(way, self.clock, network=self.network) as storage:
-                path = url[len(way.origin) :]
-                return document_of((await storage.ask(Call("GET", path))).body)
+                return await self._described(storage, url[len(way.origin) :])
         except (CallError, UsageError):
             return {}
+
+    async def _described(self, way: Connection, path: str) -> dict[str, Any]:
+        answer = await way.ask(Call("GET", path, answer_max_bytes=DESCRIPTION_MAX_BYTES))
+        return await asyncio.to_thread(document_of, answer.body)
 
 
 def is_vendors(url: str) -> bool:
