@@ -167,8 +167,8 @@ if place == "before the claim is answered":
     after(remote.RemoteBucket, "put_new")
 elif place == "between upload and done":
     after(bucket_outputs.BucketRunDir, "keep", 2)
-elif place == "between done and let_go":
-    bucket_outputs.BucketRunDir.let_go = die
+elif place == "between done and discard_local_copies":
+    bucket_outputs.BucketRunDir.discard_local_copies = die
 elif place == "before the ledger is handed over":
     ledger_copy.hand_over = bucket_outputs.hand_over = die
 elif place == "between ledger and metadata":

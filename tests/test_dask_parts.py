@@ -68,7 +68,7 @@ def test_what_ended_shards_hand_on_never_exceeds_the_cap(shards, chance):
         slots, held, says = shards[task.number - 1]
         held = min(held, slots + before)
         left_behind += held if says else slots + before
-        fleet._take_in(task, Ended(task.number, held=held if says else None))
+        fleet._record_end(task, Ended(task.number, held=held if says else None))
         live = [one.options.pace.concurrency for one in tasks if one.number not in fleet.ended]
         more = fleet._order.more_slots
         assert sum(live) + more * len(live) + left_behind <= cap
@@ -81,7 +81,7 @@ def test_the_last_shard_has_all_that_the_others_had():
     tasks = [_task(1, 6, 1.0), _task(2, 5, 1.0), _task(3, 5, 1.0)]
     fleet = Fleet(None, "run", tasks, Host())
     for task, held in zip(tasks, (0, 2), strict=False):
-        fleet._take_in(task, Ended(task.number, held=held))
+        fleet._record_end(task, Ended(task.number, held=held))
     assert (fleet._order.more_slots, fleet._order.more_per_s) == (9, 2.0)
 
 
@@ -92,7 +92,7 @@ def test_the_last_shard_has_all_that_the_others_had():
 def test_shards_that_no_slot_can_come_to_any_more_are_told_to_end(slots, held, drains):
     tasks = [_task(number, part, None) for number, part in enumerate(slots, 1)]
     fleet = Fleet(None, "run", tasks, Host())
-    fleet._take_in(tasks[0], Ended(1, held=held))
+    fleet._record_end(tasks[0], Ended(1, held=held))
     assert (fleet._order.drain is not None) is drains
 
 

@@ -37,7 +37,7 @@ class Shift:
 
     async def __aenter__(self):
         self.engine = asyncio.create_task(self.clock.sleep(LONG_S))
-        self.post.attend(self.engine)
+        self.post.attach(self.engine)
         self.watch = asyncio.create_task(_watch(self.post, self.worker, self.clock))
         return self
 
@@ -61,11 +61,11 @@ async def test_a_shard_that_hears_its_caller_goes_on_and_one_of_another_run_does
     async with Shift() as shift:
         for _ in range(100):
             await shift.clock.sleep(SILENCE_S / 2)
-            shift.post.hear(GO_ON)
+            shift.post.receive(GO_ON)
         assert not shift.engine.done()
         for _ in range(4):
             await shift.clock.sleep(SILENCE_S / 2)
-            shift.post.hear(Directive("another run"))
+            shift.post.receive(Directive("another run"))
         assert shift.engine.cancelled()
 
 
@@ -103,15 +103,15 @@ async def test_a_shard_that_can_no_longer_be_watched_is_wound_up():
 @in_virtual_time
 async def test_orders_reach_the_engine_also_where_they_came_before_it():
     async with Shift() as shift:
-        shift.post.hear(Directive("run-1", drain="enough"))
+        shift.post.receive(Directive("run-1", drain="enough"))
         control = Control()
         with shift.post.signals(control):
             assert control.draining
             assert isinstance(control.error, StoppedError)
-            shift.post.hear(Directive("run-1", halt=signal.SIGINT))
+            shift.post.receive(Directive("run-1", halt=signal.SIGINT))
             assert (control.halted, control.error.exit_code) == (True, 130)
             assert not control.aborting.is_set()
-            shift.post.hear(Directive("run-1", halt=signal.SIGINT, abort=True))
+            shift.post.receive(Directive("run-1", halt=signal.SIGINT, abort=True))
             assert control.aborting.is_set()
 
 
@@ -121,11 +121,11 @@ async def test_what_others_no_longer_need_widens_the_limits_and_is_never_taken_b
         assert shift.post.held is None
         slots, rate = Slots(2), RateLimit(2.0)
         await slots.acquire()
-        shift.post.hear(Directive("run-1", more_slots=1))
+        shift.post.receive(Directive("run-1", more_slots=1))
         with shift.post.signals(Control(RunLimits(slots, rate))):
             assert (slots.limit, shift.post.held) == (3, 1)
-            shift.post.hear(Directive("run-1", more_slots=3, more_per_s=2.0))
-            shift.post.hear(Directive("run-1", more_slots=2, more_per_s=1.0))
+            shift.post.receive(Directive("run-1", more_slots=3, more_per_s=2.0))
+            shift.post.receive(Directive("run-1", more_slots=2, more_per_s=1.0))
             assert slots.limit == 5
             assert [rate.reserve_s(0.0) for _ in range(3)] == [0.0, 0.25, 0.5]
 

@@ -277,7 +277,7 @@ def test_duplicates_are_told_with_both_lines_and_what_they_lose(tmp_path):
     assert (len(found.jobs), found.tally.duplicates, found.tally.meta_differs) == (1, 2, 1)
     lines = [str(repeated).replace(f"{tmp_path}/", "") for repeated in found.tally.repeated]
     assert lines == ["m.csv:3 is m.csv:2 (other metadata)", "m.csv:4 is m.csv:2"]
-    assert "--per-row" in "".join(found.tally.told())
+    assert "--per-row" in "".join(found.tally.notices())
 
 
 def test_rows_that_are_sent_differently_and_are_one_job_are_told(tmp_path):
@@ -301,7 +301,7 @@ def test_rows_of_another_model_are_counted(tmp_path):
     text = f"prompt,model,image_url\nx,a/b,{URL}\ny,,{URL}\nz,{KLING.model_id},{URL}\n"
     found = read_text(tmp_path, "m.csv", text)
     assert found.tally.overridden == 1
-    assert "m.csv:2 names a/b" in "".join(found.tally.told())
+    assert "m.csv:2 names a/b" in "".join(found.tally.notices())
 
 
 # Problems of many rows

@@ -195,7 +195,7 @@ async def test_damage_is_named_file_by_file(tmp_path, run_dir):
     (media / "cat.1.png").unlink()
     (media / "cat.2.png").write_bytes(b"mov")
     (media / "cat.3.png").write_bytes(b"MOVIE")
-    assert [await run_dir.wrong(file) for file in files] == [
+    assert [await run_dir.problem_with(file) for file in files] == [
         None,
         "missing",
         "3 bytes instead of 5",
@@ -206,7 +206,7 @@ async def test_damage_is_named_file_by_file(tmp_path, run_dir):
 async def test_an_output_that_can_not_be_read_is_damaged(tmp_path, run_dir):
     (tmp_path / "media" / "cat.png").mkdir()
     size = (tmp_path / "media" / "cat.png").stat().st_size
-    told = await run_dir.wrong(Artifact("media/cat.png", size, "aa"))
+    told = await run_dir.problem_with(Artifact("media/cat.png", size, "aa"))
     assert told == "can't be read: Is a directory"
 
 

@@ -44,7 +44,7 @@ async def save(store: RunDir, job_id: str = "cat", content: bytes = CONTENT) -> 
     await store.settle()
     artifact = Artifact(path, len(content), hashlib.sha256(content).hexdigest())
     await store.keep((artifact,))
-    store.let_go((artifact,))
+    store.discard_local_copies((artifact,))
     return artifact
 
 
@@ -64,7 +64,7 @@ async def test_what_was_saved_is_there_and_nothing_else(at_work):
     saved = await save(at_work)
     assert await listed(at_work) == [saved.path] == [f"media/{NAME}"]
     assert at_work.missing(Record(files=(saved,))) == []
-    assert await at_work.wrong(saved) is None
+    assert await at_work.problem_with(saved) is None
     assert at_work.namesakes(NAME) == [NAME]
     assert at_work.obstacle(saved.path, saved.bytes) is None
 
@@ -80,7 +80,7 @@ async def test_what_is_gone_is_missing_and_can_not_be_read(at_work, tmp_path):
     saved = await save(at_work)
     await lose(at_work, saved)
     assert at_work.missing(Record(files=(saved,))) == [0]
-    assert await at_work.wrong(saved) is not None
+    assert await at_work.problem_with(saved) is not None
     with pytest.raises(NoSuchObject):
         await at_work.fetch_output(saved.path, tmp_path)
 
@@ -89,7 +89,7 @@ async def test_other_bytes_of_the_same_length_are_wrong(at_work):
     saved = await save(at_work)
     other = Artifact(saved.path, saved.bytes, hashlib.sha256(b"x" * len(CONTENT)).hexdigest())
     assert at_work.missing(Record(files=(other,))) == []
-    assert "SHA-256" in (await at_work.wrong(other) or "")
+    assert "SHA-256" in (await at_work.problem_with(other) or "")
 
 
 async def test_a_superseded_output_is_kept_under_another_name(at_work):

@@ -33,7 +33,7 @@ def open_account(options: Options, api: str, run_dir: Path, host: Host) -> Accou
     file, book = _book(options, api, run_dir, host)
     limits, assumed_usd = book.limits, options.money.assume_price_usd or 0.0
     account = Account(book, host.disk, host.clock, host.observer.warn, assumed_usd)
-    account.settle_dead = lambda: _put_others_right(account, host)
+    account.settle_dead = lambda: _correct_other_runs(account, host)
     try:
         book.refresh()
         if file.lines > FOLD_FROM_LINES:
@@ -94,7 +94,7 @@ def bought_elsewhere(prepared: Prepared, snapshot: Snapshot, book: Book | None) 
     return f"{count} of the jobs that would be bought were already paid for in {most}{more}"
 
 
-def _put_others_right(account: Account, host: Host) -> None:
+def _correct_other_runs(account: Account, host: Host) -> None:
     """Replace the reservations of dead runs with the costs in their ledgers."""
     ours = account.book.run_dir
     others = {entry.run_dir for entry in account.book.reservations()} - {ours}
@@ -107,4 +107,4 @@ def _put_others_right(account: Account, host: Host) -> None:
                 snapshot = read_snapshot(path, host.disk)
             except BatcherError:
                 continue  # it counts at its reservation
-            account.put_right(snapshot, run_dir, lambda job: True)
+            account.correct_costs(snapshot, run_dir, lambda job: True)

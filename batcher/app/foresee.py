@@ -62,7 +62,7 @@ def foresee(
         prepared,
         expected,
         (
-            *prepared.tally.told(),
+            *prepared.tally.notices(),
             *odd_schemas(prepared),
             *prepared.survey.urls.warnings(host.clock.now(), expected.duration_s),
             *([] if question is None else [f"{question.text}: a run asks, or needs {question.flag}"]),

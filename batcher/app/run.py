@@ -26,7 +26,7 @@ from batcher.app.run_folder import check_existing, run_dir_of
 from batcher.app.schema_warnings import odd_schemas, unchecked_models
 from batcher.app.show_bodies import shown_jobs
 from batcher.app.tracing import trace_first
-from batcher.app.watching import spending_of, told_by
+from batcher.app.watching import job_reporter, spending_of
 from batcher.clock import iso
 from batcher.dataset.inspector import MediaInspector
 from batcher.dataset.metadata import Describes, Later, Metadata, gather
@@ -264,7 +264,7 @@ async def _execute(prepared: Prepared, site: Site, targets: _Targets, host: Host
     for warning in (
         *ledger.warnings,
         *(f"left out: {problem}" for problem in prepared.tally.left_out()),
-        *prepared.tally.told(),
+        *prepared.tally.notices(),
         *odd_schemas(prepared),
         *unchecked_models(prepared),
     ):

@@ -11,7 +11,7 @@ from batcher.ledger.ledger import Ledger
 from batcher.ledger.summary import ListedJob, listed_job
 
 
-def told_by(ledger: Ledger, tell: Callable[[ListedJob], None]) -> Callable[[str], None]:
+def job_reporter(ledger: Ledger, tell: Callable[[ListedJob], None]) -> Callable[[str], None]:
     """Returns a function that reports a job by its id, once its lines are durable."""
 
     def tell_of(job_id: str) -> None:

@@ -97,11 +97,11 @@ def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> Non
     """Print the versions of this program, of Python, and of the libraries that are installed."""
     if not value or ctx.resilient_parsing:
         return
-    click.echo("\n".join(versions_told()))
+    click.echo("\n".join(version_lines()))
     ctx.exit()
 
 
-def versions_told() -> list[str]:
+def version_lines() -> list[str]:
     """The versions of this program, of Python and of the libraries, as lines."""
     import platform
 

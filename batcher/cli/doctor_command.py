@@ -8,7 +8,7 @@ import click
 
 from batcher.app.doctor import Check, checks
 from batcher.app.host import Host
-from batcher.cli.commands import versions_told
+from batcher.cli.commands import version_lines
 from batcher.cli.event_loop import run_loop
 from batcher.terminal import visible, visible_json
 
@@ -24,7 +24,7 @@ def examine(run_dir: Path | None, *, as_json: bool) -> int:
 
 
 async def _gather(run_dir: Path | None, host: Host, *, aloud: bool) -> list[Check]:
-    found = [Check("versions", "; ".join(versions_told()))]
+    found = [Check("versions", "; ".join(version_lines()))]
     if aloud:
         _print(found[0])
     async for check in checks(run_dir, host):

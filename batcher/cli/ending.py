@@ -49,7 +49,7 @@ def check_working_directory() -> None:
 
 
 @contextmanager
-def perhaps_unheard(exit_code: int) -> Iterator[None]:
+def ignoring_closed_pipe(exit_code: int) -> Iterator[None]:
     """For the output at the end: a closed pipe doesn't change the exit code.
 
     If standard output can't be written, a run that succeeded raises OutputError.

@@ -56,7 +56,7 @@ def list_models(query: str, asking: Asking) -> int:
     else:
         for line in _list_lines(found):
             click.echo(visible(line))
-        click.echo(f"{len(own)} of {len(listing.models)} models, from {told_source(listing.source)}")
+        click.echo(f"{len(own)} of {len(listing.models)} models, from {source_text(listing.source)}")
         for name, models in listed.others.items():
             if models:
                 click.echo(f"{len(models)} from {name}")
@@ -150,7 +150,7 @@ def _model_lines(spec: ModelSpec, source: SpecSource, flag: str) -> Iterator[str
         required = "required, " if note.required else ""
         about = f"  # {note.about}" if note.about else ""
         yield f"  {note.name:<{width}}  {required}{note.takes}{about}"
-    yield f"from {told_source(source)}"
+    yield f"from {source_text(source)}"
     yield f"to create a manifest: {command('init', '--model', spec.model_id)}{flag}"
 
 
@@ -163,7 +163,7 @@ def _price(spec: ModelSpec) -> str:
     return f"${spec.base_price_usd:g}{unit}{note}{doubt}"
 
 
-def told_source(source: SpecSource) -> str:
+def source_text(source: SpecSource) -> str:
     """The source of an entry, its age, and why it is not newer."""
     age = "" if source.age_s is None else f" {duration(source.age_s)} ago"
     why = f" (the catalogue can't be asked: {source.problem})" if source.problem else ""

@@ -113,7 +113,7 @@ async def _verify(run_dir: RunDir, snapshot: Snapshot) -> tuple[int, list[tuple[
     for job_id, record in snapshot.items():
         for artifact in record.files if record.state is State.DONE else ():
             checked += 1
-            if (problem := await run_dir.wrong(artifact)) is not None:
+            if (problem := await run_dir.problem_with(artifact)) is not None:
                 bad.append((job_id, artifact, problem))
     return checked, bad
 

@@ -81,7 +81,7 @@ def _run_for_real(options: Options, given: dict[str, Any]) -> int:
         observer.ended(Ending(INTERNAL_ERROR, error=f"internal error: {type(error).__name__}"))
         raise
     observer.ended(Ending(summary.exit_code, summary))
-    with ending.perhaps_unheard(summary.exit_code):
+    with ending.ignoring_closed_pipe(summary.exit_code):
         _print_summary(summary, options, host, given)
     return summary.exit_code
 

@@ -72,9 +72,9 @@ class Fleet:
         Raises UnreachableError if the connection to the cluster is lost.
         """
         self._client.subscribe_topic(VIEWS, self._received)
-        beating = asyncio.create_task(self._beat())
-        halting = asyncio.create_task(self._obey(control, grace_s))
-        shards = [asyncio.create_task(self._see_through(task, control)) for task in self._tasks]
+        beating = asyncio.create_task(self._send_orders())
+        halting = asyncio.create_task(self._relay_signal(control, grace_s))
+        shards = [asyncio.create_task(self._run_shard(task, control)) for task in self._tasks]
         try:
             await _first_of(asyncio.gather(*shards), halting, beating)
         finally:
@@ -83,18 +83,18 @@ class Fleet:
             await asyncio.gather(beating, halting, *shards, return_exceptions=True)
             if len(self.ended) < len(self._tasks):
                 self._direct(halt=self._order.halt or signal.SIGTERM, abort=True)
-                await self._say()
+                await self._send_order()
 
-    async def _see_through(self, task: Task, control: Control) -> None:
+    async def _run_shard(self, task: Task, control: Control) -> None:
         """Run one shard. It is started again if its worker died, or stopped it in order to leave."""
         for start in range(STARTS_ALLOWED):
             ended = await self._once(task, f"batcher-{self._run}-{task.number}-{start}")
             left = ended is None or _is_interrupted(ended)
             if ended is not None and (control.halted or not left):
-                self._take_in(task, ended)
+                self._record_end(task, ended)
                 return
         error = BatcherError(f"its workers died {STARTS_ALLOWED} times; run again to resume")
-        self._take_in(task, Ended(task.number, trouble=trouble_of(error)))
+        self._record_end(task, Ended(task.number, trouble=trouble_of(error)))
 
     async def _once(self, task: Task, key: str) -> Ended | None:
         """The result of a shard; None if its workers died. Raises UnreachableError."""
@@ -117,7 +117,7 @@ class Fleet:
         except Exception as error:  # noqa: BLE001 - anything that kept a worker from starting
             return Ended(task.number, trouble=trouble_of(error))
 
-    def _take_in(self, task: Task, ended: Ended) -> None:
+    def _record_end(self, task: Task, ended: Ended) -> None:
         """A shard has ended: divide its slots and its rate evenly among those still running.
 
         Slots that it may have left occupied at the API are not passed on. After a shard whose held slots
@@ -169,21 +169,21 @@ class Fleet:
         self._order = msgspec.structs.replace(self._order, **changes)
         self._news.set()
 
-    async def _beat(self) -> None:
+    async def _send_orders(self) -> None:
         """Send the order every ``BEAT_S`` seconds, and at once when it changes."""
         while True:
             self._news.clear()
-            await self._say()
+            await self._send_order()
             moment = asyncio.create_task(self._clock.sleep(BEAT_S))
             await _first_of(moment, asyncio.create_task(self._news.wait()))
 
-    async def _say(self) -> None:
+    async def _send_order(self) -> None:
         try:
             await asyncio.wait_for(self._client.log_event(ORDERS, packed(self._order)), BEAT_S)
         except (OSError, TimeoutError):
             return  # if the connection is lost for good, the shards' futures fail
 
-    async def _obey(self, control: Control, grace_s: float) -> None:
+    async def _relay_signal(self, control: Control, grace_s: float) -> None:
         """Wait for a signal; then stop the shards, and wait no longer than the grace period."""
         await control.halting.wait()
         number = control.error.exit_code - 128 if control.error is not None else signal.SIGTERM

@@ -144,34 +144,34 @@ class Post:
             self._last = report
             self.send(VIEWS, packed(report))
 
-    def hear(self, order: Directive) -> None:
+    def receive(self, order: Directive) -> None:
         """Apply an order of the caller."""
         if order.run == self.task.run:
             self._heard_s = self.now_s()
             self.began.set()
             self._order = order
-            self._obey()
+            self._apply_order()
 
-    def wind_up(self) -> None:
+    def stop_run(self) -> None:
         """Halt as on SIGTERM, without an order: the caller is gone, or the worker is leaving."""
         self._order = Directive(self.task.run, halt=signal.SIGTERM)
         self.began.set()
-        self._obey()
+        self._apply_order()
 
-    def attend(self, running: asyncio.Task[Summary]) -> None:
+    def attach(self, running: asyncio.Task[Summary]) -> None:
         """``running`` is the run's task. An order to halt before the engine starts cancels it."""
         self._running = running
         self._heard_s = self.now_s()
-        self._obey()
+        self._apply_order()
 
     @contextmanager
     def signals(self, control: Control) -> Iterator[None]:
         """The engine has started: until it ends, orders act on it as signals would."""
         self._control, self._running = control, None
-        self._obey()
+        self._apply_order()
         yield
 
-    def _obey(self) -> None:
+    def _apply_order(self) -> None:
         order = self._order
         if order is None:
             return
@@ -211,7 +211,7 @@ async def _in_touch(post: Post, worker: Any) -> AsyncIterator[None]:
 
     def received(event: tuple[float, Any]) -> None:
         with suppress(msgspec.ValidationError):
-            post.hear(msgspec.convert(event[1], Directive))
+            post.receive(msgspec.convert(event[1], Directive))
 
     address = worker.scheduler.address
     client = Client(
@@ -230,7 +230,7 @@ async def _attended(post: Post, worker: Any, clock: Clock) -> Ended:
     """Run the shard and report. Stops it if the caller falls silent or the worker is leaving."""
     host = Host(observer=post, clock=clock, signals=post.signals)
     running = asyncio.create_task(_patiently(post.task.options, host))
-    post.attend(running)
+    post.attach(running)
     watching = asyncio.create_task(_watch(post, worker, clock))
     try:
         summary = await running
@@ -268,7 +268,7 @@ async def _watch(post: Post, worker: Any, clock: Clock) -> None:
             _look_around(post, worker)
             await clock.sleep(REPORT_S)
     except Exception:  # raised by Dask: an unwatched shard would keep buying
-        post.wind_up()
+        post.stop_run()
         raise
 
 
@@ -277,5 +277,5 @@ def _look_around(post: Post, worker: Any) -> None:
 
     staying = worker.status in (Status.running, Status.paused)
     if post.silent_s > SILENCE_S or not staying:
-        post.wind_up()
+        post.stop_run()
     post.report()

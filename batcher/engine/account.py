@@ -109,10 +109,10 @@ class Account:
     def follow(self, ledger: Ledger, is_ours: Callable[[str], bool]) -> None:
         """Correct what a dead run of this directory left, then follow each line of ``ledger``."""
         self._snapshot = ledger.snapshot
-        self.put_right(ledger.snapshot, self.book.run_dir, is_ours)
+        self.correct_costs(ledger.snapshot, self.book.run_dir, is_ours)
         ledger.on_change = self.changed
 
-    def put_right(self, snapshot: Snapshot, run_dir: str, is_ours: Callable[[str], bool]) -> None:
+    def correct_costs(self, snapshot: Snapshot, run_dir: str, is_ours: Callable[[str], bool]) -> None:
         """Correct the reservations of ``run_dir``, whose run is dead, by its ledger.
 
         A request that the ledger does not see ended counts as unfinished for as long as it may take.

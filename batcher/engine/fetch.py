@@ -84,7 +84,7 @@ class Collector:
             kept = await self._inspector.inspect(job_id, error.whole)
             await self._run_dir.keep(kept.files)
             await self._fail(job_id, record, error.code, str(error), kept.files)
-            self._run_dir.let_go(kept.files)
+            self._run_dir.discard_local_copies(kept.files)
         except DownloadRefused as error:
             await self._fail(job_id, record, error.code, str(error))
         except DownloadError as error:
@@ -188,7 +188,7 @@ class Collector:
         found = await self._inspector.inspect(job_id, files)
         await self._run_dir.keep(found.files)
         await self._ledger.record(EventName.DONE, job_id, files=found.files, quality=found.quality)
-        self._run_dir.let_go(found.files)
+        self._run_dir.discard_local_copies(found.files)
         if refetched:
             self._metadata.mark_stale()
         else:

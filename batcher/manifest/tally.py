@@ -177,7 +177,7 @@ class ManifestTally:
         """The problems of the rows that ``--skip-invalid`` leaves out."""
         return str(self.error()).split("\n") if self.invalid else []
 
-    def told(self) -> Iterator[str]:
+    def notices(self) -> Iterator[str]:
         """Warnings about rows that are jobs, but perhaps not as intended."""
         yield from self.warnings
         if self.overridden:

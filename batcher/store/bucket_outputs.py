@@ -173,7 +173,7 @@ class BucketRunDir(RunDir):
             self._sizes.drop(file.path)
             self._sizes.setdefault(file.path, file.bytes)
 
-    def let_go(self, files: tuple[Artifact, ...]) -> None:
+    def discard_local_copies(self, files: tuple[Artifact, ...]) -> None:
         for file in files:
             self._disk.remove(self.root / file.path)
 
@@ -186,7 +186,9 @@ class BucketRunDir(RunDir):
         if any(self._sizes.get(file.path) != file.bytes for file in files):
             return list(range(len(files)))
         if self._left_here:
-            self.let_go(tuple(f for f in files if PurePosixPath(f.path).name in self._left_here))
+            self.discard_local_copies(
+                tuple(f for f in files if PurePosixPath(f.path).name in self._left_here)
+            )
         return []
 
     async def set_aside(self, replaced: Replaced) -> None:
@@ -198,7 +200,7 @@ class BucketRunDir(RunDir):
                     await self.bucket.move(file.path, target)
             self._sizes.drop(file.path)
 
-    async def wrong(self, artifact: Artifact) -> str | None:
+    async def problem_with(self, artifact: Artifact) -> str | None:
         size_bytes = await self.bucket.size(artifact.path)
         if size_bytes is None:
             return f"missing in {self.bucket.url}"

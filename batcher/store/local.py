@@ -180,7 +180,7 @@ class RunDir:
         Durable on return; idempotent.
         """
 
-    def let_go(self, files: tuple[Artifact, ...]) -> None:
+    def discard_local_copies(self, files: tuple[Artifact, ...]) -> None:
         """Delete copies of outputs that are stored elsewhere: here there are none."""
 
     async def settle(self) -> None:
@@ -247,7 +247,7 @@ class RunDir:
             if self._disk.size(self.root / artifact.path) != artifact.bytes
         ]
 
-    async def wrong(self, artifact: Artifact) -> str | None:
+    async def problem_with(self, artifact: Artifact) -> str | None:
         """What is wrong with an output that differs from its record; hashes the file again."""
         path = self.root / artifact.path
         size = self._disk.size(path)
