@@ -1,7 +1,7 @@
-"""``doctor``: what a run would meet here, without running: token, API, balance, clock, disk, lock.
+"""``doctor``: checks what a run depends on, without running: token, API, balance, clock, disk, lock.
 
-Nothing is bought, and nothing stays on disk. Each check tells what it found; a check that a run would
-fail at has that run's exit code.
+Nothing is bought, and nothing stays on disk. Each check reports its finding; if a run would fail because
+of it, it has that run's exit code.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_PROXY"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was found. ``exit_code`` is what a run would end with because of it, 0 if it would not."""
+    """A finding. ``exit_code`` is that of a run that fails because of it, 0 if it would not fail."""
 
     name: str
     found: str
@@ -64,7 +64,7 @@ class Check:
 
 
 async def checks(run_dir: Path | None, host: Host) -> AsyncIterator[Check]:
-    """All checks, in the order in which a run would meet what they look at."""
+    """All checks, in the order in which a run needs what they check."""
     async for check in _account(host):
         yield check
     if run_dir is not None:
@@ -109,7 +109,7 @@ async def _vendor(name: str, site: Site) -> Check:
 
 
 async def _api(site: Site, host: Host) -> Check:
-    """Ask for a request that there isn't: costs nothing, and is refused without a valid token."""
+    """Request a nonexistent id: that costs nothing, and is refused without a valid token."""
     began_s = host.clock.monotonic()
     try:
         await site.provider("").result(Handle("", NO_SUCH_REQUEST))
@@ -163,7 +163,7 @@ def _lock(run_dir: Path, host: Host) -> Check:
 
 
 def _existing(path: Path) -> Path:
-    """``path``, or the nearest folder above it that is there."""
+    """``path``, or the nearest existing folder above it."""
     path = path.absolute()
     while not path.is_dir() and path != path.parent:
         path = path.parent
@@ -189,7 +189,7 @@ def _disk(folder: Path, host: Host) -> Iterator[Check]:
 
 
 def _cron(host: Host) -> Check:
-    """What cron's bare environment would lack of this one."""
+    """The settings of this environment that cron's would lack."""
     lacks = []
     if shutil.which("batcher", path=CRON_PATH) is None:
         here = shutil.which("batcher", path=host.env.get("PATH", ""))

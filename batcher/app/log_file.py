@@ -1,4 +1,4 @@
-"""``--log-file``: what happened, line by line, in a file that is rotated."""
+"""``--log-file``: a log of the run, in a file with rotation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 class LogFile(Deaf):
-    """Appends to ``path``: JSON objects, or text with a time. ``level`` is the least that is written."""
+    """Appends to ``path``: JSON objects, or text with a time. ``level`` is the lowest one written."""
 
     def __init__(
         self, path: Path, clock: Clock, *, as_json: bool, level: str, warn: Callable[[str], None]
@@ -54,7 +54,7 @@ class LogFile(Deaf):
 
     def ended(self, ending: Ending) -> None:
         self._records.ended(ending)
-        with suppress(OSError, ValueError):  # what could not be written is flushed again
+        with suppress(OSError, ValueError):  # unwritten data is flushed again
             self._handler.close()
 
     def _write(self, level: str, record: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """``--metrics-file``: Prometheus' text format, for the textfile collector of the node exporter.
 
-The file is replaced as a whole, every few seconds while a run goes on and at its end, however that is.
+The file is replaced atomically, every few seconds during a run and at its end.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class MetricsFile(Deaf):
         self._calls: Counter[str] = Counter()
         self._throttled = 0
         self._since: dict[str, tuple[float, float | None]] = {}
-        """By request, when it was accepted and when it was first seen to run."""
+        """The times when a request was accepted and when it was first seen running, by request."""
         self._spans_s: dict[str, tuple[float, int]] = {"queue": (0.0, 0), "generation": (0.0, 0)}
 
     def started(self, view: RunView) -> None:
@@ -51,7 +51,7 @@ class MetricsFile(Deaf):
         self._keep_fresh()
 
     def _keep_fresh(self) -> None:
-        """Write now and every few seconds until the loop ends: an old file tells of a killed run."""
+        """Write now and every few seconds until the loop ends: an old file means a killed run."""
         self._write(self._running())
         asyncio.get_running_loop().call_later(WRITE_EVERY_S, self._keep_fresh)
 
@@ -75,7 +75,7 @@ class MetricsFile(Deaf):
         self._write(self._at_rest(ending, now))
 
     def _follow(self, request_id: str, word: str) -> None:
-        """How long a request waited and ran, as precisely as polls tell."""
+        """Record how long a request waited and ran, as precisely as polls show."""
         if request_id not in self._since:
             return
         now_s = self._clock.monotonic()
@@ -157,7 +157,7 @@ class MetricsFile(Deaf):
         return "{" + ",".join(f'{name}="{_escaped(text)}"' for name, text in pairs.items()) + "}"
 
     def _remembered(self) -> float | None:
-        """When a run last ended well, as the file before this one had it."""
+        """When a run last succeeded, from the previous file."""
         with suppress(OSError, ValueError, UnicodeDecodeError):
             if found := _LAST_SUCCESS.search(self._path.read_text()):
                 return float(found[1])
@@ -178,7 +178,7 @@ def _escaped(text: str) -> str:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Readers see the old file or the new one. The temporary name is none that a collector reads."""
+    """Readers see the old file or the new one. Collectors don't read files with the temporary name."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

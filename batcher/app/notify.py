@@ -1,7 +1,7 @@
 """``--notify``: a message when a run starts, and when it ends, to a webhook or to people.
 
-``http://`` and ``https://`` get a JSON object by POST, addresses of healthchecks.io its pings; whatever
-else ``apprise`` knows (Slack, Discord, e-mail, ...) gets a text. A failure to notify is a warning.
+``http://`` and ``https://`` get a JSON object by POST, addresses of healthchecks.io its pings; all other
+addresses that ``apprise`` supports (Slack, Discord, e-mail, ...) get a text. A failure is a warning.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Message = dict[str, Any]
 
 
 def event_of(ending: Ending) -> str:
-    """``attention`` if nothing but a human can deal with it, ``failure`` if another run might."""
+    """``attention`` if a human is needed, ``failure`` if another run may succeed."""
     if not ending.exit_code:
         return "success"
     unknown = ending.summary.unknown if ending.summary is not None else 0
@@ -41,7 +41,7 @@ def event_of(ending: Ending) -> str:
 
 
 class Notifier(Deaf):
-    """Tells one address, from a thread of its own: a slow one holds nothing up but the end."""
+    """Sends messages to one address from its own thread: a slow one can only delay the end of a run."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Notifier(Deaf):
 
 
 def send(url: str, message: Message) -> str | None:
-    """Deliver ``message``; what went wrong, if anything. Blocks for seconds at most."""
+    """Deliver ``message``. Returns the problem, or None. Blocks for seconds at most."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if host == HEALTHCHECKS or parts.scheme == "healthchecks":
@@ -110,7 +110,7 @@ def send(url: str, message: Message) -> str | None:
 
 
 def _ping(url: str, message: Message) -> str:
-    """``/start`` as a run begins, else ``/EXIT_CODE``: 0 is well, and anything else is not."""
+    """``/start`` when a run begins, else ``/EXIT_CODE``: 0 means success, any other number failure."""
     base = url.replace("healthchecks://", "https://", 1).rstrip("/")
     return f"{base}/start" if message["event"] == "start" else f"{base}/{message['exit_code']}"
 

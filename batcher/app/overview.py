@@ -1,4 +1,4 @@
-"""Every run directory below a folder, in a line each: the answer of ``ls``."""
+"""All run directories below a folder, one per line: the output of ``ls``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Overview(msgspec.Struct, kw_only=True):
     """One run directory. ``state`` is ``live``, ``done``, ``open`` (some jobs are not) or ``damaged``.
 
     ``last_run_at`` and ``exit_code`` are of the last run that wrote to the ledger; a run that found
-    nothing to do writes nothing. ``exit_code`` is None if that run goes on, or was killed.
+    nothing to do writes nothing. ``exit_code`` is None if that run is active, or was killed.
     """
 
     run_dir: str
@@ -40,7 +40,7 @@ class Overview(msgspec.Struct, kw_only=True):
     unknown: int = 0
     cost_usd: float = 0.0
     cost_today_usd: float = 0.0
-    """What the ledger's total grew by since midnight, local time."""
+    """The increase of the ledger's total cost since midnight, local time."""
     bytes: int = 0
     last_run_at: str | None = None
     exit_code: int | None = None
@@ -48,7 +48,7 @@ class Overview(msgspec.Struct, kw_only=True):
 
 
 def overviews(root: Path, disk: Disk, clock: Clock) -> Iterator[Overview]:
-    """What lies below ``root`` (``root`` itself, too), by name."""
+    """The run directories below ``root`` (or ``root`` itself), by name."""
     for run_dir in run_dirs(root, disk):
         try:
             yield _overview(run_dir, disk, clock)
@@ -57,7 +57,7 @@ def overviews(root: Path, disk: Disk, clock: Clock) -> Iterator[Overview]:
 
 
 def run_dirs(root: Path, disk: Disk) -> Iterator[Path]:
-    """The run directories below ``root``. What lies in one of them is not looked at, nor are links."""
+    """The run directories below ``root``. Does not look inside them, and follows no links."""
     for folder, names, _ in os.walk(root):
         path = Path(folder)
         if segments_in(path, disk):
@@ -88,7 +88,7 @@ def _overview(run_dir: Path, disk: Disk, clock: Clock) -> Overview:
 
 
 class _Today(Snapshot):
-    """Also adds up by how much the events of ``day`` changed the cost."""
+    """Also adds up the changes of the cost by the events of ``day``."""
 
     may_restore = False
 
@@ -98,7 +98,7 @@ class _Today(Snapshot):
         self._day = day
 
     def apply(self, event: Event, place: int = -1) -> JobRecord:
-        """Take in one job event, as its superclass does."""
+        """Apply one job event, like its superclass."""
         before_usd = self.spent_usd
         record = super().apply(event, place)
         if self.spent_usd != before_usd and _local_day(event.at) == self._day:
@@ -107,7 +107,7 @@ class _Today(Snapshot):
 
 
 def _read(run_dir: Path, disk: Disk, today: date) -> tuple[Snapshot, float]:
-    """A ledger that nothing was written to today can be read from its checkpoint."""
+    """Read a ledger; from its checkpoint if nothing was written to it today."""
     if not any(_written_on(today, run_dir / name) for name in segments_in(run_dir, disk)):
         return read_snapshot(run_dir, disk), 0.0
     lines = LineReader(run_dir, disk)
@@ -129,7 +129,7 @@ def _local_day(at: str) -> date | None:
 
 
 def _last_run(run_dir: Path, disk: Disk) -> RunEvent | None:
-    """The newest line about a run that stands near the end of one of the segments."""
+    """The newest line about a run near the end of any segment."""
     found = [
         event for name in segments_in(run_dir, disk) for event in _run_lines(_tail(run_dir / name, disk))
     ]

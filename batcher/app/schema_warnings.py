@@ -1,4 +1,4 @@
-"""What a user should know of the schemas by which the jobs were checked, or were not."""
+"""Warnings about the schemas by which jobs were checked, or about missing ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def odd_schemas(prepared: Prepared) -> Iterator[str]:
 
 
 def unchecked_models(prepared: Prepared) -> Iterator[str]:
-    """Nothing is guessed silently: models whose inputs nobody could check before they were sent."""
+    """Models whose inputs could not be checked before they are sent."""
     for model in prepared.specs.unchecked:
         if prepared.plan.to_buy:
             why = prepared.specs.sources[model].problem

@@ -1,4 +1,4 @@
-"""What a teller is: an observer that also learns how the command ended, whether or not anything ran."""
+"""Tellers: observers that also learn how the command ended, even if nothing ran."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Ending:
 
     @property
     def reason(self) -> str | None:
-        """Why it stopped before its end, or did not begin."""
+        """Why the run stopped early, or did not begin."""
         return self.summary.stopped if self.summary is not None else self.error
 
 
 class Teller(Protocol):
-    """Tells somebody outside. No method raises or blocks; ``ended`` may take a few seconds."""
+    """Reports a run to the outside. No method raises or blocks; ``ended`` may take a few seconds."""
 
     def started(self, view: RunView) -> None: ...
     def changed(self, view: RunView) -> None: ...
@@ -37,7 +37,7 @@ class Teller(Protocol):
 
 
 class Deaf:
-    """A teller that nothing interests: what others are made from."""
+    """A teller that ignores everything: the base of the others."""
 
     def started(self, view: RunView) -> None: ...
     def changed(self, view: RunView) -> None: ...
@@ -57,7 +57,7 @@ class Watchers:
 
     @property
     def wants_more(self) -> bool:
-        """Whether there are tellers, which want to know of each call and each job."""
+        """Whether there are tellers, which need each call and each job."""
         return bool(self._tellers)
 
     def started(self, view: RunView) -> None:

@@ -34,7 +34,7 @@ class LedgerInHand(Protocol):
 
 @dataclass(slots=True)
 class Traced:
-    """What was found out: ids of jobs. What can't be told stays unknown."""
+    """The findings, as ids of jobs. Undecided jobs stay unknown."""
 
     found: list[str] = field(default_factory=list)
     not_created: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Traced:
     """Providers that could not be asked, and why."""
 
     def lines(self) -> Iterator[str]:
-        """In words, for a user."""
+        """The findings as lines for the user."""
         yield from self.problems
         if self.found:
             yield f"{len(self.found)} unknown jobs were found at their provider: {_some(self.found)}"

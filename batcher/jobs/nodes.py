@@ -1,7 +1,7 @@
 """The inputs of a workflow, each by its node: ``overrides.6.inputs.text``.
 
-A deployment takes a map ``{"6": {"inputs": {"text": ...}}}``. In jobs each value has a name of its own
-instead, so that templates, matrices, columns and types reach it like any other input.
+A deployment takes a map ``{"6": {"inputs": {"text": ...}}}``. In jobs each value has its own name
+instead, so that templates, matrices, columns and types work as for any other input.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def is_override(name: str) -> bool:
 
 
 def node_and_name(path: str) -> tuple[str, str] | None:
-    """The node and the name in it that a path leads to; None if it leads to no input of a node."""
+    """The node of a path, and the name in it; None if the path is not an input of a node."""
     parts = path.split(".", _PARTS - 1)
     is_path = len(parts) == _PARTS and (parts[0], parts[2]) == (OVERRIDES, INPUTS)
     return (parts[1], parts[3]) if is_path and parts[1] and parts[3] else None

@@ -1,4 +1,4 @@
-"""The inputs of a deployment's workflow: maps taken apart, and their nodes looked up."""
+"""The inputs of a deployment's workflow: splits maps into inputs, and checks their nodes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ NODES_SHOWN = 12
 
 
 def fit_nodes(draft: Draft, model: str) -> Iterator[FieldProblem]:
-    """Give each value in a deployment's ``overrides`` a name of its own. Yields what is wrong.
+    """Give each value in a deployment's ``overrides`` its own name. Yields problems.
 
-    So both ways to write them are the same job.
+    So both notations result in the same job.
     """
     if not model.startswith(DEPLOYMENT):
         return

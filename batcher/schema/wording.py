@@ -1,4 +1,4 @@
-"""What a schema has against an input, in words that a user can act on."""
+"""Describes validation errors in words that a user can act on."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from batcher.jobs.job import recorded
 SHOWN_CHARS = 60
 WHAT_MAX_CHARS = 300
 NEAR_ENOUGH = 0.7
-"""The least likeness of a name that may have been meant: "aspect" finds no "caption"."""
+"""The minimum similarity of a suggested name: "aspect" doesn't suggest "caption"."""
 
 Problem = tuple[str, str]
-"""A field (``image_urls[1]``) and what is wrong with it."""
+"""A field (``image_urls[1]``) and its problem."""
 
 _TYPES = {
     "string": "text", "integer": "an integer", "number": "a number", "boolean": "true or false",
@@ -42,7 +42,7 @@ def _cut(text: str, chars: int) -> str:
 
 
 def described(fields: Mapping[str, Any], error: Any) -> Iterator[Problem]:
-    """The problems that one validation error stands for; ``fields`` are the properties there are."""
+    """The problems in one validation error; ``fields`` are the existing properties."""
     path = field_name(error.instance_path)
     details = error.kind.as_dict()
     match error.kind.name:
@@ -68,7 +68,7 @@ def _below(path: str, name: str) -> str:
 
 
 def unknown_field(name: str, known: Collection[str]) -> str:
-    """That ``name`` is unknown, with the nearest of ``known``."""
+    """A message that ``name`` is unknown, with the nearest of ``known``."""
     from difflib import get_close_matches
 
     near = get_close_matches(name.lower(), known, n=1, cutoff=NEAR_ENOUGH)
