@@ -215,7 +215,7 @@ def test_a_setting_overrides_a_column_in_another_case(tmp_path):
 
 def test_one_field_in_two_spellings_is_a_problem(tmp_path):
     found = mapped(tmp_path, "m.jsonl", '{"prompt": "x", "Prompt": "y"}')
-    assert found.problems == ["m.jsonl:1: prompt: stands here twice, in different spellings"]
+    assert found.problems == ["m.jsonl:1: prompt: is here twice, in different spellings"]
 
 
 def test_a_from_entry_says_what_its_file_needs(tmp_path):

@@ -135,7 +135,7 @@ def test_a_key_that_stands_twice_is_an_error(tmp_path, entry, around):
             problems = read_text(tmp_path, name, content, **ANY).problems
         except ManifestError as error:
             problems = error.problems
-        assert "stands here twice" in problems[0]
+        assert "is here twice" in problems[0]
 
 
 def test_text_that_looks_like_a_key_is_no_key(tmp_path):

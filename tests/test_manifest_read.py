@@ -319,9 +319,9 @@ def test_json_is_a_list_of_jobs_or_a_mapping_like_the_yaml_one(tmp_path):
         ('[\n{"a": }]', "a.json:2: not JSON: Expecting value"),
         ('{"jobs": []\n', "a.json:2: not JSON: ',' is missing"),
         ('{"jobs" []}', "a.json:1: not JSON: ':' is missing"),
-        ('{"a": 1,\n"a": 2}', "a.json:2: not JSON: 'a' is no key, or stands here twice"),
-        ("{1: 2}", "a.json:1: not JSON: 1 is no key, or stands here twice"),
-        ('[\n{"a": 1, "a": 2}]', "a.json:2: not JSON: the key 'a' stands here twice"),
+        ('{"a": 1,\n"a": 2}', "a.json:2: not JSON: 'a' is not a key, or is here twice"),
+        ("{1: 2}", "a.json:1: not JSON: 1 is not a key, or is here twice"),
+        ('[\n{"a": 1, "a": 2}]', "a.json:2: not JSON: the key 'a' is here twice"),
         ('[1]\n{"a": 2}', "a.json:2: not JSON: something follows the end"),
         ('[{"a": NaN}]', "a.json:1: not JSON: NaN is not a JSON value"),
         ('["\\ud800"]', "a.json:1: not JSON: half of a surrogate pair"),
@@ -438,8 +438,8 @@ def test_a_key_may_be_an_alias_of_text(tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("jobs:\n  - x: 1\n    x: 2\n", "a.yaml:3: x: this key stands already on line 2"),
-        ("jobs: []\njobs: []\n", "a.yaml:2: jobs: this key stands already on line 1"),
+        ("jobs:\n  - x: 1\n    x: 2\n", "a.yaml:3: x: this key is already on line 2"),
+        ("jobs: []\njobs: []\n", "a.yaml:2: jobs: this key is already on line 1"),
         (
             "jobs:\n  - x: !!python/object:os.system y\n",
             "a.yaml:2: the tag !!python/object:os.system is not supported",
@@ -450,7 +450,7 @@ def test_a_key_may_be_an_alias_of_text(tmp_path):
         ("jobs:\n  - x: !!int five\n", "a.yaml:2: 'five' is not !!int"),
         ("jobs: []\n---\njobs: []\n", "a.yaml:2: a second document begins here; one is allowed"),
         ("jobs:\n  - x: &a [*a]\n", "a.yaml:2: *a contains itself"),
-        ("jobs:\n  - x: *a\n", "a.yaml:2: *a stands for nothing"),
+        ("jobs:\n  - x: *a\n", "a.yaml:2: *a is not defined"),
         ("jobs:\n  - <<: 5\n", "a.yaml:2: << needs a mapping, or a list of mappings"),
         ("jobs:\n  - <<: [5]\n", "a.yaml:2: << needs a mapping, or a list of mappings"),
         ("jobs:\n  - [a]: 5\n", "a.yaml:2: a key has to be plain text"),

@@ -270,7 +270,7 @@ async def _execute(prepared: Prepared, site: Site, targets: _Targets, host: Host
     ):
         host.observer.warn(warning)
     if host.on_end is not None:
-        ledger.on_end = told_by(ledger, host.on_end)
+        ledger.on_end = job_reporter(ledger, host.on_end)
     before = BadJobs.of(ledger.snapshot)
     opening = _opening(prepared, site, apis_in(ledger.snapshot), host)
     sharded = prepared.options.selection.shard is not None

@@ -201,7 +201,7 @@ def _unknowns(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[st
         yield f"    {command('sandbox', 'generations', as_path(summary.run_dir))}"
     yield f"    {first} --request-id ID"
     yield f"    {first} --not-created"
-    yield "  or buy them once more, whatever became of the first:"
+    yield "  or buy them once more, in any case:"
     yield f"    {given.resume_command(retry_unknown=True)}"
 
 

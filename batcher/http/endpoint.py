@@ -160,7 +160,7 @@ def _base_problem(text: str) -> str | None:
 
 def _origin_problem(parts: SplitResult) -> str | None:
     if "@" in parts.netloc:
-        return "it holds a user name or password; the token goes into a variable of its own"
+        return "it holds a user name or password; put the token into its own variable"
     if parts.scheme not in ("http", "https"):
         return "it does not begin with https://"
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):

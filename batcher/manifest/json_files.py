@@ -55,7 +55,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f"the key {key!r:.60} stands here twice")
+            raise ValueError(f"the key {key!r:.60} is here twice")
         result[key] = value
     return result
 
@@ -142,7 +142,7 @@ class _Scanner:
         for _ in self._items("}"):
             line, key = self._here(), self._value()
             if not isinstance(key, str) or key in top:
-                raise _NotJson(f"{key!r:.60} is no key, or stands here twice", self._at)
+                raise _NotJson(f"{key!r:.60} is not a key, or is here twice", self._at)
             self._expect(":")
             self._skip_space()
             top.lines[key] = line

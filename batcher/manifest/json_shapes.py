@@ -158,7 +158,7 @@ def _listed(value: Any) -> Any:
         by_name = _by_name(value)
         value = _one(value) if by_name is None else by_name
     if not isinstance(value, list):
-        raise ShapeError("no list of jobs stands there")
+        raise ShapeError("there is no list of jobs")
     return value
 
 

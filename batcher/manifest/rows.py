@@ -154,7 +154,7 @@ def put(row: Row, place: Place, value: Any, joined: dict[str, list[Any]]) -> Non
         values.append(value)
         row.inputs[place.name] = values
     else:
-        row.blame(place.name, "stands here twice, in different spellings")
+        row.blame(place.name, "is here twice, in different spellings")
 
 
 def _put_inside(row: Row, place: Place, value: Any) -> None:

@@ -128,7 +128,7 @@ class _Composer:
 
     def _alias(self, event: Any) -> Any:
         if event.anchor not in self._anchors:
-            raise _NotYaml(_line(event), f"*{event.anchor} stands for nothing")
+            raise _NotYaml(_line(event), f"*{event.anchor} is not defined")
         anchored = self._anchors[event.anchor]
         if anchored is None:
             raise _NotYaml(_line(event), f"*{event.anchor} contains itself")
@@ -165,7 +165,7 @@ class _Composer:
                 merged += _mergeable(value, _line(event))
             elif key in mapping:
                 first = mapping.lines[key]
-                raise _NotYaml(_line(event), f"{key}: this key stands already on line {first}")
+                raise _NotYaml(_line(event), f"{key}: this key is already on line {first}")
             else:
                 mapping[key] = value
                 mapping.lines[key] = _line(event)

@@ -69,7 +69,7 @@ LESSONS = {
         "upright where broad was asked for, or the reverse",
         "done, with a note in `quality`: `--redo`",
     ),
-    Fault.GENERATE_STRANGE_WORD: Lesson("a status that nobody documented", "polled on"),
+    Fault.GENERATE_STRANGE_WORD: Lesson("an undocumented status", "polled on"),
     Fault.GENERATE_SYNONYMS: Lesson(
         "pending, processing, canceled, cancellation_requested", "taken for the documented words"
     ),

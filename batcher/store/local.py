@@ -128,7 +128,7 @@ class RunDir:
         """Why an output can't be read, as far as that is known without reading it; None if it can."""
         name, here = PurePosixPath(path), self.root / path
         if name.is_absolute() or ".." in name.parts:
-            return "lies outside the run directory: this ledger isn't one of ours"
+            return "is outside the run directory: this ledger isn't one of ours"
         whole = here.is_file() and here.stat().st_size == size_bytes
         return None if whole else "missing, or not as long as the ledger says"
 

@@ -57,7 +57,7 @@ class Parts:
         if not part and self._hash.hexdigest() != self._expected:
             raise RunDirError(
                 f"{self._path}: is not the file that was downloaded (its SHA-256 differs), so it was "
-                "not stored; delete it and run again to fetch it anew"
+                "not stored; delete it and run again to fetch it"
             )
         return part
 
