@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from batcher.clock import iso
-from batcher.errors import Unavailable
+from batcher.errors import Rejected
 from batcher.http.exchange import ApiAnswer, Call
 from batcher.ports import Lost
 from batcher.providers.replicate_answers import called
@@ -236,7 +236,7 @@ async def test_the_list_is_read_to_its_end():
 @pytest.mark.parametrize(
     "garbled",
     [
-        lambda page: {},
+        lambda page: {"next": None},
         lambda page: {"results": 5, "next": None},
         lambda page: {"results": [5], "next": None},
         lambda page: {"results": [{"id": "../x", "created_at": iso(START)}], "next": None},
@@ -251,7 +251,7 @@ async def test_a_list_that_can_not_be_read_decides_nothing(garbled):
     account.create(CAT, 1)
     account.now_s = 300
     account.garbled = garbled
-    with pytest.raises(Unavailable):
+    with pytest.raises(Rejected):
         await account.trace(lost("a", CAT))
 
 

@@ -13,6 +13,7 @@ from batcher.app.host import Host
 from batcher.clock import Clock
 from batcher.engine.cancel import patiently
 from batcher.engine.gateway import Providers
+from batcher.engine.healing import NOT_CREATED
 from batcher.errors import CallError
 from batcher.jobs.lifecycle import EventName, State
 from batcher.ledger.ledger import Ledger
@@ -21,7 +22,6 @@ from batcher.ports import Lost, Trace, Tracing
 from batcher.store.local import RunDir
 
 SHOWN = 5
-NOT_CREATED = "not created: the provider has no such request"
 
 
 class LedgerInHand(Protocol):

@@ -103,8 +103,8 @@ class Runner:
 
     def _waits(self) -> Iterator[str]:
         """What the run is waiting for, for the messages during long waits."""
-        yield from self._lanes.lines.waits()
-        yield from self._queues.waits()
+        for waiting in (self._lanes.lines, self._queues, self._lanes.submitter):
+            yield from waiting.waits()
         if (account := self._deps.account) is not None and account.crowded is not None:
             yield account.crowded.reason
         clock = self._deps.clock

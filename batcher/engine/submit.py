@@ -13,6 +13,7 @@ from batcher.clock import Clock
 from batcher.engine.account import Account
 from batcher.engine.budget import Budget
 from batcher.engine.gateway import ApiLine, Lines
+from batcher.engine.healing import Healer, Healing
 from batcher.engine.stop import Control
 from batcher.engine.systemic import NoAnswers, SameAnswer, whole_run
 from batcher.errors import CallError, OutcomeUnknown, RetryKind, RunDirError
@@ -41,6 +42,14 @@ class Outcome(Enum):
     """Not accepted for a temporary reason: the job may be tried again."""
     LEFT = auto()
     """The run is stopping, or the budget has no room: the job stays pending."""
+
+
+HEALED = {
+    Healing.CREATED: Outcome.ACCEPTED,
+    Healing.NOTHING: Outcome.PUT_OFF,
+    Healing.UNTOLD: Outcome.UNKNOWN,
+}
+"""The outcome of a POST without an answer, by what was found out about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,8 @@ class Submitter:
         self._terms = terms
         self._same_answer = SameAnswer()
         self._no_answers = NoAnswers(terms.slots)
+        self._healer = Healer(lines, ledger, terms.clock)
+        self.waits = self._healer.waits
         self.posting: set[asyncio.Task[Any]] = set()
 
     async def submit(self, job: Job) -> Outcome:
@@ -96,6 +107,9 @@ class Submitter:
                 continue
             with self._critical():
                 outcome = await self._attempt(job, body, line)
+            if outcome is Outcome.UNKNOWN:
+                outcome = HEALED[await self._healer.heal(job, line)]
+            self._healer.ended(job)
             if outcome is not Outcome.PUT_OFF:
                 return outcome
 
@@ -150,6 +164,7 @@ class Submitter:
     async def _attempt(self, job: Job, body: bytes | UnreadableMedia, line: ApiLine) -> Outcome:
         """Intent, POST, answer. Once the intent is durable, the POST leaves at once or not at all."""
         intended = self._intend(job)
+        self._healer.posts(job)
         if isinstance(body, UnreadableMedia):
             return await self._failed(job, LOCAL_MEDIA, body.reason)
         await self._ledger.durable(intended)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from batcher.clock import iso
-from batcher.errors import CallError, NotFound, Unavailable
+from batcher.errors import CallError, NotFound, Rejected
 from batcher.http.bodies import usable_id
 from batcher.http.endpoint import origin_of
 from batcher.http.exchange import ApiAnswer, Call
@@ -76,7 +76,7 @@ class Listing:
     async def rows(self, first: datetime, last: datetime) -> list[Prediction]:
         """All predictions created between two moments of our clock, and some around them.
 
-        Raises CallErrors: Unavailable too if the list can't be read to its end.
+        Raises CallErrors: Rejected too if the list can't be read to its end.
         """
         found = await self._read(first, last)
         if abs(self.skew or timedelta()) > CLOCK_OFF_MAX:
@@ -109,7 +109,7 @@ class Listing:
             if page.get("next") is None or (rows and max(row.created_at for row in rows) < first):
                 return list(found.values())
             query = self._query_of(page["next"])
-        raise Unavailable("the list of predictions is too long")
+        raise Rejected("the list of predictions is too long")
 
     async def _page(self, query: dict[str, str]) -> dict[str, Any]:
         answer = await self.ask(Call("GET", "/predictions", query))
@@ -119,25 +119,25 @@ class Listing:
         return called(answer, now)
 
     def _row(self, listed: Any) -> Prediction:
-        """Raises Unavailable for what is no prediction: it may be one of ours."""
+        """Raises Rejected for what is no prediction: it may be one of ours."""
         if isinstance(listed, dict):
             found, created_at = usable_id(listed.get("id")), _moment(listed.get("created_at"))
             if found is not None and created_at is not None:
                 return Prediction(found, created_at - (self.skew or timedelta()), listed)
-        raise Unavailable("the list of predictions holds something that is none")
+        raise Rejected("the list of predictions holds something that is none")
 
     def _query_of(self, url: Any) -> dict[str, str]:
-        """The query of the next page's URL. Raises Unavailable for a URL of another API."""
+        """The query of the next page's URL. Raises Rejected for a URL of another API."""
         own = f"{self.base_url}/predictions"
         if not isinstance(url, str) or url.partition("?")[0] != own or "?" not in url:
-            raise Unavailable(f"the list goes on at a URL of another API: {clean(str(url))}")
+            raise Rejected(f"the list goes on at a URL of another API: {clean(str(url))}")
         return dict(parse_qsl(urlsplit(url).query))
 
 
 def _results(page: dict[str, Any]) -> list[Any]:
     listed = page.get("results")
     if not isinstance(listed, list):
-        raise Unavailable('the list of predictions came without "results"')
+        raise Rejected('the list of predictions came without "results"')
     return listed
 
 

@@ -196,7 +196,7 @@ MUTATIONS = (
     Mutation(
         "another API is not noticed",
         "app/connect.py",
-        '        if before is None or before.rstrip("/") == site.api.rstrip("/"):\n',
+        '        if first is None or first.rstrip("/") == site.api.rstrip("/"):\n',
         "        if True:\n",
     ),
     Mutation(

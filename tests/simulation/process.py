@@ -77,6 +77,10 @@ class SimSite:
     service: SimService
     fetcher: SimFetcher
 
+    @property
+    def other_apis(self) -> dict[str, str]:
+        return {}
+
     async def reach(self, models: Iterable[str]) -> None:
         list(models)
 
