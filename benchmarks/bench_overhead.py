@@ -266,6 +266,7 @@ def measured(asked: argparse.Namespace, what: str, on_uvloop: bool, origin: str)
         "RUNCOMFY_MODEL_API_BASE": f"{origin}/v1",
         "RUNCOMFY_TOKEN": "x" * 40,
         "XDG_CACHE_HOME": str(folder / "cache"),
+        "BATCHER_BOOK_DIR": str(folder / "book"),
     }
     out = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True, text=True)
     return json.loads(out.stdout)

@@ -14,6 +14,7 @@ from engine import Api, Batch, LoopClock, QuickDisk, in_virtual_time, some_jobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batcher.disk import LocalAppendFile
 from batcher.engine.account import Account
 from batcher.errors import OutcomeUnknown, StoppedError
 from batcher.ledger.book import Book, Crowded, Limits
@@ -107,6 +108,31 @@ async def test_other_jobs_spend_nothing_while_a_reservation_is_written(tmp_path)
     assert one.account.book.spent_usd("day") == 3.0
 
 
+@in_virtual_time
+async def test_a_reservation_is_in_the_book_before_its_intent_is_in_the_ledger(tmp_path, monkeypatch):
+    (one,) = batches(tmp_path, Limits(), 1)
+    writes, path = [], tmp_path / "state" / BOOK_NAME
+    append, write = BookFile.append, LocalAppendFile.write
+
+    def appending(file, entries):
+        writes.append(len(entries))
+        append(file, entries)
+
+    def writing(file, data):
+        reserved = {line["job"] for line in lines(path.parent)} if path.exists() else set()
+        for line in map(json.loads, data.splitlines()):
+            assert line.get("event") != "submitting" or line["job"] in reserved
+        write(file, data)
+
+    monkeypatch.setattr(BookFile, "append", appending)
+    monkeypatch.setattr(LocalAppendFile, "write", writing)
+    ended = await one.run(some_jobs(100), concurrency=50)
+    assert ended.states == {"done": 100}
+    assert sum(writes) == 200, "a line for each reservation, and one for what became of it"
+    assert max(writes) == 50, "those of one group of the ledger's lines are one write"
+    assert book(path.parent).reservations() == []
+
+
 # The book
 
 
@@ -117,6 +143,7 @@ def test_who_waits_gets_an_even_share_of_what_others_leave(tmp_path):
     assert isinstance(reserve(two, "w", 1.0), Crowded)
     two.say_waiting()
     one.settle(("/a", "w", 1), 1.0)
+    one.write()
     assert isinstance(reserve(one, "v", 1.0), Crowded), "it holds more than its share"
     assert reserve(two, "w", 1.0) is None
 

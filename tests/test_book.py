@@ -43,7 +43,9 @@ def book(folder, run_dir="/a", caps=None, clock=None, unfinished=None):
 
 def reserve(one, job, usd, attempt=1):
     owner = (one.api, one.run_dir)
-    return one.reserve(reservation(owner, (job, attempt, "m", "d"), usd, one._clock.now()))
+    refused = one.reserve(reservation(owner, (job, attempt, "m", "d"), usd, one._clock.now()))
+    one.write()
+    return refused
 
 
 def lines(folder):
@@ -70,6 +72,7 @@ def test_what_is_settled_counts_with_what_it_cost(tmp_path):
     reserve(one, "x", 3.0)
     one.settle(("/a", "x", 1), 0.5)
     one.settle(("/a", "x", 1), 0.5)
+    one.write()
     assert (one.spent_usd("day"), len(lines(tmp_path))) == (0.5, 2)
     assert reserve(book(tmp_path, "/b", {"day": 3.0}), "x", 2.5) is None
 
@@ -127,7 +130,11 @@ def test_the_cap_is_never_passed_whatever_is_reserved_and_settled(tmp_path_facto
             usd = min(cents, cost_cents) / 100
             books[which].settle((f"/{which}", f"j{number}", 1), usd)
             spent_usd += usd
+        if number % 3:
+            books[which].write()
         assert spent_usd <= cap_cents / 100 + 1e-6
+    for one in books:
+        one.write()
     assert book(folder).spent_usd("day") == pytest.approx(spent_usd)
 
 

@@ -110,6 +110,7 @@ def test_a_late_correction_of_what_was_folded_does_not_count_twice(tmp_path):
     with (file := BookFile(tmp_path, LocalDisk())).exclusive():
         file.replace(folded(file.readable(), NOON, UTC))
     late.settle(("/b", "x", 1), 3.0)
+    late.write()
     assert sums(tmp_path)[2] == {"/b": 1.0}
 
 
@@ -192,6 +193,7 @@ def _appends(folder, name, count):
         owner = (one.api, one.run_dir)
         one.reserve(reservation(owner, (f"j{number}", 1, "m", "d"), 1.0, datetime.now(UTC)))
         one.settle((name, f"j{number}", 1), 0.5)
+        one.write()
 
 
 def test_no_line_is_lost_while_processes_append_and_the_book_is_replaced(tmp_path):

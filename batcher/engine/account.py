@@ -27,6 +27,7 @@ _UNFINISHED = frozenset({State.SUBMITTED, State.UNKNOWN})
 class Account:
     """Records attempts before they are submitted, and their cost afterwards.
 
+    Lines that need no answer are written to the book with the next lines of the ledger.
     Without a limit, a book that can't be written causes one warning and is then ignored. ``settle_dead``
     corrects what runs that were killed have left in the book.
     """
@@ -95,6 +96,7 @@ class Account:
     def give_back(self, job_id: str, attempt: int) -> None:
         """The attempt was not submitted after all."""
         self._settle((self.book.run_dir, job_id, attempt), 0.0)
+        self.write()
 
     def changed(self, job_id: str, record: JobRecord) -> None:
         """The ledger has a new line about a job."""
@@ -105,12 +107,14 @@ class Account:
         record = self._snapshot.get(job_id) if self._snapshot is not None else None
         if record is not None:
             self._correct((self.book.run_dir, job_id, record.attempt), record, unfinished=False)
+            self.write()
 
     def follow(self, ledger: Ledger, is_ours: Callable[[str], bool]) -> None:
         """Correct what a dead run of this directory left, then follow each line of ``ledger``."""
         self._snapshot = ledger.snapshot
         self.correct_costs(ledger.snapshot, self.book.run_dir, is_ours)
         ledger.on_change = self.changed
+        ledger.before_write = self.write
 
     def correct_costs(self, snapshot: Snapshot, run_dir: str, is_ours: Callable[[str], bool]) -> None:
         """Correct the reservations of ``run_dir``, whose run is dead, by its ledger.
@@ -127,6 +131,7 @@ class Account:
                 self._settle(entry.key, entry.usd)
             else:
                 self._correct(entry.key, record, self._may_run(record, snapshot))
+        self.write()
 
     def _may_run(self, record: JobRecord, snapshot: Snapshot) -> bool:
         if not isinstance(record, Record) or record.state not in _UNFINISHED:
@@ -143,6 +148,15 @@ class Account:
             return
         try:
             self.book.settle(key, usd, unfinished=unfinished)
+        except BatcherError as error:
+            self._give_up(error)
+
+    def write(self) -> None:
+        """Append what was noted; can be called from any thread. A failure causes one warning."""
+        if self._broken:
+            return
+        try:
+            self.book.write()
         except BatcherError as error:
             self._give_up(error)
 

@@ -2,8 +2,10 @@
 
 A line is about one attempt of one job: ``reserve`` before its intent is recorded, ``settle`` when its
 request has ended. The last line of an attempt counts. A reservation under a limit holds the lock from
-reading the others' lines to writing its own. So after any crash the book counts at least what was
-submitted; when the next run begins, its ledger corrects the reservations of a dead run.
+reading the others' lines to writing its own. All other lines are noted, and written in groups: by
+``write``, which a run calls before it writes the lines of its ledger. So after any crash the book
+counts at least what was submitted; when the next run begins, its ledger corrects the reservations of a
+dead run.
 
 Amounts are USD. Days and months are in the machine's time zone. An entry dated in the future (the
 clock was set back) counts for the current day and month.
@@ -11,12 +13,12 @@ clock was set back) counts for the current day and month.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, tzinfo
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 from typing import NamedTuple
 
 import msgspec
@@ -120,6 +122,8 @@ class Book:
         self._file = file
         self._clock = clock
         self._threads = RLock()
+        self._noted: deque[Entry] = deque()
+        self._writing = Lock()
         self._forget()
 
     def _forget(self) -> None:
@@ -131,8 +135,12 @@ class Book:
         self._days: dict[str, datetime] = {}
 
     def refresh(self) -> None:
-        """Read the lines written since the last read. Raises LedgerError."""
+        """Write what was noted, then read the lines since the last read.
+
+        Raises LedgerError, RunDirError. Our own lines are read too: an old one must not be the last.
+        """
         with self._threads:
+            self.write()
             for entry in self._file.news(self._forget):
                 self._take(entry)
 
@@ -159,10 +167,11 @@ class Book:
     def reserve(self, entry: Entry) -> StoppedError | Crowded | None:
         """Write ``entry`` before its intent; if a limit has no room, returns why, and writes nothing.
 
-        Raises RunDirError, LedgerError: what can't be recorded must not be submitted.
+        Without a limit it is only noted. Raises RunDirError, LedgerError: what can't be recorded must
+        not be submitted.
         """
         if not self.limits:
-            self._put(entry)
+            self._note(entry)
             return None
         release = self._file.lock()
         try:
@@ -176,12 +185,18 @@ class Book:
             release()
 
     def settle(self, key: tuple[str, str, int], usd: float, *, unfinished: bool = False) -> None:
-        """Set the cost of an attempt (run directory, job, number), and if it has ended. Idempotent."""
+        """Note the cost of an attempt (run directory, job, number), and if it has ended. Idempotent."""
         kind = RESERVE if unfinished else SETTLE
         with self._threads:
             known = self._attempts.by_key.get(key)
             if known is not None and (known.kind != kind or abs(known.usd - usd) > _DUST_USD):
-                self._put(msgspec.structs.replace(known, kind=kind, usd=usd))
+                self._note(msgspec.structs.replace(known, kind=kind, usd=usd))
+
+    def write(self) -> None:
+        """Append what was noted, in one write. Raises RunDirError, and drops it then."""
+        with self._writing:
+            if entries := [self._noted.popleft() for _ in range(len(self._noted))]:
+                self._file.append(entries)
 
     def crowded(self) -> Crowded | None:
         """Why one more request of this run may not begin now.
@@ -212,6 +227,11 @@ class Book:
     def _put(self, entry: Entry) -> None:
         self._file.append([entry])
         self._take(entry)
+
+    def _note(self, entry: Entry) -> None:
+        with self._threads:
+            self._noted.append(entry)
+            self._take(entry)
 
     def _take(self, entry: Entry) -> None:
         """Keep the last line of each attempt. Reading our own line again changes nothing."""

@@ -32,6 +32,8 @@ class GroupCommit:
         """Byte offset of the next line."""
         self.group_start = 0
         """Byte offset of the next line's group."""
+        self.before_write: Callable[[], None] = lambda: None
+        """Called in the thread before each group is written."""
         self.first_written: Callable[[], None] | None = None
         """Called once, when the first group is durable; only if the file was empty."""
         self._path = path
@@ -84,6 +86,7 @@ class GroupCommit:
         self._pump = None
 
     def _write_group(self, data: bytes, start: int) -> None:
+        self.before_write()
         if self._file.size_at_path() != start:
             raise RunDirError(
                 f"{self._path}: was changed or replaced by something else while this run wrote it; "

@@ -79,6 +79,8 @@ class Ledger:
         """Called with the id of each job that ends in this run, once that is durable."""
         self.on_change: Callable[[str, JobRecord], None] | None = None
         """Called after each line about a job, with the job's new record."""
+        self.before_write: Callable[[], None] = lambda: None
+        """Called in the disk's thread before each group of lines is written."""
         self._disk = disk
         self._clock = clock
         self._run_dir = run_dir
@@ -113,6 +115,7 @@ class Ledger:
             file = self._disk.open_append(self.path)
             undo.callback(file.close)
             commit = GroupCommit(self.path, file, self._set_room_aside(), self._disk, self._committed)
+            commit.before_write = lambda: self.before_write()
             commit.begin_at(self._mend(file, tail))
             # Sync the file's name too: else a power loss could lose every line that was fsynced.
             self._disk.sync_dir(self.path.parent)
