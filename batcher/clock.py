@@ -76,13 +76,14 @@ class SystemClock:
             self._note(now_s)
             loop.call_later(self._tick_s, self._tick, loop)
             return
-        gap_s = now_s - self._seen_s - self._tick_s
-        slept_s = time.time() - self._seen_wall_s - self._tick_s
-        if gap_s > self._pause_s:
-            self._paused_s += gap_s
-        if max(gap_s, slept_s) > self._pause_s:
-            self.pauses += 1
-            self._note(now_s)
+        limit_s = self._tick_s + self._pause_s
+        gap_s = now_s - self._seen_s
+        if gap_s <= limit_s and time.time() - self._seen_wall_s <= limit_s:
+            return
+        if gap_s > limit_s:
+            self._paused_s += gap_s - self._tick_s
+        self.pauses += 1
+        self._note(now_s)
 
     def _note(self, now_s: float) -> None:
         self._seen_s, self._seen_wall_s = now_s, time.time()

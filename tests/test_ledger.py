@@ -305,7 +305,7 @@ async def test_a_failed_fsync_ends_the_run_and_is_never_tried_again(tmp_path):
     disk.file.sync_error = OSError(errno.EIO, "Input/output error")
     first = ledger.append(EventName.SUBMITTING, "a", attempt=1, price_usd=None)
     with pytest.raises(RunDirError, match="Input/output error"):
-        await ledger.durable(first)
+        await first
     disk.file.sync_error = None
     with pytest.raises(RunDirError):
         ledger.append(EventName.SUBMITTING, "b", attempt=1, price_usd=None)

@@ -169,7 +169,8 @@ class Transfer:
         raise UrlExpired(message)
 
     async def _receive(self, response: aiohttp.ClientResponse, answer: MediaAnswer) -> None:
-        async for chunk in response.content.iter_any():
+        while not response.content.at_eof():
+            chunk = await response.content.readany()
             size_bytes = self._sink.size_bytes + len(chunk)
             self._check_size(size_bytes)
             await self._check_total(size_bytes)

@@ -114,7 +114,7 @@ class Account:
         self._snapshot = ledger.snapshot
         self.correct_costs(ledger.snapshot, self.book.run_dir, is_ours)
         ledger.on_change = self.changed
-        ledger.before_write = self.write
+        ledger.call_before_writes(self.write)
 
     def correct_costs(self, snapshot: Snapshot, run_dir: str, is_ours: Callable[[str], bool]) -> None:
         """Correct the reservations of ``run_dir``, whose run is dead, by its ledger.

@@ -62,7 +62,7 @@ class Cancels:
         queued = [job_id for job_id in self.watched if self._is_submitted(job_id)]
         try:
             for intended in [self._ledger.append(EventName.CANCELLING, job_id) for job_id in queued]:
-                await self._ledger.durable(intended)
+                await intended
         except BatcherError:
             return
         pending = [asyncio.create_task(self._cancel(job_id)) for job_id in queued]

@@ -167,7 +167,7 @@ class Submitter:
         self._healer.posts(job)
         if isinstance(body, UnreadableMedia):
             return await self._failed(job, LOCAL_MEDIA, body.reason)
-        await self._ledger.durable(intended)
+        await intended
         await line.turn()
         if self._ledger.full:
             self._control.halt(RunDirError(f"{self._ledger.path}: no space left on the disk"))

@@ -14,6 +14,8 @@ INTEGER_MAX_BITS: Final = 63
 CODE_MIN: Final = 1000
 """Smaller numbers under ``code`` are HTTP statuses or enumerations."""
 CODE_DEPTH_MAX: Final = 4
+CODE_NAMES: Final = ("error_code", "errorCode", "code")
+CODE_WRAPPERS: Final = ("error", "errors", "detail", "data")
 
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._~-]{{1,{REQUEST_ID_MAX_CHARS}}}")
 _CODE = re.compile(r"[0-9]{1,9}")
@@ -70,11 +72,11 @@ def _code_within(value: object, levels: int) -> int | None:
         value = next((item for item in value if isinstance(item, dict)), None)
     if not isinstance(value, dict) or not levels:
         return None
-    for key in ("error_code", "errorCode", "code"):
-        number = _code(value.get(key))
+    for key in (key for key in CODE_NAMES if key in value):
+        number = _code(value[key])
         if isinstance(number, int) and number >= CODE_MIN:
             return number
-    inner = (_code_within(value.get(key), levels - 1) for key in ("error", "errors", "detail", "data"))
+    inner = (_code_within(value[key], levels - 1) for key in CODE_WRAPPERS if key in value)
     return next((number for number in inner if number is not None), None)
 
 

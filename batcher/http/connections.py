@@ -41,6 +41,7 @@ class Unheard(ResponseHandler):
         super().__init__(loop=loop)
         self._asked = False
         self._heard = bytearray()
+        self._poll: select.poll | None = None
 
     def set_response_params(self, **params: Any) -> None:
         self._asked = True
@@ -74,9 +75,10 @@ class Unheard(ResponseHandler):
         socket = None if self.transport is None else self.transport.get_extra_info("socket")
         if self._asked or socket is None or socket.fileno() < 0:
             return False
-        poll = select.poll()
-        poll.register(socket.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(socket.fileno(), select.POLLIN)
+        return bool(self._poll.poll(0))
 
 
 class OneExchange(aiohttp.TCPConnector):

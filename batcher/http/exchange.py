@@ -310,8 +310,8 @@ async def _bounded_body(response: aiohttp.ClientResponse, most_bytes: int) -> by
     """
     body, broke_off = bytearray(), False
     try:
-        while chunk := await response.content.readany():
-            body += chunk
+        while not response.content.at_eof():
+            body += await response.content.readany()
             if len(body) > most_bytes:
                 response.close()
                 return None

@@ -23,6 +23,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 from urllib import request
@@ -33,6 +34,7 @@ from yarl import URL
 from batcher.errors import UsageError
 
 CA_VARIABLES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+HOSTS_KEPT: Final = 256
 PROXY_SCHEMES: Final = ("http", "https")
 
 
@@ -136,6 +138,7 @@ class Network:
         return any(_bypasses(one, value) for one in hosts) or _in_network(host, value)
 
 
+@lru_cache(HOSTS_KEPT)
 def is_loopback(host: str) -> bool:
     """Whether ``host`` is this machine by name or address alone, without DNS (RFC 6761 section 6.3)."""
     name = host.lower().rstrip(".")

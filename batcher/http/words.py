@@ -69,8 +69,9 @@ def snippet(value: object) -> str:
 def clean(text: str) -> str:
     """``text`` in one line of at most 500 characters, without control and formatting characters."""
     head = text[: 4 * MESSAGE_MAX_CHARS]
-    visible = "".join(" " if unicodedata.category(char)[0] == "C" else char for char in head)
-    line = " ".join(visible.split())
+    if not head.isprintable():
+        head = "".join(" " if unicodedata.category(char)[0] == "C" else char for char in head)
+    line = " ".join(head.split())
     return line if len(line) <= MESSAGE_MAX_CHARS else f"{line[: MESSAGE_MAX_CHARS - 1]}…"
 
 

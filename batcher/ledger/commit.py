@@ -43,7 +43,7 @@ class GroupCommit:
         self._committed = committed
         self._lines: list[bytes] = []
         self._pump: asyncio.Task[None] | None = None
-        self._covered: asyncio.Future[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
 
     def begin_at(self, size_bytes: int) -> None:
         """Continue at the end of the file."""
@@ -55,17 +55,19 @@ class GroupCommit:
         return self._pump is None and self.error is None
 
     def add(self, line: bytes) -> asyncio.Future[None]:
-        """Add a line; the future is done when it is durable. Raises the error that ended the file."""
+        """Add a line; the future is done when it is durable, and cancelling it does not stop the write.
+
+        Raises the error that ended the file.
+        """
         if self.error is not None:
             raise self.error
+        durable = asyncio.get_running_loop().create_future()
         self._lines.append(line)
+        self._waiting.append(durable)
         self.end += len(line)
-        if self._covered is None:
-            self._covered = asyncio.get_running_loop().create_future()
-            self._covered.add_done_callback(_retrieve)
         if self._pump is None:
             self._pump = asyncio.create_task(self._commit_groups())
-        return self._covered
+        return durable
 
     async def settled(self) -> None:
         """Wait for pending writes. Raises nothing: errors go to the callers that added the lines."""
@@ -73,15 +75,17 @@ class GroupCommit:
             await asyncio.shield(self._pump)
 
     async def _commit_groups(self) -> None:
-        while self._covered is not None:
-            covered, data, start = self._covered, b"".join(self._lines), self.group_start
-            self._covered, self._lines, self.group_start = None, [], self.end
+        while self._lines:
+            waiting, data, start = self._waiting, b"".join(self._lines), self.group_start
+            self._waiting, self._lines, self.group_start = [], [], self.end
             try:
                 await self._disk.run(partial(self._write_group, data, start))
             except (OSError, BatcherError) as error:
-                self._fail(error, covered)
+                self._fail(error, waiting)
                 break
-            covered.set_result(None)
+            for durable in waiting:
+                if not durable.done():  # cancelled by its caller
+                    durable.set_result(None)
             self._committed(start + len(data))
         self._pump = None
 
@@ -114,16 +118,14 @@ class GroupCommit:
             self._file.truncate(start)
             raise
 
-    def _fail(self, error: OSError | BatcherError, covered: asyncio.Future[None]) -> None:
-        """End the file: a failed write or fsync is never retried."""
+    def _fail(self, error: OSError | BatcherError, waiting: list[asyncio.Future[None]]) -> None:
+        """End the file: a failed write or fsync is never retried.
+
+        A line that is not awaited may fail silently: the next one raises the same error.
+        """
         self.error = cannot_write(self._path, error) if isinstance(error, OSError) else error
-        covered.set_exception(self.error)
-        if self._covered is not None:
-            self._covered.set_exception(self.error)
-            self._covered, self._lines = None, []
-
-
-def _retrieve(future: asyncio.Future[None]) -> None:
-    """A line that is not awaited may fail silently: the next one raises the same error."""
-    if not future.cancelled():
-        future.exception()
+        for durable in (*waiting, *self._waiting):
+            if not durable.done():
+                durable.set_exception(self.error)
+                durable.exception()  # retrieved, so that asyncio doesn't warn
+        self._waiting, self._lines = [], []

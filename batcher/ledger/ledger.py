@@ -9,6 +9,7 @@ it distinguishes the torn last group from damage before it.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -79,8 +80,6 @@ class Ledger:
         """Called with the id of each job that ends in this run, once that is durable."""
         self.on_change: Callable[[str, JobRecord], None] | None = None
         """Called after each line about a job, with the job's new record."""
-        self.before_write: Callable[[], None] = lambda: None
-        """Called in the disk's thread before each group of lines is written."""
         self._disk = disk
         self._clock = clock
         self._run_dir = run_dir
@@ -89,6 +88,7 @@ class Ledger:
         self._opening: RunEvent | None = None
         self.run_id: str | None = None
         self._after: dict[str, int] = {}
+        self._ends: deque[tuple[int, str]] = deque()
         self._ready: GroupCommit | None = None
         lines = self._lines = LineReader(run_dir, disk)
         self._base = lines.number(self.path.name) << SEGMENT_SHIFT
@@ -115,7 +115,6 @@ class Ledger:
             file = self._disk.open_append(self.path)
             undo.callback(file.close)
             commit = GroupCommit(self.path, file, self._set_room_aside(), self._disk, self._committed)
-            commit.before_write = lambda: self.before_write()
             commit.begin_at(self._mend(file, tail))
             # Sync the file's name too: else a power loss could lose every line that was fsynced.
             self._disk.sync_dir(self.path.parent)
@@ -132,6 +131,10 @@ class Ledger:
     def _commit(self) -> GroupCommit:
         assert self._ready is not None, "this ledger was not made ready for writing"
         return self._ready
+
+    def call_before_writes(self, function: Callable[[], None]) -> None:
+        """Call ``function`` in the disk's thread before each group of lines is written."""
+        self._commit.before_write = function
 
     def _keep_torn(self, tail: Tail) -> None:
         """Save a copy of the bytes about to be dropped, so that a user can inspect them."""
@@ -205,7 +208,7 @@ class Ledger:
         return self._opening is None
 
     def append(self, name: EventName, job: str, **fields: Any) -> asyncio.Future[None]:
-        """Add one line about ``job``; the future is done when the line is durable.
+        """Add one line about ``job``; the future is done when it is durable, or fails with RunDirError.
 
         ``attempt`` defaults to the job's current one. Raises IllegalTransition, and the error that
         ended the ledger if a write failed before.
@@ -223,14 +226,9 @@ class Ledger:
             self.on_change(job, record)
         if event.input is not None or event.files is not None:
             self._lines.remember(place, event)
-        durable = self._add(event)
         if self.on_end is not None and name in ENDS:
-            durable.add_done_callback(partial(self._tell_end, job))
-        return durable
-
-    def _tell_end(self, job: str, durable: asyncio.Future[None]) -> None:
-        if self.on_end is not None and not durable.cancelled() and durable.exception() is None:
-            self.on_end(job)
+            self._ends.append((place, job))
+        return self._add(event)
 
     def close_run(self, run: RunEvent) -> None:
         """Add the line that ends a run, if the run wrote anything."""
@@ -240,11 +238,7 @@ class Ledger:
 
     async def record(self, name: EventName, job: str, **fields: Any) -> None:
         """Append and wait until the line is durable; cancelling the caller does not stop the write."""
-        await self.durable(self.append(name, job, **fields))
-
-    async def durable(self, covered: asyncio.Future[None]) -> None:
-        """Wait for a future from ``append``. Raises RunDirError if the write failed."""
-        await asyncio.shield(covered)
+        await self.append(name, job, **fields)
 
     @property
     def _place(self) -> int:
@@ -256,6 +250,10 @@ class Ledger:
 
     def _committed(self, size_bytes: int) -> None:
         self.snapshot.pack(self._base + size_bytes)
+        while self._ends and self._ends[0][0] < self._base + size_bytes:
+            _, job = self._ends.popleft()
+            if self.on_end is not None:
+                self.on_end(job)
 
     @property
     def full(self) -> bool:

@@ -46,7 +46,7 @@ MUTATIONS = (
     Mutation(
         "POST before its intent is on disk",
         "engine/submit.py",
-        "        await self._ledger.durable(intended)\n",
+        "        await intended\n",
         "",
     ),
     Mutation(

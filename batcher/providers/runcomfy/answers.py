@@ -127,7 +127,7 @@ def result(answer: ApiAnswer, now: datetime, request_id: str | None = None) -> R
     if code == NOT_READY and not (answer.ok and known):
         return Result(Phase.RUNNING, "not ready")
     if isinstance(word, str) and answer.ok and (known or code is None):
-        return _result(answer, document, word)
+        return _result(answer, document, word, code)
     verdict = _verdict(answer, document)
     raise _error(
         Unavailable if answer.ok and verdict in (None, Rejected) else verdict or Unavailable,
@@ -229,8 +229,8 @@ def _error(
     return kind(before + explain(answer, document), http_status=answer.status, error_code=number)
 
 
-def _result(answer: ApiAnswer, document: dict[str, Any], word: str) -> Result:
-    code, phase, position = error_code_of(document), phase_of(word), document.get("queue_position")
+def _result(answer: ApiAnswer, document: dict[str, Any], word: str, code: int | str | None) -> Result:
+    phase, position = phase_of(word), document.get("queue_position")
     cost_usd = _cost_usd(document.get("cost"))
     told = said(document) if phase is Phase.FAILED else words(document.get("error"))
     return Result(
