@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from batcher.download.writers import GROUP_FILES, HashingFile, Writers
+from batcher.download.writers import GROUP_FILES, PIECES_PER_WRITE, HashingFile, Writers
 
 
 @pytest.fixture
@@ -90,3 +90,22 @@ def test_an_emptied_file_begins_anew(tmp_path: Path) -> None:
     file.writelines([b"short"])
     assert file.seal() == hashlib.sha256(b"short").hexdigest()
     assert (tmp_path / "a").read_bytes() == b"short"
+
+
+@pytest.mark.parametrize("taken", [3, PIECES_PER_WRITE])
+def test_pieces_of_any_number_are_written_whole_however_much_one_write_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    content = [b"%d," % number for number in range(3 * PIECES_PER_WRITE)]
+    calls, writev = [], os.writev
+
+    def writes(fd: int, pieces: list[bytes]) -> int:
+        calls.append(len(pieces))
+        return writev(fd, pieces[:taken])
+
+    monkeypatch.setattr(os, "writev", writes)
+    file = HashingFile(tmp_path / "a")
+    file.writelines(content)
+    assert file.seal() == hashlib.sha256(b"".join(content)).hexdigest()
+    assert (tmp_path / "a").read_bytes() == b"".join(content)
+    assert calls == [PIECES_PER_WRITE] * 3
