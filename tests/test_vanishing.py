@@ -68,6 +68,7 @@ async def test_results_are_collected_in_that_order_and_before_the_rows_above_the
     await batch.hold_submitted(weekly, old, young, ended=("weekly", "old", "young"))
     ended = await batch.run([*some_jobs(5), young, weekly, old], concurrency=1)
     assert ended.states == {"done": 8}
+    assert ended.runner.view.done == 8, "none is counted again when its row is read"
     assert first_polls(batch)[:3] == ["old", "young", "weekly"]
     assert batch.api.polls[2][0] <= batch.api.posts[0][0] + 0.1
 
