@@ -19,7 +19,7 @@ from batcher.options.facts import SandboxOptions
 from batcher.providers.catalog import Catalog
 from batcher.providers.catalog_cache import CachedEntry, CatalogCache
 from batcher.providers.kept import keep_entries, kept_entries
-from batcher.providers.listing import ListingCache
+from batcher.providers.model_list import ListingCache
 from batcher.sandbox.catalogue import catalogue
 from batcher.schema.spec import BUILT_IN, KLING, ModelSpec
 from tests.api_server import TOKEN, ApiServer

@@ -7,8 +7,8 @@ import pytest
 from engine import PRICE_USD, Batch, after, answer, bought, for_ever, in_virtual_time, job, some_jobs
 
 from batcher.app.asked import options_from
-from batcher.cli.console import status_lines
 from batcher.cli.read_commands import JobFilter
+from batcher.cli.summary_view import status_lines
 from batcher.engine.stop import Breaker
 from batcher.errors import (
     BalanceExhausted,

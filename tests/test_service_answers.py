@@ -22,7 +22,7 @@ from batcher.errors import (
     TurnedAway,
     Unavailable,
 )
-from batcher.http import bodies, words
+from batcher.http import bodies, statuses, words
 from batcher.http.exchange import ApiAnswer
 from batcher.ports import CancelOutcome, Phase
 from batcher.providers.runcomfy import answers
@@ -120,7 +120,9 @@ SUBMISSIONS = {
     "200 with too deep a body is unknown": (said(200, b"[" * 100_000), OutcomeUnknown),
     "200 without an id is unknown": (said(200, {"status": "in_queue"}), OutcomeUnknown),
     "204 is unknown": (said(204), OutcomeUnknown),
-    **{f"{status} is rejected": (said(status), Rejected) for status in sorted(answers.CLEARLY_REJECTED)},
+    **{
+        f"{status} is rejected": (said(status), Rejected) for status in sorted(statuses.CLEARLY_REJECTED)
+    },
     **{f"{status} is unknown": (said(status, HTML), OutcomeUnknown) for status in UNDECIDED},
 }
 

@@ -24,7 +24,7 @@ from batcher.options.facts import Outage, SandboxOptions, Trust
 from batcher.ports import Provider
 from batcher.providers.catalog import Catalog, Specs
 from batcher.providers.catalog_cache import CachedEntry, cache_dir
-from batcher.providers.listing import ListingCache
+from batcher.providers.model_list import ListingCache
 from batcher.providers.registry import OPENERS, RUNCOMFY, opener_of, vendor_of, vendors_of
 from batcher.providers.runcomfy.credentials import BASE_VARIABLE, base_url
 from batcher.providers.vendor import Surroundings, Vendor

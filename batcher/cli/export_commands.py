@@ -20,7 +20,7 @@ from batcher.terminal import visible
 def export_run(given: dict[str, Any]) -> int:
     """Export as the options say, and print the result."""
     from batcher.app.progress import byte_bar
-    from batcher.cli.console import size
+    from batcher.cli.amounts import size
     from batcher.dataset.export.exporter import ExportOrder, export, selected
 
     order: ExportOrder = _order(given)

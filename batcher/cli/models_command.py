@@ -11,7 +11,7 @@ import click
 
 from batcher.app.connect import connect
 from batcher.app.host import Host
-from batcher.cli.console import duration
+from batcher.cli.amounts import duration
 from batcher.cli.event_loop import run_loop
 from batcher.cli.fields import field_notes
 from batcher.cli.observers import only_warnings
@@ -19,7 +19,7 @@ from batcher.errors import CallError, InputError, UnreachableError
 from batcher.options.command import command
 from batcher.options.facts import SandboxOptions
 from batcher.providers.catalog import Found, SpecOrigin, SpecSource, spec_of
-from batcher.providers.listing import ModelList
+from batcher.providers.model_list import ModelList
 from batcher.schema.spec import ModelSpec
 from batcher.terminal import visible, visible_json
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from batcher.app.overview import Overview, overviews
-from batcher.cli.console import money, size
+from batcher.cli.amounts import money, size
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.errors import InputError

@@ -13,7 +13,7 @@ from batcher.app.check_urls import UrlReport
 from batcher.app.foresee import Planned
 from batcher.app.prepare import Prepared
 from batcher.app.show_bodies import ShownJob
-from batcher.cli.console import duration, money
+from batcher.cli.amounts import duration, money
 from batcher.ledger.book import PeriodRoom
 from batcher.options.run import Options
 from batcher.planning.estimate import PriceLine

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import click
 import msgspec
 
-from batcher.cli.console import status_lines
 from batcher.cli.event_loop import run_loop
+from batcher.cli.summary_view import status_lines
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.errors import UsageError

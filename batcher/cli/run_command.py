@@ -23,12 +23,13 @@ from batcher.app.locked import when_free
 from batcher.app.progress import Bar, Held, json_records
 from batcher.app.teller import Ending, Watchers
 from batcher.cli import ending
-from batcher.cli.console import money, needs_a_human, summary_lines
+from batcher.cli.amounts import money
 from batcher.cli.event_loop import fast_loop, run_loop
 from batcher.cli.observers import observer_for, records_of
 from batcher.cli.plan_view import brief_lines, plan_json, plan_page
 from batcher.cli.question import agreed
 from batcher.cli.run_options import typed
+from batcher.cli.summary_view import needs_a_human, summary_lines
 from batcher.cli.tellers import watched_by
 from batcher.clock import SystemClock
 from batcher.engine.canary import CanaryReport

@@ -8,7 +8,7 @@ import click
 
 from batcher.app.host import Host
 from batcher.app.spend import By, entries_of, rebuild, totals
-from batcher.cli.console import money
+from batcher.cli.amounts import money
 from batcher.terminal import visible, visible_json
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from batcher.errors import ManifestError
-from batcher.manifest.identify import KNOWN_NAMES, is_header
+from batcher.manifest.detect_format import KNOWN_NAMES, is_header
 from batcher.schema.wording import shown
 
 AGAIN = "the header again; take this row away"

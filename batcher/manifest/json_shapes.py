@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from batcher.jobs.columns import ColumnRules
-from batcher.manifest.identify import KNOWN_NAMES
+from batcher.manifest.detect_format import KNOWN_NAMES
 from batcher.manifest.rows import HEAD_KEYS, Lined, LinedList
 from batcher.schema.dialect import media_kind
 

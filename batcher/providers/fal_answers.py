@@ -37,18 +37,16 @@ from typing import Any, Final
 import msgspec
 
 from batcher.errors import (
-    AuthRefused,
     BalanceExhausted,
     CallError,
-    NotFound,
     OutcomeUnknown,
-    Rejected,
     TurnedAway,
     Unavailable,
 )
 from batcher.http.bodies import document_of, is_plain_int, own_id, usable_id
 from batcher.http.exchange import ApiAnswer, is_at
 from batcher.http.headers import retry_after_s
+from batcher.http.statuses import BY_STATUS
 from batcher.http.words import clean, said, words
 from batcher.jobs.job import recorded
 from batcher.ports import CancelOutcome, Handle, Phase, Result
@@ -61,18 +59,7 @@ DEPTH_MAX: Final = 16
 COUNT_MAX: Final = 1000
 TYPES_SHOWN: Final = 3
 
-CLEARLY_REJECTED: Final = frozenset(
-    {400, 405, 406, 411, 412, 413, 414, 415, 416, 417, 421, 422, 426, 428, 431, 451}
-)
-BY_STATUS: Final[dict[int, type[CallError]]] = {
-    401: AuthRefused,
-    402: BalanceExhausted,
-    403: AuthRefused,
-    404: NotFound,
-    410: NotFound,
-    429: TurnedAway,
-    **dict.fromkeys((*CLEARLY_REJECTED, *range(300, 400)), Rejected),
-}
+STATUSES: Final[dict[int, type[CallError]]] = {**BY_STATUS, 429: TurnedAway}
 OF_THE_INPUTS: Final = frozenset({400, 405, 413, 415, 422, 451})
 """Statuses of a result that say nothing of a GET without a body: they are the failure's."""
 NEVER_A_FAILURE: Final = frozenset({401, 402, 429})
@@ -296,7 +283,7 @@ def checked(answer: ApiAnswer, now: datetime) -> dict[str, Any]:
 def _verdict(answer: ApiAnswer, document: dict[str, Any]) -> type[CallError] | None:
     if answer.status == 403 and _LOCKED.search(said(document)):
         return BalanceExhausted
-    return BY_STATUS.get(answer.status)
+    return STATUSES.get(answer.status)
 
 
 def _turned_away(answer: ApiAnswer, document: dict[str, Any], now: datetime) -> TurnedAway:

@@ -30,9 +30,10 @@ from batcher.http.bodies import document_of, usable_id
 from batcher.http.endpoint import origin_of
 from batcher.http.exchange import ApiAnswer
 from batcher.http.headers import RETRY_AFTER_MAX_S, retry_after_s
+from batcher.http.statuses import BY_STATUS
 from batcher.http.words import clean, words
 from batcher.ports import CancelOutcome, Phase, Result
-from batcher.providers.runcomfy.answers import BY_STATUS, explain, kept_output
+from batcher.providers.runcomfy.answers import explain, kept_output
 from batcher.providers.runcomfy.outputs import output_texts, output_urls
 
 PREFIX: Final = "replicate:"

@@ -58,6 +58,7 @@ from batcher.http.bodies import (
 )
 from batcher.http.exchange import ApiAnswer
 from batcher.http.headers import retry_after_s
+from batcher.http.statuses import BY_STATUS
 from batcher.http.words import clean, page_words, said, snippet, words
 from batcher.jobs.job import recorded
 from batcher.ports import CancelOutcome, Phase, Result
@@ -80,17 +81,6 @@ BY_CODE: Final[dict[int, type[CallError]]] = {
     403001: AuthRefused,  # PermissionDeniedError
     403003: AuthRefused,
     404001: NotFound,  # ResourceNotFound: perhaps an expired request
-}
-CLEARLY_REJECTED: Final = frozenset(
-    {400, 405, 406, 411, 412, 413, 414, 415, 416, 417, 421, 422, 426, 428, 431, 451}
-)
-BY_STATUS: Final[dict[int, type[CallError]]] = {
-    401: AuthRefused,
-    402: BalanceExhausted,
-    403: AuthRefused,
-    404: NotFound,
-    410: NotFound,
-    **dict.fromkeys((*CLEARLY_REJECTED, *range(300, 400)), Rejected),
 }
 PHASES: Final[dict[str, Phase]] = {
     **dict.fromkeys(("in_queue", "pending", "waiting"), Phase.QUEUED),

@@ -1,47 +1,22 @@
-"""The text that commands print: summaries, states, amounts."""
+"""What ``run`` and ``status`` print at the end: counts, money, and what to do about the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from batcher.cli.amounts import duration, money, size
 from batcher.jobs.lifecycle import SANDBOX_API, Record, Stage, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import REFUSED, Status, Summary
 from batcher.options.command import as_path, command
 from batcher.options.given import Given
+from batcher.providers.registry import DEPLOYMENTS, RUNCOMFY, vendors_of
 from batcher.store.bucket import outputs_place
 
 PROBLEMS_SHOWN = 10
 GENERATIONS_PAGE = "the Generations page of your RunComfy account"
-
-
-def money(usd: float | None) -> str:
-    """An amount for people: ``$12.60``, with hundredths of a cent if there are any."""
-    if usd is None:
-        return "unknown"
-    whole, _, fraction = f"{usd:,.4f}".partition(".")
-    return f"${whole}.{fraction[:2]}{fraction[2:].rstrip('0')}"
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: ``4.2 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def status_lines(status: Status, given: Given | None = None) -> Iterator[str]:
@@ -193,9 +168,13 @@ def _unknowns(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[st
     if len(unknown) > PROBLEMS_SHOWN:
         listing = _list_command(summary.run_dir, "unknown")
         yield f"  ... and {len(unknown) - PROBLEMS_SHOWN} more: {listing}"
+    vendors = vendors_of(record.model or "" for _, record in unknown)
+    if not {RUNCOMFY, DEPLOYMENTS}.issuperset(vendors):
+        auto = command("resolve", as_path(summary.run_dir), "--auto")
+        yield f"  those that their vendor lists are found by the next run, and by: {auto}"
     first = command("resolve", as_path(summary.run_dir), unknown[0][0])
     sandboxed = snapshot.last_run is not None and snapshot.last_run.api == SANDBOX_API
-    place = "the sandbox's list" if sandboxed else GENERATIONS_PAGE
+    place = "the sandbox's list" if sandboxed else _pages(vendors)
     yield f"  look for them on {place}, then settle each, as in"
     if sandboxed:
         yield f"    {command('sandbox', 'generations', as_path(summary.run_dir))}"
@@ -203,6 +182,16 @@ def _unknowns(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[st
     yield f"    {first} --not-created"
     yield "  or buy them once more, in any case:"
     yield f"    {given.resume_command(retry_unknown=True)}"
+
+
+def _pages(vendors: list[str]) -> str:
+    """Where a user looks requests up."""
+    named = ("RunComfy" if one in (RUNCOMFY, DEPLOYMENTS) else one for one in vendors)
+    pages = (
+        GENERATIONS_PAGE if one == "RunComfy" else f"the list of requests of your {one} account"
+        for one in dict.fromkeys(named)
+    )
+    return " or ".join(pages)
 
 
 def _list_command(run_dir: str, states: str) -> str:
