@@ -160,6 +160,20 @@ def test_a_run_that_does_not_wait_any_more_keeps_nothing_free(tmp_path):
     assert reserve(one, "y", 1.0) is None
 
 
+def test_a_thread_that_looks_for_room_and_one_that_settles_do_not_meet(tmp_path):
+    """The loop writes to the book while a thread looks."""
+    one, seen = book(tmp_path, unfinished=2), []
+
+    class Watched(dict):
+        def items(self):
+            seen.append(one._threads._is_owned())
+            return super().items()
+
+    one._waiting = Watched()
+    one.crowded()
+    assert seen == [True]
+
+
 def test_no_request_counts_for_more_than_a_day(tmp_path):
     clock = SetClock()
     one = book(tmp_path, unfinished=1, clock=clock)

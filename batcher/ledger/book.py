@@ -207,8 +207,10 @@ class Book:
             return None
         now = self._clock.now()
         since = iso(now - UNFINISHED_AT_MOST)
-        held = Counter(entry.run_dir for entry in self.reservations() if entry.at >= since)
-        others = {run for run, at in self._waiting.items() if abs(now - at) < WAITS_FOR} - {self.run_dir}
+        with self._threads:
+            held = Counter(entry.run_dir for entry in self._unfinished.values() if entry.at >= since)
+            waiting = {run for run, at in self._waiting.items() if abs(now - at) < WAITS_FOR}
+        others = waiting - {self.run_dir}
         if held.total() < limit:
             for_waiting = limit - sum(n for run, n in held.items() if run not in {*others, self.run_dir})
             if not others or held[self.run_dir] < -(-for_waiting // (len(others) + 1)):
