@@ -9,7 +9,11 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+from batcher.app.connect import models_to_ask
+from batcher.jobs.lifecycle import EventName, Stage
+from batcher.ledger.ledger import read_snapshot
 from tests.api_server import command, environment
+from tests.engine import Batch, bought, in_virtual_time, job
 from tests.faults import wait_for
 
 MODELS = {
@@ -69,3 +73,38 @@ def test_a_batch_over_four_vendors_is_killed_and_resumed_and_nothing_is_bought_t
     assert unknown <= 12, "at most what was in flight when it was killed"
     assert set(vendors) == set(MODELS)
     assert len(made) <= OF_EACH * len(MODELS)
+
+
+@in_virtual_time
+async def test_a_vendor_is_reached_for_what_is_to_be_asked_of_it_and_for_nothing_else(tmp_path):
+    """Its token may be gone once its rows have left the manifest."""
+    batch = Batch(tmp_path)
+    names = (
+        "unknown",
+        "submitted",
+        "completed",
+        "download",
+        "generate",
+        "submit",
+        "deferred",
+        "cancelled",
+    )
+    bought_of = {name: bought(job(name, model=f"{name}/m"), f"r-{name}") for name in names}
+    ends = {
+        "completed": (EventName.COMPLETED, {}),
+        "generate": (EventName.FAILED, {"stage": Stage.GENERATE}),
+        "deferred": (EventName.DEFERRED, {"reason": "401"}),
+        "cancelled": (EventName.CANCELLED, {}),
+    }
+    lines = [line for one in bought_of.values() for line in one]
+    lines.remove(bought_of["unknown"][1])
+    lines.remove(bought_of["submit"][1])
+    lines += [(event, name, fields) for name, (event, fields) in ends.items()]
+    lines += [(EventName.FAILED, "submit", {"stage": Stage.SUBMIT})]
+    lines += [
+        (EventName.COMPLETED, "download", {}),
+        (EventName.FAILED, "download", {"stage": Stage.DOWNLOAD}),
+    ]
+    await batch.hold(*lines)
+    asked = models_to_ask(read_snapshot(tmp_path, batch.disk))
+    assert asked == {"unknown/m", "submitted/m", "completed/m", "download/m"}

@@ -16,7 +16,7 @@ from batcher.download.trust import TrustPolicy
 from batcher.download.way import Way
 from batcher.errors import CredentialsError, LedgerError, UsageError
 from batcher.http.network import Network
-from batcher.jobs.lifecycle import SANDBOX_API
+from batcher.jobs.lifecycle import SANDBOX_API, Record, Stage, State
 from batcher.layout import HIDDEN_NAME, SANDBOX_NAME
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.media import is_public_url
@@ -71,7 +71,7 @@ class Site:
         self.vendors[name] = await self._open.enter_async_context(vendor)
 
     def provider(self, model: str) -> Provider:
-        """The provider of a model."""
+        """The provider of a model. Raises KeyError for a vendor that was not reached."""
         return self.vendors[vendor_of(model)].provider
 
     def catalog(self, model: str = "") -> Catalog:
@@ -172,6 +172,17 @@ def apis_in(snapshot: Snapshot) -> dict[str, str]:
     """The base URLs at which earlier runs used other vendors than RunComfy's Model API, by name."""
     runs = snapshot.runs.values()
     return {name: base for run in runs for name, base in (run.opening.other_apis or {}).items()}
+
+
+def models_to_ask(snapshot: Snapshot) -> set[str]:
+    """The models of jobs whose requests or results are still to be asked for, in the manifest or not."""
+    return {record.model or "" for _, record in snapshot.unfinished() if _is_to_ask(record)}
+
+
+def _is_to_ask(record: Record) -> bool:
+    if record.state is State.FAILED:
+        return record.stage is Stage.DOWNLOAD
+    return record.state in (State.UNKNOWN, State.SUBMITTED, State.COMPLETED)
 
 
 def check_same_api(snapshot: Snapshot, site: Site, run_dir: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from batcher.app.connect import Site, check_same_api, connect
+from batcher.app.connect import Site, check_same_api, connect, models_to_ask
 from batcher.app.host import Host
 from batcher.app.tracing import Traced, trace, traceable
 from batcher.disk import Disk
@@ -170,8 +170,9 @@ def _check_fits(record: JobRecord, request_id: str, result: Result) -> None:
 async def _held(run_dir: Path, host: Host) -> AsyncIterator[tuple[Site, Ledger]]:
     """The API that the last run in ``run_dir`` used, and the ledger, locked."""
     snapshot = read_snapshot(run_dir, host.disk)
-    models = {record.model or "" for _, record in snapshot.unfinished()}
-    async with connect(_sandbox_of(snapshot), host, run_dir, models=models) as site:
+    models, sandbox = models_to_ask(snapshot), _sandbox_of(snapshot)
+    # With nothing to ask, no token is needed.
+    async with connect(sandbox, host, run_dir, models=models, spending=bool(models)) as site:
         check_same_api(snapshot, site, run_dir)
         async with _ledger(run_dir, host) as ledger:
             yield site, ledger

@@ -15,7 +15,7 @@ from batcher.app.account import open_account, read_book
 from batcher.app.bad_jobs import BadJobs
 from batcher.app.calls import timed
 from batcher.app.check_urls import check_urls
-from batcher.app.connect import Site, apis_in, check_same_api, connect
+from batcher.app.connect import Site, apis_in, check_same_api, connect, models_to_ask
 from batcher.app.foresee import Planned, doubts_about, foresee
 from batcher.app.guard import check_outputs, moved_since
 from batcher.app.host import Host
@@ -78,12 +78,14 @@ async def run(options: Options, host: Host) -> Summary:
             specs = await _specs(site, manifest, run_dir, host, options.pace.outage)
         options = _on_what_is_left(options, specs, host.clock.monotonic() - began_s)
         async with _ledger_if_any(run_dir, shard, site, host) as held:
-            await site.reach(record.model or "" for _, record in held.snapshot.unfinished())
+            await site.reach(models_to_ask(held.snapshot))
             check_same_api(held.snapshot, site, run_dir)
             prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
             await check_outputs(prepared, store, held.snapshot)
             moved = moved_since(held.snapshot, store, host.disk)
-            if moved is None and await trace_first(held, site.provider, store, host):
+            async with _in_time(options, host):
+                traced = moved is None and await trace_first(held, site.provider, store, host)
+            if traced:
                 prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
                 await check_outputs(prepared, store, held.snapshot)
             await _warn_of_balance(prepared, site, host)
