@@ -17,6 +17,7 @@ from batcher.errors import (
     OutcomeUnknown,
     Rejected,
     StoppedError,
+    Unavailable,
     UsageError,
 )
 from batcher.jobs.lifecycle import EventName, Stage, State
@@ -152,6 +153,22 @@ async def test_a_retry_that_the_cap_has_no_room_for_is_left_to_a_run_with_more_r
     batch.max_cost_usd = 3.0
     ended = await batch.run([job("cat")])
     assert (ended.states, ended.spent_usd) == ({"done": 1}, pytest.approx(3.0))
+
+
+@in_virtual_time
+async def test_a_retry_of_an_earlier_run_without_room_is_asked_about_once_and_counts_as_failed(batch):
+    failed = (EventName.FAILED, "cat", {**FAILED_DUE, "cost_usd": 1.0})
+    await batch.hold(*bought(job("cat"), "r1-cat"), failed)
+    batch.policy, batch.max_cost_usd = TWICE, 1.5
+    fails(batch, "cat", 1)
+    ended = await batch.run([job("cat")])
+    assert (ended.states, ended.runner.view.failed) == ({"failed": 1}, 1)
+    assert len(batch.api.polls) == 1
+    batch.max_cost_usd = 3.0
+    batch.api.results["r1-cat"] = [*[Unavailable("502")] * 2, BROKEN]
+    batch.api.posting["cat"] = ["r2-cat"]
+    ended = await batch.run([job("cat")])
+    assert (ended.states, ended.runner.view.failed) == ({"done": 1}, 0)
 
 
 @in_virtual_time

@@ -44,10 +44,20 @@ class Retries:
         """The job of a request of an earlier run, if it was met."""
         return self._taken_over.pop(job_id, None)
 
+    def last_attempt(self, job_id: str) -> int:
+        """The number of a job's last attempt; 0 if there was none."""
+        record = self._records.find(job_id)
+        return record.attempt if record is not None else 0
+
     def is_left(self, job_id: str, attempt: int) -> bool:
         """Whether a retry that began after ``attempt`` bought nothing: no room, or no answer."""
-        record = self._records[job_id]
-        return record.retry_due and record.attempt == attempt
+        record = self._records.find(job_id)
+        return record is not None and record.retry_due and record.attempt == attempt
+
+    def stays_bad(self, job_id: str) -> bool:
+        """Whether a job that was to be bought again, and is not, counts as failed."""
+        record = self._records.find(job_id)
+        return record is not None and record.state in (State.FAILED, State.CANCELLED)
 
     async def next_after(self, job_id: str) -> int:
         """Wait until a failed job is to be bought again, and take a slot for it.

@@ -21,12 +21,7 @@ from batcher.engine.retries import Retries
 from batcher.engine.stop import Breaker
 from batcher.engine.submit import Outcome
 from batcher.engine.vanishing import Vanishing
-from batcher.errors import (
-    BatcherError,
-    IncompleteError,
-    InputError,
-    RunDirError,
-)
+from batcher.errors import BatcherError, IncompleteError, InputError, RunDirError
 from batcher.jobs.job import Job
 from batcher.jobs.lifecycle import NOT_FOUND, EventName, Stage, State
 from batcher.ledger.finished import JobRecord
@@ -134,6 +129,8 @@ class Runner:
         task.add_done_callback(lambda _: work.close())  # if cancelled before its start
         await asyncio.wait([task])
         del self._live[task]
+        if not task.cancelled():
+            task.result()
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         """An error in a lane drains the run instead of crashing it."""
@@ -232,9 +229,11 @@ class Runner:
 
     async def _buy(self, job: Job, *, ask_first: bool) -> None:
         """Submit a job, poll it, fetch its outputs; also its retries. The caller holds its slot."""
+        attempt = self._retries.last_attempt(job.id)
         with self._canary.watching(job.id):
             result = await self._generate(job, ask_first=ask_first)
-            await self._collect_or_retry(job, result)
+            if not self._retries.is_left(job.id, attempt):
+                await self._collect_or_retry(job, result)
 
     async def _generate(self, job: Job, *, ask_first: bool) -> Result | None:
         """One attempt of a job, to its result; frees its slot."""
@@ -253,7 +252,6 @@ class Runner:
             self.view.failed -= 1
             result = await self._generate(job, ask_first=True)
             if self._retries.is_left(job.id, attempt):
-                self.view.failed += 1
                 return
         if result is not None:
             await self._collect(job.id, result)
@@ -267,6 +265,7 @@ class Runner:
             result = await self._lanes.watcher.ask(handle_of(record), self._pace.outage.later_s)
         except Gone:
             return True
+        self.view.failed += result is None
         if result is not None and not is_final_no(result):
             await self._ledger.record(
                 EventName.SUBMITTED, job.id, request_id=record.request_id, urls=record.urls
@@ -302,6 +301,7 @@ class Runner:
             self.view.unknown += 1
             self._lanes.unwatched.hold(job.id, job.model)
         self.view.failed += outcome is Outcome.FAILED
+        self.view.failed += outcome is Outcome.LEFT and self._retries.stays_bad(job.id)
         if outcome is Outcome.FAILED or outcome is Outcome.UNKNOWN:
             self._count_end(failed=True)
         if (warning := self._lanes.budget.warning()) is not None:
@@ -351,13 +351,9 @@ class Runner:
 
     async def _record_end(self, job_id: str, result: Result, unfinished_s: float) -> Result | None:
         if result.phase is Phase.SUCCEEDED:
-            seen = {
-                "cost_usd": result.cost_usd,
-                "output": result.output,
-                "unfinished_s": unfinished_s,
-            }
+            seen = {"cost_usd": result.cost_usd, "output": result.output}
             # No need to await this line: ``done`` awaits its own, which comes after it.
-            self._ledger.append(EventName.COMPLETED, job_id, **seen)
+            self._ledger.append(EventName.COMPLETED, job_id, unfinished_s=unfinished_s, **seen)
             self._count(failed=False)
             return result
         if result.phase is Phase.CANCELLED:
