@@ -22,6 +22,7 @@ from engine import (
 
 from batcher.app import run as app
 from batcher.app.host import Host
+from batcher.app.spend import entries_of
 from batcher.engine.late_costs import LateCosts
 from batcher.errors import InputError, InterruptedRunError, OutcomeUnknown, TurnedAway, UnreachableError
 from batcher.jobs.lifecycle import EventName, Stage, State
@@ -168,7 +169,49 @@ async def test_every_attempt_counts_whatever_became_of_it(batch):
     assert ended.spent_usd == 6.0
 
 
+@in_virtual_time
+async def test_what_ran_until_it_was_cancelled_costs_the_same_in_spend_as_in_its_ledger(batch):
+    batch.api.results["ran"] = [answer(Phase.CANCELLED, may_cost=True)]
+    batch.api.results["queued"] = [answer(Phase.CANCELLED)]
+    ended = await batch.run([job("ran"), job("queued"), job("done")])
+    assert ended.spent_usd == 2.0
+    counted = entries_of(Host(clock=batch.clock, disk=batch.disk), batch.path)
+    assert {entry.job: entry.usd for entry in counted} == {"ran": 1.0, "queued": 0.0, "done": 1.0}
+    assert {entry.kind for entry in counted} == {"settle"}
+
+
 # Costs that come late
+
+
+@in_virtual_time
+async def test_costs_of_a_vendor_that_left_the_manifest_are_not_asked_and_hold_up_no_others(
+    batch, monkeypatch
+):
+    await batch.run([job("fox", model="other:fox"), job("cat")])
+    polls = len(batch.api.polls)
+
+    def connected(model):
+        if model.startswith("other:"):
+            raise KeyError(model)
+        return batch.api
+
+    monkeypatch.setattr(
+        batch, "_deps", lambda *held: replace(Batch._deps(batch, *held), providers=connected)
+    )
+    batch.max_cost_usd, batch.assume_price_usd = 9.0, 1.0
+    ended = await batch.run([job("cat")])
+    assert (ended.states, ended.error) == ({"done": 2}, None)
+    assert {request_id for _, request_id in batch.api.polls[polls:]} == {"r1-cat"}
+
+
+@in_virtual_time
+async def test_a_fault_of_ours_beside_the_lanes_is_not_hidden(batch, monkeypatch):
+    async def fault(self, is_ours):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(LateCosts, "take_over", fault)
+    with pytest.raises(ZeroDivisionError):
+        await batch.run([job("cat")])
 
 
 @in_virtual_time

@@ -43,10 +43,12 @@ class _MoneyLine(msgspec.Struct):
     price_usd: float | None = None
     cost_usd: float | None = None
     stage: str | None = None
+    may_cost: bool = False
 
 
 _decode = msgspec.json.Decoder(_MoneyLine).decode
 _FREE = frozenset({"deferred", "cancelled"})
+"""They cost nothing, unless ``may_cost`` says that the request ran until it was cancelled."""
 _ENDS = frozenset({"completed", "failed", "done", "cost"})
 
 
@@ -145,7 +147,8 @@ def _fold(found: dict[tuple[str, int], Entry], line: _MoneyLine, owner: tuple[st
         usd = line.price_usd or 0.0
         found[key] = Entry(RESERVE, line.at, *owner, *key, usd, line.model, line.digest)
     elif key in found and (line.event in _FREE or (line.event == "failed" and line.stage == "submit")):
-        found[key] = msgspec.structs.replace(found[key], kind=SETTLE, usd=0.0)
+        usd = found[key].usd if line.may_cost else 0.0
+        found[key] = msgspec.structs.replace(found[key], kind=SETTLE, usd=usd)
     elif key in found and line.event in _ENDS:
         usd = found[key].usd if line.cost_usd is None else line.cost_usd
         found[key] = msgspec.structs.replace(found[key], kind=SETTLE, usd=usd)

@@ -19,7 +19,7 @@ from batcher.ports import Provider
 T = TypeVar("T")
 
 Providers = Callable[[str], Provider]
-"""The provider of a model, by the model's name."""
+"""The provider of a model, by the model's name. Raises KeyError if this run is not connected to it."""
 
 
 class ApiLine:
@@ -45,7 +45,6 @@ class ApiLine:
         self._failing_since_s: float | None = None
         self._ever_answered = False
         self._pauses = clock.pauses
-        self.turned_away = 0
 
     @property
     def is_open(self) -> bool:
@@ -126,7 +125,6 @@ class ApiLine:
     def _failed(self, error: CallError, began_s: float, model: str | None) -> None:
         match error:
             case TurnedAway():
-                self.turned_away += 1
                 pause_s = self._gate.turned_away(self._clock.monotonic(), error.retry_after_s)
                 self._traffic.refused(model, pause_s)
                 self._failing_since_s = None  # it answered and asked us to wait: not an outage

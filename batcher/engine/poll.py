@@ -111,8 +111,14 @@ class Watcher:
         return None
 
     def hears_costs(self, model: str | None) -> bool:
-        """Whether the provider of ``model`` ever names a cost."""
-        return self._lines.of(model).provider.traits.cost is not CostSource.NONE
+        """Whether the provider of ``model`` ever names a cost.
+
+        False for one that this run is not connected to: all of its jobs are done and have left.
+        """
+        try:
+            return self._lines.of(model).provider.traits.cost is not CostSource.NONE
+        except KeyError:
+            return False
 
     async def watch(
         self, request: Handle, schedule: Polls, timeout_s: float | None, first_s: float
