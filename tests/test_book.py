@@ -16,6 +16,7 @@ from batcher.disk import LocalDisk
 from batcher.errors import LedgerError, RunDirError
 from batcher.ledger.book import Book, Limits, Periods, reservation
 from batcher.ledger.book_file import BOOK_NAME, BookFile, state_dir
+from batcher.ledger.book_fold import folded, paid_number
 from batcher.sandbox.catalogue import catalogue
 from tests.forked import popen
 
@@ -185,6 +186,36 @@ def test_where_it_lies(env, folder):
     assert state_dir(env, Path("/home/me")) == Path(folder)
 
 
+def test_what_a_deleted_directory_bought_counts_beside_what_is_bought_again(tmp_path):
+    clock = SetClock()
+    one = book(tmp_path, caps={"day": 5.0}, clock=clock)
+    reserve(one, "x", 2.0)
+    one.settle(("/a", "x", 1), 1.5)
+    for spent_usd in (3.5, 5.0):
+        clock.at += timedelta(minutes=1)
+        again = book(tmp_path, caps={"day": 5.0}, clock=clock)
+        assert reserve(again, "x", 2.0) is None
+        again.settle(("/a", "x", 1), 1.5)
+        again.refresh()
+        assert again.spent_usd("day") == pytest.approx(spent_usd - 0.5)
+    assert reserve(again, "y", 1.0).exit_code == 3
+    late = folded(BookFile(tmp_path, LocalDisk()).readable(), clock.at + timedelta(days=30))
+    assert sum(entry.usd for entry in late) == pytest.approx(4.5)
+
+
+def test_the_directory_knows_what_it_paid_for_and_its_ledger_lost(tmp_path):
+    one = book(tmp_path)
+    for job, usd in (("kept", 1.0), ("lost", 1.0), ("free", 1.0), ("begun", 1.0)):
+        reserve(one, job, usd)
+        if job != "begun":
+            one.settle(("/a", job, 1), 0.0 if job == "free" else usd)
+    reserve(book(tmp_path, "/b"), "other", 1.0)
+    one.refresh()
+    lost, begun = paid_number("lost", "d"), paid_number("begun", "d")
+    assert one.paid_here(lambda job: job == "kept", is_empty=False) == {lost}
+    assert one.paid_here(lambda job: job == "kept", is_empty=True) == {lost, begun}
+
+
 # The command
 
 
@@ -250,6 +281,26 @@ def test_jobs_that_another_directory_paid_for_are_bought_again_only_with_a_yes(s
         f"2 of the jobs that would be bought were already paid for in {tmp_path}/out/1" in again.stderr
     )
     assert run(server, tmp_path, "a.yaml", "-o", "out/2", "--max-cost", "9", "--yes").returncode == 0
+
+
+def test_a_directory_that_was_moved_away_is_bought_again_only_with_a_yes_and_within_the_cap(
+    server, tmp_path
+):
+    manifest(tmp_path, "a.yaml", "1", "2")
+    cap = ("--max-cost-per", f"day={PRICE_USD * 3}")
+    assert run(server, tmp_path, "a.yaml", "-o", "out/1", *cap).returncode == 0
+    (tmp_path / "out/1").rename(tmp_path / "out/moved")
+    told = "2 of the jobs that would be bought were already paid for in this run directory"
+    planned = run_typed(server, tmp_path, "plan", "a.yaml", "-o", "out/1", *cap)
+    assert (told in planned.stdout, "needs --yes" in planned.stdout) == (True, True)
+    again = run(server, tmp_path, "a.yaml", "-o", "out/1", *cap)
+    assert (again.returncode, told in again.stderr, len(server.posts)) == (65, True, 2)
+    assert run(server, tmp_path, "a.yaml", "-o", "out/1", *cap, "--yes").returncode == 3
+    assert len(server.posts) == 3
+    assert spend(tmp_path)["total_usd"] == pytest.approx(3 * PRICE_USD)
+    assert spend(tmp_path, "--rebuild")["total_usd"] == pytest.approx(3 * PRICE_USD)
+    third = run(server, tmp_path, "a.yaml", "-o", "out/moved", *cap)
+    assert (third.returncode, len(server.posts)) == (0, 3)
 
 
 def test_the_sandbox_is_never_in_the_book(tmp_path):

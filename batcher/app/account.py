@@ -13,7 +13,7 @@ from batcher.errors import BatcherError, RunDirError
 from batcher.jobs.lifecycle import SANDBOX_API
 from batcher.ledger.book import Book, Limits
 from batcher.ledger.book_file import BookFile, state_dir
-from batcher.ledger.book_fold import FOLD_FROM_LINES, fold_file
+from batcher.ledger.book_fold import FOLD_FROM_LINES, fold_file, paid_number
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.lock import is_segment_held
 from batcher.ledger.segments import segments_in
@@ -21,6 +21,11 @@ from batcher.ledger.snapshot import Snapshot
 from batcher.options.run import Options
 from batcher.planning.plan import PlanGroup
 from batcher.terminal import legible
+
+_HERE = (
+    "this run directory (its ledger, which was deleted, moved away or replaced, doesn't know of it: put "
+    "it back if you can)"
+)
 
 
 def open_account(options: Options, api: str, run_dir: Path, host: Host) -> Account | None:
@@ -79,13 +84,19 @@ def _fold(file: BookFile, host: Host) -> None:
 
 
 def bought_elsewhere(prepared: Prepared, snapshot: Snapshot, book: Book | None) -> str | None:
-    """A warning that jobs to be submitted are already paid for in another run directory."""
-    if book is None or not prepared.plan.to_buy or not book.knows_others:
+    """A warning that jobs to be submitted are already paid for in another run directory, or in this one
+    by a ledger that is gone."""
+    if book is None or not prepared.plan.to_buy:
+        return None
+    lost = book.paid_here(lambda job: snapshot.get(job) is not None, is_empty=snapshot.last_run is None)
+    if not lost and not book.knows_others:
         return None
     places: Counter[str] = Counter()
     for job, decision in prepared.work(snapshot):
         if decision.bucket is PlanGroup.NEW:
             place = book.paid_elsewhere(job.id, job.digest)
+            if snapshot.get(job.id) is None and paid_number(job.id, job.digest) in lost:
+                place = _HERE
             places.update([place] if place is not None else [])
     if not places:
         return None

@@ -105,13 +105,18 @@ def rebuild(host: Host, root: Path) -> int:
 def _combined(known: Attempts, made: Mapping[str, list[Entry]]) -> list[Entry]:
     """The entries made from ledgers, and those of all other run directories.
 
-    What is only reserved in the book stays: a run may be about to submit it.
+    What is only reserved in the book stays: a run may be about to submit it. So does what was set aside:
+    the ledger that knew it is gone, unless it is found under a name that the book doesn't know.
     """
     found = {entry.key: entry for entries in made.values() for entry in entries}
+    named = {entry.run_dir for entry in known.by_key.values()}
+    moved = {(entry.job, entry.digest) for entry in found.values() if entry.run_dir not in named}
     others = [
         entry
         for key, entry in known.by_key.items()
-        if entry.run_dir not in made or (entry.kind == RESERVE and key not in found)
+        if entry.run_dir not in made
+        or (entry.attempt < 0 and (entry.job, entry.digest) not in moved)
+        or (entry.kind == RESERVE and key not in found)
     ]
     return [*others, *found.values()]
 

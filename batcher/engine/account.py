@@ -119,14 +119,16 @@ class Account:
     def correct_costs(self, snapshot: Snapshot, run_dir: str, is_ours: Callable[[str], bool]) -> None:
         """Correct the reservations of ``run_dir``, whose run is dead, by its ledger.
 
-        A request that the ledger does not see ended counts as unfinished for as long as it may take.
+        A request that the ledger does not see ended counts as unfinished for as long as it may take. An
+        empty ledger is not the one of that run, and says nothing about it.
         """
+        is_empty = snapshot.last_run is None
         for entry in self.book.reservations():
             if entry.run_dir != run_dir or not is_ours(entry.job):
                 continue
             record = snapshot.get(entry.job)
             if record is None or record.attempt < entry.attempt:
-                self._settle(entry.key, 0.0)
+                self._settle(entry.key, entry.usd if is_empty else 0.0)
             elif record.attempt > entry.attempt:
                 self._settle(entry.key, entry.usd)
             else:

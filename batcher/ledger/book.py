@@ -14,7 +14,7 @@ clock was set back) counts for the current day and month.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, tzinfo
 from pathlib import Path
@@ -26,7 +26,7 @@ import msgspec
 from batcher.clock import Clock, iso
 from batcher.errors import StoppedError
 from batcher.ledger.book_file import FOLD, RESERVE, SETTLE, UNTIL, WAIT, BookFile, Entry
-from batcher.ledger.book_fold import Attempts, paid_number
+from batcher.ledger.book_fold import Attempts, is_begun_anew, paid_number
 
 PERIODS = ("day", "month")
 UNFINISHED_AT_MOST = timedelta(days=1)
@@ -154,6 +154,23 @@ class Book:
         run_dir = self._paid.get(paid_number(job, digest))
         return run_dir if run_dir is not None and Path(run_dir).exists() else None
 
+    def paid_here(self, is_known: Callable[[str], bool], *, is_empty: bool) -> set[int]:
+        """Jobs that this directory has paid for and its ledger doesn't know, as numbers.
+
+        A reservation counts if the ledger ``is_empty``; else its run may have died before the intent.
+        """
+        kinds = (SETTLE, RESERVE) if is_empty else (SETTLE,)
+        found: set[int] = set()
+        with self._threads:
+            for entry in self._attempts.by_key.values():
+                if entry.run_dir != self.run_dir or entry.usd <= 0 or entry.api != self.api:
+                    continue
+                if entry.kind == FOLD:
+                    found.update(entry.paid)
+                elif entry.kind in kinds and not is_known(entry.job):
+                    found.add(paid_number(entry.job, entry.digest))
+        return found
+
     def reservations(self) -> list[Entry]:
         """Attempts whose requests may be unfinished, as far as the book says."""
         with self._threads:
@@ -242,6 +259,8 @@ class Book:
         if entry.kind == WAIT:
             self._waiting[entry.run_dir] = datetime.fromisoformat(entry.at)
         before = self._attempts.by_key.get(entry.key)
+        if before is not None and is_begun_anew(before, entry):
+            before = None
         if not self._attempts.takes(entry) or entry.api != self.api:
             return
         self._note_unfinished(entry)
