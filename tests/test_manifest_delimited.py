@@ -206,8 +206,9 @@ def test_a_file_that_is_not_in_the_named_encoding_is_refused_with_its_line(tmp_p
 
 def test_a_nul_is_refused_with_its_line(tmp_path):
     assert refusal(tmp_path, "a.csv", "prompt\na\0b\n").startswith("a.csv:2: a NUL character")
-    said = refusal(tmp_path, "a.csv", "prompt\na\n".encode("utf-16-le"))
-    assert "--encoding utf-16-le" in said
+    for text in ("prompt\na\n", "prompt\nä\n"):
+        said = refusal(tmp_path, "a.csv", text.encode("utf-16-le"))
+        assert ("--encoding utf-16-le" in said, "cp1252" in said) == (True, False)
     assert prompts(tmp_path, "a.csv", "prompt\na\n".encode("utf-16-le"), encoding="utf-16-le") == ["a"]
 
 

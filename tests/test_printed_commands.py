@@ -209,6 +209,16 @@ def test_the_command_that_a_run_prints_has_the_plan_of_the_one_that_was_typed(cl
     assert (plans[1]["done"], plans[1]["to_buy"], plans[1]["max_cost_usd"]) == (2, 1, 6.0)
 
 
+def test_a_run_of_the_first_jobs_says_how_to_run_the_others(clips, capsys):
+    code, out = said(capsys, "run", *clips, "--limit", "2")
+    assert code == 0
+    text, _, line = out.splitlines()[-1].partition(". To run them all: ")
+    assert text == "1 jobs are pending that --limit left out"
+    [[_, verb, *words]] = words_of([line])
+    told = json.loads(said(capsys, verb, *words, "--dry-run", "--json")[1])
+    assert (told["done"], told["to_buy"], told["max_cost_usd"]) == (2, 1, 6.0)
+
+
 def test_a_plan_prints_the_command_that_carries_it_out(clips, capsys):
     clips = [word for word in clips if word not in ("--sandbox-speed", "200", "--poll", "0.02")]
     _, out = said(capsys, "plan", *clips)

@@ -8,12 +8,15 @@ import sys
 import pytest
 from engine import QuickDisk, bought, job
 
+from batcher.cli.amounts import money
+from batcher.cli.summary_view import summary_lines
 from batcher.clock import SystemClock
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import EventName, RunEvent, Stage, State
 from batcher.jobs.shard import Shard
 from batcher.ledger.ledger import Ledger, read_snapshot
-from batcher.ledger.summary import listed_jobs, status_of
+from batcher.ledger.summary import Summary, listed_jobs, status_of
+from batcher.options.given import Given
 
 FILES = (Artifact("media/x.mp4", 100, "aa"), Artifact("media/y.mp4", 23, "bb"))
 ENDS = {
@@ -245,3 +248,58 @@ async def test_an_intent_without_inputs_is_listed_without_them(path):
     (one,) = await listed(path, State.UNKNOWN)
     assert (one.input, one.source) == (None, None)
     assert seen(path).unpriced_attempts == 1
+
+
+DOWNLOAD = {"stage": Stage.DOWNLOAD, "message": "m"}
+
+
+async def end_of(path, *events, **values):
+    """What a run of ``values`` says at its end of a ledger that holds ``events``."""
+    await write(path, *events, run=opening())
+    snapshot = read_snapshot(path, QuickDisk())
+    present = status_of(path, snapshot)
+    fields = {name: getattr(present, name) for name in present.__struct_fields__}
+    done = Summary(**{**fields, "pending": 0}, selected=1, elapsed_s=1.0, submitted_now=1, exit_code=1)
+    return list(summary_lines(done, snapshot, Given(("m.csv",), values)))
+
+
+@pytest.mark.parametrize(
+    ("attempt", "how", "told"),
+    [
+        (1, {"stage": Stage.GENERATE}, ["  to try the others again, at their price: {} --retry-failed"]),
+        (
+            3,
+            {"stage": Stage.GENERATE},
+            [
+                "  1 have had all of --max-attempts 3; to try them too: {} --retry-failed --max-attempts 4"
+            ],
+        ),
+        (1, {**DOWNLOAD, "code": "not_media"}, ["  downloads are tried again, at no cost, by: {}"]),
+        (
+            1,
+            {**DOWNLOAD, "code": "expired"},
+            [
+                "  downloads are tried again, at no cost, by: {}",
+                "  to try the others again, at their price: {} --retry-failed",
+            ],
+        ),
+    ],
+)
+async def test_a_command_is_told_only_for_jobs_that_it_would_try(tmp_path, attempt, how, told):
+    begun = [bought(job("x"), attempt=number)[0] for number in range(1, attempt + 1)]
+    asked = [(EventName.SUBMITTED, "x", {"request_id": "r"})]
+    if how["stage"] is Stage.DOWNLOAD:
+        asked.append((EventName.COMPLETED, "x", {}))
+    lines = await end_of(tmp_path, *begun, *asked, (EventName.FAILED, "x", how))
+    assert lines[3:] == [line.format("batcher run m.csv") for line in told]
+
+
+async def test_what_was_refused_at_submit_cost_nothing_and_not_less(tmp_path):
+    events = []
+    for number in range(3):
+        name, job_id, intent = bought(job(f"j{number}"))[0]
+        events.append((name, job_id, {**intent, "price_usd": 1.4}))
+    events += [(EventName.FAILED, f"j{number}", ENDS["failed"][0][1]) for number in range(3)]
+    lines = await end_of(tmp_path, *events)
+    assert lines[0].endswith("cost $0.00")
+    assert money(-0.00001) == "$0.00"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batcher.cli.amounts import duration, money, size
-from batcher.jobs.lifecycle import SANDBOX_API, Record, Stage, State
+from batcher.jobs.lifecycle import EXPIRED, NO_OUTPUT, SANDBOX_API, Record, Stage, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import REFUSED, Status, Summary
@@ -101,9 +101,22 @@ def _remedies(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[st
     if summary.completed:
         yield f"{summary.completed} are generated but not yet downloaded. Resume with: {again}"
     if summary.pending:
-        yield f"{summary.pending} jobs are pending. Resume with: {again}"
+        yield from _pending(summary, given)
     yield from _failures(summary, snapshot, given)
     yield from _unknowns(summary, snapshot, given)
+
+
+def _pending(summary: Summary, given: Given) -> Iterator[str]:
+    """A run that was not stopped has left only what it was not asked for: its command would again."""
+    chosen = [f"--{key}" for key in ("limit", "only", "shard") if given.values.get(key)]
+    if summary.stopped or not chosen:
+        yield f"{summary.pending} jobs are pending. Resume with: {given.resume_command()}"
+        return
+    text = f"{summary.pending} jobs are pending that {' and '.join(chosen)} left out"
+    if "--shard" in chosen:
+        yield text
+    else:
+        yield f"{text}. To run them all: {given.resume_command(limit=None, only=None)}"
 
 
 def _running_cost(running: list[Record]) -> str:
@@ -132,9 +145,22 @@ def _failures(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[st
         return
     yield f"{len(failed)} failed or were cancelled:"
     yield from _listed(failed, summary, "failed,cancelled")
+    others = [record for _, record in failed if not _is_fetched_again(record)]
     if any(record.stage is Stage.DOWNLOAD for _, record in failed):
         yield f"  downloads are tried again, at no cost, by: {given.resume_command()}"
-    yield f"  to try the others again, at their price: {given.resume_command(retry_failed=True)}"
+    at_most = given.complete()["max_attempts"]
+    over = [record.attempt for record in others if record.attempt >= at_most]
+    if len(over) < len(others):
+        again = given.resume_command(retry_failed=True)
+        yield f"  to try the others again, at their price: {again}"
+    if over:
+        raised = given.resume_command(retry_failed=True, max_attempts=max(over) + 1)
+        yield f"  {len(over)} have had all of --max-attempts {at_most}; to try them too: {raised}"
+
+
+def _is_fetched_again(record: JobRecord) -> bool:
+    """Whether any next run tries it again, at no cost, and ``--retry-failed`` does nothing else."""
+    return record.stage is Stage.DOWNLOAD and record.code not in (EXPIRED, NO_OUTPUT)
 
 
 def _refusals(refused: list[tuple[str, JobRecord]], summary: Summary, given: Given) -> Iterator[str]:

@@ -120,9 +120,9 @@ def status_of(run_dir: Path, snapshot: Snapshot, *, beside: Disk | None = None) 
         submitting=_under_way(snapshot, live),
         duplicates=(run.duplicates or 0) if run is not None else 0,
         orphaned=snapshot.orphaned,
-        cost_usd=round(snapshot.spent_usd, USD_DIGITS),
-        estimated_cost_usd=round(_estimated_usd(snapshot), USD_DIGITS),
-        reported_cost_usd=round(snapshot.reported_usd, USD_DIGITS),
+        cost_usd=_rounded_usd(snapshot.spent_usd),
+        estimated_cost_usd=_rounded_usd(_estimated_usd(snapshot)),
+        reported_cost_usd=_rounded_usd(snapshot.reported_usd),
         unpriced_attempts=snapshot.unpriced_attempts,
         bytes=snapshot.bytes,
         live=bool(live),
@@ -130,6 +130,11 @@ def status_of(run_dir: Path, snapshot: Snapshot, *, beside: Disk | None = None) 
         refused=snapshot.refused,
         **counts,
     )
+
+
+def _rounded_usd(usd: float) -> float:
+    """Without the dust of a sum, which could make a zero negative."""
+    return round(usd, USD_DIGITS) + 0.0
 
 
 def _estimated_usd(snapshot: Snapshot) -> float:

@@ -104,6 +104,8 @@ def _score(sample: bytes, encoding: str, rate: Callable[[str], float]) -> float:
 
 def encoding_hint(content: bytes) -> str:
     """The remedy for ``content`` that is not UTF-8, to be appended to the problem."""
+    if 4 * content[:SAMPLE_BYTES].count(0) > len(content[:SAMPLE_BYTES]):
+        return "; it looks like UTF-16 without a byte-order mark: --encoding utf-16-le (or -be) reads it"
     likely = likely_encoding(content) or "NAME"
     guess = "" if likely == "NAME" else f"; it looks like {likely}"
     return f'{guess}: read it with --encoding {likely}, or save it in UTF-8 (in Excel: "CSV UTF-8")'

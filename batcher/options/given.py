@@ -43,9 +43,12 @@ class Given:
         return with_options(verb, self.manifests, values, leave_out=(Shapes.TALK,))
 
     def resume_command(self, **more: Any) -> str:
-        """The command that resumes the batch: without permissions for one run only."""
-        lasting = {key: value for key, value in self.values.items() if not _once(key)}
-        return with_options("run", self.manifests, {**lasting, **more}, leave_out=(Shapes.TALK,))
+        """The command that resumes the batch: without permissions for one run only.
+
+        ``more`` as in ``command``.
+        """
+        lasting = {key: None for key in self.values if _once(key)}
+        return self.command(**{**lasting, **more})
 
 
 def _once(key: str) -> bool:
