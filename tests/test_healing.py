@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
-from engine import Api, Batch, Request, bought, in_virtual_time, job, some_jobs
+from engine import Api, Batch, LoopClock, Request, bought, in_virtual_time, job, some_jobs
 
 from batcher.errors import AuthRefused, OutcomeUnknown, Rejected, StoppedError
 from batcher.jobs.lifecycle import State
@@ -67,6 +68,20 @@ async def test_if_nothing_was_created_the_job_is_submitted_again(tmp_path):
     assert batch.api.prompts == ["cat", "cat"]
     assert batch.story("cat")[:4] == ["submitting", "unanswered", "deferred", "submitting"]
     assert (ended.records["cat"].attempt, ended.spent_usd) == (1, 1.0)
+
+
+@in_virtual_time
+async def test_a_wall_clock_that_jumps_delays_no_question(tmp_path):
+    class Jumping(LoopClock):
+        def now(self):
+            return super().now() - timedelta(hours=now_s() > 2)
+
+    batch = batch_with(tmp_path, {}, created())
+    batch.clock = Jumping()
+    assert (await batch.run([job("cat")])).states == {"done": 1}
+    assert [at_s for at_s, _ in batch.api.asked] == [
+        pytest.approx(at_s, abs=0.2) for at_s in (5.0, 25.0)
+    ]
 
 
 @pytest.mark.parametrize("told", [{}, Rejected("the list can't be read"), AuthRefused("who?")])

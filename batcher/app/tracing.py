@@ -13,9 +13,9 @@ from batcher.app.host import Host
 from batcher.clock import Clock
 from batcher.engine.cancel import patiently
 from batcher.engine.gateway import Providers
-from batcher.engine.healing import NOT_CREATED
+from batcher.engine.healing import Healing, record_trace
 from batcher.errors import CallError
-from batcher.jobs.lifecycle import EventName, State
+from batcher.jobs.lifecycle import State
 from batcher.ledger.ledger import Ledger
 from batcher.ledger.snapshot import Snapshot
 from batcher.ports import Lost, Trace, Tracing
@@ -109,14 +109,11 @@ async def trace(ledger: Ledger, lost: list[Lost], providers: Providers, clock: C
 
 
 async def _record(ledger: Ledger, job_id: str, found: Trace | None, told: Traced) -> None:
-    if found is None:
-        told.undecided.append(job_id)
-    elif found.request is None:
-        await ledger.record(EventName.DEFERRED, job_id, reason=NOT_CREATED)
-        told.not_created.append(job_id)
-    elif ledger.snapshot.requests.get(found.request.id) is not None:
-        told.undecided.append(job_id)  # another attempt has it
-    else:
-        handle = found.request
-        await ledger.record(EventName.SUBMITTED, job_id, request_id=handle.id, urls=handle.urls)
-        told.found.append(job_id)
+    healing = Healing.UNTOLD if found is None else await record_trace(ledger, job_id, found)
+    match healing:
+        case Healing.CREATED:
+            told.found.append(job_id)
+        case Healing.NOTHING:
+            told.not_created.append(job_id)
+        case Healing.UNTOLD:
+            told.undecided.append(job_id)

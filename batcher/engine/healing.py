@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum, auto
-from typing import Final
+from typing import Final, NamedTuple
 
 from batcher.clock import Clock
 from batcher.engine.gateway import ApiLine, Lines
@@ -32,6 +32,25 @@ class Healing(Enum):
     UNTOLD = auto()
 
 
+class _Posted(NamedTuple):
+    """A POST under way or without an answer, and the reading of the clock at its intent."""
+
+    lost: Lost
+    at_s: float
+
+
+async def record_trace(ledger: Ledger, job_id: str, found: Trace) -> Healing:
+    """Record what a provider found about a lost submission. A request of another attempt is no news."""
+    request = found.request
+    if request is None:
+        await ledger.record(EventName.DEFERRED, job_id, reason=NOT_CREATED)
+        return Healing.NOTHING
+    if ledger.snapshot.requests.get(request.id) is not None:
+        return Healing.UNTOLD
+    await ledger.record(EventName.SUBMITTED, job_id, request_id=request.id, urls=request.urls)
+    return Healing.CREATED
+
+
 class Healer:
     """Asks providers about POSTs without an answer, and records what is certain."""
 
@@ -39,7 +58,7 @@ class Healer:
         self._lines = lines
         self._ledger = ledger
         self._clock = clock
-        self._open: dict[str, Lost] = {}
+        self._open: dict[str, _Posted] = {}
         self._healing: dict[str, str] = {}
 
     def waits(self) -> Iterator[str]:
@@ -49,7 +68,8 @@ class Healer:
 
     def posts(self, job: Job) -> None:
         """A job's POST is about to leave."""
-        self._open[job.id] = Lost(job.id, job.model, recorded(job.input), self._clock.now())
+        lost = Lost(job.id, job.model, recorded(job.input), self._clock.now())
+        self._open[job.id] = _Posted(lost, self._clock.monotonic())
 
     def ended(self, job: Job) -> None:
         """A job's POST was answered, or given up."""
@@ -59,13 +79,13 @@ class Healer:
         """Ask what became of a job's lost POST until that is certain, or can't be told any more."""
         if line.provider.traits.traces is Tracing.NONE:
             return Healing.UNTOLD
-        sent_at = self._open[job.id].sent_at
+        began_s = self._open[job.id].at_s
         self._healing[job.id] = line.provider.name
         try:
             for ask_at_s in ASK_AT_S:
-                await self._clock.sleep(ask_at_s - (self._clock.now() - sent_at).total_seconds())
+                await self._clock.sleep(ask_at_s - (self._clock.monotonic() - began_s))
                 if (found := await self._traced(job, line)) is not None:
-                    return await self._record(job, found)
+                    return await record_trace(self._ledger, job.id, found)
         finally:
             del self._healing[job.id]
         return Healing.UNTOLD
@@ -76,7 +96,7 @@ class Healer:
         POSTs under way are asked about too: one of an equal job may have created what is found.
         """
         provider = line.provider
-        lost = [one for one in self._open.values() if self._lines.of(one.model) is line]
+        lost = [one.lost for one in self._open.values() if self._lines.of(one.lost.model) is line]
         try:
             return (await line.call(lambda: provider.trace(lost, self._is_given))).get(job.id)
         except CallError:
@@ -84,14 +104,3 @@ class Healer:
 
     def _is_given(self, request_id: str) -> bool:
         return self._ledger.snapshot.requests.get(request_id) is not None
-
-    async def _record(self, job: Job, found: Trace) -> Healing:
-        if found.request is None:
-            await self._ledger.record(EventName.DEFERRED, job.id, reason=NOT_CREATED)
-            return Healing.NOTHING
-        if self._is_given(found.request.id):
-            return Healing.UNTOLD  # another attempt has it
-        await self._ledger.record(
-            EventName.SUBMITTED, job.id, request_id=found.request.id, urls=found.request.urls
-        )
-        return Healing.CREATED
