@@ -114,6 +114,20 @@ def test_a_late_correction_of_what_was_folded_does_not_count_twice(tmp_path):
     assert sums(tmp_path)[2] == {"/b": 1.0}
 
 
+def test_what_is_appended_while_it_is_folded_stays(tmp_path, monkeypatch):
+    write(tmp_path, [entry(30, f"x{n}", 1.0) for n in range(50)])
+
+    def slowly(*given):
+        short = folded(*given)
+        BookFile(tmp_path, LocalDisk()).append([entry(0, "y", 4.0)])
+        return short
+
+    monkeypatch.setattr(book_fold, "folded", slowly)
+    monkeypatch.setattr(book_fold, "FOLD_FROM_LINES", 0)
+    assert book_fold.fold_file(BookFile(tmp_path, LocalDisk()), NOON, UTC)
+    assert sums(tmp_path)[2] == {"/b": 54.0}
+
+
 def test_a_run_that_goes_on_reads_a_replaced_book_from_its_beginning(tmp_path):
     write(tmp_path, [entry(30, f"x{n}", 1.0) for n in range(20)])
     goes_on = book(tmp_path, "/me", {"month": 100.0})

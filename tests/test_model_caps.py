@@ -60,6 +60,8 @@ async def test_a_capped_model_keeps_to_its_cap_and_holds_up_no_other(batch):
     assert most[KLING] == 2
     assert most[FLUX] >= 6
     assert batch.api.peak == 8
+    last_s = max(at_s for at_s, prompt in batch.api.posts if prompt.startswith("flux"))
+    assert last_s < 40, "20 jobs of 10 s, 6 at a time, beside 100 s of the others"
 
 
 @in_virtual_time

@@ -497,6 +497,20 @@ def test_a_manifest_that_breaks_after_the_plan_ends_the_run_in_good_order(bench,
     assert any("manifest" in line for line in bench.told)
 
 
+@pytest.mark.parametrize("moved", [None, "it is a copy"])
+def test_in_a_suspected_copy_nothing_is_traced_before_the_yes(bench, monkeypatch, moved):
+    async def trace(*_):
+        traced.append(True)
+        return False
+
+    traced = []
+    monkeypatch.setattr(app, "moved_since", lambda *_: moved)
+    monkeypatch.setattr(app, "trace_first", trace)
+    bench.write("a cat")
+    assert bench.run().done == 1
+    assert traced == ([] if moved else [True])
+
+
 # --redo after --max-attempts
 
 
