@@ -7,18 +7,23 @@ import signal
 import subprocess
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from api_server import ApiServer, environment, run_typed, typed
-from engine import Api, Batch, LoopClock, QuickDisk, in_virtual_time, some_jobs
+from engine import Api, Batch, LoopClock, QuickDisk, answer, bought, in_virtual_time, job, some_jobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batcher.app.account import open_account
+from batcher.app.host import Host
 from batcher.disk import LocalAppendFile
 from batcher.engine.account import Account
 from batcher.errors import OutcomeUnknown, StoppedError
 from batcher.ledger.book import Book, Crowded, Limits
 from batcher.ledger.book_file import BOOK_NAME, WAIT, BookFile
+from batcher.options.facts import Pace
+from batcher.options.run import Options
 from batcher.sandbox.catalogue import catalogue
 from tests.test_book import FLUX, SetClock, book, lines, reserve
 
@@ -138,8 +143,8 @@ async def test_a_reservation_is_in_the_book_before_its_intent_is_in_the_ledger(t
 
 def test_who_waits_gets_an_even_share_of_what_others_leave(tmp_path):
     one, two = (book(tmp_path, name, unfinished=4) for name in ("/a", "/b"))
-    for job in "wxyz":
-        assert reserve(one, job, 1.0) is None
+    for name in "wxyz":
+        assert reserve(one, name, 1.0) is None
     assert isinstance(reserve(two, "w", 1.0), Crowded)
     two.say_waiting()
     one.settle(("/a", "w", 1), 1.0)
@@ -205,6 +210,24 @@ def test_the_cap_is_never_passed_and_never_stands_empty(tmp_path_factory, deeds)
             if reserve(one, f"last{number}", 1.0) is None:
                 held[who].append(f"last{number}")
     assert sum(map(len, held)) == limit
+
+
+@in_virtual_time
+async def test_a_run_settles_by_its_ledger_what_another_that_died_has_left_in_the_book(tmp_path):
+    run_dir = str(tmp_path / "dead")
+    dead = Batch(tmp_path / "dead")
+    dead.api.results["ended"] = [answer(cost_usd=2.0)]
+    await dead.run([job("ended")])
+    await dead.hold(*bought(job("runs"), "r2"))
+    left = book(tmp_path / "state", run_dir, clock=dead.clock)
+    for name in ("ended", "runs", "never"):
+        reserve(left, name, 1.0)
+    pace = Pace(account_concurrency=2)
+    host = Host(env={"BATCHER_BOOK_DIR": str(tmp_path / "state")}, home=tmp_path, clock=dead.clock)
+    account = open_account(Options(manifest=Path("m.yaml"), pace=pace), left.api, tmp_path / "me", host)
+    assert [one.job for one in account.book.reservations()] == ["runs"]
+    assert account.book.crowded() is None
+    assert account.book.spent_usd("day") == 3.0
 
 
 # Processes
