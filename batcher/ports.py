@@ -183,16 +183,17 @@ class Provider(Protocol):
 
 
 class EndedCall(msgspec.Struct, frozen=True):
-    """One call that has ended. ``kind`` is "submit", "result", "cancel" or "download".
+    """One call that has ended. ``kind`` is "submit", "result", "cancel", "trace" or "download".
 
-    ``what`` names a model, a request or a host; ``outcome`` describes the result. Neither contains a
-    token, an input or a signed URL.
+    ``what`` names a model, a request, a provider or a host; ``outcome`` describes the result; ``phase``
+    is that of a request's result, if there is one. None contains a token, an input or a signed URL.
     """
 
     kind: str
     what: str
     outcome: str
     took_s: float
+    phase: Phase | None = None
 
 
 @runtime_checkable

@@ -65,7 +65,7 @@ async def test_each_call_is_told_with_its_outcome_and_the_time_that_it_took():
     await fetcher.fetch(SECRET_URL, Path("x"), None)
     assert heard.calls == [
         EndedCall("submit", "a/model", "request-1", 1.0),
-        EndedCall("result", "request-1", "in_progress", 0.0),
+        EndedCall("result", "request-1", "in_progress", 0.0, Phase.RUNNING),
         EndedCall("cancel", "request-1", "cancelled", 0.0),
         EndedCall("download", "cdn.example.com", "12 bytes", 0.0),
     ]

@@ -22,7 +22,7 @@ from batcher.app.notify import Notifier, event_of, send
 from batcher.app.systemd import Systemd
 from batcher.app.teller import Ending, Watchers
 from batcher.engine.view import RunView, Silence
-from batcher.ports import EndedCall
+from batcher.ports import EndedCall, Phase
 from batcher.sandbox.catalogue import catalogue
 from tests.api_server import ApiServer, command, environment, run_command, run_typed
 from tests.faults import write_pairs
@@ -267,13 +267,15 @@ def test_metrics_remember_the_last_success_and_are_replaced_as_a_whole(tmp_path)
 def test_metrics_tell_how_long_requests_waited_and_ran(tmp_path):
     clock = FakeClock()
     metrics = MetricsFile(tmp_path / "m.prom", "b", clock, pytest.fail)
-    for kind, what, outcome, at in (
-        ("submit", "m", "r1", 0), ("result", "r1", "in_queue", 2), ("result", "r1", "in_progress", 5),
-        ("result", "r1", "completed", 12), ("submit", "m", "TurnedAway: 429", 13), ("submit", "m", "given up", 14),
+    for kind, what, outcome, at, phase in (
+        ("submit", "m", "r1", 0, None), ("result", "r1", "starting", 2, Phase.QUEUED),
+        ("result", "r1", "booting", 5, Phase.RUNNING), ("result", "r1", "canceled", 12, Phase.CANCELLED),
+        ("submit", "m", "TurnedAway: 429", 13, None), ("submit", "m", "given up", 14, None),
+        ("trace", "replicate", "1 found", 15, None),
     ):  # fmt: skip
         clock.seconds = at
         metrics._clock = type("At", (), {"monotonic": lambda self, at=at: at, "now": clock.now})()
-        metrics.call(EndedCall(kind, what, outcome, 0.1))
+        metrics.call(EndedCall(kind, what, outcome, 0.1, phase))
     metrics.ended(Ending(0))
     found = samples(tmp_path / "m.prom")
     assert (found["batcher_queue_seconds_sum", None], found["batcher_generation_seconds_sum", None]) == (
@@ -282,6 +284,7 @@ def test_metrics_tell_how_long_requests_waited_and_ran(tmp_path):
     )
     assert found["batcher_throttled", None] == 1
     assert found["batcher_posts", "given_up"] == 1
+    assert 'batcher_calls{batch="b",kind="trace"} 1\n' in (tmp_path / "m.prom").read_text()
 
 
 def test_the_log_is_rotated_and_keeps_a_bounded_number_of_files(tmp_path, monkeypatch):

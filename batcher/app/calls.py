@@ -37,16 +37,18 @@ class CallTimer:
     async def timed(self, kind: str, what: str, call: Awaitable[T], said: Callable[[T], str]) -> T:
         """Await ``call``; ``said`` describes its answer. Raises what the call raises."""
         began_s = self._clock.monotonic()
-        outcome = "given up"
+        outcome, phase = "given up", None
         try:
             answer = await call
             outcome = said(answer)
+            phase = answer.phase if isinstance(answer, Result) else None
             return answer
         except BatcherError as error:
             outcome = f"{type(error).__name__}: {error}"
             raise
         finally:
-            self._observer.call(EndedCall(kind, what, outcome, self._clock.monotonic() - began_s))
+            took_s = self._clock.monotonic() - began_s
+            self._observer.call(EndedCall(kind, what, outcome, took_s, phase))
 
 
 class TimedProvider:

@@ -19,13 +19,11 @@ from batcher.clock import Clock
 from batcher.engine.view import RunView
 from batcher.jobs.lifecycle import State
 from batcher.ledger.summary import Summary
-from batcher.ports import EndedCall
+from batcher.ports import EndedCall, Phase
 
 WRITE_EVERY_S = 10.0
 MODE = 0o644
 _LAST_SUCCESS = re.compile(r"^batcher_last_success_timestamp_seconds\{.*\} (\S+)$", re.MULTILINE)
-_RUNNING = frozenset({"in_progress", "running", "processing"})
-_FINISHED = frozenset({"completed", "succeeded", "failed", "cancelled"})
 
 
 class MetricsFile(Deaf):
@@ -65,8 +63,8 @@ class MetricsFile(Deaf):
                 self._since[call.outcome] = (self._clock.monotonic(), None)
         else:
             self._calls[call.kind] += 1
-            if call.kind == "result":
-                self._follow(call.what, word.lower())
+            if call.phase is not None:
+                self._follow(call.what, call.phase)
 
     def ended(self, ending: Ending) -> None:
         now = self._clock.now().timestamp()
@@ -74,16 +72,16 @@ class MetricsFile(Deaf):
             self._last_success_at = now
         self._write(self._at_rest(ending, now))
 
-    def _follow(self, request_id: str, word: str) -> None:
+    def _follow(self, request_id: str, phase: Phase) -> None:
         """Record how long a request waited and ran, as precisely as polls show."""
         if request_id not in self._since:
             return
         now_s = self._clock.monotonic()
         accepted_s, running_s = self._since[request_id]
-        if running_s is None and word in _RUNNING:
+        if running_s is None and phase is Phase.RUNNING:
             self._since[request_id] = (accepted_s, now_s)
             self._add("queue", now_s - accepted_s)
-        if word in _FINISHED:
+        if phase.terminal:
             del self._since[request_id]
             self._add("generation", now_s - (accepted_s if running_s is None else running_s))
 
@@ -129,7 +127,7 @@ class MetricsFile(Deaf):
             yield from self._gauge("cost_usd", "Cost of the run directory, all runs.", cost_usd)
         posts = self._posts or {"accepted": 0}
         yield from self._labelled("posts", "gauge", "POSTs of this run by outcome.", "outcome", posts)
-        calls = {kind: self._calls[kind] for kind in ("result", "cancel", "download")}
+        calls = {kind: self._calls[kind] for kind in ("result", "cancel", "trace", "download")}
         yield from self._labelled("calls", "gauge", "Other calls of this run by kind.", "kind", calls)
         yield from self._gauge("throttled", "Answers that asked to wait (429).", self._throttled)
         for name, (total_s, count) in self._spans_s.items():
