@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import batcher.ledger.ledger
 import batcher.ledger.snapshot
+from batcher.errors import BatcherError
 from batcher.jobs.lifecycle import Event, EventName, State
 from batcher.layout import MEDIA_NAME
 from batcher.ledger.finished import JobRecord
@@ -79,8 +80,12 @@ def simulate(seed: int) -> Verdict:
         story.world.violate(f"raised {error!r}")
     finally:
         story.world.close()
-    seen = story.world.seen
-    return Verdict(seed, story.world.broken, story.world.trace, seen, story.moves())
+    seen, moves = story.world.seen, Counter[Move]()
+    try:
+        moves = story.moves()
+    except BatcherError as error:  # a ledger that can't be read
+        story.world.violate(f"at the end: {error}")
+    return Verdict(seed, story.world.broken, story.world.trace, seen, moves)
 
 
 class Story:
