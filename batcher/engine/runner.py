@@ -85,8 +85,7 @@ class Runner:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
             self._deps.observer.finished(self.view)
-        if not self.control.halted:
-            await self._guarded(self._lanes.late_costs.ask())
+        await self._until_halted(self._lanes.late_costs.ask())
         if self._pace.cancel_on_interrupt and self.control.interrupted:
             await self._lanes.cancels.cancel_queued(self._pace.grace_s * GRACE_FOR_CANCELS)
         await self._ledger.settled()
@@ -124,13 +123,15 @@ class Runner:
 
     async def _until_halted(self, work: Coroutine[Any, Any, None]) -> None:
         """Do ``work``, which a halt cancels."""
-        task = asyncio.create_task(self._guarded(work))
-        self._live[task] = None
-        task.add_done_callback(lambda _: work.close())  # if cancelled before its start
-        await asyncio.wait([task])
-        del self._live[task]
-        if not task.cancelled():
-            task.result()
+        working = asyncio.create_task(self._guarded(work))
+        halted = asyncio.create_task(self.control.halting.wait())
+        try:
+            await asyncio.wait([working, halted], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            working.cancel()
+            halted.cancel()
+            await asyncio.gather(working, halted, return_exceptions=True)
+            work.close()  # if cancelled before its start
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         """An error in a lane drains the run instead of crashing it."""

@@ -343,6 +343,7 @@ class Snapshot:
     def _done(self, record: Record, event: Event, place: int) -> None:
         self.costs.ended(event.job)
         record.quality, record.done_offset = event.quality, place
+        record.retry = 0  # packed records have none
         self._set_files(record, event.files or ())
         record.replaced = None
         if self.owners is not None:

@@ -194,7 +194,8 @@ class Checks:
             told_nothing = self._server.told_nothing.get(job_id) == spec.number
             return None if spec.policy.retry_unknown or told_nothing else "it is unknown"
         owed = start.retry_due and start.retry < spec.policy.retries
-        if start.state not in (State.FAILED, State.CANCELLED) or not (spec.policy.retry_failed or owed):
+        again = spec.policy.retry_failed or (spec.policy.retry_refused and start.is_refused)
+        if start.state not in (State.FAILED, State.CANCELLED) or not (again or owed):
             return f"it was {start.state}"
         request = self._server.requests.get(start.request_id or "")
         if request is not None and not request.final_no(self._world.now_s()):

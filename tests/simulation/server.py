@@ -250,6 +250,8 @@ class SimService:
         self._world.note(f"traced {lost.job_id}: {verdict}")
         if verdict == "found" and self._server.requests[trace.request.id].job != lost.job_id:
             self._world.violate(f"{lost.job_id} was given {trace.request.id} of another job")
+        if last is not None and last.told == "flying" and last.run == self._run:
+            return  # asked about beside another: nothing is done about it
         if verdict == "not created":
             self._server.told_nothing[lost.job_id] = self._run
         if verdict == "not created" and last is not None:
