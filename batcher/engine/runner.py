@@ -12,7 +12,7 @@ from typing import Any
 
 from batcher.clock import time_of_day
 from batcher.engine.canary import Canary, no_canary
-from batcher.engine.interrupt import obey_halt
+from batcher.engine.interrupt import obey_halt, until_halted
 from batcher.engine.lanes import Deps, Lanes
 from batcher.engine.max_runtime import end_in_time
 from batcher.engine.model_caps import CapQueues
@@ -76,7 +76,8 @@ class Runner:
         beside = [asyncio.create_task(work) for work in companions]
         try:
             await self._guarded(self._tidy())
-            await self._until_halted(self._lanes.late_costs.take_over(self._deps.run_dir.is_ours))
+            taken_over = self._lanes.late_costs.take_over(self._deps.run_dir.is_ours)
+            await until_halted(self.control, self._guarded(taken_over))
             async with asyncio.TaskGroup() as self._tasks:
                 self._take_over(plan)
                 self._spawn(self._admit(plan, work))
@@ -85,7 +86,7 @@ class Runner:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
             self._deps.observer.finished(self.view)
-        await self._until_halted(self._lanes.late_costs.ask())
+        await until_halted(self.control, self._guarded(self._lanes.late_costs.ask()))
         if self._pace.cancel_on_interrupt and self.control.interrupted:
             await self._lanes.cancels.cancel_queued(self._pace.grace_s * GRACE_FOR_CANCELS)
         await self._ledger.settled()
@@ -116,22 +117,13 @@ class Runner:
         return self._lanes.budget.shortfall() or self._stuck
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        if self.control.halted:  # what a halt cancels has been cancelled already
+            work.close()
+            return
         task = self._tasks.create_task(self._guarded(work))
         self._live[task] = None
         task.add_done_callback(lambda ended: self._live.pop(ended, None))
         task.add_done_callback(lambda _: work.close())  # if cancelled before its start
-
-    async def _until_halted(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do ``work``, which a halt cancels."""
-        working = asyncio.create_task(self._guarded(work))
-        halted = asyncio.create_task(self.control.halting.wait())
-        try:
-            await asyncio.wait([working, halted], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            working.cancel()
-            halted.cancel()
-            await asyncio.gather(working, halted, return_exceptions=True)
-            work.close()  # if cancelled before its start
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         """An error in a lane drains the run instead of crashing it."""

@@ -259,8 +259,9 @@ class Checks:
         self._check_answers(snapshot)
         self._check_files(snapshot)
         self._check_budget()
-        if died:
+        if died or self._disk.errors:
             self._note_unclaimed(snapshot)
+        if died:
             return
         self._check_error()
         if process.ledger is not None and not self._disk.errors:
