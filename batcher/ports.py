@@ -89,8 +89,6 @@ class Tracing(StrEnum):
     NONE = "none"
     BY_LIST = "by_list"
     """The provider lists requests with their inputs."""
-    BY_EXTERNAL_ID = "by_external_id"
-    """The provider finds a request by an id that the client chose."""
 
 
 class CostSource(StrEnum):

@@ -166,7 +166,3 @@ def _origin_problem(parts: SplitResult) -> str | None:
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         return "http:// is accepted for this machine only (localhost, 127.0.0.1); use https://"
     return None
-
-
-def _query_problem(parts: SplitResult) -> str | None:
-    return "it has a query or a fragment" if parts.query or parts.fragment else None

@@ -24,7 +24,6 @@ XDG_STATE_VARIABLE = "XDG_STATE_HOME"
 BOOK_NAME = "book.jsonl"
 LOCK_S = 30.0
 RESERVE, SETTLE, FOLD, UNTIL, WAIT = "reserve", "settle", "fold", "until", "wait"
-_CHUNK_BYTES = 1 << 20
 
 
 class Entry(msgspec.Struct, omit_defaults=True, gc=False):

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 RING = 127
 """The number of colours in a cyclic gradient."""
-INK_COLOUR = 255
 INK_RGB = (250, 250, 246)
 PALETTES = 100
 _DIM = 0.35
