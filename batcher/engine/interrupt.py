@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
 from batcher.clock import Clock
@@ -45,9 +45,13 @@ async def obey_halt(
         task.cancel()
 
 
-async def until_halted(control: Control, work: Coroutine[Any, Any, None]) -> None:
-    """Do ``work``, which a halt cancels. Raises what the work raises."""
-    working = asyncio.create_task(work)
+async def until_halted(control: Control, begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do what ``begin`` begins, which a halt cancels. Raises what it raises."""
+
+    async def work() -> None:
+        await begin()
+
+    working = asyncio.create_task(work())
     halted = asyncio.create_task(control.halting.wait())
     try:
         await asyncio.wait([working, halted], return_when=asyncio.FIRST_COMPLETED)
@@ -55,7 +59,6 @@ async def until_halted(control: Control, work: Coroutine[Any, Any, None]) -> Non
         for task in (working, halted):
             task.cancel()
         ends = await asyncio.gather(working, halted, return_exceptions=True)
-        work.close()  # if cancelled before its start
     if isinstance(ends[0], Exception):
         raise ends[0]
 

@@ -76,8 +76,8 @@ class Runner:
         beside = [asyncio.create_task(work) for work in companions]
         try:
             await self._guarded(self._tidy())
-            taken_over = self._lanes.late_costs.take_over(self._deps.run_dir.is_ours)
-            await until_halted(self.control, self._guarded(taken_over))
+            costs, is_ours = self._lanes.late_costs, self._deps.run_dir.is_ours
+            await until_halted(self.control, lambda: self._guarded(costs.take_over(is_ours)))
             async with asyncio.TaskGroup() as self._tasks:
                 self._take_over(plan)
                 self._spawn(self._admit(plan, work))
@@ -86,7 +86,7 @@ class Runner:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
             self._deps.observer.finished(self.view)
-        await until_halted(self.control, self._guarded(self._lanes.late_costs.ask()))
+        await until_halted(self.control, lambda: self._guarded(costs.ask()))
         if self._pace.cancel_on_interrupt and self.control.interrupted:
             await self._lanes.cancels.cancel_queued(self._pace.grace_s * GRACE_FOR_CANCELS)
         await self._ledger.settled()
