@@ -67,6 +67,7 @@ def measured(folder: Path, origin: str, jobs: int, concurrency: int) -> dict[str
         "RUNCOMFY_MODEL_API_BASE": f"{origin}/v1",
         "RUNCOMFY_TOKEN": "x" * 40,
         "XDG_CACHE_HOME": str(folder / "cache"),
+        "BATCHER_BOOK_DIR": str(folder / "book"),
     }
     command = [sys.executable, __file__, "--run", str(manifest), str(concurrency)]
     ran = subprocess.run(command, env=environ, check=True, capture_output=True, text=True)
