@@ -26,7 +26,7 @@ from batcher.http.endpoint import Endpoint, Token
 from batcher.providers.runcomfy.client import HttpService
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from engine import Batch, some_jobs
+from tests.support.engine import Batch, some_jobs
 
 REAL_RUN_S, REAL_WARM_UP_S = 60.0, 20.0
 MINUTE_S = 60.0

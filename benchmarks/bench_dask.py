@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import psutil
 
-from tests.api_server import command, environment, run_command
-from tests.faults import SlowServer, wait_for, write_pairs
+from tests.support.api_server import command, environment, run_command
+from tests.support.faults import SlowServer, wait_for, write_pairs
 
 WORKERS = 4
 KILL_AT = (0.3, 0.6)

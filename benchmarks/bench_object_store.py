@@ -150,7 +150,7 @@ def child(library: str, path: Path, count: int) -> None:
 
 
 def start_server(kind: str) -> tuple[subprocess.Popen[str], str]:
-    from tests.object_store import SERVER
+    from tests.support.object_store import SERVER
 
     command = ["-c", SERVER] if kind == "moto" else [__file__, "--sink"]
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)

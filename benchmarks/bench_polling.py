@@ -132,7 +132,7 @@ def plot() -> None:
 def engine_table() -> None:
     """The same jobs through the engine: ledger, gate, lanes and all, on a clock that jumps."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from engine_polls import EnginePolls
+    from tests.support.engine_polls import EnginePolls
 
     print("\n200 jobs, 16 at a time      | simulation: calls, stale | engine: calls, stale")
     for name, interval_s in (("fixed 5 s", 5.0), ("fixed 12 s", 12.0), ("learned", None)):

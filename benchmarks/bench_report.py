@@ -18,8 +18,8 @@ sys.path.insert(0, str(ROOT))
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.report.render import write_report
-from tests.browser import browser, chromium
-from tests.dataset import clip, picture
+from tests.support.browser import browser, chromium
+from tests.support.dataset import clip, picture
 
 JOBS = 10_000
 ROUNDS = 5

@@ -22,7 +22,7 @@ from batcher.report.render import write_report
 from batcher.sandbox.pictures import draw_png
 from batcher.sandbox.server import Sandbox
 from batcher.sandbox.settings import SandboxSettings
-from tests.browser import browser
+from tests.support.browser import browser
 
 IMAGES = Path(__file__).parent / "images"
 MANIFEST = """

@@ -16,7 +16,7 @@ from pathlib import Path
 ALWAYS = ("tests/test_floors.py", "tests/test_house.py")
 MOST_FILES = 8
 STARTS_PROCESSES = re.compile(
-    r"^(?:import subprocess|from (?:tests\.)?(?:api_server|faults|forked)\b)", re.MULTILINE
+    r"^(?:import subprocess|from tests\.(?:support\.)?(?:api_server|faults|forked)\b)", re.MULTILINE
 )
 _IMPORTED = re.compile(r"^\s*(?:from|import) (batcher(?:\.\w+)*)(?: import ([\w, ]+))?", re.MULTILINE)
 
@@ -41,7 +41,7 @@ def files_for(changed: Iterable[str], tests: dict[str, str]) -> list[str]:
         imported = _imports(text)
         if path not in changed and (not imported & modules or STARTS_PROCESSES.search(text)):
             continue
-        named = path.removeprefix("tests/test_").removesuffix(".py") in stems
+        named = Path(path).stem.removeprefix("test_") in stems
         nearest.append((path not in changed, not named, len(imported), path))
     return [path for *_, path in sorted(nearest)[:MOST_FILES]]
 
@@ -64,7 +64,8 @@ def _git(root: Path, *words: str) -> list[str]:
 
 def main() -> None:
     root = Path(__file__).parent.parent
-    tests = {f"tests/{path.name}": path.read_text() for path in (root / "tests").glob("test_*.py")}
+    files = (root / "tests").rglob("test_*.py")
+    tests = {path.relative_to(root).as_posix(): path.read_text() for path in files}
     print(*dict.fromkeys([*files_for(changed_files(root), tests), *ALWAYS]))
 
 

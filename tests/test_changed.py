@@ -4,14 +4,17 @@ from tests.changed import MOST_FILES, files_for
 
 TESTS = {
     "tests/test_gate.py": "from batcher.pacing.gate import Gate\nfrom batcher.clock import Clock\n",
-    "tests/test_calls.py": "from batcher.pacing import gate\n",
-    "tests/test_jobs.py": "import batcher.jobs.job\n",
+    "tests/app/test_calls.py": "from batcher.pacing import gate\n",
+    "tests/jobs/test_jobs.py": "import batcher.jobs.job\n",
     "tests/test_faults.py": "import subprocess\nfrom batcher.pacing.gate import Gate\n",
 }
 
 
 def test_a_module_is_tested_by_what_is_named_after_it_and_what_imports_it():
-    assert files_for(["batcher/pacing/gate.py"], TESTS) == ["tests/test_gate.py", "tests/test_calls.py"]
+    assert files_for(["batcher/pacing/gate.py"], TESTS) == [
+        "tests/test_gate.py",
+        "tests/app/test_calls.py",
+    ]
 
 
 def test_tests_that_start_processes_run_if_they_were_changed_themselves():

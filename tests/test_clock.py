@@ -3,9 +3,9 @@
 from datetime import UTC, datetime
 
 import pytest
-from engine import LoopClock, in_virtual_time
 
 from batcher.clock import SystemClock, iso
+from tests.support.engine import LoopClock, in_virtual_time
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from batcher.manifest.load import open_manifest
 from batcher.manifest.tally import ManifestTally
 from batcher.options.facts import Overrides
 from batcher.schema.spec import BUILT_IN, KLING
-from tests.api_server import environment
+from tests.support.api_server import environment
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from batcher.cli.entry import cli
-from tests.manifest_files import write
+from tests.support.manifest_files import write
 
 PAGE = (Path(__file__).parent.parent / "docs" / "manifest.md").read_text()
 ROWS = re.findall(r"^\| (?!I have)([^|]*[^|-][^|]*) \| (`--[^\n]*) \|$", PAGE, re.MULTILINE)

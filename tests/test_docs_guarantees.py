@@ -18,7 +18,7 @@ PROMISES = [
 
 @cache
 def known_tests() -> frozenset[str]:
-    trees = [ast.parse(path.read_text()) for path in TESTS.glob("test_*.py")]
+    trees = [ast.parse(path.read_text()) for path in TESTS.rglob("test_*.py")]
     functions = (
         node
         for tree in trees

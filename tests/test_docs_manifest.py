@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from batcher.cli.entry import cli
-from tests.manifest_files import PNG, write
-from tests.test_manifest_sheets import parquet, workbook
+from tests.manifest.test_manifest_sheets import parquet, workbook
+from tests.support.manifest_files import PNG, write
 
 PAGE = (Path(__file__).parent.parent / "docs/manifest.md").read_text("utf-8")
 SECTION = PAGE.split("## I have")[1].split("\n## ")[0]

@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from tests.api_server import ApiServer, command, environment
-from tests.faults import wait_for, write_pairs
 from tests.forked import Forked, can_fork, popen
+from tests.support.api_server import ApiServer, command, environment
+from tests.support.faults import wait_for, write_pairs
 
 PIPES = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 CASES = [

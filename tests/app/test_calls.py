@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from engine import FakeClock, in_virtual_time
 
 from batcher.app.calls import timed
 from batcher.app.progress import JsonLines, LogLines, Verbose
@@ -17,6 +16,7 @@ from batcher.download.transfer import Fetched
 from batcher.engine.view import RunView, Silence
 from batcher.errors import OutcomeUnknown
 from batcher.ports import CancelOutcome, EndedCall, Handle, Phase, Result
+from tests.support.engine import FakeClock, in_virtual_time
 
 SECRET_URL = "https://cdn.example.com/a.mp4?X-Amz-Signature=s3cret"
 

@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from click.testing import CliRunner
-from engine import FakeClock
 
 from batcher.app.overview import overviews, run_dirs
 from batcher.cli.entry import cli
 from batcher.disk import LocalDisk
-from tests.api_server import TOKEN, ApiServer
+from tests.support.api_server import TOKEN, ApiServer
+from tests.support.engine import FakeClock
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 

@@ -5,7 +5,6 @@ import io
 import json
 
 import pytest
-from engine import FakeClock, in_virtual_time
 
 from batcher.app.progress import (
     LINE_EVERY_S,
@@ -19,6 +18,7 @@ from batcher.app.progress import (
     money_in_words,
 )
 from batcher.engine.view import RunView, Silence, Spending
+from tests.support.engine import FakeClock, in_virtual_time
 
 
 class Terminal(io.StringIO):

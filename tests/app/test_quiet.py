@@ -13,9 +13,9 @@ from batcher.app.locked import LOOK_EVERY_S, when_free
 from batcher.disk import LocalDisk
 from batcher.errors import LockedError
 from batcher.sandbox.catalogue import catalogue
-from tests.api_server import ApiServer, command, environment, run_command, run_typed
+from tests.end_to_end.test_blackbox import FAST, KLING, write_pairs
 from tests.forked import popen
-from tests.test_blackbox import FAST, KLING, write_pairs
+from tests.support.api_server import ApiServer, command, environment, run_command, run_typed
 
 QUIET = (*FAST, "--quiet", "-o", "out")
 

@@ -12,7 +12,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from aiohttp import web
-from engine import FakeClock
 from prometheus_client.parser import text_string_to_metric_families
 
 from batcher.app import log_file, notify
@@ -24,11 +23,12 @@ from batcher.app.teller import Ending, Watchers
 from batcher.engine.view import RunView, Silence
 from batcher.ports import EndedCall, Phase
 from batcher.sandbox.catalogue import catalogue
-from tests.api_server import ApiServer, command, environment, run_command, run_typed
-from tests.faults import write_pairs
+from tests.end_to_end.test_blackbox import FAST, KLING
+from tests.end_to_end.test_faults_disk import small_disk
 from tests.forked import popen
-from tests.test_blackbox import FAST, KLING
-from tests.test_faults_disk import small_disk
+from tests.support.api_server import ApiServer, command, environment, run_command, run_typed
+from tests.support.engine import FakeClock
+from tests.support.faults import write_pairs
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from batcher.store.objects.failures import NoSuchObject
 from batcher.store.objects.interface import Bucket
 from batcher.store.objects.opening import open_bucket
 from batcher.store.objects.place import is_bucket_url, parse_place
-from tests.object_store import PAGE_KEYS, QUICK, SECRET
-from tests.scripted import ScriptedServer
+from tests.support.object_store import PAGE_KEYS, QUICK, SECRET
+from tests.support.scripted import ScriptedServer
 
-pytest_plugins = ["tests.bucket_fixtures"]
+pytest_plugins = ["tests.support.bucket_fixtures"]
 
 CLIP = bytes(range(256)) * 400
 

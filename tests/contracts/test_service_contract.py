@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pytest
-from simulation.server import Climate, Server, SimService
-from simulation.world import World
 
 from batcher.disk import LocalDisk
 from batcher.errors import (
@@ -34,6 +32,8 @@ from batcher.providers.vendor import Surroundings
 from batcher.sandbox.faults import Fault
 from batcher.sandbox.server import Sandbox
 from batcher.sandbox.settings import SandboxSettings
+from tests.simulation.server import Climate, Server, SimService
+from tests.simulation.world import World
 
 T = TypeVar("T")
 LONG_S = 120.0

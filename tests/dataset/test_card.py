@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 
 from batcher.dataset.card import MARK, path_warning
-from tests.dataset import RunMaker, clip, picture
-from tests.engine import job
-from tests.test_metadata import Table
+from tests.dataset.test_metadata import Table
+from tests.support.dataset import RunMaker, clip, picture
+from tests.support.engine import job
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 WORDS = ["a train crosses a test bridge", "eval", "dev val", "training, validation: a valid test"]

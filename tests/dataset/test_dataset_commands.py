@@ -11,8 +11,8 @@ from batcher.disk import LocalDisk
 from batcher.errors import BatcherError
 from batcher.jobs.lifecycle import RunEvent
 from batcher.report.render import keep_writing
-from tests.dataset import RunMaker, mixed_run
-from tests.engine import FakeClock, job
+from tests.support.dataset import RunMaker, mixed_run
+from tests.support.engine import FakeClock, job
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from batcher.jobs.lifecycle import EventName
-from tests.dataset import RunMaker, clip, mixed_run, picture
-from tests.engine import job
+from tests.support.dataset import RunMaker, clip, mixed_run, picture
+from tests.support.engine import job
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

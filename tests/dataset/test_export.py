@@ -13,7 +13,7 @@ from batcher.dataset.export.tables import cell
 from batcher.dataset.export.tar import key_of
 from batcher.disk import LocalDisk
 from batcher.errors import InputError, RunDirError, UsageError
-from tests.dataset import mixed_run
+from tests.support.dataset import mixed_run
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning",

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from engine import Batch, QuickDisk, job, some_jobs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from batcher.jobs.lifecycle import EventName
 from batcher.jobs.shard import Shard, shard_number
 from batcher.ledger.ledger import Ledger
 from batcher.store.local import RunDir
+from tests.support.engine import Batch, QuickDisk, job, some_jobs
 
 DATA_URI = "data:image/png;base64,iVBORw0KGgo="
 SIGNED = "https://bucket.example.com/cat.png?X-Amz-Signature=secret&size=2"

@@ -11,8 +11,8 @@ from batcher.dataset.expectations import differences
 from batcher.dataset.inspector import look_into
 from batcher.media.finding import Finding
 from batcher.media.headers import read_headers
-from tests.dataset import RunMaker, clip, picture
-from tests.engine import job
+from tests.support.dataset import RunMaker, clip, picture
+from tests.support.engine import job
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from batcher.dataset.export.typed import FIRST_SAMPLES, typed
 from batcher.dataset.metadata import Metadata
 from batcher.dataset.rows import FLAG, INTEGER, NUMBER, TEXT, TEXTS
 from batcher.dataset.typed_head import TypedHead
-from tests.engine import QuickDisk, job
-from tests.test_metadata import Table
+from tests.dataset.test_metadata import Table
+from tests.support.engine import QuickDisk, job
 
 VALUES = {
     TEXT: st.text(max_size=3),

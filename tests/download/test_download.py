@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dataset import picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from media_server import MP4, PNG, JumpingClock, MediaServer, RangedFile, Reply, Request
 
 from batcher.download.downloader import Downloader
 from batcher.download.patience import DownloadLimits, Patience, ServerBusy
@@ -31,6 +29,8 @@ from batcher.errors import (
     RetryKind,
     RunDirError,
 )
+from tests.support.dataset import picture
+from tests.support.media_server import MP4, PNG, JumpingClock, MediaServer, RangedFile, Reply, Request
 
 BIG = PNG + random.Random(7).randbytes(3 * PIECE_BYTES)
 HTML = b"<!DOCTYPE html><html><body>Please log in</body></html>"

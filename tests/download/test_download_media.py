@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from media_server import MP4, PNG
 
 from batcher.download.answer import ContentRange, content_range, read_answer, validator
 from batcher.http.headers import retry_after_s
 from batcher.media.documents import safe_extension
 from batcher.media.file_types import HEAD_BYTES, MEDIA_TYPES, FileType, identify, sniff
+from tests.support.media_server import MP4, PNG
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 EBML = b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\x82\x84"

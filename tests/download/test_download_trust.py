@@ -13,7 +13,6 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.helpers import is_ip_address
 from hypothesis import given
 from hypothesis import strategies as st
-from media_server import PNG, JumpingClock, MediaServer, RangedFile
 from yarl import URL
 
 from batcher.clock import SystemClock
@@ -22,6 +21,7 @@ from batcher.download.patience import DownloadLimits
 from batcher.download.trust import TrustedResolver, TrustPolicy, is_public, normal_host
 from batcher.download.way import Way
 from batcher.errors import DownloadRefused, DownloadStalled, UsageError
+from tests.support.media_server import PNG, JumpingClock, MediaServer, RangedFile
 
 API = "https://model-api.runcomfy.net/v1"
 SANDBOX = "http://127.0.0.1:8188/v1"

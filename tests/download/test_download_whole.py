@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dataset import clip, picture
-from media_server import MediaServer, RangedFile, Reply
 from PIL import Image
-from test_download import Bench, Refresh
 
 from batcher.download.patience import DownloadLimits
 from batcher.errors import DownloadRefused
 from batcher.media.wholeness import is_whole
+from tests.download.test_download import Bench, Refresh
+from tests.support.dataset import clip, picture
+from tests.support.media_server import MediaServer, RangedFile, Reply
 
 
 def saved(kind: str, **how: Any) -> bytes:

@@ -18,8 +18,8 @@ from batcher.sandbox.catalogue import catalogue
 from batcher.sandbox.faults import Fault
 from batcher.sandbox.server import Sandbox
 from batcher.sandbox.settings import SandboxSettings
-from tests.api_server import TOKEN, ApiServer, command, environment, run_command, run_typed
 from tests.forked import popen
+from tests.support.api_server import TOKEN, ApiServer, command, environment, run_command, run_typed
 
 KLING = "kling/kling-2-1/master/image-to-video"
 FAST = ("--poll", "0.1")

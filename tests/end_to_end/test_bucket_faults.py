@@ -17,9 +17,9 @@ from batcher.errors import CredentialsError, RunDirError
 from batcher.store.objects.failures import StoreUnavailable
 from batcher.store.objects.interface import Bucket
 from batcher.store.objects.opening import open_bucket
-from tests.object_store import QUICK, SECRET, Fault, FaultyProxy
+from tests.support.object_store import QUICK, SECRET, Fault, FaultyProxy
 
-pytest_plugins = ["tests.bucket_fixtures"]
+pytest_plugins = ["tests.support.bucket_fixtures"]
 
 pytest.importorskip("obstore", reason="needs pip install obstore boto3")
 from batcher.store.objects.remote import PART_BYTES, PARTS_AT_ONCE  # noqa: E402

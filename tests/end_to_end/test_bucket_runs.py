@@ -22,11 +22,11 @@ from batcher.app.resolve import cancel, resolve
 from batcher.cli.read_commands import verify_outputs
 from batcher.errors import CredentialsError, LedgerError, LockedError, RunDirError, UsageError
 from batcher.sandbox.catalogue import catalogue
-from tests.api_server import TOKEN, ApiServer, environment
 from tests.forked import popen
-from tests.object_store import QUICK, SECRET, Fault, FaultyProxy
+from tests.support.api_server import TOKEN, ApiServer, environment
+from tests.support.object_store import QUICK, SECRET, Fault, FaultyProxy
 
-pytest_plugins = ["tests.bucket_fixtures"]
+pytest_plugins = ["tests.support.bucket_fixtures"]
 
 pytest.importorskip("obstore", reason="needs pip install obstore boto3")
 

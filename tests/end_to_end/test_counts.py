@@ -12,19 +12,6 @@ from types import FunctionType, ModuleType
 from unittest.mock import patch
 
 import pytest
-from api_server import TOKEN, ApiServer
-from engine import (
-    Api,
-    Batch,
-    FakeClock,
-    Files,
-    InlineExecutor,
-    QuickDisk,
-    in_virtual_time,
-    job,
-    some_jobs,
-)
-from engine_polls import EnginePolls
 
 import batcher
 from batcher.disk import LocalAppendFile
@@ -40,6 +27,19 @@ from batcher.providers.runcomfy import body
 from batcher.providers.runcomfy.body import request_body
 from batcher.sandbox.catalogue import catalogue
 from benchmarks.simulated_polls import lognormal
+from tests.support.api_server import TOKEN, ApiServer
+from tests.support.engine import (
+    Api,
+    Batch,
+    FakeClock,
+    Files,
+    InlineExecutor,
+    QuickDisk,
+    in_virtual_time,
+    job,
+    some_jobs,
+)
+from tests.support.engine_polls import EnginePolls
 
 MODEL = "blackforestlabs/flux-1/dev/text-to-image"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))

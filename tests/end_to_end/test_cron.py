@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from api_server import TOKEN, ApiServer
 
 from batcher.sandbox.catalogue import catalogue
-from tests.test_book import FLUX, PRICE_USD
-from tests.test_operations import blocks
+from tests.end_to_end.test_operations import blocks
+from tests.ledger.test_book import FLUX, PRICE_USD
+from tests.support.api_server import TOKEN, ApiServer
 
 CRON = shutil.which("cron", path="/usr/sbin:/sbin")
 ALONE = ("unshare", "--mount")

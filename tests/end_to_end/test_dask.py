@@ -14,8 +14,17 @@ import pytest
 from aiohttp import web
 
 from batcher.jobs.shard import shard_number
-from tests.api_server import TOKEN, ApiServer, command, environment, run_command
-from tests.faults import KLING, SlowServer, end_with, posted_once, run, states, wait_for, write_pairs
+from tests.support.api_server import TOKEN, ApiServer, command, environment, run_command
+from tests.support.faults import (
+    KLING,
+    SlowServer,
+    end_with,
+    posted_once,
+    run,
+    states,
+    wait_for,
+    write_pairs,
+)
 
 FAST = ("--poll", "0.05")
 IN_SECONDS = 30.0

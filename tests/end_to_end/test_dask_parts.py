@@ -25,8 +25,8 @@ from batcher.errors import BatcherError, InputError, ManifestError, UnreachableE
 from batcher.jobs.shard import Shard
 from batcher.options.facts import Money, Pace, Selection
 from batcher.options.run import Options
-from tests.api_server import run_command
-from tests.faults import line, write_ledger, write_pairs
+from tests.support.api_server import run_command
+from tests.support.faults import line, write_ledger, write_pairs
 
 COUNTS = st.integers(1, 50)
 

@@ -16,7 +16,7 @@ from batcher.jobs.shard import Shard
 from batcher.options.facts import Selection
 from batcher.options.run import Options
 from batcher.pacing.rate import RateLimit
-from tests.engine import LoopClock, in_virtual_time
+from tests.support.engine import LoopClock, in_virtual_time
 
 GO_ON = Directive("run-1")
 LONG_S = 3600.0

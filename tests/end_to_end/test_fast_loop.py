@@ -10,9 +10,9 @@ import time
 import pytest
 
 from batcher.cli.event_loop import fast_loop
-from tests.api_server import ApiServer, command, environment, run_command
-from tests.faults import KLING
 from tests.forked import ROOT
+from tests.support.api_server import ApiServer, command, environment, run_command
+from tests.support.faults import KLING
 
 pytest.importorskip("uvloop")
 FAST = ("--poll", "0.1")

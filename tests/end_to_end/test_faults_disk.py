@@ -13,8 +13,8 @@ import pytest
 from aiohttp import web
 
 from batcher.ledger.ledger import RESERVE_BYTES
-from tests.api_server import command, environment
-from tests.faults import SlowServer, ledger, posted_once, run, states, write_pairs
+from tests.support.api_server import command, environment
+from tests.support.faults import SlowServer, ledger, posted_once, run, states, write_pairs
 
 PR_CAPBSET_DROP = 24
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2

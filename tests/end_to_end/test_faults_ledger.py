@@ -8,8 +8,8 @@ import signal
 import pytest
 from aiohttp import web
 
-from tests.api_server import run_command, run_typed
-from tests.faults import (
+from tests.support.api_server import run_command, run_typed
+from tests.support.faults import (
     KLING,
     SlowServer,
     end_with,

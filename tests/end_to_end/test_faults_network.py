@@ -14,8 +14,8 @@ from contextlib import contextmanager
 import pytest
 from aiohttp import web
 
-from tests.api_server import TOKEN, run_command
-from tests.faults import (
+from tests.support.api_server import TOKEN, run_command
+from tests.support.faults import (
     SlowServer,
     end_with,
     ledger,

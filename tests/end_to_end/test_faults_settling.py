@@ -5,8 +5,8 @@ import json
 import pytest
 from aiohttp import web
 
-from tests.api_server import ApiServer, run_command
-from tests.faults import KLING, SlowServer, events, line, run, states, write_ledger, write_pairs
+from tests.support.api_server import ApiServer, run_command
+from tests.support.faults import KLING, SlowServer, events, line, run, states, write_ledger, write_pairs
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import signal
 import pytest
 from aiohttp import web
 
-from tests.faults import (
+from tests.support.faults import (
     KLING,
     SIGNALS,
     SlowServer,
@@ -188,7 +188,7 @@ def test_a_name_that_is_being_looked_up_does_not_hold_up_ctrl_c(tmp_path):
     )
     write_pairs(tmp_path / "pairs.csv", 2)
     env = {"RUNCOMFY_TOKEN": "x" * 20, "RUNCOMFY_MODEL_API_BASE": "https://api.example.com/v1"}
-    env["PYTHONPATH"] = f"{tmp_path}:{__file__.rsplit('/', 2)[0]}"
+    env["PYTHONPATH"] = f"{tmp_path}:{__file__.rsplit('/', 3)[0]}"
     with started(None, tmp_path, "run", "pairs.csv", env=env) as process:
         wait_for((tmp_path / "asked").exists)
         ended = end_with(process, signal.SIGINT)

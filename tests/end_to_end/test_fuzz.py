@@ -39,10 +39,10 @@ from batcher.providers.runcomfy.client import HttpService
 from batcher.providers.runcomfy.provider import RunComfy
 from batcher.schema.spec import BUILT_IN
 from batcher.terminal import visible, visible_json
-from tests.api_server import TOKEN
-from tests.engine import Batch, LoopClock, QuickDisk, bought, job, some_jobs
-from tests.faults import KLING
-from tests.scripted import ScriptedServer, answer, json_answer
+from tests.support.api_server import TOKEN
+from tests.support.engine import Batch, LoopClock, QuickDisk, bought, job, some_jobs
+from tests.support.faults import KLING
+from tests.support.scripted import ScriptedServer, answer, json_answer
 
 slow = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 quick = settings(max_examples=100, suppress_health_check=list(HealthCheck))

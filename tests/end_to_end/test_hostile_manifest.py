@@ -9,9 +9,9 @@ import pytest
 
 from batcher.jobs.job import explicit_id_problem
 from batcher.manifest.tally import ALIKE_SHOWN
-from tests.api_server import command, environment, run_command
-from tests.faults import KLING, SlowServer, ledger, run
 from tests.forked import popen
+from tests.support.api_server import command, environment, run_command
+from tests.support.faults import KLING, SlowServer, ledger, run
 
 IMAGE = "https://example.com/a.png"
 MEMORY_BYTES = 700 << 20

@@ -11,8 +11,8 @@ import re
 import pytest
 from aiohttp import web
 
-from tests.api_server import TOKEN, run_command
-from tests.faults import SlowServer, ledger, run, states, write_pairs
+from tests.support.api_server import TOKEN, run_command
+from tests.support.faults import SlowServer, ledger, run, states, write_pairs
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -245,7 +245,7 @@ def test_the_token_is_nowhere_even_where_the_server_repeats_it(server, tmp_path)
 
 
 def test_the_token_is_not_on_the_command_line_of_the_process(server, tmp_path):
-    from tests.faults import started, wait_for
+    from tests.support.faults import started, wait_for
 
     server.generate_s = 60.0
     write_pairs(tmp_path / "pairs.csv", 1)

@@ -11,7 +11,7 @@ from batcher.errors import OutcomeUnknown
 from batcher.http.endpoint import Endpoint, Token
 from batcher.http.exchange import ExchangeTimeouts
 from batcher.providers.runcomfy.client import HttpService
-from tests.scripted import ScriptedServer, json_answer
+from tests.support.scripted import ScriptedServer, json_answer
 
 ACCEPTED = json_answer({"request_id": "r1"})
 SERVERS_S = (2.5, 3.0, 4.0)

@@ -1,7 +1,6 @@
 """Outputs that the ledger can't explain, and what a run makes of them before it buys."""
 
 import pytest
-from engine import QuickDisk, bought, job
 
 from batcher.app.guard import moved_since
 from batcher.clock import SystemClock
@@ -10,6 +9,7 @@ from batcher.jobs.lifecycle import EventName, RunEvent, Stage
 from batcher.ledger.ledger import Ledger
 from batcher.store.local import RunDir
 from batcher.store.lost_ledger import check_buys_nothing_twice, unexplained
+from tests.support.engine import QuickDisk, bought, job
 
 DISK = QuickDisk()
 AGAIN = {"attempt": 2, "price_usd": 1.0}

@@ -13,8 +13,8 @@ from batcher.ledger.snapshot import Snapshot
 from batcher.options.facts import Overrides, SandboxOptions
 from batcher.options.run import Options
 from batcher.schema.spec import KLING
-from tests.engine import FakeClock
-from tests.manifest_files import write
+from tests.support.engine import FakeClock
+from tests.support.manifest_files import write
 
 OSS = "https://media.example.com/v.mp4?x-oss-process=video/snapshot,t_"
 ROWS = (

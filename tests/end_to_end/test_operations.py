@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from api_server import ApiServer, environment, typed
-from engine import FakeClock
 from prometheus_client.parser import text_string_to_metric_families
 
 from batcher.app.metrics_file import MetricsFile
@@ -25,9 +23,11 @@ from batcher.engine.view import RunView
 from batcher.ledger.summary import Summary
 from batcher.options.table import BY_KEY, options_of
 from batcher.sandbox.catalogue import catalogue
-from tests.test_book import FLUX
+from tests.ledger.test_book import FLUX
+from tests.support.api_server import ApiServer, environment, typed
+from tests.support.engine import FakeClock
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/operations.md").read_text("utf-8")
 README = (ROOT / "README.md").read_text("utf-8")
 EXIT_CODES = {

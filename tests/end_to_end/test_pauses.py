@@ -12,7 +12,6 @@ import textwrap
 import time
 
 import pytest
-from engine import Api, LoopClock, in_virtual_time
 
 from batcher.clock import Deadline, SystemClock
 from batcher.download.patience import DownloadLimits, Patience
@@ -20,6 +19,7 @@ from batcher.engine.gateway import ApiLine
 from batcher.engine.stop import Control
 from batcher.errors import DownloadInterrupted, DownloadStalled, Unavailable
 from batcher.pacing.gate import Gate
+from tests.support.engine import Api, LoopClock, in_virtual_time
 
 
 class StoppedClock(LoopClock):
@@ -183,7 +183,7 @@ async def test_an_answer_that_came_while_the_process_was_stopped_is_read(loop):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=os.path.dirname(os.path.dirname(__file__)),
+        cwd=os.path.dirname(os.path.dirname(os.path.dirname(__file__))),
     )
     try:
         await asyncio.wait_for(arrived.wait(), 60)

@@ -14,13 +14,13 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_sandbox import CAT, KLING, LONG_S, TEXT_TO_IMAGE, Caller, FakeClock, serving
 
 from batcher.cli.entry import cli
 from batcher.errors import InputError
 from batcher.sandbox.journal import Journal, Spurned
-from tests.api_server import command, environment
-from tests.faults import wait_for, write_pairs
+from tests.sandbox.test_sandbox import CAT, KLING, LONG_S, TEXT_TO_IMAGE, Caller, FakeClock, serving
+from tests.support.api_server import command, environment
+from tests.support.faults import wait_for, write_pairs
 
 JOB = {"prompt": "a lighthouse"}
 FAST = ("--sandbox", "--sandbox-speed", 30, "--poll", 0.05, "-c", 6)

@@ -10,9 +10,9 @@ import pytest
 from batcher.errors import UsageError
 from batcher.jobs.shard import Shard, shard_number, shard_of_environment
 from batcher.sandbox.catalogue import catalogue
-from tests.api_server import ApiServer, command, environment, run_command
+from tests.end_to_end.test_blackbox import FAST, KLING, wait_for, write_pairs
 from tests.forked import popen
-from tests.test_blackbox import FAST, KLING, wait_for, write_pairs
+from tests.support.api_server import ApiServer, command, environment, run_command
 
 
 def slurm(task, first, last, count):

@@ -1,9 +1,10 @@
 """Many small worlds in which the engine must keep its word; see ``simulation``."""
 
 import pytest
-from simulation.__main__ import cover
-from simulation.mutations import MUTATIONS, PROJECT, hunt
-from simulation.story import simulate
+
+from tests.simulation.__main__ import cover
+from tests.simulation.mutations import MUTATIONS, PROJECT, hunt
+from tests.simulation.story import simulate
 
 SEEDS = 90
 SHARDS = 3

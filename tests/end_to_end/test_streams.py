@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from tests.api_server import ApiServer, command, environment, run_command
-from tests.faults import KLING, events, write_pairs
 from tests.forked import popen
+from tests.support.api_server import ApiServer, command, environment, run_command
+from tests.support.faults import KLING, events, write_pairs
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_user_without_home_and_passwd_entry_needs_none(server, tmp_path):
         "def none(*_): raise RuntimeError('Could not determine home directory.')\n"
         "pathlib.Path.home = none\n"
     )
-    path = f"{tmp_path}:{os.path.dirname(os.path.dirname(__file__))}"
+    path = f"{tmp_path}:{os.path.dirname(os.path.dirname(os.path.dirname(__file__)))}"
     ended = run_command(server, tmp_path, "run", "pairs.csv", "--poll", "0.05", PYTHONPATH=path)
     assert (ended.returncode, ended.stderr.count("home")) == (0, 0)
 

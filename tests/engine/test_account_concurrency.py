@@ -10,8 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from api_server import ApiServer, environment, run_typed, typed
-from engine import Api, Batch, LoopClock, QuickDisk, answer, bought, in_virtual_time, job, some_jobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +23,19 @@ from batcher.ledger.book_file import BOOK_NAME, WAIT, BookFile
 from batcher.options.facts import Pace
 from batcher.options.run import Options
 from batcher.sandbox.catalogue import catalogue
-from tests.test_book import FLUX, SetClock, book, lines, reserve
+from tests.ledger.test_book import FLUX, SetClock, book, lines, reserve
+from tests.support.api_server import ApiServer, environment, run_typed, typed
+from tests.support.engine import (
+    Api,
+    Batch,
+    LoopClock,
+    QuickDisk,
+    answer,
+    bought,
+    in_virtual_time,
+    job,
+    some_jobs,
+)
 
 
 def account_of(folder, run_dir, limits):

@@ -15,8 +15,8 @@ from batcher.jobs.shard import Shard, shard_number
 from batcher.layout import LEDGER_NAME
 from batcher.options.facts import Policy
 from batcher.ports import Phase
-from tests.engine import Api, Batch, answer, job, virtual_loop
-from tests.histories import open_ledger
+from tests.support.engine import Api, Batch, answer, job, virtual_loop
+from tests.support.histories import open_ledger
 
 CENT_USD = 0.01
 DUST_USD = 1e-6

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 import pytest
-from engine import FakeClock, answer
 
 from batcher.engine.cancel import CancelEnd, cancel_request, patiently
 from batcher.errors import NotFound, TurnedAway, Unavailable
 from batcher.ports import CancelOutcome, Handle, Phase, Traits
 from batcher.providers.runcomfy.provider import RunComfy
+from tests.support.engine import FakeClock, answer
 
 CANCELLED, REQUESTED = CancelOutcome.CANCELLED, CancelOutcome.REQUESTED
 NOT_CANCELLABLE = CancelOutcome.NOT_CANCELLABLE

@@ -4,13 +4,22 @@ import asyncio
 from itertools import pairwise
 
 import pytest
-from engine import Api, Batch, bought, for_ever, in_virtual_time, job, observer_that, some_jobs
 
 from batcher.engine.stop import Breaker
 from batcher.engine.unwatched import LEAST_HOLD_S, UNTIMED_HOLD_S
 from batcher.errors import OutcomeUnknown
 from batcher.jobs.lifecycle import State
 from batcher.options.facts import Policy, Selection
+from tests.support.engine import (
+    Api,
+    Batch,
+    bought,
+    for_ever,
+    in_virtual_time,
+    job,
+    observer_that,
+    some_jobs,
+)
 
 LOST = OutcomeUnknown("502 Bad Gateway", http_status=502)
 HOURS_S = 7200.0

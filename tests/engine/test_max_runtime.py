@@ -1,9 +1,9 @@
 """``--max-runtime``: a run ends in time, and what it leaves is for the next one."""
 
 import pytest
-from engine import Batch, in_virtual_time, some_jobs
 
 from batcher.errors import OutOfTimeError
+from tests.support.engine import Batch, in_virtual_time, some_jobs
 
 
 @pytest.fixture

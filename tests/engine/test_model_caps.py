@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter
 
 import pytest
-from engine import Batch, in_virtual_time, job
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from batcher.errors import IncompleteError, UsageError
 from batcher.options.facts import JobShare
 from batcher.options.given import Given
 from batcher.options.table import BY_KEY
+from tests.support.engine import Batch, in_virtual_time, job
 
 KLING, FLUX = "kling/a", "flux/dev"
 MODELS = {"kling-b": "kling/b", "kling": KLING}

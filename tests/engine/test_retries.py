@@ -4,7 +4,6 @@ import asyncio
 import re
 
 import pytest
-from engine import PRICE_USD, Batch, after, answer, bought, for_ever, in_virtual_time, job, some_jobs
 
 from batcher.app.asked import options_from
 from batcher.cli.read_commands import JobFilter
@@ -27,6 +26,17 @@ from batcher.ledger.summary import status_of
 from batcher.options.facts import Policy
 from batcher.options.given import Given
 from batcher.ports import Phase
+from tests.support.engine import (
+    PRICE_USD,
+    Batch,
+    after,
+    answer,
+    bought,
+    for_ever,
+    in_virtual_time,
+    job,
+    some_jobs,
+)
 
 BROKEN = answer(Phase.FAILED, error_code=500001, message="internal error")
 REFUSED = answer(Phase.FAILED, message="The prompt was refused by the content filter")

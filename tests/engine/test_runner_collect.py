@@ -3,13 +3,13 @@
 import hashlib
 
 import pytest
-from engine import Batch, QuickDisk, after, answer, bought, for_ever, in_virtual_time, job
 
 from batcher.errors import AuthRefused, DownloadRefused, DownloadStalled, NotFound, Unavailable
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import EventName, Stage, State
 from batcher.options.facts import Outage, Policy
 from batcher.ports import Phase
+from tests.support.engine import Batch, QuickDisk, after, answer, bought, for_ever, in_virtual_time, job
 
 CAT = job("cat")
 URL = "https://cdn/r1.mp4"

@@ -3,10 +3,10 @@
 import asyncio
 
 import pytest
-from engine import in_virtual_time
 
 from batcher.engine.stop import Breaker, Control, Slots
 from batcher.errors import CredentialsError, InterruptedRunError, StoppedError, UnreachableError
+from tests.support.engine import in_virtual_time
 
 BALANCE = StoppedError("balance")
 TOKEN = CredentialsError("token")

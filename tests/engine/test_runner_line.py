@@ -4,7 +4,6 @@ import asyncio
 import random
 
 import pytest
-from engine import Api, FakeClock
 
 from batcher.clock import time_of_day
 from batcher.engine.gateway import ApiLine
@@ -20,6 +19,7 @@ from batcher.errors import (
 )
 from batcher.options.facts import DEFAULT_OUTAGE, Outage
 from batcher.pacing.gate import Gate
+from tests.support.engine import Api, FakeClock
 
 REFUSAL = TurnedAway("429 Too Many Requests", retry_after_s=30.0)
 MISSES = [NotSent("no route"), Unavailable("502 Bad Gateway"), OutcomeUnknown("time-out")]

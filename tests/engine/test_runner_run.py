@@ -4,7 +4,6 @@ import asyncio
 import itertools
 
 import pytest
-from engine import Batch, after, answer, bought, for_ever, in_virtual_time, job, some_jobs
 
 from batcher.engine.runner import Runner
 from batcher.engine.stop import Breaker
@@ -24,6 +23,7 @@ from batcher.errors import (
 from batcher.jobs.lifecycle import EventName, Stage, State
 from batcher.options.facts import Outage, Policy, Selection
 from batcher.ports import CancelOutcome, Phase
+from tests.support.engine import Batch, after, answer, bought, for_ever, in_virtual_time, job, some_jobs
 
 SIGNAL = InterruptedRunError("signal 2")
 STOP = StoppedError("enough")

@@ -5,7 +5,6 @@ import errno
 import inspect
 
 import pytest
-from engine import Batch, QuickDisk, _UnsyncedFile, after, in_virtual_time, job, some_jobs
 
 from batcher.engine.submit import LOCAL_MEDIA
 from batcher.errors import (
@@ -24,6 +23,7 @@ from batcher.jobs.lifecycle import Stage, State
 from batcher.options.facts import Policy
 from batcher.providers.runcomfy import body
 from batcher.providers.runcomfy.body import request_body
+from tests.support.engine import Batch, QuickDisk, _UnsyncedFile, after, in_virtual_time, job, some_jobs
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import random
 
 import pytest
-from engine import MODEL, FakeClock, answer
 
 from batcher.engine.gateway import ApiLine, Lines
 from batcher.engine.poll import Absence, Gone, Watcher, is_final_no
@@ -20,6 +19,7 @@ from batcher.errors import (
 from batcher.pacing.gate import Gate
 from batcher.pacing.polling import PollSchedule
 from batcher.ports import Handle, Phase
+from tests.support.engine import MODEL, FakeClock, answer
 
 RUNNING, QUEUED, ODD = (
     answer(Phase.RUNNING),

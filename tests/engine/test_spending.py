@@ -7,18 +7,6 @@ from copy import deepcopy
 from dataclasses import replace
 
 import pytest
-from engine import (
-    Api,
-    Batch,
-    after,
-    answer,
-    bought,
-    for_ever,
-    in_virtual_time,
-    job,
-    observer_that,
-    some_jobs,
-)
 
 from batcher.app import run as app
 from batcher.app.host import Host
@@ -33,7 +21,19 @@ from batcher.options.run import Options
 from batcher.ports import Phase
 from batcher.providers.runcomfy.balance import balance_base, balance_in
 from batcher.sandbox.catalogue import catalogue
-from tests.api_server import TOKEN, ApiServer, run_typed
+from tests.support.api_server import TOKEN, ApiServer, run_typed
+from tests.support.engine import (
+    Api,
+    Batch,
+    after,
+    answer,
+    bought,
+    for_ever,
+    in_virtual_time,
+    job,
+    observer_that,
+    some_jobs,
+)
 
 FLUX = "blackforestlabs/flux-1/dev/text-to-image"
 PRICE_USD = 0.025

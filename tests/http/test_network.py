@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from test_download_trust import FakeResolver
 from yarl import URL
 
 from batcher.clock import SystemClock
@@ -26,6 +25,7 @@ from batcher.errors import DownloadRefused, NotSent, UsageError
 from batcher.http.endpoint import Endpoint, Token
 from batcher.http.network import Network
 from batcher.providers.runcomfy.client import HttpService
+from tests.download.test_download_trust import FakeResolver
 
 API = URL("https://api.corp.test/v1")
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)

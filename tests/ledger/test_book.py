@@ -8,7 +8,6 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from api_server import ApiServer, environment, run_typed, typed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from batcher.ledger.book_file import BOOK_NAME, BookFile, state_dir
 from batcher.ledger.book_fold import folded, paid_number
 from batcher.sandbox.catalogue import catalogue
 from tests.forked import popen
+from tests.support.api_server import ApiServer, environment, run_typed, typed
 
 FLUX = "blackforestlabs/flux-1/dev/text-to-image"
 PRICE_USD = 0.025

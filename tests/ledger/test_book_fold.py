@@ -23,7 +23,7 @@ from batcher.ledger.book import Book, Limits, reservation
 from batcher.ledger.book_file import BOOK_NAME, FOLD, RESERVE, SETTLE, UNTIL, WAIT, BookFile, Entry
 from batcher.ledger.book_fold import FOLD_AFTER, Attempts, fold_file, folded
 from batcher.options.run import Options
-from tests.test_book import NOON, SetClock, book, lines, reserve
+from tests.ledger.test_book import NOON, SetClock, book, lines, reserve
 
 API = "https://api/v1"
 

@@ -22,7 +22,7 @@ from batcher.layout import LEDGER_NAME
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.lines import encode_line
 from batcher.ledger.segments import division, is_segment, segments_in, shard_of_segment
-from tests.histories import AT, HISTORIES, JOBS, facts, folded, open_ledger, play, told, written
+from tests.support.histories import AT, HISTORIES, JOBS, facts, folded, open_ledger, play, told, written
 
 DIVISIONS = st.sampled_from([0, 2, 3])
 SCARS = st.sampled_from(["", "", "torn", "no newline"])

@@ -10,7 +10,17 @@ from hypothesis import given, settings
 import batcher.ledger.snapshot
 from batcher.jobs.job import Probed
 from batcher.jobs.lifecycle import Event, EventName, Stage, State
-from tests.histories import AT, HISTORIES, JOBS, facts, folded, open_ledger, play, record_facts, told
+from tests.support.histories import (
+    AT,
+    HISTORIES,
+    JOBS,
+    facts,
+    folded,
+    open_ledger,
+    play,
+    record_facts,
+    told,
+)
 
 DIGEST = "0123456789abcdef"
 FILE = Probed("media/cat.mp4", 1, "a" * 64, "video/mp4", width=320)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from engine import QuickDisk, bought, job
 
 from batcher.cli.amounts import money
 from batcher.cli.summary_view import summary_lines
@@ -17,6 +16,7 @@ from batcher.jobs.shard import Shard
 from batcher.ledger.ledger import Ledger, read_snapshot
 from batcher.ledger.summary import Summary, listed_jobs, status_of
 from batcher.options.given import Given
+from tests.support.engine import QuickDisk, bought, job
 
 FILES = (Artifact("media/x.mp4", 100, "aa"), Artifact("media/y.mp4", 23, "bb"))
 ENDS = {

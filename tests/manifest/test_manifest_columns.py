@@ -5,7 +5,7 @@ import pytest
 from batcher.errors import ManifestError
 from batcher.jobs.columns import Mapped
 from batcher.schema.spec import KLING, ModelSpec
-from tests.manifest_files import URL, read_text, write
+from tests.support.manifest_files import URL, read_text, write
 
 ANY = {"model": "some/model"}
 SPEC = ModelSpec.from_catalogue(

@@ -12,7 +12,7 @@ from batcher.errors import ManifestError
 from batcher.jobs.columns import ColumnRules
 from batcher.manifest.read import open_document
 from batcher.options.facts import Reading
-from tests.manifest_files import write
+from tests.support.manifest_files import write
 
 SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 

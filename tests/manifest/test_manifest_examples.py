@@ -8,9 +8,9 @@ from batcher.manifest.load import open_manifest
 from batcher.manifest.tally import ManifestTally
 from batcher.options.facts import Overrides
 from batcher.schema.spec import BUILT_IN, KLING
-from tests.manifest_files import read
+from tests.support.manifest_files import read
 
-FOLDER = Path(__file__).parent.parent / "manifests"
+FOLDER = Path(__file__).parents[2] / "manifests"
 EXAMPLES = sorted(path.name for path in FOLDER.iterdir() if path.is_file())
 
 

@@ -12,7 +12,7 @@ from batcher.manifest.load import open_manifest
 from batcher.manifest.templates import TemplateError, filled, names_in
 from batcher.options.facts import Overrides
 from batcher.schema.spec import KLING
-from tests.manifest_files import MP4, PNG, URL, read, read_text, write
+from tests.support.manifest_files import MP4, PNG, URL, read, read_text, write
 
 ANY = {"model": "some/model"}  # no schema: inputs arrive as they were expanded
 

@@ -8,7 +8,7 @@ from batcher.errors import ManifestError
 from batcher.jobs.columns import ColumnRules
 from batcher.manifest.read import open_document
 from batcher.options.facts import Reading
-from tests.manifest_files import PNG, URL, read_text, write
+from tests.support.manifest_files import PNG, URL, read_text, write
 
 ANY = {"model": "some/model"}
 

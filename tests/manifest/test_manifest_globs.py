@@ -7,7 +7,7 @@ import pytest
 from batcher.errors import UsageError
 from batcher.manifest.globs import Globs
 from batcher.options.ids import ids_in
-from tests.manifest_files import PNG, read_text, write
+from tests.support.manifest_files import PNG, read_text, write
 
 
 @pytest.fixture

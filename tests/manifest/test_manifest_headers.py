@@ -3,7 +3,7 @@
 import pytest
 
 from batcher.errors import ManifestError
-from tests.manifest_files import URL, read_text
+from tests.support.manifest_files import URL, read_text
 
 ANY = {"model": "some/model"}
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from batcher.errors import ManifestError
-from tests.manifest_files import read_text
+from tests.support.manifest_files import read_text
 
 ANY = {"model": "some/model"}
 TWO = [{"prompt": "a"}, {"prompt": "b", "seed": 1}]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from batcher.jobs.job import LocalMedia
 from batcher.manifest.media import LocalFiles, MediaError, check_body_size, is_public_url, media_type_of
 from batcher.schema.spec import ModelSpec
-from tests.manifest_files import MP4, PNG, URL, read_text, write
+from tests.support.manifest_files import MP4, PNG, URL, read_text, write
 
 
 def data_uri(content=b"x" * 9, media_type="image/png"):

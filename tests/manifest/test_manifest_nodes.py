@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from manifest_files import MP4, PNG, URL, read, read_text, write
 
 from batcher.cli.fields import field_notes
 from batcher.jobs.columns import Mapped
@@ -16,7 +15,8 @@ from batcher.jobs.settings import settings_of
 from batcher.providers.deployments import body_of
 from batcher.schema.object_info import workflow_schema
 from batcher.schema.spec import ModelSpec
-from tests.test_deployments import GRAPH, INFO
+from tests.providers.test_deployments import GRAPH, INFO
+from tests.support.manifest_files import MP4, PNG, URL, read, read_text, write
 
 MODEL = "deployment/d1"
 SPEC = ModelSpec.from_catalogue({"model_id": MODEL, "input_schema": workflow_schema(GRAPH, INFO)})

@@ -18,7 +18,7 @@ from batcher.manifest.rows import NO_HEADER, ManifestChanged
 from batcher.manifest.tally import ManifestTally
 from batcher.options.facts import Overrides
 from batcher.schema.spec import BUILT_IN, KLING
-from tests.manifest_files import PNG, URL, read, read_text, write
+from tests.support.manifest_files import PNG, URL, read, read_text, write
 
 ROW = f"a cat,{URL}"
 

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from batcher.cli.entry import cli
 from batcher.errors import ManifestError
-from tests.manifest_files import PNG, write
+from tests.support.manifest_files import PNG, write
 
 KLING = "kling/kling-2-1/master/image-to-video"
 SEEDREAM = "bytedance/seedream-4/text-to-image"

@@ -14,7 +14,7 @@ from batcher.manifest.load import batch_name, open_manifest
 from batcher.manifest.tally import ManifestTally
 from batcher.options.facts import Overrides
 from batcher.schema.spec import BUILT_IN, KLING
-from tests.manifest_files import PNG, URL, read_text, write
+from tests.support.manifest_files import PNG, URL, read_text, write
 
 ANY = {"model": "some/model"}
 

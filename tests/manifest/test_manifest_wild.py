@@ -13,7 +13,7 @@ from batcher.options.facts import Reading
 from batcher.sandbox.catalogue import catalogue
 from batcher.schema.spec import ModelSpec
 from batcher.schema.wording import unknown_field
-from tests.manifest_files import read, read_text
+from tests.support.manifest_files import read, read_text
 
 MODEL = "bytedance/seedream-4/text-to-image"
 SPECS = {MODEL: ModelSpec.from_catalogue(catalogue()[MODEL].listing(include_schema=True))}

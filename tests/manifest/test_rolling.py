@@ -9,7 +9,7 @@ import batcher
 from batcher.errors import ManifestError
 from batcher.manifest.load import open_manifest
 from batcher.options.facts import Overrides
-from tests.api_server import run_command
+from tests.support.api_server import run_command
 
 MODEL = "blackforestlabs/flux-1/dev/text-to-image"
 QUICK = {"sandbox": True, "sandbox_speed": 500, "poll": 0.02}

@@ -5,7 +5,6 @@ import math
 from random import Random
 
 import pytest
-from engine import Batch, LoopClock, answer, in_virtual_time, some_jobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from batcher.pacing.adaptive import (
 )
 from batcher.ports import Phase
 from benchmarks.simulated_limits import Client, Jobs, Server, outcome
+from tests.support.engine import Batch, LoopClock, answer, in_virtual_time, some_jobs
 
 MINUTE_S = 60.0
 

@@ -6,8 +6,6 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from engine import virtual_loop
-from engine_polls import EnginePolls
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +33,8 @@ from benchmarks.simulated_polls import (
     true_curve,
     two_kinds,
 )
+from tests.support.engine import virtual_loop
+from tests.support.engine_polls import EnginePolls
 
 SPANS = st.lists(
     st.tuples(st.floats(0, 1), st.floats(1e-3, 1e5)).map(lambda pair: Span(pair[0] * pair[1], pair[1])),

@@ -23,8 +23,8 @@ from batcher.errors import InputError, ManifestError
 from batcher.options.facts import JobShare, Money, Overrides, Pace, Policy, Selection
 from batcher.options.run import Options
 from batcher.sandbox.catalogue import catalogue
-from tests.api_server import TOKEN, ApiServer, environment, run_command, typed
 from tests.forked import popen
+from tests.support.api_server import TOKEN, ApiServer, environment, run_command, typed
 
 KLING = "kling/kling-2-1/master/image-to-video"
 FLUX = "blackforestlabs/flux-1/dev/text-to-image"

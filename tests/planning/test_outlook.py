@@ -24,8 +24,8 @@ from batcher.options.facts import JobShare
 from batcher.planning.estimate import Estimate
 from batcher.planning.media_urls import MediaUrl, UrlWatch, expires_at, looks_private, media_urls
 from batcher.schema.spec import KLING, ModelSpec
-from tests.engine import Batch, in_virtual_time, job, some_jobs
-from tests.media_server import PNG, MediaServer, Reply
+from tests.support.engine import Batch, in_virtual_time, job, some_jobs
+from tests.support.media_server import PNG, MediaServer, Reply
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

@@ -10,8 +10,8 @@ from batcher.errors import InputError, LedgerError, RunDirError
 from batcher.ledger.book_file import BOOK_NAME
 from batcher.options.facts import Policy
 from batcher.sandbox.catalogue import catalogue
-from tests.api_server import ApiServer
-from tests.test_spending import FLUX, PRICE_USD, Bench
+from tests.engine.test_spending import FLUX, PRICE_USD, Bench
+from tests.support.api_server import ApiServer
 
 
 @pytest.fixture

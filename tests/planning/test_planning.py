@@ -1,7 +1,6 @@
 """The plan: the resume table row by row, which jobs are selected, who left, and what it costs."""
 
 import pytest
-from engine import MODEL, bought, job, some_jobs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +10,7 @@ from batcher.jobs.shard import Shard, shard_number
 from batcher.ledger.snapshot import Snapshot
 from batcher.options.facts import Policy, Selection
 from batcher.planning.plan import Action, Decision, Plan, PlanGroup, decide, make_plan, next_attempt
+from tests.support.engine import MODEL, bought, job, some_jobs
 
 CAT = job("cat")
 FLAGS = {

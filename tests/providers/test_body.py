@@ -5,11 +5,11 @@ import hashlib
 import json
 
 import pytest
-from engine import job
 
 from batcher.jobs.job import LocalMedia
 from batcher.providers.runcomfy import body
 from batcher.providers.runcomfy.body import MAX_BODY_BYTES, QUICK_CHARS, is_quick, request_body
+from tests.support.engine import job
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from scripted import ScriptedServer, answer, drop, json_answer
 
 from batcher.app.connect import Site
 from batcher.clock import SystemClock
@@ -37,6 +36,7 @@ from batcher.ports import CancelOutcome, Handle, Phase
 from batcher.providers import deployments_answers as meaning
 from batcher.providers.deployments import body_of, is_vendors, open_deployments
 from batcher.providers.vendor import Surroundings, Vendor
+from tests.support.scripted import ScriptedServer, answer, drop, json_answer
 
 SECRET = "s3cr3t-Token-0123456789abcdef"
 PARTNER = "comfyui-9876543210-partner"

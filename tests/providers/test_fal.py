@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted import Peer, Request, ScriptedServer, answer, broken_off, drop, json_answer
 
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
@@ -40,6 +39,7 @@ from batcher.providers.fal_trace import found_among
 from batcher.providers.registry import vendor_of
 from batcher.providers.vendor import Surroundings, Vendor
 from batcher.schema.spec import ModelSpec
+from tests.support.scripted import Peer, Request, ScriptedServer, answer, broken_off, drop, json_answer
 
 SECRET = "0123abcd-key-id:s3cr3t-0123456789abcdef"
 MODEL = "fal:fal-ai/flux/dev"

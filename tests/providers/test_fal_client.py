@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from test_network import authority
-from test_sandbox import LONG_S, FakeClock
 
 from batcher.sandbox.faults import Fault
 from batcher.sandbox.server import Sandbox
 from batcher.sandbox.settings import SandboxSettings
+from tests.http.test_network import authority
+from tests.sandbox.test_sandbox import LONG_S, FakeClock
 
 pytest.importorskip("fal_client")
 FLUX = "fal-ai/flux/dev"

@@ -20,7 +20,7 @@ from batcher.sandbox.journal import JobCreated, read_entries
 from batcher.sandbox.server import Sandbox
 from batcher.sandbox.settings import SandboxSettings
 from tests import forked
-from tests.api_server import command, environment
+from tests.support.api_server import command, environment
 
 KEY = "0123abcd-key:s3cr3t-0123456789abcdef"
 FAST = ("--poll", "0.1")

@@ -22,9 +22,9 @@ from batcher.providers.kept import keep_entries, kept_entries
 from batcher.providers.model_list import ListingCache
 from batcher.sandbox.catalogue import catalogue
 from batcher.schema.spec import BUILT_IN, KLING, ModelSpec
-from tests.api_server import TOKEN, ApiServer
+from tests.support.api_server import TOKEN, ApiServer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"
 SPECS = {
     name: ModelSpec.from_catalogue(model.listing(include_schema=True))

@@ -10,8 +10,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from scripted import ScriptedServer, answer, drop, hang, json_answer
-from test_sandbox import FakeClock
 
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
@@ -34,6 +32,8 @@ from batcher.ports import CancelOutcome, Handle, Phase
 from batcher.providers.registry import opener_of, vendor_of
 from batcher.providers.replicate import Replicate
 from batcher.providers.vendor import Surroundings
+from tests.sandbox.test_sandbox import FakeClock
+from tests.support.scripted import ScriptedServer, answer, drop, hang, json_answer
 
 SECRET = "r8_s3cr3tToken0123456789abcdef"
 FLUX = "replicate:black-forest-labs/flux-schnell"

@@ -17,8 +17,8 @@ from batcher.sandbox.faults import Fault
 from batcher.sandbox.pictures import draw_png
 from batcher.sandbox.server import Sandbox
 from batcher.sandbox.settings import SandboxSettings
-from tests.api_server import run_command
-from tests.faults import ledger, started
+from tests.support.api_server import run_command
+from tests.support.faults import ledger, started
 
 LOST = frozenset({Fault.SUBMIT_DROPPED, Fault.CONNECT_DROPPED})
 AGE = timedelta(minutes=4)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import ScriptedServer, answer, json_answer
 
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
@@ -28,6 +27,7 @@ from batcher.providers.catalog import (
 from batcher.providers.catalog_cache import CachedEntry, CatalogCache, cache_dir
 from batcher.providers.runcomfy.client import HttpService
 from batcher.schema.spec import BUILT_IN, ModelSpec
+from tests.support.scripted import ScriptedServer, answer, json_answer
 
 API = "https://api.example.com"
 MODEL = "acme/paint/text-to-image"

@@ -14,18 +14,6 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import client_exceptions
-from scripted import (
-    Peer,
-    Request,
-    ScriptedServer,
-    answer,
-    broken_off,
-    drop,
-    hang,
-    json_answer,
-    reset,
-    stalled,
-)
 
 from batcher.clock import SystemClock
 from batcher.errors import (
@@ -41,6 +29,18 @@ from batcher.http.endpoint import Endpoint, Token
 from batcher.http.exchange import BEFORE_SENDING, BODY_MAX_BYTES, ExchangeTimeouts
 from batcher.ports import CancelOutcome, Phase
 from batcher.providers.runcomfy.client import HttpService
+from tests.support.scripted import (
+    Peer,
+    Request,
+    ScriptedServer,
+    answer,
+    broken_off,
+    drop,
+    hang,
+    json_answer,
+    reset,
+    stalled,
+)
 
 SECRET = "s3cr3t-Token-0123456789abcdef"
 TOKEN = Token(SECRET)

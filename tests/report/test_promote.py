@@ -13,8 +13,8 @@ from batcher.clock import SystemClock, iso
 from batcher.errors import InputError, UsageError
 from batcher.jobs.marks import JobMark, marks_named
 from batcher.ledger.marks import append_mark, read_marks
-from tests.dataset import RunMaker, clip, mixed_run, picture
-from tests.engine import job
+from tests.support.dataset import RunMaker, clip, mixed_run, picture
+from tests.support.engine import job
 
 NEVER = "2000-01-01T00:00:00.000Z"
 LATER = "2999-01-01T00:00:00.000Z"

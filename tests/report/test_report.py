@@ -15,9 +15,9 @@ from batcher.report.history import Move, TimedSnapshot
 from batcher.report.page import embedded
 from batcher.report.render import write_report
 from batcher.report.series import series_of
-from tests.browser import browser, chromium
-from tests.dataset import RunMaker, clip, mixed_run, picture
-from tests.engine import job
+from tests.support.browser import browser, chromium
+from tests.support.dataset import RunMaker, clip, mixed_run, picture
+from tests.support.engine import job
 
 in_browser = pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
 on_one_loop = pytest.mark.asyncio(loop_scope="module")

@@ -16,9 +16,9 @@ from batcher.disk import LocalDisk
 from batcher.ledger.marks import read_marks
 from batcher.report.fetched import FetchedOutputs
 from batcher.report.serve import View
-from tests.browser import browser, chromium
-from tests.dataset import RunMaker, clip, mixed_run, picture
-from tests.engine import job
+from tests.support.browser import browser, chromium
+from tests.support.dataset import RunMaker, clip, mixed_run, picture
+from tests.support.engine import job
 
 in_browser = pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
 

@@ -13,8 +13,6 @@ import av
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_sandbox import FLUX_EDIT, VIDEO_TO_VIDEO, serving
-from test_sandbox_media import media
 
 from batcher.dataset.expectations import differences
 from batcher.media.headers import read_headers
@@ -23,7 +21,9 @@ from batcher.sandbox.clips import draw_clip
 from batcher.sandbox.lettering import INK, LINE_DOTS, PAPER, band
 from batcher.sandbox.pictures import draw_png
 from batcher.sandbox.sizes import CLIP_PIXELS, SIDES, duration_s_of, size_of
-from tests.browser import browser, chromium
+from tests.sandbox.test_sandbox import FLUX_EDIT, VIDEO_TO_VIDEO, serving
+from tests.sandbox.test_sandbox_media import media
+from tests.support.browser import browser, chromium
 
 SHAPES = [(256, 144), (144, 256), (192, 192), (294, 126), (320, 180), (34, 18)]
 FOX = "a red fox runs through deep snow"

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_sandbox import LONG_S, Caller, serving
 
 from batcher.sandbox.faults import Fault
 from batcher.sandbox.server import Sandbox
 from batcher.sandbox.settings import SandboxSettings
-from tests.api_server import TOKEN, command, environment, run_command
-from tests.faults import wait_for
 from tests.forked import popen
+from tests.sandbox.test_sandbox import LONG_S, Caller, serving
+from tests.support.api_server import TOKEN, command, environment, run_command
+from tests.support.faults import wait_for
 
 PORTRAIT, LORA = "demo-portrait", "demo-lora"
 WARMING_S = 1.5

@@ -11,12 +11,12 @@ from typing import Any
 import aiohttp
 import pytest
 from click.testing import CliRunner
-from test_sandbox import CAT, KLING, LONG_S, TEXT_TO_IMAGE, Caller, serving
 
 from batcher.cli.entry import cli
 from batcher.errors import UsageError
 from batcher.sandbox.faults import CREATION_SHARE, OF_STAGE, PART_OF_SHARE, Fault, Faults, FaultStage
 from batcher.sandbox.lessons import LESSONS, share, table
+from tests.sandbox.test_sandbox import CAT, KLING, LONG_S, TEXT_TO_IMAGE, Caller, serving
 
 HEADERS = {"Authorization": "Bearer x"}
 
@@ -312,7 +312,7 @@ async def test_rejections_come_before_faults():
 
 def test_every_fault_is_explained_in_help_and_docs():
     assert {*LESSONS} == {*Fault}
-    page = (Path(__file__).parent.parent / "docs" / "sandbox.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text("utf-8")
     assert "\n".join(table()) in page, "print it again: python -m batcher.sandbox.lessons"
     told = CliRunner().invoke(cli, ["sandbox", "--help"]).output
     assert all(f"{fault} " in told and LESSONS[fault].outcome in told for fault in Fault)

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from test_sandbox import LONG_S, TEXT_TO_IMAGE, serving
 
 from batcher.sandbox import media, model_api, server
 from batcher.sandbox.answers import Refusal, gone_wrong
@@ -14,6 +13,7 @@ from batcher.sandbox.backend import Backend
 from batcher.sandbox.catalogue import catalogue
 from batcher.sandbox.faults import Fault
 from batcher.sandbox.gate import Gatekeeper
+from tests.sandbox.test_sandbox import LONG_S, TEXT_TO_IMAGE, serving
 
 KEY = {"Authorization": "Key anything"}
 JOB = {"prompt": "a lighthouse"}

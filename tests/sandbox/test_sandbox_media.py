@@ -9,7 +9,9 @@ import zlib
 from typing import Any
 
 import pytest
-from test_sandbox import (
+
+from batcher.sandbox.pictures import draw_png
+from tests.sandbox.test_sandbox import (
     CAT,
     FLUX_EDIT,
     KLING,
@@ -20,8 +22,6 @@ from test_sandbox import (
     Caller,
     serving,
 )
-
-from batcher.sandbox.pictures import draw_png
 
 URL = "https://example.com/a"
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import aiohttp
 import pytest
-from test_sandbox import Caller, serving
 
 from batcher.sandbox.faults import Fault
 from batcher.sandbox.replicate_models import version_of
+from tests.sandbox.test_sandbox import Caller, serving
 
 FLUX = "/models/black-forest-labs/flux-schnell/predictions"
 KLING = "/models/kwaivgi/kling-v2.1/predictions"

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner
-from test_sandbox import CAT, KLING, LONG_S, TEXT_TO_IMAGE, FakeClock, serving
 
 from batcher.cli.entry import cli
 from batcher.errors import InputError, RunDirError
@@ -22,6 +21,7 @@ from batcher.sandbox.journal import JobCreated, Journal, Spurned
 from batcher.sandbox.server import Sandbox
 from batcher.sandbox.settings import SandboxSettings, SandboxStats
 from batcher.sandbox.store import RequestPhase, Store
+from tests.sandbox.test_sandbox import CAT, KLING, LONG_S, TEXT_TO_IMAGE, FakeClock, serving
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ asyncio.run(main())
 async def test_a_killed_process_has_lost_nothing_that_it_answered(state):
     import aiohttp
 
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", SERVER, str(state)]
     ids: list[Any] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:

@@ -31,9 +31,9 @@ from batcher.store.claim import Presence, claim, is_ours, release
 from batcher.store.ledger_copy import bring, hand_over
 from batcher.store.local import RunDir
 from batcher.store.objects.opening import open_bucket
-from tests.object_store import QUICK
+from tests.support.object_store import QUICK
 
-pytest_plugins = ["tests.bucket_fixtures"]
+pytest_plugins = ["tests.support.bucket_fixtures"]
 
 DISK = LocalDisk()
 LEDGER = "ledger.jsonl"

@@ -4,13 +4,13 @@ import asyncio
 import hashlib
 
 import pytest
-from engine import QuickDisk, in_virtual_time
 
 from batcher.disk import LocalDisk
 from batcher.errors import RunDirError
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import Record, Replaced
 from batcher.store.local import RunDir
+from tests.support.engine import QuickDisk, in_virtual_time
 
 
 class SlowSync(QuickDisk):

@@ -1,6 +1,6 @@
 """What the tests of buckets share: one S3 server for all of them, and the environment of its users.
 
-A module that wants them says ``pytest_plugins = ["tests.bucket_fixtures"]``.
+A module that wants them says ``pytest_plugins = ["tests.support.bucket_fixtures"]``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from tests.object_store import SECRET, moto_server
+from tests.support.object_store import SECRET, moto_server
 
 BUCKETS = iter(range(1_000))
 

@@ -13,7 +13,7 @@ from batcher.ledger.ledger import Ledger
 from batcher.sandbox.clips import draw_clip
 from batcher.sandbox.pictures import draw_png
 from batcher.store.local import RunDir
-from tests.engine import QuickDisk, bought, job
+from tests.support.engine import QuickDisk, bought, job
 
 SIDES = {"1:1": (256, 256), "16:9": (320, 180), "9:16": (180, 320)}
 

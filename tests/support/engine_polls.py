@@ -7,9 +7,8 @@ from collections import Counter
 from pathlib import Path
 from statistics import fmean
 
-from engine import Api, Batch, some_jobs, virtual_loop
-
 from batcher.ports import Handle, Result
+from tests.support.engine import Api, Batch, some_jobs, virtual_loop
 
 WARM_UP_JOBS = 66
 

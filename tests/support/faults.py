@@ -17,8 +17,8 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.api_server import ApiServer, command, environment, run_command
 from tests.forked import popen
+from tests.support.api_server import ApiServer, command, environment, run_command
 
 KLING = "kling/kling-2-1/master/image-to-video"
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGTERM, 143)]

@@ -17,7 +17,7 @@ from batcher.jobs.shard import Shard
 from batcher.ledger.ledger import Ledger, read_ledger
 from batcher.ledger.lines import LineReader
 from batcher.ledger.snapshot import Snapshot
-from tests.engine import FakeClock, QuickDisk
+from tests.support.engine import FakeClock, QuickDisk
 
 AT = "2026-01-01T00:00:00.000Z"
 JOBS = [f"job-{number}" for number in range(6)]

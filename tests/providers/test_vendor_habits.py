@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from engine import Api, Batch, answer, bought, in_virtual_time, job, some_jobs
 
 from batcher.errors import AuthRefused, BalanceExhausted, InterruptedRunError, Rejected
 from batcher.jobs.lifecycle import State
 from batcher.ports import CostSource, Phase, Traits
+from tests.support.engine import Api, Batch, answer, bought, in_virtual_time, job, some_jobs
 
 SILENT = Traits((), 3600.0, cancels_running=True, cost=CostSource.NONE)
 

@@ -6,11 +6,11 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from engine import Api, Batch, LoopClock, Request, bought, in_virtual_time, job, some_jobs
 
 from batcher.errors import AuthRefused, OutcomeUnknown, Rejected, StoppedError
 from batcher.jobs.lifecycle import State
 from batcher.ports import Handle, Trace, Tracing, Traits
+from tests.support.engine import Api, Batch, LoopClock, Request, bought, in_virtual_time, job, some_jobs
 
 LISTING = Traits((), 3600.0, traces=Tracing.BY_LIST)
 LOST = OutcomeUnknown("the connection was lost")

@@ -12,9 +12,9 @@ from pathlib import Path
 from batcher.app.connect import models_to_ask
 from batcher.jobs.lifecycle import EventName, Stage
 from batcher.ledger.ledger import read_snapshot
-from tests.api_server import command, environment
-from tests.engine import Batch, bought, in_virtual_time, job
-from tests.faults import wait_for
+from tests.support.api_server import command, environment
+from tests.support.engine import Batch, bought, in_virtual_time, job
+from tests.support.faults import wait_for
 
 MODELS = {
     "own": "blackforestlabs/flux-1/dev/text-to-image",
