@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from importlib import import_module
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from batcher.jobs.nodes import DEPLOYMENT
-from batcher.providers.vendor import Surroundings, Vendor
 
-Opener = Callable[[Surroundings], AbstractAsyncContextManager[Vendor]]
+if TYPE_CHECKING:
+    from batcher.providers.vendor import Surroundings, Vendor
+
+    Opener = Callable[[Surroundings], AbstractAsyncContextManager[Vendor]]
 
 RUNCOMFY: Final = "runcomfy"
 DEPLOYMENTS: Final = "deployments"

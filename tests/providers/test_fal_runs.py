@@ -110,10 +110,14 @@ async def test_a_batch_that_is_killed_and_resumed_buys_nothing_twice(tmp_path):
         assert KEY not in done.stdout + done.stderr
 
 
+SHORT = ("--max-runtime", "4s")
+"""Before a run asks what became of its lost submissions, which may go on for minutes."""
+
+
 async def test_requests_whose_answers_were_lost_are_found_again(tmp_path):
     lost = {"faults": 0.4, "only_faults": frozenset({Fault.SUBMIT_DROPPED, Fault.CONNECT_DROPPED})}
     async with bench(tmp_path, speed=50, **lost) as at:
-        first = await at.run("run", MANIFEST, *FAST, "-c", 16, "--json")
+        first = await at.run("run", MANIFEST, *FAST, "-c", 16, "--json", *SHORT)
         unknown = json.loads(first.stdout)["unknown"]
         created = {one["prompt"]: one["id"] for one in at.created()}
         never = len([job for job in at.jobs().values() if job not in created])
@@ -123,7 +127,7 @@ async def test_requests_whose_answers_were_lost_are_found_again(tmp_path):
         assert (
             f"{unknown - never} unknown jobs were found at their provider" in auto.stdout + auto.stderr
         )
-        last = await at.run("run", MANIFEST, *FAST, "-c", 16, "--json")
+        last = await at.run("run", MANIFEST, *FAST, "-c", 16, "--json", *SHORT)
         bought = [one["prompt"] for one in at.created()]
         assert len(set(bought)) == len(bought) >= len(created)
         assert json.loads(last.stdout)["unknown"] >= never
