@@ -18,9 +18,9 @@ from batcher.jobs.marks import marks_named
 from batcher.layout import MARKS_NAME
 from batcher.ledger.marks import marked
 from batcher.ledger.snapshot import Snapshot
+from batcher.manifest.id_table import Roll
 from batcher.manifest.load import Manifest
 from batcher.manifest.remedy import remedy_of
-from batcher.manifest.roll import Roll
 from batcher.manifest.tally import ManifestTally
 from batcher.options.facts import Money
 from batcher.options.ids import strangers

@@ -28,7 +28,7 @@ from batcher.app.show_bodies import shown_jobs
 from batcher.app.tracing import trace_first
 from batcher.app.watching import job_reporter, spending_of
 from batcher.clock import iso
-from batcher.dataset.inspector import MediaInspector
+from batcher.dataset.acceptance import MediaInspector
 from batcher.dataset.metadata import Describes, Later, Metadata, gather
 from batcher.disk import cannot_write
 from batcher.engine.account import Account

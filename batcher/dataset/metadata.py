@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from batcher.dataset.card import card, is_ours
 from batcher.dataset.rows import ColumnTypes, Rows
-from batcher.dataset.typed_head import HEAD_BYTES, TypedHead
 from batcher.disk import AppendFile, Disk, writing
 from batcher.jobs.lifecycle import State
 from batcher.jobs.shard import Shard
@@ -31,6 +30,8 @@ _GATHER_LOCK = "gather"
 GATHER_PATIENCE_S = 600.0
 _LAYOUT = 4
 """Version of the columns that every row has: to be incremented when they change."""
+HEAD_BYTES = 8 << 20
+"""Less than loaders read to infer types: 10 MB in `datasets`, in ``_read_metadata``."""
 
 
 class _Cache(msgspec.Struct):
@@ -288,3 +289,24 @@ def gather(root: Path, shard: Shard, disk: Disk) -> None:
         metadata.close()
     finally:
         release()
+
+
+class TypedHead:
+    """Counts the rows of a file in their order, and detects those that are too far down."""
+
+    def __init__(self, size_bytes: int = HEAD_BYTES) -> None:
+        self._left_bytes = size_bytes
+        self._typed: set[str] = set()
+
+    def take(self, row: dict[str, Any], line_bytes: int) -> bool:
+        """Count the next row. True if it has the first value of a column, but is after the head."""
+        late = self._left_bytes <= 0
+        self._left_bytes -= line_bytes
+        first = [name for name, value in row.items() if name not in self._typed and has_type(value)]
+        self._typed.update(first)
+        return late and bool(first)
+
+
+def has_type(value: Any) -> bool:
+    """Whether a value determines the type of its column: null and the empty list fit any."""
+    return value is not None and value != []

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 import aiohttp
 
 from batcher.download.patience import Patience
-from batcher.download.sink import PIECE_BYTES, PartialFile
+from batcher.download.sink import PIECE_BYTES, PartialFile, Writers
 from batcher.download.transfer import Transfer, Wire
 from batcher.download.way import Way
-from batcher.download.writers import Writers
 from batcher.errors import DownloadError, DownloadRefused, UrlExpired
 from batcher.http.connections import HEADER_LIMITS
 from batcher.thread_batches import Threads

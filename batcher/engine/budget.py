@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from batcher.errors import StoppedError
+from batcher.jobs.identity import price_key
 from batcher.jobs.job import Job
-from batcher.jobs.settings import price_key
 from batcher.jobs.shard import Shard
 from batcher.ledger.ledger import Ledger
 from batcher.planning.plan import PriceOf

@@ -10,9 +10,9 @@ from typing import Any
 
 from batcher.clock import Clock
 from batcher.errors import StoppedError
+from batcher.jobs.identity import settings_of
 from batcher.jobs.job import Job
 from batcher.jobs.lifecycle import Stage, State
-from batcher.jobs.settings import settings_of
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
 from batcher.options.facts import DEFAULT_CANARY_FAILURES, JobShare

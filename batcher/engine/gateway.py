@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager
-from typing import TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, TypeVar
 
 from batcher.clock import Clock, time_of_day
-from batcher.engine.slots import Traffic, Unlimited
 from batcher.engine.stop import Control
 from batcher.engine.turns import Turns
 from batcher.errors import CallError, NotSent, OutcomeUnknown, TurnedAway, Unavailable, UnreachableError
@@ -15,6 +14,44 @@ from batcher.jobs.job import Job
 from batcher.options.facts import DEFAULT_OUTAGE, Outage
 from batcher.pacing.gate import Gate
 from batcher.ports import Provider
+
+
+class Traffic(Protocol):
+    """Called before and around each call. ``model`` is None except for a POST."""
+
+    def waiting(self, model: str | None) -> AbstractContextManager[None]:
+        """Wraps all waiting before a call."""
+        ...
+
+    def calling(self, model: str | None) -> AbstractContextManager[None]:
+        """Wraps the call itself."""
+        ...
+
+    async def turn(self, model: str | None) -> None:
+        """Wait until our own limits allow the call."""
+        ...
+
+    def answered(self, model: str | None, took_s: float) -> None: ...
+    def refused(self, model: str | None, pause_s: float) -> None: ...
+    def finished(self, model: str | None, took_s: float) -> None: ...
+    def queued(self, model: str | None) -> None: ...
+
+
+class Unlimited:
+    """For a fixed ``-c``: no limit to discover."""
+
+    def waiting(self, model: str | None) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def calling(self, model: str | None) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    async def turn(self, model: str | None) -> None: ...
+    def answered(self, model: str | None, took_s: float) -> None: ...
+    def refused(self, model: str | None, pause_s: float) -> None: ...
+    def finished(self, model: str | None, took_s: float) -> None: ...
+    def queued(self, model: str | None) -> None: ...
+
 
 T = TypeVar("T")
 

@@ -12,12 +12,12 @@ from batcher.download.downloader import Fetcher
 from batcher.engine.account import Account
 from batcher.engine.budget import Budget
 from batcher.engine.fetch import Collector
-from batcher.engine.gateway import ApiLine, Lines, Providers
+from batcher.engine.gateway import ApiLine, Lines, Providers, Unlimited
 from batcher.engine.interrupt import Cancels
 from batcher.engine.late_costs import LateCosts
-from batcher.engine.poll import Watcher
-from batcher.engine.slots import AutoSlots, Polling, Starts, Unlimited
-from batcher.engine.stop import Control, RunLimits, Slots
+from batcher.engine.poll import Polling, Watcher
+from batcher.engine.slots import AutoSlots, RunLimits, Slots, Starts
+from batcher.engine.stop import Control
 from batcher.engine.submit import Submitter, Terms
 from batcher.engine.unwatched import Unwatched
 from batcher.engine.view import Observer, RunView

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 
-from batcher.clock import Clock
-from batcher.engine.gateway import Lines
+from batcher.clock import Clock, iso
+from batcher.engine.gateway import Lines, Traffic
 from batcher.engine.stop import Control
 from batcher.errors import AuthRefused, CallError, CredentialsError, NotFound
 from batcher.ledger.finished import JobRecord
+from batcher.ledger.snapshot import Snapshot
 from batcher.pacing.gate import full_jitter_s
-from batcher.pacing.polling import Polls
+from batcher.pacing.polling import LearnedPolls, Polls, Watch
+from batcher.pacing.timings import seconds_between, timing_key
 from batcher.ports import CostSource, Handle, Phase, Result
 
 NOT_FOUND_POLLS = 5
@@ -154,3 +158,33 @@ def is_final_no(result: Result) -> bool:
     return result.phase in (Phase.FAILED, Phase.CANCELLED) or (
         result.phase is Phase.SUCCEEDED and not result.output_count
     )
+
+
+class Polling:
+    """Gives each request its schedule: learned from similar requests, or a fixed interval."""
+
+    def __init__(self, snapshot: Snapshot, clock: Clock, polls: LearnedPolls, traffic: Traffic) -> None:
+        self._snapshot = snapshot
+        self._clock = clock
+        self._polls = polls
+        self._traffic = traffic
+        polls.on_queued = traffic.queued
+
+    @contextmanager
+    def watching(self, job_id: str, *, taken_over: bool) -> Iterator[Watch]:
+        """A schedule for the job's request, for as long as it is watched."""
+        record = self._snapshot.records[job_id]
+        key = self._snapshot.timings.key_of(job_id) or timing_key(record.model, {})
+        age_s = self._age_s(record.submitting_at) if taken_over else 0.0
+        watch = self._polls.watch(key, self._clock.monotonic(), age_s)
+        try:
+            yield watch
+        finally:
+            watch.close()
+            self._traffic.finished(record.model, self._clock.monotonic() - watch.began_at_s + age_s)
+
+    def _age_s(self, submitting_at: str | None) -> float:
+        """Measured by the wall clock, across runs: only a hint."""
+        if submitting_at is None:
+            return 0.0
+        return max(seconds_between(submitting_at, iso(self._clock.now())) or 0.0, 0.0)

@@ -15,9 +15,9 @@ from batcher.engine.canary import Canary, no_canary
 from batcher.engine.interrupt import obey_halt, until_halted
 from batcher.engine.lanes import Deps, Lanes
 from batcher.engine.max_runtime import end_in_time
-from batcher.engine.model_caps import CapQueues
 from batcher.engine.poll import Gone, handle_of, is_final_no
 from batcher.engine.retries import Retries
+from batcher.engine.slots import CapQueues
 from batcher.engine.stop import Breaker
 from batcher.engine.submit import Outcome
 from batcher.engine.vanishing import Vanishing

@@ -4,88 +4,184 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Final
 
-from batcher.clock import Clock, iso
-from batcher.engine.stop import Slots
-from batcher.ledger.snapshot import Snapshot
+from batcher.clock import Clock
+from batcher.jobs.job import Job
 from batcher.pacing.adaptive import AUTO_START, LONG_PAUSE_S, Adaptive
-from batcher.pacing.polling import LearnedPolls, Watch
-from batcher.pacing.timings import seconds_between, timing_key
+from batcher.pacing.rate import RateLimit
+from batcher.planning.plan import Decision
 
+
+class Slots:
+    """Limits unfinished requests at the API. Requests of earlier runs may exceed the limit.
+
+    One limit for all models, and ``caps`` for some of them.
+    """
+
+    def __init__(self, limit: int, caps: Mapping[str, int] | None = None) -> None:
+        self.limit = limit
+        self.caps = ModelCaps(caps or {})
+        self.held = 0
+        self.stranded = 0
+        self.closed = False
+        self._own = limit
+        self._changed = asyncio.Event()
+
+    def widen(self, more: int) -> None:
+        """Set the limit to ``more`` above its first value: shards that shared a cap have ended."""
+        self.limit = max(self.limit, self._own + more)
+        self._changed.set()
+
+    def hold(self, model: str | None = None) -> None:
+        """Take a slot even without room: for requests that exist already."""
+        self.caps.hold(model)
+        self.held += 1
+
+    def free(self, model: str | None = None) -> None:
+        """Give a slot back."""
+        self.caps.free(model)
+        self.held -= 1
+        self._changed.set()
+
+    def strand(self, model: str | None = None) -> None:
+        """Take a slot permanently: a request that is no longer polled is still unfinished."""
+        self.caps.strand(model)
+        self.held += 1
+        self.stranded += 1
+        self._changed.set()
+
+    def close(self) -> None:
+        """End all waiting for slots."""
+        self.closed = True
+        self._changed.set()
+
+    async def acquire(self, model: str | None = None) -> bool:
+        """Wait for room, then take a slot; False if none can come free any more."""
+        while self.held >= self.limit or not self.caps.has_room(model):
+            if self.closed or self.caps.stuck(model) or 0 < self.limit <= self.stranded:
+                return False
+            self._changed.clear()
+            await self._changed.wait()
+        self.hold(model)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """The limits of a run. A shard of a larger run may be given more later."""
+
+    slots: Slots
+    rate: RateLimit
+
+    def widen(self, more_slots: int, more_per_s: float) -> None:
+        """Add to the first values of the limits. Less than was added before changes nothing."""
+        self.slots.widen(more_slots)
+        self.rate.widen(more_per_s)
+
+
+QUEUED_MAX: Final = 1024
+"""So many jobs wait for a cap before the jobs after them wait too."""
+Patterns = tuple[str, ...]
 STARTS_AT_ONCE = 100
 START_STEP_S = 0.001
 LOOK_AGAIN_S = 0.5
 """Seconds between checks whether a full window has grown."""
 
 
-class Traffic(Protocol):
-    """Called before and around each call. ``model`` is None except for a POST."""
+class ModelCaps:
+    """Counts unfinished requests by pattern. A model needs room in each cap whose pattern it matches."""
 
-    def waiting(self, model: str | None) -> AbstractContextManager[None]:
-        """Wraps all waiting before a call."""
-        ...
+    def __init__(self, limits: Mapping[str, int]) -> None:
+        self.limits = limits
+        self._held: Counter[str] = Counter()
+        self._stranded: Counter[str] = Counter()
+        self._known: dict[str | None, Patterns] = {}
 
-    def calling(self, model: str | None) -> AbstractContextManager[None]:
-        """Wraps the call itself."""
-        ...
+    def patterns(self, model: str | None) -> Patterns:
+        """The patterns that ``model`` matches."""
+        found = self._known.get(model)
+        if found is None:
+            found = tuple(one for one in self.limits if fnmatchcase(model or "", one))
+            self._known[model] = found
+        return found
 
-    async def turn(self, model: str | None) -> None:
-        """Wait until our own limits allow the call."""
-        ...
+    def hold(self, model: str | None) -> None:
+        """Count a request, even without room."""
+        self._held.update(self.patterns(model))
 
-    def answered(self, model: str | None, took_s: float) -> None: ...
-    def refused(self, model: str | None, pause_s: float) -> None: ...
-    def finished(self, model: str | None, took_s: float) -> None: ...
-    def queued(self, model: str | None) -> None: ...
+    def free(self, model: str | None) -> None:
+        """A request has ended."""
+        self._held.subtract(self.patterns(model))
+
+    def strand(self, model: str | None) -> None:
+        """A request that is no longer polled counts until the run ends."""
+        self.hold(model)
+        self._stranded.update(self.patterns(model))
+
+    def has_room(self, model: str | None) -> bool:
+        """Whether one more request may be unfinished."""
+        return all(self._held[one] < self.limits[one] for one in self.patterns(model))
+
+    def stuck(self, model: str | None) -> str | None:
+        """The cap that leaves no room until the run ends, as it is typed; None if there is none."""
+        full = (one for one in self.patterns(model) if self._stranded[one] >= self.limits[one])
+        return next((self._shown(one) for one in full), None)
+
+    def full(self) -> Iterator[str]:
+        """The caps without room now, as they are typed."""
+        return (self._shown(one) for one in self.limits if self._held[one] >= self.limits[one])
+
+    def _shown(self, pattern: str) -> str:
+        return f"-c {pattern}={self.limits[pattern]}"
 
 
-class Unlimited:
-    """For a fixed ``-c``: no limit to discover."""
+class CapQueues:
+    """A queue for each set of caps: jobs that wait for a cap don't hold up jobs of other models.
 
-    def waiting(self, model: str | None) -> AbstractContextManager[None]:
-        return nullcontext()
+    ``start`` waits for room and starts a job; ``spawn`` runs a queue beside the others.
+    """
 
-    def calling(self, model: str | None) -> AbstractContextManager[None]:
-        return nullcontext()
+    def __init__(
+        self,
+        caps: ModelCaps,
+        start: Callable[[Job, Decision], Awaitable[None]],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._caps = caps
+        self._start = start
+        self._spawn = spawn
+        self._queues: dict[Patterns, asyncio.Queue[tuple[Job, Decision] | None]] = {}
 
-    async def turn(self, model: str | None) -> None: ...
-    def answered(self, model: str | None, took_s: float) -> None: ...
-    def refused(self, model: str | None, pause_s: float) -> None: ...
-    def finished(self, model: str | None, took_s: float) -> None: ...
-    def queued(self, model: str | None) -> None: ...
+    async def put(self, job: Job, decision: Decision) -> None:
+        """Start a job, or queue it if its model is capped."""
+        patterns = self._caps.patterns(job.model)
+        if not patterns:
+            await self._start(job, decision)
+            return
+        if patterns not in self._queues:
+            self._queues[patterns] = asyncio.Queue(QUEUED_MAX)
+            self._spawn(self._work(self._queues[patterns]))
+        await self._queues[patterns].put((job, decision))
 
+    async def close(self) -> None:
+        """No more jobs come."""
+        for queue in self._queues.values():
+            await queue.put(None)
 
-class Polling:
-    """Gives each request its schedule: learned from similar requests, or a fixed interval."""
+    def waits(self) -> Iterator[str]:
+        """How many jobs wait for which caps, in words."""
+        waiting = sum(queue.qsize() for queue in self._queues.values())
+        if waiting and (full := ", ".join(self._caps.full())):
+            yield f"{waiting} or more jobs wait for room in {full}"
 
-    def __init__(self, snapshot: Snapshot, clock: Clock, polls: LearnedPolls, traffic: Traffic) -> None:
-        self._snapshot = snapshot
-        self._clock = clock
-        self._polls = polls
-        self._traffic = traffic
-        polls.on_queued = traffic.queued
-
-    @contextmanager
-    def watching(self, job_id: str, *, taken_over: bool) -> Iterator[Watch]:
-        """A schedule for the job's request, for as long as it is watched."""
-        record = self._snapshot.records[job_id]
-        key = self._snapshot.timings.key_of(job_id) or timing_key(record.model, {})
-        age_s = self._age_s(record.submitting_at) if taken_over else 0.0
-        watch = self._polls.watch(key, self._clock.monotonic(), age_s)
-        try:
-            yield watch
-        finally:
-            watch.close()
-            self._traffic.finished(record.model, self._clock.monotonic() - watch.began_at_s + age_s)
-
-    def _age_s(self, submitting_at: str | None) -> float:
-        """Measured by the wall clock, across runs: only a hint."""
-        if submitting_at is None:
-            return 0.0
-        return max(seconds_between(submitting_at, iso(self._clock.now())) or 0.0, 0.0)
+    async def _work(self, queue: asyncio.Queue[tuple[Job, Decision] | None]) -> None:
+        while (entry := await queue.get()) is not None:
+            await self._start(*entry)
 
 
 class Starts:

@@ -3,81 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from batcher.engine.model_caps import ModelCaps
+from batcher.engine.slots import RunLimits
 from batcher.errors import BatcherError, InterruptedRunError, StoppedError
-from batcher.pacing.rate import RateLimit
 
 PERCENT_FROM_JOBS = 50
-
-
-class Slots:
-    """Limits unfinished requests at the API. Requests of earlier runs may exceed the limit.
-
-    One limit for all models, and ``caps`` for some of them.
-    """
-
-    def __init__(self, limit: int, caps: Mapping[str, int] | None = None) -> None:
-        self.limit = limit
-        self.caps = ModelCaps(caps or {})
-        self.held = 0
-        self.stranded = 0
-        self.closed = False
-        self._own = limit
-        self._changed = asyncio.Event()
-
-    def widen(self, more: int) -> None:
-        """Set the limit to ``more`` above its first value: shards that shared a cap have ended."""
-        self.limit = max(self.limit, self._own + more)
-        self._changed.set()
-
-    def hold(self, model: str | None = None) -> None:
-        """Take a slot even without room: for requests that exist already."""
-        self.caps.hold(model)
-        self.held += 1
-
-    def free(self, model: str | None = None) -> None:
-        """Give a slot back."""
-        self.caps.free(model)
-        self.held -= 1
-        self._changed.set()
-
-    def strand(self, model: str | None = None) -> None:
-        """Take a slot permanently: a request that is no longer polled is still unfinished."""
-        self.caps.strand(model)
-        self.held += 1
-        self.stranded += 1
-        self._changed.set()
-
-    def close(self) -> None:
-        """End all waiting for slots."""
-        self.closed = True
-        self._changed.set()
-
-    async def acquire(self, model: str | None = None) -> bool:
-        """Wait for room, then take a slot; False if none can come free any more."""
-        while self.held >= self.limit or not self.caps.has_room(model):
-            if self.closed or self.caps.stuck(model) or 0 < self.limit <= self.stranded:
-                return False
-            self._changed.clear()
-            await self._changed.wait()
-        self.hold(model)
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class RunLimits:
-    """The limits of a run. A shard of a larger run may be given more later."""
-
-    slots: Slots
-    rate: RateLimit
-
-    def widen(self, more_slots: int, more_per_s: float) -> None:
-        """Add to the first values of the limits. Less than was added before changes nothing."""
-        self.slots.widen(more_slots)
-        self.rate.widen(more_per_s)
 
 
 class Control:

@@ -17,9 +17,9 @@ from batcher.engine.healing import Healer, Healing
 from batcher.engine.stop import Control
 from batcher.engine.systemic import NoAnswers, SameAnswer, whole_run
 from batcher.errors import CallError, OutcomeUnknown, RetryKind, RunDirError
+from batcher.jobs.identity import price_key
 from batcher.jobs.job import Job, recorded
 from batcher.jobs.lifecycle import EventName, Stage
-from batcher.jobs.settings import price_key
 from batcher.ledger.book import Crowded
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import Ledger

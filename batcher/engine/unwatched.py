@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from batcher.clock import Clock, iso
-from batcher.engine.stop import Slots
+from batcher.engine.slots import Slots
 from batcher.jobs.lifecycle import Record, State
 from batcher.ledger.snapshot import Snapshot
 from batcher.pacing.timings import seconds_between

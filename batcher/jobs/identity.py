@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from batcher.jobs import identity_v1
-from batcher.jobs.job import LocalMedia, data_uri_sha256, is_data_uri
+from batcher.jobs.job import Job, LocalMedia, data_uri_sha256, is_data_uri
 from batcher.jobs.nodes import prompt_of
 from batcher.jobs.signatures import without_signature
 
@@ -45,6 +45,10 @@ _TEXT_NAMES = ("prompt", "text")
 _WORDS_APART = bytes(ord(chr(c).lower()) if c < 128 and chr(c).isalnum() else 32 for c in range(256))
 _unicode = unicodedata.ucd_3_2_0  # frozen: the same text has the same slug in every version of Python
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
+KEY_CHARS = 16
+SETTING_MAX_CHARS = 24
+_FREE_FIELDS = frozenset({"prompt", "negative_prompt", "seed", "text"})
+_FREE_IN_NODES = _FREE_FIELDS | {"noise_seed"}
 
 
 def is_text_name(name: str) -> bool:
@@ -243,3 +247,24 @@ def _slug_of_any_script(text: str) -> str:
     while len(words.encode()) > SLUG_MAX_BYTES:
         words = words[:-1]
     return words.rstrip("-") or "job"
+
+
+def settings_of(inputs: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
+    """The inputs that are settings, without those that usually differ by job (prompts, media, seeds)."""
+    return frozenset((name, value) for name, value in inputs.items() if _is_setting(name, value))
+
+
+def _is_setting(name: str, value: Any) -> bool:
+    _, dot, own = name.rpartition(".")
+    if own in (_FREE_IN_NODES if dot else _FREE_FIELDS):
+        return False
+    if isinstance(value, str):
+        return len(value) <= SETTING_MAX_CHARS and "://" not in value
+    return isinstance(value, int | float)
+
+
+def price_key(job: Job) -> str:
+    """A key of the model and the parameters of ``job``: jobs with the same key cost the same."""
+    settings = sorted((name, str(value)) for name, value in settings_of(job.input))
+    text = msgspec.json.encode([job.model, settings])
+    return hashlib.sha256(text).hexdigest()[:KEY_CHARS]

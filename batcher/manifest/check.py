@@ -17,11 +17,10 @@ from batcher.jobs.job import Job, Source, explicit_id_problem
 from batcher.jobs.nodes import is_link
 from batcher.manifest.csv_files import json_list_in
 from batcher.manifest.expand import Draft, FieldProblem, Scope
-from batcher.manifest.fit import fit_names, give_types, hinted, judged
+from batcher.manifest.fit import fit_names, fit_nodes, give_types, hinted, judged, nodes_missing
 from batcher.manifest.folders import FILE_NAME, media_of
 from batcher.manifest.id_table import Claim, IdTable
 from batcher.manifest.media import LocalFiles, MediaError, check_body_size, is_public_url, several_urls
-from batcher.manifest.nodes import fit_nodes, nodes_missing
 from batcher.manifest.rows import LocalPath
 from batcher.manifest.tally import ManifestTally, Repeated
 from batcher.schema.dialect import may_name_media, media_kind

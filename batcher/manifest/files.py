@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from batcher.errors import ManifestError
-from batcher.manifest.encodings import encoding_hint, marked_encoding
+from batcher.manifest.detect_format import encoding_hint, marked_encoding
 from batcher.manifest.rows import ManifestChanged
 from batcher.manifest.spool import Spool
 

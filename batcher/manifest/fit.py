@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from batcher.jobs.columns import META, normal
 from batcher.jobs.job import LocalMedia
-from batcher.jobs.nodes import WORKFLOW, is_override
+from batcher.jobs.nodes import (
+    DEPLOYMENT,
+    OVERRIDES,
+    WORKFLOW,
+    is_override,
+    node_and_name,
+    node_order,
+    problems_of,
+    taken_apart,
+)
 from batcher.manifest.expand import Draft, FieldProblem, Scope
+from batcher.manifest.media import LocalFiles, MediaError
 from batcher.schema.spec import ModelSpec
 
 NO_SCHEMA_FOR_ALL = (
     "'*' means whatever is no input of the model, and the inputs of {model} are not known: "
     "name the columns"
 )
+NODES_SHOWN = 12
 
 
 def fit_names(draft: Draft, spec: ModelSpec | None, scope: Scope) -> Iterator[FieldProblem]:
@@ -83,3 +94,41 @@ def hinted(name: str, what: str) -> str:
         f"{what} (--meta {word} keeps it with the results, --ignore {word} drops it, --extra {word} "
         "sends it all the same)"
     )
+
+
+def fit_nodes(draft: Draft, model: str) -> Iterator[FieldProblem]:
+    """Give each value in a deployment's ``overrides`` its own name. Yields problems.
+
+    So both notations result in the same job.
+    """
+    if not model.startswith(DEPLOYMENT):
+        return
+    if isinstance(draft.inputs.get(OVERRIDES), dict):
+        base = (draft.bases or {}).get(OVERRIDES)
+        own = draft.inputs.keys()
+        draft.inputs = dict(taken_apart(draft.inputs))
+        if base is not None:
+            inner = {normal(name): base for name in draft.inputs.keys() - own}
+            draft.bases = {**(draft.bases or {}), **inner}
+    yield from problems_of(draft.inputs)
+
+
+def nodes_missing(inputs: Mapping[str, Any], files: LocalFiles) -> Iterator[FieldProblem]:
+    """Inputs whose node is not in the job's own workflow."""
+    workflow = inputs.get(WORKFLOW)
+    if workflow is None or isinstance(workflow, str):
+        return
+    try:
+        nodes = files.nodes_in(workflow)
+    except MediaError as error:
+        yield WORKFLOW, str(error)
+        return
+    for name in inputs:
+        place = node_and_name(name)
+        if place is not None and place[0] not in nodes:
+            yield name, f"the workflow has no node {place[0]!r} (it has {_some(nodes)})"
+
+
+def _some(nodes: frozenset[str]) -> str:
+    listed = sorted(nodes, key=node_order)
+    return ", ".join(listed[:NODES_SHOWN]) + (", ..." if len(listed) > NODES_SHOWN else "")

@@ -10,10 +10,14 @@ never leaves the process.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
 from enum import Enum
 
+from batcher.jobs.job import Job
+
 FEWEST_SLOTS = 1024
+_MASK = (1 << 64) - 1
 
 
 class Claim(Enum):
@@ -78,3 +82,42 @@ class IdTable:
 def _empty_slots(count: int) -> array[int]:
     """``count`` is a power of two."""
     return array("I", bytes(array("I").itemsize * count))
+
+
+@dataclass(slots=True)
+class Roll:
+    """The jobs that a plan counted, eight bytes each, in their order.
+
+    ``added`` counts the additional jobs that the last pass over the manifest found.
+    """
+
+    added: int = 0
+    _keys: array[int] = field(default_factory=lambda: array("Q"))
+
+    def note(self, jobs: Iterable[Job]) -> Iterator[Job]:
+        """The first pass: ``jobs``, all of which count."""
+        for job in jobs:
+            self._keys.append(_key(job))
+            yield job
+
+    def keep(self, jobs: Iterable[Job]) -> Iterator[Job]:
+        """A later pass: those of ``jobs`` that were counted, each once."""
+        self.added = position = 0
+        left: set[int] | None = None
+        for job in jobs:
+            key = _key(job)
+            if left is None:
+                if position < len(self._keys) and self._keys[position] == key:
+                    position += 1
+                    yield job
+                    continue
+                left = set(self._keys[position:])  # the manifest has changed
+            if key in left:
+                left.discard(key)
+                yield job
+            else:
+                self.added += 1
+
+
+def _key(job: Job) -> int:
+    return hash((job.id, job.digest)) & _MASK

@@ -15,8 +15,14 @@ from batcher.manifest.csv_files import open_table
 from batcher.manifest.delimited import delimiter_of, records
 from batcher.manifest.detect_format import looks_like, mistaken
 from batcher.manifest.files import ManifestFile
-from batcher.manifest.json_files import is_lines, json_document, jsonl_rows
-from batcher.manifest.json_shapes import ShapeError, batch_line, shaped
+from batcher.manifest.json_files import (
+    ShapeError,
+    batch_line,
+    is_lines,
+    json_document,
+    jsonl_rows,
+    shaped,
+)
 from batcher.manifest.parquet_files import check_parquet, parquet_rows
 from batcher.manifest.remarks import Remarks
 from batcher.manifest.rows import Head, LinedList, Row, head_of, row_of

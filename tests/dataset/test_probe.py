@@ -7,10 +7,9 @@ import struct
 import pytest
 from PIL import Image, PngImagePlugin
 
-from batcher.dataset.expectations import differences
-from batcher.dataset.inspector import look_into
+from batcher.dataset.acceptance import differences, look_into
 from batcher.media.finding import Finding
-from batcher.media.headers import read_headers
+from batcher.media.probe import read_headers
 from tests.support.dataset import RunMaker, clip, picture
 from tests.support.engine import job
 

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batcher.dataset.export.typed import FIRST_SAMPLES, typed
-from batcher.dataset.metadata import Metadata
+from batcher.dataset.metadata import Metadata, TypedHead
 from batcher.dataset.rows import FLAG, INTEGER, NUMBER, TEXT, TEXTS
-from batcher.dataset.typed_head import TypedHead
 from tests.dataset.test_metadata import Table
 from tests.support.engine import QuickDisk, job
 

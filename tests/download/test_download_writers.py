@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from batcher.download.writers import GROUP_FILES, PIECES_PER_WRITE, HashingFile, Writers
+from batcher.download.sink import GROUP_FILES, PIECES_PER_WRITE, HashingFile, Writers
 
 
 @pytest.fixture

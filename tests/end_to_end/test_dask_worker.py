@@ -9,7 +9,8 @@ import pytest
 
 from batcher.distributed.messages import SILENCE_S, VIEWS, Directive, Sight, Task
 from batcher.distributed.worker import LOCK_PATIENCE_S, Post, _watch
-from batcher.engine.stop import Control, RunLimits, Slots
+from batcher.engine.slots import RunLimits, Slots
+from batcher.engine.stop import Control
 from batcher.engine.view import RunView
 from batcher.errors import InterruptedRunError, StoppedError
 from batcher.jobs.shard import Shard

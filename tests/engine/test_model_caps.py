@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from batcher.app.asked import options_from
 from batcher.engine.canary import Canary
-from batcher.engine.model_caps import ModelCaps
+from batcher.engine.slots import ModelCaps
 from batcher.errors import IncompleteError, UsageError
 from batcher.options.facts import JobShare
 from batcher.options.given import Given

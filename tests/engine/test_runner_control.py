@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from batcher.engine.stop import Breaker, Control, Slots
+from batcher.engine.slots import Slots
+from batcher.engine.stop import Breaker, Control
 from batcher.errors import CredentialsError, InterruptedRunError, StoppedError, UnreachableError
 from tests.support.engine import in_virtual_time
 

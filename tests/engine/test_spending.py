@@ -15,7 +15,7 @@ from batcher.engine.late_costs import LateCosts
 from batcher.errors import InputError, InterruptedRunError, OutcomeUnknown, TurnedAway, UnreachableError
 from batcher.jobs.lifecycle import EventName, Stage, State
 from batcher.ledger.ledger import Ledger
-from batcher.manifest.roll import Roll
+from batcher.manifest.id_table import Roll
 from batcher.options.facts import Money, Overrides, Pace, Policy, Selection
 from batcher.options.run import Options
 from batcher.ports import Phase

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher.dataset.expectations import differences
-from batcher.media.headers import read_headers
+from batcher.dataset.acceptance import differences
+from batcher.media.probe import read_headers
 from batcher.sandbox.catalogue import catalogue
 from batcher.sandbox.clips import draw_clip
 from batcher.sandbox.lettering import INK, LINE_DOTS, PAPER, band

@@ -4,7 +4,7 @@ import hashlib
 import random
 
 from batcher.clock import SystemClock
-from batcher.dataset.inspector import MediaInspector
+from batcher.dataset.acceptance import MediaInspector
 from batcher.dataset.metadata import Metadata
 from batcher.dataset.rows import ColumnTypes
 from batcher.jobs.job import Artifact, output_name

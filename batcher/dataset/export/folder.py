@@ -15,7 +15,7 @@ import msgspec
 
 from batcher.dataset.export.media import Source
 from batcher.dataset.export.shards import Row, RowSource, splits
-from batcher.dataset.typed_head import TypedHead
+from batcher.dataset.metadata import TypedHead
 from batcher.disk import Disk
 from batcher.errors import RunDirError, UsageError
 from batcher.layout import METADATA_NAME

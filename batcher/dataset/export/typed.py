@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from batcher.dataset.export.shards import Row, RowSource
+from batcher.dataset.metadata import has_type
 from batcher.dataset.rows import TEXT
-from batcher.dataset.typed_head import has_type
 
 FIRST_SAMPLES = 5
 """How many samples ``datasets`` reads: its NUM_EXAMPLES_FOR_FEATURES_INFERENCE."""
