@@ -15,7 +15,7 @@ from batcher.ledger.book import Book, Limits
 from batcher.ledger.book_file import BookFile, state_dir
 from batcher.ledger.book_fold import FOLD_FROM_LINES, fold_file, paid_number
 from batcher.ledger.ledger import read_snapshot
-from batcher.ledger.lock import is_segment_held
+from batcher.ledger.run_dir_lock import is_segment_held
 from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.options.run import Options

@@ -28,7 +28,7 @@ from batcher.errors import (
 from batcher.http.network import CA_VARIABLES
 from batcher.layout import HIDDEN_NAME
 from batcher.ledger.ledger import read_snapshot
-from batcher.ledger.lock import check_free
+from batcher.ledger.run_dir_lock import check_free
 from batcher.ledger.segments import segments_in
 from batcher.ports import Handle
 from batcher.providers.registry import RUNCOMFY

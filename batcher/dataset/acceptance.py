@@ -1,9 +1,10 @@
-"""Acceptance: checks the content of an output, and compares it with the inputs.
+"""Acceptance: outputs must decode, not be blank, match the inputs, and equal no other job's.
 
 A job whose file fails the check stays ``done``, because the file was paid for and is complete; the note
-on its quality goes into the ledger, and from there into metadata, ``status`` and report. ``inspector``
-checks one job's outputs; ``media.headers`` (built in) and ``media.decode`` (with the extra ``media``)
-read files; ``expectations`` compares with the inputs.
+on its quality goes into the ledger, and from there into metadata, ``status`` and report.
+
+Outputs are compared with the inputs whose names mean the same for every model. A model that keeps the
+shape of its input image has no ``aspect_ratio``, and then nothing is compared.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from batcher.jobs.shard import Shard
 from batcher.layout import CARD_NAME, HIDDEN_NAME, METADATA_CACHE_NAME
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import read_snapshot
-from batcher.ledger.lock import is_held
+from batcher.ledger.run_dir_lock import is_held
 from batcher.ledger.snapshot import Snapshot
 from batcher.store.local import RunDir
 
@@ -292,7 +292,12 @@ def gather(root: Path, shard: Shard, disk: Disk) -> None:
 
 
 class TypedHead:
-    """Counts the rows of a file in their order, and detects those that are too far down."""
+    """Counts the rows of a file in their order, and detects those that are too far down.
+
+    Loaders infer a column's type from the first bytes alone: `datasets` reads 10 MB, and if a column is
+    null in all of them, it assumes that it is always null. A value further down is then an error. So
+    rows with the first value of a column go to the front.
+    """
 
     def __init__(self, size_bytes: int = HEAD_BYTES) -> None:
         self._left_bytes = size_bytes

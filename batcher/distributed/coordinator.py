@@ -26,7 +26,7 @@ from batcher.errors import RunDirError, UnreachableError
 from batcher.jobs.shard import Shard
 from batcher.layout import HIDDEN_NAME
 from batcher.ledger.ledger import read_snapshot
-from batcher.ledger.lock import check_free
+from batcher.ledger.run_dir_lock import check_free
 from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import Summary

@@ -1,4 +1,9 @@
-"""The partial file: bytes are collected, then hashed and written in large pieces in a thread."""
+"""Writes downloads to partial files in threads: small files whole and in groups, large ones in pieces.
+
+An fsync costs less right after others. So small files are collected while the threads are busy, as
+ledger lines are: a group is written, the system starts writing it to disk, then each file is fsynced.
+The bytes of a large file are collected, then hashed and written in large pieces in a thread.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The pace of a run: a poll schedule for each request, and adaptive limits for ``-c auto``."""
+"""Slots: how many requests may be unfinished at the API, in all (``-c``) and by model (``-c
+'kling/*=4'``).
+
+:class:`AutoSlots` (``-c auto``) discovers the limit, and the rate of calls that the API accepts.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run is limited and stopped: its limits, the reason to stop, and the circuit breaker."""
+"""Why and how a run stops before its end: draining, halting, and the circuit breaker."""
 
 from __future__ import annotations
 

@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
+from batcher.disk import Disk
 from batcher.jobs.lifecycle import FORMAT_VERSION
+from batcher.layout import CHECKPOINT_NAME, HIDDEN_NAME, LEDGER_NAME
 from batcher.ledger.packed import Bulk
+from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Saved, Snapshot
 
 FOLD_VERSION = f"{FORMAT_VERSION}.7"
 """Change this whenever the fold keeps something else or computes it differently."""
 _PIECE_BYTES = 1 << 20
+CHECKPOINT_STEP_BYTES = 32 << 20
+"""Folding this many bytes of ledger takes about a second."""
 
 
 class _Head(msgspec.Struct, array_like=True):
@@ -115,3 +122,27 @@ def _pieces(file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
     while size_bytes > 0 and (piece := file.read(min(size_bytes, _PIECE_BYTES))):
         yield piece
         size_bytes -= len(piece)
+
+
+def restored_bytes(snapshot: Snapshot, run_dir: Path, disk: Disk) -> int:
+    """Fill ``snapshot`` from the checkpoint, if there is one; returns how many bytes it covers."""
+    path = run_dir / HIDDEN_NAME / CHECKPOINT_NAME
+    if not snapshot.may_restore or snapshot.spent_by_shard_usd or disk.size(path) is None:
+        return 0
+    try:
+        with disk.open_read(path) as file:
+            return restore_checkpoint(snapshot, file, lambda: disk.open_read(run_dir / LEDGER_NAME))
+    except OSError:
+        return 0
+
+
+def keep_checkpoint(snapshot: Snapshot, run_dir: Path, disk: Disk, size_bytes: int) -> None:
+    """Save ``snapshot``, the fold of a ledger of ``size_bytes`` that is all on disk.
+
+    Optional: if it can't be written, nothing happens.
+    """
+    if segments_in(run_dir, disk) != [LEDGER_NAME]:
+        return
+    with suppress(OSError), disk.open_read(run_dir / LEDGER_NAME) as ledger:
+        pieces = encode_checkpoint(snapshot, ledger, size_bytes)
+        disk.write_whole(run_dir / HIDDEN_NAME / CHECKPOINT_NAME, pieces)

@@ -1,7 +1,6 @@
-"""Why a ledger can't be read: distinguishes a torn tail from damage, and describes the damage.
+"""Describes the damage of a ledger that can't be read: its place, its likely cause, the remedy.
 
-A crash leaves a prefix of the last group of lines, or that group with zeros or garbage where sectors
-were not written. Anything else has another cause and is not repaired.
+What a crash leaves of the last lines is no damage: see ``torn_tail``.
 """
 
 from __future__ import annotations
@@ -10,17 +9,10 @@ import re
 import shlex
 from pathlib import Path
 
-import msgspec
-
 from batcher.disk import Disk
 from batcher.errors import LedgerError
 
 HEAD_BYTES = 4096
-_BEGINNING = b'{"event":"'
-_CUT_SHORT = "Input data was truncated"
-_AT_BYTE = re.compile(r"\(byte ([0-9]+)\)")
-_UNWRITTEN = re.compile(rb"[\0\x80-\xff]{16,}")
-_CONTROLS = bytes(code for code in range(0x20) if code != 0x0A)
 _UTF_16, _UTF_8_SIG = (b"\xff\xfe", b"\xfe\xff"), b"\xef\xbb\xbf"
 _PACKED = {
     b"\x1f\x8b": "gzip -dc",
@@ -28,41 +20,6 @@ _PACKED = {
     b"\xfd7zXZ": "xz -dc",
     b"BZh": "bzip2 -dc",
 }
-
-
-def is_torn(raw: bytes) -> bool:
-    """Whether a crash can have left the unreadable line ``raw`` in the group that was being written."""
-    return _was_cut(raw) or _is_unwritten(raw)
-
-
-def _was_cut(raw: bytes) -> bool:
-    """Whether ``raw`` is only the beginning of a line of ours."""
-    if raw.endswith(b"\n") or not _BEGINNING.startswith(raw[: len(_BEGINNING)]):
-        return False
-    try:
-        msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
-        at = _AT_BYTE.search(str(error))
-        return str(error).startswith(_CUT_SHORT) or (at is not None and int(at[1]) >= len(raw))
-    except UnicodeDecodeError:  # cut within a character
-        return True
-    return False
-
-
-def _is_unwritten(raw: bytes) -> bool:
-    """Whether ``raw`` is text with parts that are neither text nor text in another encoding."""
-    runs = _UNWRITTEN.findall(raw)
-    rest = _UNWRITTEN.sub(b"", raw)
-    if not any(map(_is_no_text, runs)):
-        return False
-    return len(rest.translate(None, _CONTROLS)) == len(rest)
-
-
-def _is_no_text(run: bytes) -> bool:
-    try:
-        return "\0" in run.decode()
-    except UnicodeDecodeError:
-        return True
 
 
 def damage(path: Path, line_number: int, problem: str, disk: Disk) -> LedgerError:

@@ -1,9 +1,9 @@
 """The ledger: append-only JSONL files, the only state.
 
-``segments`` says which files there are, ``hold`` who may write, ``lines`` what stands in them,
-``commit`` how it gets there, ``replay`` and ``order`` how it is read. Every line carries the number of
-its group, which is the byte at which the group begins: after a power loss that spoils several lines,
-it distinguishes the torn last group from damage before it.
+``segments`` says which files there are, ``run_dir_lock`` who may write, ``lines`` what is in them,
+``commit`` how it is written, ``replay`` and ``merge_segments`` how it is read, ``torn_tail`` what a
+crash leaves. Every line carries the number of its group, which is the byte at which the group begins:
+after a power loss that spoils several lines, it distinguishes the torn last group from damage before it.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeVar
 
 from batcher.clock import Clock, iso
-from batcher.disk import AppendFile, Disk, writing
+from batcher.disk import Disk, writing
 from batcher.errors import LedgerError
 from batcher.jobs.lifecycle import Event, EventName, RunEvent
 from batcher.jobs.shard import Shard
 from batcher.layout import HIDDEN_NAME, LEDGER_NAME
-from batcher.ledger.checkpoint_file import CHECKPOINT_STEP_BYTES, keep_checkpoint
+from batcher.ledger.checkpoint import CHECKPOINT_STEP_BYTES, keep_checkpoint
 from batcher.ledger.commit import GroupCommit
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.lines import Follows, LineReader, encode_line
-from batcher.ledger.lock import take_hold
 from batcher.ledger.merge_segments import read_into
 from batcher.ledger.packed import PackedMap
-from batcher.ledger.replay import Tail, check_version
+from batcher.ledger.replay import check_version
+from batcher.ledger.run_dir_lock import take_hold
 from batcher.ledger.segments import begun_mark, others, segment_name
 from batcher.ledger.snapshot import SEGMENT_SHIFT, Snapshot
+from batcher.ledger.torn_tail import Tail, mend, save_torn
 
 RESERVE_BYTES = 256 * 1024
 AnySnapshot = TypeVar("AnySnapshot", bound=Snapshot)
@@ -111,11 +111,16 @@ class Ledger:
         with ExitStack() as undo, writing(self.path):
             undo.push(self._undo)
             tail = self._tails.get(self.path.name, Tail())
-            self._keep_torn(tail)
+            if tail.torn_bytes:
+                saved = save_torn(self.path, tail, self._hidden, self._disk)
+                self.warnings.append(
+                    f"{self.path.name}: dropped {tail.torn_bytes} bytes that a crash left of its last "
+                    f"lines (kept in {saved})"
+                )
             file = self._disk.open_append(self.path)
             undo.callback(file.close)
             commit = GroupCommit(self.path, file, self._set_room_aside(), self._disk, self._committed)
-            commit.begin_at(self._mend(file, tail))
+            commit.begin_at(mend(file, tail))
             # Sync the file's name too: else a power loss could lose every line that was fsynced.
             self._disk.sync_dir(self.path.parent)
             mark = begun_mark(self._run_dir, self.path.name)
@@ -135,33 +140,6 @@ class Ledger:
     def call_before_writes(self, function: Callable[[], None]) -> None:
         """Call ``function`` in the disk's thread before each group of lines is written."""
         self._commit.before_write = function
-
-    def _keep_torn(self, tail: Tail) -> None:
-        """Save a copy of the bytes about to be dropped, so that a user can inspect them."""
-        if not tail.torn_bytes:
-            return
-        name = f"dropped.{self.path.name}.at-{tail.good_bytes}"
-        taken = set(self._disk.list_dir(self._hidden))
-        names = chain([name], (f"{name}.{number}" for number in count(2)))
-        free = next(name for name in names if name not in taken)
-        with self._disk.open_read(self.path) as file:
-            file.seek(tail.good_bytes)
-            self._disk.write_whole(self._hidden / free, [file.read(tail.torn_bytes)])
-        self.warnings.append(
-            f"{self.path.name}: dropped {tail.torn_bytes} bytes that a crash left of its last lines "
-            f"(kept in {self._hidden / free})"
-        )
-
-    def _mend(self, file: AppendFile, tail: Tail) -> int:
-        """Make the file end with a whole line; returns its size in bytes."""
-        if tail.torn_bytes:
-            file.truncate(tail.good_bytes)
-            file.sync()
-        elif not tail.ends_in_newline:
-            file.write(b"\n")
-            file.sync()
-            return tail.good_bytes + 1
-        return tail.good_bytes
 
     def _set_room_aside(self) -> Path:
         """A reserve, so that pending answers can be recorded when the disk is full."""

@@ -1,15 +1,15 @@
-"""Reads a ledger's lines into a snapshot, and distinguishes a torn tail from damage."""
+"""Folds a ledger's lines into a snapshot."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from batcher.disk import Disk
 from batcher.errors import LedgerError
 from batcher.jobs.identity import RULE
 from batcher.jobs.lifecycle import FORMAT_VERSION, Event, EventName, IllegalTransition, RunEvent
-from batcher.ledger.damage import blanking, damage, is_torn
+from batcher.ledger.damage import blanking, damage
 from batcher.ledger.lines import (
     UNREADABLE,
     Line,
@@ -17,28 +17,14 @@ from batcher.ledger.lines import (
     decode_line,
     decode_run,
     foreign_group,
-    group_of,
     is_clean,
-    lines_of,
     read_line,
 )
 from batcher.ledger.segments import is_strangers
 from batcher.ledger.snapshot import SEGMENT_SHIFT, Snapshot
+from batcher.ledger.torn_tail import Damaged, Spoilt, Tail, torn_tail
 
 _RUN = EventName.RUN  # a constant, because enum member lookup is slow
-
-
-class Tail(NamedTuple):
-    """The end of a segment: its whole lines take ``good_bytes`` of ``size_bytes``."""
-
-    good_bytes: int = 0
-    size_bytes: int = 0
-    ends_in_newline: bool = True
-
-    @property
-    def torn_bytes(self) -> int:
-        """Bytes after the last whole line, left by a crash."""
-        return self.size_bytes - self.good_bytes
 
 
 class Stretch(NamedTuple):
@@ -76,11 +62,11 @@ def fold(stretch: Stretch, sink: Sink, disk: Disk) -> Tail:
             for offset, data in blocks_of(file, stretch.start, stretch.end):
                 spoilt = folding.take_in(data, offset)
                 if spoilt is not None:
-                    return _torn(spoilt, folding.group, file)
+                    return torn_tail(spoilt, folding.group, file)
                 end = offset + len(data)
                 tail = Tail(end, end, data.endswith(b"\n"))
                 sink.pack()
-    except _Damaged as found:
+    except Damaged as found:
         line_number = stretch.line_number(found.offset, disk)
         raise damage(stretch.path, line_number, found.problem, disk) from found
     except _Illegal as found:
@@ -97,20 +83,6 @@ class _Illegal(Exception):
         self.offset, self.error = offset, error
 
 
-class _Damaged(Exception):
-    """A line that can't be read, or that is not at the place where it was written."""
-
-    def __init__(self, offset: int, problem: str) -> None:
-        self.offset, self.problem = offset, problem
-
-
-class _Spoilt(NamedTuple):
-    """A line that can't be read."""
-
-    offset: int
-    error: Exception
-
-
 class _Folding:
     """Folds the lines of one stretch. ``group`` is that of the last line that names its group."""
 
@@ -122,7 +94,7 @@ class _Folding:
         self._name = stretch.path.name
         self.group = -1
 
-    def take_in(self, data: bytes, offset: int) -> _Spoilt | None:
+    def take_in(self, data: bytes, offset: int) -> Spoilt | None:
         """Fold whole lines up to the first unreadable one. Fast: there may be millions of jobs.
 
         A line begins its group or continues that of the line before. If it does neither, another
@@ -136,11 +108,11 @@ class _Folding:
                 try:
                     line = read_line(raw) if raw.strip() else None
                 except UNREADABLE as error:
-                    return _Spoilt(offset, error)
+                    return Spoilt(offset, error)
             group = line.group if line is not None else foreign_group(raw)
             if group != self.group and group >= 0:
                 if group != offset:
-                    raise _Damaged(offset, _moved(group, offset))
+                    raise Damaged(offset, _moved(group, offset))
                 self.group = group
             if line is not None:
                 self._apply(line, raw, offset)
@@ -165,37 +137,6 @@ def _moved(group: int, offset: int) -> str:
         f"this line stands at byte {offset} and was not written there (its group begins at byte "
         f"{group}): something else rewrote the file, or added or removed lines"
     )
-
-
-def _words(error: Exception) -> str:
-    """A decoder's message without backquotes, which mark commands in our messages."""
-    return str(error).replace("`", "")
-
-
-def _torn(spoilt: _Spoilt, group: int, file: BinaryIO) -> Tail:
-    """The torn tail that begins with the first unreadable line; raises _Damaged if it is not torn.
-
-    A crash can spoil only lines of the group that was being written, which began at or before the
-    spoilt line, and only in the ways that ``is_torn`` accepts.
-    """
-    size_bytes = spoilt.offset
-    file.seek(spoilt.offset)
-    for offset, raw in lines_of(file, spoilt.offset):
-        size_bytes = offset + len(raw)
-        try:
-            its_group = group_of(raw)
-        except UNREADABLE as error:
-            if is_torn(raw) or not raw.strip():
-                continue
-            raise _Damaged(offset, f"unreadable ({_words(error)}), and no crash leaves this") from error
-        if offset == spoilt.offset:
-            return Tail(offset, offset)  # it was being written when it was read
-        if its_group not in (group, spoilt.offset):
-            problem = (
-                f"unreadable ({spoilt.error}), and good lines follow it: this is damage, not a crash"
-            )
-            raise _Damaged(spoilt.offset, problem) from spoilt.error
-    return Tail(spoilt.offset, size_bytes)
 
 
 def _contradiction(stretch: Stretch, found: _Illegal, disk: Disk) -> LedgerError:

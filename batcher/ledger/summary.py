@@ -15,7 +15,7 @@ from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import State
 from batcher.layout import LEDGER_NAME
 from batcher.ledger.finished import JobRecord
-from batcher.ledger.lock import is_segment_held
+from batcher.ledger.run_dir_lock import is_segment_held
 from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import LastRun, Snapshot, is_poor
 

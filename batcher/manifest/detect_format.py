@@ -1,4 +1,9 @@
-"""Detects a file's type by its first bytes if its name is misleading, with the remedy."""
+"""Detects what a file is by its first bytes: its format, its encoding, and what it is by mistake.
+
+The guess of an encoding is limited to those that spreadsheets save in. A general detector (charset-
+normalizer was tried) returns cp852 or cp1006 for a few words of French: tables of prompts are too
+short for it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matches the inputs of a row with the inputs of its model: names, extra ones, types."""
+"""Matches the inputs of a row with those of its model: names, extra ones, types, nodes."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""A compact table of the job ids in use and their jobs: about 50 bytes each, for a million ids.
+"""Compact tables for a million jobs: the ids in use, and the jobs that the first pass counted.
 
-It holds four words per id, in the order of the claims: a hash of the case-folded id, a hash of the
-job's meaning, the place of its row, and the mark that distinguishes that row from others of the job. A
-table of slots, never more than half full, maps the first hash to their number. A dict of a million id
-strings would be four times as large. The hash is Python's own (SipHash, keyed per process): the table
-never leaves the process.
+:class:`IdTable` takes about 50 bytes per id. It holds four words each, in the order of the claims: a
+hash of the case-folded id, a hash of the job's meaning, the place of its row, and the mark that
+distinguishes that row from others of the job. A table of slots, never more than half full, maps the
+first hash to their number. A dict of a million id strings would be four times as large. The hash is
+Python's own (SipHash, keyed per process): the tables never leave the process.
+
+:class:`Roll` takes 8 bytes per job. Jobs that a later pass adds are never bought.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""JSONL, which is streamed, and JSON, with the line of every job."""
+"""JSONL, which is streamed, and JSON, in all shapes that jobs come in, with the line of every job."""
 
 from __future__ import annotations
 

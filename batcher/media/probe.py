@@ -1,7 +1,7 @@
-"""Decodes the pictures themselves: Pillow for images, PyAV for video (the extra ``media``).
+"""Inspects a media file: by its headers alone, or by decoding it (with the extra ``media``).
 
-A video is decoded only at its beginning, middle and end: enough to detect a broken or blank file, at a
-cost that doesn't grow with its length.
+Pillow decodes images, PyAV video. A video is decoded only at its beginning, middle and end: enough to
+detect a broken or blank file, at a cost that doesn't grow with its length.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ MUTATIONS = (
     ),
     Mutation(
         "one request more than the cap",
-        "engine/stop.py",
+        "engine/slots.py",
         "        while self.held >= self.limit or",
         "        while self.held > self.limit or",
     ),
@@ -159,7 +159,7 @@ MUTATIONS = (
     ),
     Mutation(
         "rows that came after the plan are bought",
-        "manifest/roll.py",
+        "manifest/id_table.py",
         "            if key in left:\n",
         "            if True:\n",
     ),

@@ -14,7 +14,7 @@ import pytest
 from batcher.disk import LocalDisk
 from batcher.errors import LockedError
 from batcher.jobs.shard import Shard
-from batcher.ledger.lock import is_held, take_hold
+from batcher.ledger.run_dir_lock import is_held, take_hold
 
 WHOLE = None
 RUNS = [WHOLE, Shard(1, 1), Shard(2, 1), Shard(2, 2), Shard(3, 1), Shard(13, 1), Shard(13, 3)]
@@ -62,7 +62,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from batcher.disk import LocalDisk
-from batcher.ledger.lock import take_hold
+from batcher.ledger.run_dir_lock import take_hold
 from batcher.jobs.shard import Shard
 kept = take_hold(Path(sys.argv[1]), eval(sys.argv[2]), LocalDisk())
 print("held", flush=True)
