@@ -13,10 +13,11 @@ from typing import Any, Final, Literal, TypedDict, Unpack, cast
 
 from batcher.app import run as app
 from batcher.app.asked import asked_of, options_from
-from batcher.app.host import Host
-from batcher.app.locked import when_free
+from batcher.app.plan import plan as app_plan
 from batcher.app.progress import progress_bar
+from batcher.app.run_dir_checks import when_free
 from batcher.disk import LocalDisk
+from batcher.engine.host import Host
 from batcher.engine.view import Observer, Silence
 from batcher.errors import (
     BatcherError,
@@ -132,7 +133,7 @@ async def run(
     everything paid for is in the ledger, and running again resumes it.
     """
     with _asked(manifest, jobs, options) as (chosen, host):
-        return await when_free(lambda: _run(chosen, host), chosen.lock_wait_s, host.clock)
+        return await when_free(lambda: app.run(chosen, host), chosen.lock_wait_s, host.clock)
 
 
 async def stream(
@@ -149,7 +150,7 @@ async def stream(
             raise UsageError("stream() runs on this machine: leave out dask, or use run()")
         ended: asyncio.Queue[ListedJob | None] = asyncio.Queue()
         host.on_end = ended.put_nowait
-        task = asyncio.ensure_future(_run(chosen, host))
+        task = asyncio.ensure_future(app.run(chosen, host))
         task.add_done_callback(lambda _: ended.put_nowait(None))
         try:
             while (job := await ended.get()) is not None:
@@ -167,7 +168,7 @@ async def plan(
 ) -> Plan:
     """What :func:`run` would do; spends nothing, writes nothing. Raises like it."""
     with _asked(manifest, jobs, options) as (chosen, host):
-        return (await app.plan(chosen, host)).prepared.plan
+        return (await app_plan(chosen, host)).prepared.plan
 
 
 def status(run_dir: str | PathLike[str]) -> Status:
@@ -189,14 +190,6 @@ def _reason(summary: Summary) -> BatcherError:
     kinds = (CredentialsError, InputError, LedgerError, RunDirError, UnreachableError)
     by_code: dict[int, type[BatcherError]] = {kind.exit_code: kind for kind in kinds}
     return by_code.get(summary.exit_code, StoppedError)(summary.stopped)
-
-
-async def _run(chosen: Options, host: Host) -> Summary:
-    if chosen.dask is None:
-        return await app.run(chosen, host)
-    from batcher.distributed.coordinator import run as run_distributed
-
-    return await run_distributed(chosen, chosen.dask, host)
 
 
 @contextmanager

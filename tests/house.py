@@ -149,7 +149,7 @@ def _components(graph: dict[str, set[str]]) -> list[list[str]]:
 def way_of_a_job() -> list[str]:
     """Files with a function that was called with the job in hand, from its row to the disk."""
     import batcher
-    from batcher.app.host import Host
+    from batcher.engine.host import Host
 
     root = str(Path(batcher.__file__).parent)
     found: set[str] = set()

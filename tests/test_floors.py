@@ -17,8 +17,8 @@ FLOORS = [
     {"manifest", "planning", "store", "providers"},
     {"dataset"},
     {"engine", "report"},
-    {"app"},
     {"distributed"},
+    {"app"},
     {"api", "cli"},
 ]
 FRONT_DOOR = {"__init__", "__main__"}

@@ -6,9 +6,9 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from batcher.app.host import Host
 from batcher.app.prepare import Prepared
 from batcher.engine.account import Account
+from batcher.engine.host import Host
 from batcher.errors import BatcherError, RunDirError
 from batcher.jobs.lifecycle import SANDBOX_API
 from batcher.ledger.book import Book, Limits

@@ -8,12 +8,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from batcher.app.host import Host
 from batcher.download.downloader import Downloader
 from batcher.download.lookup import Lookup
 from batcher.download.patience import DownloadLimits
 from batcher.download.trust import TrustPolicy
 from batcher.download.way import Way
+from batcher.engine.host import Host
 from batcher.errors import CredentialsError, LedgerError, UsageError
 from batcher.http.network import Network
 from batcher.jobs.lifecycle import SANDBOX_API, Record, Stage, State

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batcher.app.connect import Site, connect
-from batcher.app.host import Host
+from batcher.engine.host import Host
 from batcher.errors import (
     AuthRefused,
     BatcherError,

@@ -1,12 +1,16 @@
-"""What became of a run: its summary, and the exit code in it."""
+"""What a run reports: its spending and each ended job while it runs, its summary at the end."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from batcher.app.prepare import Prepared
-from batcher.engine.view import RunView
+from batcher.engine.budget import Budget
+from batcher.engine.view import RunView, Spending
 from batcher.errors import BatcherError
+from batcher.ledger.ledger import Ledger
 from batcher.ledger.snapshot import Snapshot
-from batcher.ledger.summary import Summary, status_of
+from batcher.ledger.summary import ListedJob, Summary, listed_job, status_of
 from batcher.planning.plan import PlanGroup
 
 _OLD_FAILURES = (PlanGroup.FAILED, PlanGroup.REFUSED, PlanGroup.CANCELLED, PlanGroup.EXHAUSTED)
@@ -47,3 +51,22 @@ def _exit_code(prepared: Prepared, view: RunView) -> int:
 def _not_redone(prepared: Prepared) -> int:
     """How many jobs ``--redo`` was to buy again that have no attempt left."""
     return prepared.plan.count(PlanGroup.EXHAUSTED) if prepared.options.policy.redo else 0
+
+
+def job_reporter(ledger: Ledger, tell: Callable[[ListedJob], None]) -> Callable[[str], None]:
+    """Returns a function that reports a job by its id, once its lines are durable."""
+
+    def tell_of(job_id: str) -> None:
+        record = ledger.snapshot.get(job_id)
+        assert record is not None
+        tell(listed_job(job_id, record, ledger.snapshot))
+
+    return tell_of
+
+
+def spending_of(prepared: Prepared, ledger: Ledger, budget: Budget) -> Callable[[], Spending]:
+    """USD spent so far, with the cap and the plan's total."""
+    foreseen_usd = prepared.plan.estimated_cost_usd
+    if foreseen_usd is not None:
+        foreseen_usd += ledger.snapshot.spent_usd
+    return lambda: Spending(ledger.snapshot.spent_usd, budget.max_cost_usd, foreseen_usd)

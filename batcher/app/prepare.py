@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from batcher.app.host import Host
 from batcher.dataset.card import path_warning
 from batcher.dataset.rows import ColumnTypes
 from batcher.engine.canary import CanaryChoice
+from batcher.engine.host import Host
 from batcher.errors import InputError, UnreachableError, UsageError
 from batcher.jobs.job import Job
 from batcher.jobs.marks import marks_named
@@ -98,6 +98,14 @@ class Prepared:
         for job, decision in self.work(snapshot):
             if decision.buys:
                 yield from media_urls(job, self.specs.get(job.model))
+
+    def chosen(self) -> frozenset[str] | None:
+        """The ids that ``--only`` and ``--limit`` choose from the whole manifest; None means all."""
+        selection = self.options.selection
+        if selection.limit is None and selection.only is None:
+            return None
+        jobs = self.manifest.jobs(self.specs.by_model, ManifestTally(), self.tally)
+        return frozenset(job.id for job, chosen in selection.select(jobs) if chosen)
 
     def _canaries_first(self) -> Iterator[Job]:
         """The selected jobs: the canary's in one pass over the manifest, the others in the next."""
@@ -284,3 +292,21 @@ def balance_warning(prepared: Prepared, balance_usd: float | None) -> str | None
     jobs = max(int(balance_usd / (cost_usd / made.to_buy)), 0)
     where = f"after about {jobs} jobs" if jobs else "before the first job"
     return f"needs ${needs_usd:.2f}, balance ${balance_usd:.2f}: stops {where}"
+
+
+def odd_schemas(prepared: Prepared) -> Iterator[str]:
+    """Schemas that contradict themselves."""
+    for model, spec in prepared.specs.by_model.items():
+        if spec.undescribed:
+            yield (
+                f"{model}: its schema requires {', '.join(spec.undescribed)} without describing it: "
+                "sent as it is"
+            )
+
+
+def unchecked_models(prepared: Prepared) -> Iterator[str]:
+    """Models whose inputs could not be checked before they are sent."""
+    for model in prepared.specs.unchecked:
+        if prepared.plan.to_buy:
+            why = prepared.specs.sources[model].problem
+            yield f"{model}: sent unchecked, no schema is known ({why})"

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from batcher.app.connect import Site, check_same_api, connect, models_to_ask
-from batcher.app.host import Host
 from batcher.app.tracing import Traced, trace, traceable
 from batcher.disk import Disk
 from batcher.engine.cancel import CancelEnd, cancel_request, patiently
+from batcher.engine.host import Host
 from batcher.engine.poll import handle_of
 from batcher.errors import (
     AuthRefused,

@@ -11,22 +11,22 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from batcher.app.account import open_account, read_book
+from batcher.app.account import open_account
 from batcher.app.bad_jobs import BadJobs
 from batcher.app.calls import timed
-from batcher.app.check_urls import check_urls
 from batcher.app.connect import Site, apis_in, check_same_api, connect, models_to_ask
-from batcher.app.foresee import Planned, doubts_about, foresee
-from batcher.app.guard import check_outputs, moved_since
-from batcher.app.host import Host
-from batcher.app.model_names import check_known
-from batcher.app.outcome import summarise
-from batcher.app.prepare import Prepared, balance_warning, confirm, prepare
-from batcher.app.run_folder import check_existing, run_dir_of
-from batcher.app.schema_warnings import odd_schemas, unchecked_models
-from batcher.app.show_bodies import shown_jobs
+from batcher.app.outcome import job_reporter, spending_of, summarise
+from batcher.app.plan import doubts_about, specs_of
+from batcher.app.prepare import (
+    Prepared,
+    balance_warning,
+    confirm,
+    odd_schemas,
+    prepare,
+    unchecked_models,
+)
+from batcher.app.run_dir_checks import check_existing, check_outputs, moved_since, run_dir_of
 from batcher.app.tracing import trace_first
-from batcher.app.watching import job_reporter, spending_of
 from batcher.clock import iso
 from batcher.dataset.acceptance import MediaInspector
 from batcher.dataset.metadata import Describes, Later, Metadata, gather
@@ -34,23 +34,23 @@ from batcher.disk import cannot_write
 from batcher.engine.account import Account
 from batcher.engine.budget import Budget, Caps
 from batcher.engine.canary import Canary
+from batcher.engine.host import Host
 from batcher.engine.lanes import Deps, lanes_of
 from batcher.engine.runner import Runner
 from batcher.engine.stop import Breaker
 from batcher.errors import LockedError, OutOfTimeError
 from batcher.jobs.lifecycle import FORMAT_VERSION, EventName, RunEvent, State
 from batcher.jobs.shard import Shard
-from batcher.ledger.ledger import Ledger, read_snapshot
+from batcher.ledger.ledger import Ledger
 from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
-from batcher.ledger.summary import Summary, status_of
-from batcher.manifest.load import Manifest, open_manifest
-from batcher.options.facts import DEFAULT_OUTAGE, Outage
+from batcher.ledger.summary import Summary
+from batcher.manifest.load import open_manifest
 from batcher.options.record import record_of
 from batcher.options.run import Options
 from batcher.planning.plan import Plan
 from batcher.providers.catalog import Specs
-from batcher.providers.kept import keep_entries, kept_entries
+from batcher.providers.kept import keep_entries
 from batcher.store.bucket import open_run_dir
 from batcher.store.local import RunDir
 from batcher.store.lost_ledger import check_nothing_lost
@@ -63,6 +63,15 @@ async def run(options: Options, host: Host) -> Summary:
     The summary's ``exit_code`` is 0, 1, or that of the error that stopped the run early. Raises a
     BatcherError if nothing ran.
     """
+    if options.dask is None:
+        return await run_here(options, host)
+    from batcher.app.run_on_cluster import run_on_cluster
+
+    return await run_on_cluster(options, options.dask, run_here, host)
+
+
+async def run_here(options: Options, host: Host) -> Summary:
+    """``run`` in this process: of the whole batch, or of one shard."""
     options = _on_the_clock(options, host)
     manifest = open_manifest(options.manifest, options.overrides, options.also)
     run_dir, shard = run_dir_of(options, manifest, host.disk), options.selection.shard
@@ -75,7 +84,7 @@ async def run(options: Options, host: Host) -> Summary:
     ):
         began_s = host.clock.monotonic()
         async with _in_time(options, host):
-            specs = await _specs(site, manifest, run_dir, host, options.pace.outage)
+            specs = await specs_of(site, manifest, run_dir, host, options.pace.outage)
         options = _on_what_is_left(options, specs, host.clock.monotonic() - began_s)
         async with _ledger_if_any(run_dir, shard, site, host) as held:
             await site.reach(models_to_ask(held.snapshot))
@@ -125,61 +134,12 @@ async def _in_time(options: Options, host: Host) -> AsyncIterator[None]:
         raise OutOfTimeError("--max-runtime was over before anything was submitted") from None
 
 
-async def plan(options: Options, host: Host) -> Planned:
-    """All of ``run`` except spending: needs neither token nor network, and writes nothing."""
-    manifest = open_manifest(options.manifest, options.overrides, options.also)
-    run_dir = run_dir_of(options, manifest, host.disk)
-    models = manifest.models()
-    async with connect(options.sandbox, host, None, models=models, spending=False) as site:
-        specs = await _specs(site, manifest, run_dir, host)
-        snapshot = await _read(options, run_dir, site, host)
-        prepared = prepare(options, manifest, specs, snapshot, run_dir)
-        store = open_run_dir(run_dir, host.disk, options.selection.shard, options.bucket_url)
-        if not status_of(run_dir, snapshot, beside=host.disk).live:  # a live run is adding outputs
-            await check_outputs(prepared, store, snapshot)
-        check_existing(options, run_dir, host.disk)
-        book = read_book(options, site.api, run_dir, host)
-        planned = foresee(prepared, snapshot, host, store, book)
-        shown = await shown_jobs(prepared.work(snapshot), options.show or 0, site.provider)
-        planned = replace(planned, shown=shown)
-        if prepared.plan.to_buy:
-            planned = planned.with_balance(await site.balance_usd(models))
-        if options.check_urls:
-            async with site.lookup() as lookup:
-                planned = replace(planned, urls=await check_urls(prepared.media_urls(snapshot), lookup))
-    return planned
-
-
-async def _read(options: Options, run_dir: Path, site: Site, host: Host) -> Snapshot:
-    """The state in the ledger, if there is one; as ``run`` would read it."""
-    shard, snapshot = options.selection.shard, Snapshot()
-    store = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
-    async with store.ledger_folder() as folder:
-        if segments_in(folder, host.disk):
-            snapshot = read_snapshot(folder, host.disk)
-            check_same_api(snapshot, site, run_dir)
-        check_nothing_lost(folder, snapshot, host.disk, shard)
-    return snapshot
-
-
 async def _warn_of_balance(prepared: Prepared, site: Site, host: Host) -> None:
     if not prepared.plan.to_buy:
         return
     short = balance_warning(prepared, await site.balance_usd(prepared.specs.sources))
     if short is not None:
         host.observer.warn(short)
-
-
-async def _specs(
-    site: Site, manifest: Manifest, run_dir: Path, host: Host, outage: Outage = DEFAULT_OUTAGE
-) -> Specs:
-    """The specs of the manifest's models; if the API doesn't answer, those that earlier runs kept.
-
-    Raises InputError for models that don't exist.
-    """
-    specs = await site.specs(manifest.models(), kept_entries(run_dir, host.disk), outage)
-    await check_known(specs, site.catalog)
-    return specs
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from batcher.app.host import Host
 from batcher.disk import Disk, reading
+from batcher.engine.host import Host
 from batcher.jobs.lifecycle import SANDBOX_API
 from batcher.ledger.book_file import RESERVE, SETTLE, BookFile, Entry, state_dir
 from batcher.ledger.book_fold import Attempts, folded

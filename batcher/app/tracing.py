@@ -9,11 +9,11 @@ from functools import partial
 from itertools import groupby
 from typing import Protocol
 
-from batcher.app.host import Host
 from batcher.clock import Clock
 from batcher.engine.cancel import patiently
 from batcher.engine.gateway import Providers
 from batcher.engine.healing import Healing, record_trace
+from batcher.engine.host import Host
 from batcher.errors import CallError
 from batcher.jobs.lifecycle import State
 from batcher.ledger.ledger import Ledger

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from batcher.app.doctor import Check, checks
-from batcher.app.host import Host
 from batcher.cli.commands import version_lines
 from batcher.cli.event_loop import run_loop
+from batcher.engine.host import Host
 from batcher.terminal import visible, visible_json
 
 

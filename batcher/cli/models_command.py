@@ -10,11 +10,11 @@ from typing import Any
 import click
 
 from batcher.app.connect import connect
-from batcher.app.host import Host
 from batcher.cli.amounts import duration
 from batcher.cli.event_loop import run_loop
 from batcher.cli.fields import field_notes
 from batcher.cli.observers import only_warnings
+from batcher.engine.host import Host
 from batcher.errors import CallError, InputError, UnreachableError
 from batcher.options.command import command
 from batcher.options.facts import SandboxOptions

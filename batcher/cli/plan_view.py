@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from batcher.app.check_urls import UrlReport
-from batcher.app.foresee import Planned
+from batcher.app.plan import Planned
 from batcher.app.prepare import Prepared
 from batcher.app.show_bodies import ShownJob
 from batcher.cli.amounts import duration, money

@@ -62,7 +62,7 @@ def run_dir_named(place: Path) -> Path:
     if not place.is_file():
         return place
     from batcher.app.asked import asked_of, options_from
-    from batcher.app.run_folder import run_dir_of
+    from batcher.app.run_dir_checks import run_dir_of
     from batcher.manifest.load import open_manifest
 
     options = options_from(asked_of([str(place)], {}, os.environ))

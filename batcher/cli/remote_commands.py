@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batcher.app import resolve
-from batcher.app.host import Host
 from batcher.cli.event_loop import run_loop
 from batcher.cli.observers import only_warnings
+from batcher.engine.host import Host
 from batcher.errors import UsageError
 from batcher.layout import HIDDEN_NAME, SANDBOX_NAME
 from batcher.options.command import command

@@ -18,9 +18,9 @@ import msgspec
 
 from batcher.app import run as app
 from batcher.app.asked import asked_of, options_from
-from batcher.app.host import Host, interrupted
-from batcher.app.locked import when_free
+from batcher.app.plan import plan as app_plan
 from batcher.app.progress import Bar, Held, json_records
+from batcher.app.run_dir_checks import when_free
 from batcher.app.teller import Ending, Watchers
 from batcher.cli import ending
 from batcher.cli.amounts import money
@@ -33,6 +33,7 @@ from batcher.cli.summary_view import needs_a_human, summary_lines
 from batcher.cli.tellers import watched_by
 from batcher.clock import SystemClock
 from batcher.engine.canary import CanaryReport
+from batcher.engine.host import Host, interrupted
 from batcher.engine.stop import Control
 from batcher.engine.view import Observer, Silence
 from batcher.errors import BatcherError, LockedError
@@ -106,20 +107,12 @@ async def _run(options: Options, host: Host) -> Summary:
 async def _prepared_aloud(options: Options, host: Host) -> Summary:
     observer = host.observer.shown if isinstance(host.observer, Watchers) else host.observer
     if not isinstance(observer, Bar):
-        return await _engine(options, host)
+        return await app.run(options, host)
     observer.preparing("reading the manifest, asking the API for models and prices")
     try:
-        return await _engine(options, host)
+        return await app.run(options, host)
     finally:
         observer.prepared()
-
-
-async def _engine(options: Options, host: Host) -> Summary:
-    if options.dask is None:
-        return await app.run(options, host)
-    from batcher.distributed.coordinator import run as run_distributed
-
-    return await run_distributed(options, options.dask, host)
 
 
 def plan_manifest(typed_in: dict[str, Any]) -> int:
@@ -137,7 +130,7 @@ def _understood(typed_in: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
 def _plan(options: Options, given: dict[str, Any]) -> int:
     host = Host(observer=observer_for(given["quiet"], given["log_format"], given["verbose"]))
     try:
-        planned = run_loop(app.plan(options, host))
+        planned = run_loop(app_plan(options, host))
     except BatcherError as error:
         return _nothing_ran(error, given)
     for problem in planned.prepared.tally.problems:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from batcher.app.host import Host
 from batcher.app.spend import By, entries_of, rebuild, totals
 from batcher.cli.amounts import money
+from batcher.engine.host import Host
 from batcher.terminal import visible, visible_json
 
 

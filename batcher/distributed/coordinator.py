@@ -1,4 +1,4 @@
-"""A run on a cluster from beginning to end: plan, confirm, run the shards, add up the results."""
+"""The caller's side of a run on a cluster: divide, start the shards, wait, add up the results."""
 
 from __future__ import annotations
 
@@ -9,51 +9,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from batcher.app import run as app
-from batcher.app.host import Host
-from batcher.app.outcome import summarise
-from batcher.app.prepare import Prepared, confirm
 from batcher.dataset.metadata import gather
 from batcher.disk import writing
-from batcher.distributed.cluster import check_installed, connected, place_of
-from batcher.distributed.divide import check_divisible, divide
+from batcher.distributed.divide import Division, divide
 from batcher.distributed.fleet import SLACK_S, Fleet
 from batcher.distributed.messages import Sight, Task
-from batcher.distributed.outcome import accepted_since, sizes_of, verdict
-from batcher.distributed.worker import look, manifest_sha256
+from batcher.distributed.outcome import End, accepted_since, sizes_of, verdict
+from batcher.distributed.worker import RunShard, look, manifest_sha256
+from batcher.engine.host import Host
 from batcher.engine.stop import Control
 from batcher.errors import RunDirError, UnreachableError
 from batcher.jobs.shard import Shard
 from batcher.layout import HIDDEN_NAME
-from batcher.ledger.ledger import read_snapshot
-from batcher.ledger.run_dir_lock import check_free
 from batcher.ledger.segments import segments_in
-from batcher.ledger.snapshot import Snapshot
-from batcher.ledger.summary import Summary
 from batcher.options.run import Options
 from batcher.store.bucket import open_run_dir
 
 
-async def run(options: Options, where: str, host: Host) -> Summary:
-    """Like ``app.run``, on the workers of the Dask cluster that ``where`` names.
+async def run_division(client: Any, division: Division, run_shard: RunShard, host: Host) -> End:
+    """Run each shard of ``division`` with ``run_shard`` on a worker of ``client``'s cluster.
 
-    Raises UsageError for options that a cluster can't honour, UnreachableError if there is no cluster,
-    and whatever ``app.run`` raises.
+    Raises RunDirError if a worker does not see the run directory, UnreachableError if it can't be asked,
+    and what the shards raised if none of them ran anything.
     """
-    place = place_of(where)
-    check_divisible(options)
-    check_installed()
-    prepared = (await app.plan(options, host)).prepared
-    confirm(prepared, host)
-    run_dir = prepared.run_dir.absolute()
-    _check_free(run_dir, host)
-    async with connected(place) as client:
-        return await _share_out(client, prepared, run_dir, host)
-
-
-async def _share_out(client: Any, prepared: Prepared, run_dir: Path, host: Host) -> Summary:
-    began_s = host.clock.monotonic()
-    options = prepared.options
+    options, run_dir = division.options, division.run_dir
     threads = sum((await client.nthreads()).values())
     count = min(threads, options.pace.concurrency)
     before = await _reach(options, run_dir, host)
@@ -66,9 +45,9 @@ async def _share_out(client: Any, prepared: Prepared, run_dir: Path, host: Host)
             version("runcomfy-batcher"),
         )
         await _check_sights(client, sight)
-        tasks = [Task(mark.name, part, sight) for part in divide(prepared, run_dir, count)]
-        fleet = Fleet(client, mark.name, tasks, host)
-        fleet.view.selected = prepared.plan.selected
+        tasks = [Task(mark.name, part, sight) for part in divide(division, count)]
+        fleet = Fleet(client, mark.name, tasks, run_shard, host)
+        fleet.view.selected = division.selected
         host.observer.started(fleet.view)
         lost: UnreachableError | None = None
         try:
@@ -83,8 +62,7 @@ async def _share_out(client: Any, prepared: Prepared, run_dir: Path, host: Host)
         # Shards that ended at the same time, or died, may each have relied on another one to do this.
         gather(run_dir, Shard(count, 1), host.disk)
     end.view.submitted_now = accepted_since(run_dir, before, host.disk)
-    elapsed_s = host.clock.monotonic() - began_s
-    return summarise(prepared, _snapshot(run_dir, host), end.view, end.error, elapsed_s)
+    return end
 
 
 async def _reach(options: Options, run_dir: Path, host: Host) -> dict[str, int]:
@@ -97,16 +75,6 @@ async def _reach(options: Options, run_dir: Path, host: Host) -> dict[str, int]:
     for name, size_bytes in (await store.segments_elsewhere()).items():
         sizes[name] = max(sizes.get(name, 0), size_bytes)
     return sizes
-
-
-def _snapshot(run_dir: Path, host: Host) -> Snapshot:
-    return read_snapshot(run_dir, host.disk) if segments_in(run_dir, host.disk) else Snapshot()
-
-
-def _check_free(run_dir: Path, host: Host) -> None:
-    """Raises LockedError if another run is active, before any worker is started in vain."""
-    if segments_in(run_dir, host.disk):
-        check_free(run_dir / HIDDEN_NAME, host.disk)
 
 
 @contextmanager

@@ -7,17 +7,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from batcher.app.prepare import Prepared
 from batcher.errors import UsageError
 from batcher.jobs.shard import Shard, shard_number
-from batcher.manifest.tally import ManifestTally
 from batcher.options.run import Options
 
 _GRACE_SHARE = 0.8
 """The rest of the grace period is for the messages to and from the workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """A batch to be divided: its options, and what its plan says of its jobs.
+
+    ``run_dir`` is absolute. ``resumed`` are the ids of jobs whose requests are polled again; ``chosen``
+    those that the options choose from the whole manifest, None for all.
+    """
+
+    options: Options
+    run_dir: Path
+    selected: int
+    resumed: tuple[str, ...]
+    chosen: frozenset[str] | None
 
 
 def check_divisible(options: Options) -> None:
@@ -64,18 +77,18 @@ def split_above(floors: Sequence[int], total: int) -> list[int]:
     return parts
 
 
-def divide(prepared: Prepared, run_dir: Path, count: int) -> list[Options]:
+def divide(division: Division, count: int) -> list[Options]:
     """The options of each of ``count`` shards; shards without jobs are left out."""
-    options = prepared.options
-    shards = _with_work(count, _chosen(prepared))
-    unfinished = Counter(Shard(count, shard_number(job, count)) for job in prepared.plan.resumed)
+    options = division.options
+    shards = _with_work(count, division.chosen)
+    unfinished = Counter(Shard(count, shard_number(job, count)) for job in division.resumed)
     unwatched = sum(number for shard, number in unfinished.items() if shard not in shards)
     total = max(options.pace.concurrency - unwatched, 1)
     slots = split_above([unfinished[shard] for shard in shards], total)
     parts = []
     for (shard, ids), part in zip(shards.items(), slots, strict=True):
         first, also = options.manifest.absolute(), tuple(path.absolute() for path in options.also)
-        given = replace(options, manifest=first, also=also, output=run_dir)
+        given = replace(options, manifest=first, also=also, output=division.run_dir, dask=None)
         selection = replace(options.selection, limit=None, only=ids, shard=shard)
         parts.append(replace(_with_part(given, shard, part), selection=selection))
     return parts
@@ -106,12 +119,3 @@ def _with_part(options: Options, shard: Shard, slots: int) -> Options:
         ),
         money=replace(money, max_failures=failures, assume_yes=True),
     )
-
-
-def _chosen(prepared: Prepared) -> frozenset[str] | None:
-    """The ids that ``--only`` and ``--limit`` choose from the whole manifest; None means all."""
-    selection = prepared.options.selection
-    if selection.limit is None and selection.only is None:
-        return None
-    jobs = prepared.manifest.jobs(prepared.specs.by_model, ManifestTally(), prepared.tally)
-    return frozenset(job.id for job, chosen in selection.select(jobs) if chosen)

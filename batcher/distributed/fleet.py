@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from batcher.app.host import Host
 from batcher.distributed.messages import (
     BEAT_S,
     ORDERS,
@@ -22,7 +22,8 @@ from batcher.distributed.messages import (
     trouble_of,
     view_of,
 )
-from batcher.distributed.worker import carry_out
+from batcher.distributed.worker import RunShard, carry_out
+from batcher.engine.host import Host
 from batcher.engine.stop import Control
 from batcher.engine.view import RunView
 from batcher.errors import BatcherError, InterruptedRunError, UnreachableError
@@ -39,11 +40,14 @@ NO_SLOT_LEFT = (
 class Fleet:
     """All shards of a run. ``ended`` holds the result of each, by its number."""
 
-    def __init__(self, client: Any, run: str, tasks: list[Task], host: Host) -> None:
+    def __init__(
+        self, client: Any, run: str, tasks: list[Task], run_shard: RunShard, host: Host
+    ) -> None:
         self.ended: dict[int, Ended] = {}
         self.view = RunView()
         self._client = client
         self._tasks = tasks
+        self._run_on_worker = partial(carry_out, run_shard)
         self._observer = host.observer
         self._clock = host.clock
         self._run = run
@@ -101,7 +105,7 @@ class Fleet:
         from distributed import KilledWorker
         from distributed.client import FutureCancelledError
 
-        future = self._client.submit(carry_out, task, key=key, pure=False)
+        future = self._client.submit(self._run_on_worker, task, key=key, pure=False)
         self._futures[task.number] = future
         try:
             return msgspec.convert(await future, Ended)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -14,8 +14,6 @@ from typing import Any
 
 import msgspec
 
-from batcher.app import run as app
-from batcher.app.host import Host, interrupted
 from batcher.clock import Clock, SystemClock
 from batcher.distributed.messages import (
     ORDERS,
@@ -31,6 +29,7 @@ from batcher.distributed.messages import (
     packed,
     trouble_of,
 )
+from batcher.engine.host import Host, interrupted
 from batcher.engine.stop import Control
 from batcher.engine.view import RunView
 from batcher.errors import (
@@ -49,11 +48,15 @@ LOCK_PATIENCE_S = SILENCE_S + 30.0
 _CONNECT_S = 10.0
 
 
-def carry_out(task: Task) -> dict[str, Any]:
+RunShard = Callable[[Options, Host], Coroutine[Any, Any, Summary]]
+"""Runs one shard like any other run. Dask sends it to the workers by its name."""
+
+
+def carry_out(run_shard: RunShard, task: Task) -> dict[str, Any]:
     """Run one shard to its end, in a thread of a Dask worker. Returns an ``Ended``; raises nothing."""
     from distributed import get_worker
 
-    return packed(asyncio.run(_carry_out(task, get_worker(), SystemClock())))
+    return packed(asyncio.run(_carry_out(run_shard, task, get_worker(), SystemClock())))
 
 
 def look(sight: Sight) -> str | None:
@@ -189,7 +192,7 @@ class Post:
             self._control.abort(interrupted(order.halt))
 
 
-async def _carry_out(task: Task, worker: Any, clock: Clock) -> Ended:
+async def _carry_out(run_shard: RunShard, task: Task, worker: Any, clock: Clock) -> Ended:
     post = Post(task, worker.log_event, clock.monotonic)
     try:
         async with _in_touch(post, worker):
@@ -199,7 +202,7 @@ async def _carry_out(task: Task, worker: Any, clock: Clock) -> Ended:
             if not post.began.is_set():
                 raise interrupted(signal.SIGTERM)  # no caller waits for this shard: buy nothing
             check_sight(task.sight)
-            return await _attended(post, worker, clock)
+            return await _attended(run_shard, post, worker, clock)
     except Exception as error:  # noqa: BLE001 - the caller tells the user, not Dask's log
         return Ended(task.number, trouble=trouble_of(error))
 
@@ -226,10 +229,10 @@ async def _in_touch(post: Post, worker: Any) -> AsyncIterator[None]:
         yield
 
 
-async def _attended(post: Post, worker: Any, clock: Clock) -> Ended:
+async def _attended(run_shard: RunShard, post: Post, worker: Any, clock: Clock) -> Ended:
     """Run the shard and report. Stops it if the caller falls silent or the worker is leaving."""
     host = Host(observer=post, clock=clock, signals=post.signals)
-    running = asyncio.create_task(_patiently(post.task.options, host))
+    running = asyncio.create_task(_patiently(run_shard, post.task.options, host))
     post.attach(running)
     watching = asyncio.create_task(_watch(post, worker, clock))
     try:
@@ -249,12 +252,12 @@ def _ended(post: Post, summary: Summary) -> Ended:
     return Ended(post.task.number, counts, left_out=summary.stopped is not None, held=post.held)
 
 
-async def _patiently(options: Options, host: Host) -> Summary:
-    """``app.run``; waits for the shard's lock while its previous worker is ending."""
+async def _patiently(run_shard: RunShard, options: Options, host: Host) -> Summary:
+    """Run the shard; waits for the shard's lock while its previous worker is ending."""
     end_s = host.clock.monotonic() + LOCK_PATIENCE_S + options.pace.grace_s
     while True:
         try:
-            return await app.run(options, host)
+            return await run_shard(options, host)
         except LockedError:
             if host.clock.monotonic() >= end_s:
                 raise

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from aiohttp import web
 
-from batcher.app.locked import LOOK_EVERY_S, when_free
+from batcher.app.run_dir_checks import LOOK_EVERY_S, when_free
 from batcher.disk import LocalDisk
 from batcher.errors import LockedError
 from batcher.sandbox.catalogue import catalogue

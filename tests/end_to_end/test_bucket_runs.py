@@ -17,9 +17,9 @@ import pytest
 from aiohttp import web
 
 import batcher
-from batcher.app.host import Host
 from batcher.app.resolve import cancel, resolve
 from batcher.cli.read_commands import verify_outputs
+from batcher.engine.host import Host
 from batcher.errors import CredentialsError, LedgerError, LockedError, RunDirError, UsageError
 from batcher.sandbox.catalogue import catalogue
 from tests.forked import popen

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher import errors
-from batcher.app.host import Host, interrupted
+from batcher.app.run import run_here
 from batcher.disk import LocalDisk
 from batcher.distributed import cluster
 from batcher.distributed.cluster import ClusterAddress, check_installed, place_of
@@ -20,6 +20,7 @@ from batcher.distributed.fleet import Fleet
 from batcher.distributed.messages import Ended, Sight, Task, counts_of, packed, trouble_of, view_of
 from batcher.distributed.outcome import accepted_since, sizes_of
 from batcher.distributed.worker import look, manifest_sha256
+from batcher.engine.host import Host, interrupted
 from batcher.engine.view import RunView
 from batcher.errors import BatcherError, InputError, ManifestError, UnreachableError, UsageError
 from batcher.jobs.shard import Shard
@@ -62,7 +63,7 @@ def test_requests_that_exceed_the_cap_leave_no_room_for_others(floors, total):
 def test_what_ended_shards_hand_on_never_exceeds_the_cap(shards, chance):
     """Of each: its part, how many requests it may leave behind, and whether it can say so."""
     tasks = [_task(number, slots, 0.5) for number, (slots, _, _) in enumerate(shards, 1)]
-    fleet = Fleet(None, "run", tasks, Host())
+    fleet = Fleet(None, "run", tasks, run_here, Host())
     cap, left_behind, before = sum(slots for slots, _, _ in shards), 0, 0
     for task in chance.sample(tasks, len(tasks)):
         slots, held, says = shards[task.number - 1]
@@ -79,7 +80,7 @@ def test_what_ended_shards_hand_on_never_exceeds_the_cap(shards, chance):
 
 def test_the_last_shard_has_all_that_the_others_had():
     tasks = [_task(1, 6, 1.0), _task(2, 5, 1.0), _task(3, 5, 1.0)]
-    fleet = Fleet(None, "run", tasks, Host())
+    fleet = Fleet(None, "run", tasks, run_here, Host())
     for task, held in zip(tasks, (0, 2), strict=False):
         fleet._record_end(task, Ended(task.number, held=held))
     assert (fleet._order.more_slots, fleet._order.more_per_s) == (9, 2.0)
@@ -91,7 +92,7 @@ def test_the_last_shard_has_all_that_the_others_had():
 )
 def test_shards_that_no_slot_can_come_to_any_more_are_told_to_end(slots, held, drains):
     tasks = [_task(number, part, None) for number, part in enumerate(slots, 1)]
-    fleet = Fleet(None, "run", tasks, Host())
+    fleet = Fleet(None, "run", tasks, run_here, Host())
     fleet._record_end(tasks[0], Ended(1, held=held))
     assert (fleet._order.drain is not None) is drains
 

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from batcher.app import run as app
-from batcher.app.host import Host
+from batcher.app.plan import plan as app_plan
 from batcher.download.downloader import Downloader
 from batcher.download.patience import DownloadLimits
 from batcher.download.trust import TrustPolicy
+from batcher.engine.host import Host
 from batcher.errors import InputError, InterruptedRunError, LedgerError, UsageError
 from batcher.http.endpoint import Endpoint, Token
 from batcher.jobs.identity import generated_id, input_digest
@@ -170,7 +170,7 @@ def test_any_bytes_go_through_the_whole_of_plan(name, content):
             output=Path(folder) / "out",
         )
         with suppress(InputError, UsageError):
-            asyncio.run(app.plan(options, Host(env={}, home=Path(folder))))
+            asyncio.run(app_plan(options, Host(env={}, home=Path(folder))))
         assert os.listdir(folder) == [name]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from batcher.app.guard import moved_since
+from batcher.app.run_dir_checks import moved_since
 from batcher.clock import SystemClock
 from batcher.errors import LedgerError
 from batcher.jobs.lifecycle import EventName, RunEvent, Stage

@@ -3,9 +3,10 @@
 import msgspec
 import pytest
 
-from batcher.app.host import Host
-from batcher.app.run import plan, run
+from batcher.app.plan import plan
+from batcher.app.run import run
 from batcher.disk import LocalDisk
+from batcher.engine.host import Host
 from batcher.errors import LedgerError, ManifestError
 from batcher.jobs.identity import FIRST_RULE, RULE
 from batcher.ledger.ledger import Ledger, read_snapshot

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batcher.app.account import open_account
-from batcher.app.host import Host
 from batcher.disk import LocalAppendFile
 from batcher.engine.account import Account
+from batcher.engine.host import Host
 from batcher.errors import OutcomeUnknown, StoppedError
 from batcher.ledger.book import Book, Crowded, Limits
 from batcher.ledger.book_file import BOOK_NAME, WAIT, BookFile

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 from batcher.app import run as app
-from batcher.app.host import Host
+from batcher.app.plan import plan as app_plan
 from batcher.app.spend import entries_of
+from batcher.engine.host import Host
 from batcher.engine.late_costs import LateCosts
 from batcher.errors import InputError, InterruptedRunError, OutcomeUnknown, TurnedAway, UnreachableError
 from batcher.jobs.lifecycle import EventName, Stage, State
@@ -404,7 +405,7 @@ class Bench:
         return asyncio.run(app.run(self.options(**options), host or self.host()))
 
     def plan(self, **options):
-        return asyncio.run(app.plan(self.options(**options), self.host()))
+        return asyncio.run(app_plan(self.options(**options), self.host()))
 
 
 @pytest.fixture

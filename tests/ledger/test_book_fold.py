@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.app.account import open_account
-from batcher.app.host import Host
 from batcher.app.spend import By, entries_of, rebuild, totals
 from batcher.clock import iso
 from batcher.disk import LocalDisk
+from batcher.engine.host import Host
 from batcher.errors import RunDirError
 from batcher.ledger import book_fold
 from batcher.ledger.book import Book, Limits, reservation

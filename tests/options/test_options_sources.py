@@ -7,8 +7,8 @@ import pytest
 
 import batcher
 from batcher.app.asked import asked_of, options_from
-from batcher.app.host import Host
-from batcher.app.run import plan as plan_of
+from batcher.app.plan import plan as plan_of
+from batcher.engine.host import Host
 from batcher.errors import UsageError
 from batcher.options.given import COMMAND_LINE
 from batcher.schema.spec import KLING

@@ -18,7 +18,8 @@ from aiohttp import web
 
 from batcher import api
 from batcher.app import run as app
-from batcher.app.host import Host
+from batcher.app.plan import plan as app_plan
+from batcher.engine.host import Host
 from batcher.errors import InputError, ManifestError
 from batcher.options.facts import JobShare, Money, Overrides, Pace, Policy, Selection
 from batcher.options.run import Options
@@ -84,7 +85,7 @@ class Bench:
         return asyncio.run(app.run(self.options(**options), self.host(go_on=go_on)))
 
     def plan(self, **options):
-        return asyncio.run(app.plan(self.options(**options), self.host()))
+        return asyncio.run(app_plan(self.options(**options), self.host()))
 
     @property
     def posts(self):

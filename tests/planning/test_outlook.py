@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.app.check_urls import check_urls, problem_of
-from batcher.app.foresee import Forecast, forecast
+from batcher.app.plan import Forecast, forecast
 from batcher.cli.plan_view import formula
 from batcher.disk import LocalDisk
 from batcher.download.lookup import Looked, Lookup, LookupLimits

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from batcher.app.connect import connect
-from batcher.app.host import Host
 from batcher.cli.entry import main
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
+from batcher.engine.host import Host
 from batcher.manifest.editor_schema import manifest_schema
 from batcher.options.facts import SandboxOptions
 from batcher.providers.catalog import Catalog

@@ -201,13 +201,13 @@ MUTATIONS = (
     ),
     Mutation(
         "a copied run directory is not noticed",
-        "app/guard.py",
+        "app/run_dir_checks.py",
         "    if there is None or there[1] == last.inode:\n",
         "    if True:\n",
     ),
     Mutation(
         "outputs that an older ledger can't explain are not looked for",
-        "app/guard.py",
+        "app/run_dir_checks.py",
         "    if prepared.plan.to_buy and (outputs := await unexplained(store, snapshot)):\n",
         "    if False and (outputs := await unexplained(store, snapshot)):\n",
     ),

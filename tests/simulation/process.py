@@ -10,9 +10,9 @@ from typing import Any
 from unittest.mock import patch
 
 import batcher.app.run as app
-from batcher.app.host import Host, interrupted
 from batcher.app.prepare import Prepared, prepare
 from batcher.dataset.acceptance import Unchecked
+from batcher.engine.host import Host, interrupted
 from batcher.engine.stop import Control
 from batcher.engine.view import RunView, Silence
 from batcher.errors import BatcherError, ManifestError, StoppedError
