@@ -23,7 +23,8 @@ from batcher.disk import LocalDisk
 from batcher.engine.runner import Runner
 from batcher.errors import StoppedError
 from batcher.http.endpoint import Endpoint, Token
-from batcher.providers.runcomfy.client import HttpService
+from batcher.http.exchange import Connection
+from batcher.providers.runcomfy.provider import RunComfy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from tests.support.engine import Batch, some_jobs
@@ -138,7 +139,8 @@ async def for_real(limit: float, by_rate: bool) -> Outcome:
     endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", Token("t"))
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as path:
-        async with HttpService(endpoint, SystemClock()) as service:
+        async with Connection(endpoint, SystemClock()) as connection:
+            service = RunComfy(connection, SystemClock())
             batch = Batch(Path(path), api=service, clock=SystemClock(), disk=LocalDisk())
             await batch.run(some_jobs(10_000), meanwhile=stop_after(REAL_RUN_S), adapts=True)
     await runner.cleanup()

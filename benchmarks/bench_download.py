@@ -103,9 +103,11 @@ class Posting:
     def __init__(self, origin: str) -> None:
         from batcher.clock import SystemClock
         from batcher.http.endpoint import Endpoint, Token
-        from batcher.providers.runcomfy.client import HttpService
+        from batcher.http.exchange import Connection
+        from batcher.providers.runcomfy.provider import RunComfy
 
-        self.service = HttpService(Endpoint(f"{origin}/v1", Token("x" * 40)), SystemClock())
+        self.connection = Connection(Endpoint(f"{origin}/v1", Token("x" * 40)), SystemClock())
+        self.service = RunComfy(self.connection, SystemClock())
         self.took_s: list[float] = []
 
     async def post(self) -> None:
@@ -142,7 +144,7 @@ class Posting:
 
 async def posting(asked: argparse.Namespace) -> Measured:
     fetching, posts, found = Fetching(asked.origin, asked.dir), Posting(asked.origin), {}
-    async with fetching.downloader, posts.service:
+    async with fetching.downloader, posts.connection:
         await posts.measured(False, 0.5)
         for beside in (False, True):
             endless = (file for _ in range(1000) for file in names(64, 8 * MIB))

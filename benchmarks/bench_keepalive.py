@@ -15,8 +15,8 @@ from functools import partial
 from batcher.clock import SystemClock
 from batcher.errors import OutcomeUnknown
 from batcher.http.endpoint import Endpoint, Token
-from batcher.http.exchange import ExchangeTimeouts
-from batcher.providers.runcomfy.client import HttpService
+from batcher.http.exchange import Connection, ExchangeTimeouts
+from batcher.providers.runcomfy.provider import RunComfy
 
 KEEP_ALIVES_S = (1.0, 2.0, 3.0, 4.0, 5.0)
 REUSES_S = (ExchangeTimeouts().post_reuse_s, 15.0)
@@ -47,7 +47,7 @@ async def serve(keep_alive_s: float, reader: asyncio.StreamReader, writer: async
     writer.transport.abort()
 
 
-async def lane(service: HttpService, gaps_s: list[float], counts: dict[str, int]) -> None:
+async def lane(service: RunComfy, gaps_s: list[float], counts: dict[str, int]) -> None:
     for gap_s in gaps_s:
         counts["posts"] += 1
         try:
@@ -64,8 +64,9 @@ async def measured(keep_alive_s: float, reuse_s: float) -> dict[str, int]:
     endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", Token("x" * 20))
     async with (
         far,
-        HttpService(endpoint, SystemClock(), ExchangeTimeouts(post_reuse_s=reuse_s)) as service,
+        Connection(endpoint, SystemClock(), ExchangeTimeouts(post_reuse_s=reuse_s)) as connection,
     ):
+        service = RunComfy(connection, SystemClock())
         gaps = [[rng.uniform(0.0, GAP_MAX_S) for _ in range(POSTS_PER_LANE)] for _ in range(LANES)]
         async with asyncio.TaskGroup() as group:
             for gaps_s in gaps:

@@ -54,7 +54,7 @@ _UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 class CatalogueCalls(Protocol):
-    """What the catalogue needs of the API; ``runcomfy.client.HttpService`` has it."""
+    """What the catalogue needs of the API; each provider with a catalogue has it."""
 
     async def model(self, model_id: str) -> dict[str, Any]: ...
     async def models(

@@ -35,6 +35,7 @@ from batcher.jobs.nodes import (
 from batcher.ports import CancelOutcome, CostSource, Handle, Lost, Result, Trace, Traits
 from batcher.providers import deployments_answers as meaning
 from batcher.providers.catalog import Catalog
+from batcher.providers.json_body import encoded, inline, is_quick
 from batcher.providers.registry import DEPLOYMENTS
 from batcher.providers.runcomfy import answers
 from batcher.providers.runcomfy.balance import (
@@ -43,7 +44,6 @@ from batcher.providers.runcomfy.balance import (
     WALLET,
     balance_usd,
 )
-from batcher.providers.runcomfy.body import encoded, inline, is_quick
 from batcher.providers.runcomfy.credentials import BASE_VARIABLE, DEFAULT_BASE_URL, base_url, find_token
 from batcher.providers.vendor import Surroundings, Vendor, no_balance
 from batcher.schema.object_info import workflow_schema
@@ -90,9 +90,9 @@ class Deployments:
         output_domains=DOMAINS, results_kept_s=WEEK_S, cancels_running=True, cost=CostSource.NONE
     )
 
-    def __init__(self, api: Connection, clock: Clock, secret: Token | None = None) -> None:
+    def __init__(self, connection: Connection, clock: Clock, secret: Token | None = None) -> None:
         """``secret`` is the user's key for partner nodes."""
-        self._api = api
+        self._connection = connection
         self._clock = clock
         self._secret = secret
 
@@ -103,22 +103,22 @@ class Deployments:
     async def submit(self, model: str, body: bytes) -> Handle:
         call = Call("POST", f"{_path(model, 1)}/inference", body=self._with_secret(body))
         try:
-            answer = self._masked(await self._api.submit(call))
+            answer = self._masked(await self._connection.submit(call))
         except OutcomeUnknown as error:
-            request_id = id_in(heard_before(error), self._api.endpoint.redact)
+            request_id = id_in(heard_before(error), self._connection.endpoint.redact)
             if request_id is None:
                 raise
             return Handle(model, request_id)
-        return meaning.submission(answer, self._clock.now(), model, self._api.endpoint.origin)
+        return meaning.submission(answer, self._clock.now(), model, self._connection.endpoint.origin)
 
     async def result(self, request: Handle) -> Result:
         call = Call("GET", self._address(request, "result"))
-        answer = self._masked(await self._api.ask(call))
+        answer = self._masked(await self._connection.ask(call))
         return meaning.result(answer, self._clock.now(), request.id)
 
     async def cancel(self, request: Handle) -> CancelOutcome:
         call = Call("POST", self._address(request, "cancel"))
-        answer = self._masked(await self._api.ask(call))
+        answer = self._masked(await self._connection.ask(call))
         return meaning.cancellation(answer, self._clock.now(), request.id)
 
     async def trace(self, lost: Sequence[Lost], known: Callable[[str], bool]) -> dict[str, Trace]:
@@ -133,7 +133,7 @@ class Deployments:
         if usable_id(request.id) is None:
             raise Rejected(f"not a usable request id: {clean(request.id)!r}")
         named = (request.urls or {}).get(call, "")
-        url = f"{self._api.endpoint.origin}{named}"
+        url = f"{self._connection.endpoint.origin}{named}"
         if named.startswith("/") and request.id in named.split("/") and is_at(url, url):
             return url
         return f"{_path(request.model, 1)}/requests/{request.id}/{call}"

@@ -21,7 +21,7 @@ from batcher.http.exchange import ApiAnswer, Call, Connection
 from batcher.http.network import Network
 from batcher.jobs.job import Job, LocalMedia
 from batcher.providers.fal_answers import URL_MAX_CHARS, checked
-from batcher.providers.runcomfy.body import content_of, data_uri
+from batcher.providers.json_body import content_of, data_uri
 
 INLINE_MAX_BYTES: Final = 256 << 10
 """Larger files are uploaded. A ``data:`` URI can be compared with what fal lists of a request later."""

@@ -23,8 +23,8 @@ from batcher.layout import LEDGER_NAME
 from batcher.ledger.finished import FinishedJobs
 from batcher.ledger.ledger import Ledger, read_snapshot
 from batcher.ledger.snapshot import KEPT_OPEN
-from batcher.providers.runcomfy import body
-from batcher.providers.runcomfy.body import request_body
+from batcher.providers import json_body as body
+from batcher.providers.json_body import request_body
 from batcher.sandbox.catalogue import catalogue
 from benchmarks.simulated_polls import lognormal
 from tests.support.api_server import TOKEN, ApiServer

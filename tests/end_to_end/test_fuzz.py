@@ -35,13 +35,12 @@ from batcher.manifest.tally import ManifestTally
 from batcher.options.facts import Overrides, SandboxOptions
 from batcher.options.run import Options
 from batcher.planning.plan import make_plan
-from batcher.providers.runcomfy.client import HttpService
-from batcher.providers.runcomfy.provider import RunComfy
 from batcher.schema.spec import BUILT_IN
 from batcher.terminal import visible, visible_json
 from tests.support.api_server import TOKEN
 from tests.support.engine import Batch, LoopClock, QuickDisk, bought, job, some_jobs
 from tests.support.faults import KLING
+from tests.support.model_api import model_api
 from tests.support.scripted import ScriptedServer, answer, json_answer
 
 slow = settings(max_examples=60, suppress_health_check=list(HealthCheck))
@@ -402,10 +401,10 @@ async def run_one(batch_path, submitted, result):
         endpoint = Endpoint(server.url, Token(TOKEN))
         limits = DownloadLimits(stall_s=0.05, backoff_base_s=0.01)
         async with (
-            HttpService(endpoint, clock) as api,
+            model_api(endpoint, clock) as api,
             Downloader(TrustPolicy((endpoint.base_url,)), limits, clock, random.Random(1)) as fetcher,
         ):
-            batch = Batch(batch_path, api=RunComfy(api), files=fetcher, clock=clock)
+            batch = Batch(batch_path, api=api, files=fetcher, clock=clock)
             ended = await batch.run(
                 [job("cat")], meanwhile=stop_soon, poll_interval_s=0.01, job_timeout_s=0.05, grace_s=0.2
             )

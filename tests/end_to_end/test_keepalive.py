@@ -10,7 +10,7 @@ from batcher.clock import SystemClock
 from batcher.errors import OutcomeUnknown
 from batcher.http.endpoint import Endpoint, Token
 from batcher.http.exchange import ExchangeTimeouts
-from batcher.providers.runcomfy.client import HttpService
+from tests.support.model_api import model_api
 from tests.support.scripted import ScriptedServer, json_answer
 
 ACCEPTED = json_answer({"request_id": "r1"})
@@ -39,7 +39,7 @@ class IdleCloser(ScriptedServer):
 
 
 def client(server, **limits):
-    return HttpService(Endpoint(server.url, Token("x" * 20)), SystemClock(), ExchangeTimeouts(**limits))
+    return model_api(Endpoint(server.url, Token("x" * 20)), SystemClock(), ExchangeTimeouts(**limits))
 
 
 async def lane(service, gaps_s, seen):

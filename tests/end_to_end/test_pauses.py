@@ -147,16 +147,16 @@ CHILD = """
 import asyncio, sys
 from batcher.clock import SystemClock
 from batcher.cli.event_loop import fast_loop
-from batcher.http.exchange import ExchangeTimeouts
-from batcher.providers.runcomfy.client import HttpService
+from batcher.http.exchange import Connection, ExchangeTimeouts
+from batcher.providers.runcomfy.provider import RunComfy
 from batcher.http.endpoint import Endpoint, Token
 
 async def main():
     limits = ExchangeTimeouts(post_s=0.6, post_silence_s=0.6)
     clock = SystemClock(tick_s=0.02, pause_s=0.2)
     clock.monotonic()
-    async with HttpService(Endpoint(sys.argv[1], Token("t" * 20)), clock, limits) as service:
-        print(await service.submit("a/b", b"{}"))
+    async with Connection(Endpoint(sys.argv[1], Token("t" * 20)), clock, limits) as connection:
+        print((await RunComfy(connection, clock).submit("a/b", b"{}")).id)
 
 with asyncio.Runner(loop_factory=fast_loop() if sys.argv[2] == "fast" else None) as runner:
     runner.run(main())

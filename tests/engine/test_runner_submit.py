@@ -21,8 +21,8 @@ from batcher.errors import (
 )
 from batcher.jobs.lifecycle import Stage, State
 from batcher.options.facts import Policy
-from batcher.providers.runcomfy import body
-from batcher.providers.runcomfy.body import request_body
+from batcher.providers import json_body as body
+from batcher.providers.json_body import request_body
 from tests.support.engine import Batch, QuickDisk, _UnsyncedFile, after, in_virtual_time, job, some_jobs
 
 

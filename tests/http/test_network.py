@@ -7,7 +7,7 @@ import random
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from batcher.download.way import Way
 from batcher.errors import DownloadRefused, NotSent, UsageError
 from batcher.http.endpoint import Endpoint, Token
 from batcher.http.network import Network
-from batcher.providers.runcomfy.client import HttpService
+from batcher.providers.runcomfy.provider import RunComfy
 from tests.download.test_download_trust import FakeResolver
+from tests.support.model_api import model_api
 
 API = URL("https://api.corp.test/v1")
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
@@ -176,8 +177,8 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-def service(network: Network) -> HttpService:
-    return HttpService(Endpoint(str(API), Token(SECRET)), SystemClock(), network=network)
+def service(network: Network) -> AbstractAsyncContextManager[RunComfy]:
+    return model_api(Endpoint(str(API), Token(SECRET)), SystemClock(), network=network)
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
@@ -187,7 +188,7 @@ async def test_a_post_and_a_download_go_through_the_tunnel_and_the_proxy_sees_no
     async with behind_a_proxy(tmp_path) as site:
         network = Network({"HTTPS_PROXY": site.proxy, variable: str(site.ca)})
         async with service(network) as api:
-            assert await api.submit("acme/paint", b"{}") == "r1"
+            assert (await api.submit("acme/paint", b"{}")).id == "r1"
         policy, way = TrustPolicy((str(API),)), Way(network)
         limits, clock = DownloadLimits(), SystemClock()
         async with Downloader(policy, limits, clock, random.Random(1), way) as fetcher:
@@ -236,8 +237,7 @@ async def test_a_certificate_of_an_unknown_authority_names_the_variable_that_hel
 
 
 async def test_an_api_that_can_not_be_reached_names_the_variable_of_a_proxy() -> None:
-    api = HttpService(Endpoint("https://api.invalid/v1", Token(SECRET)), SystemClock())
-    async with api:
+    async with model_api(Endpoint("https://api.invalid/v1", Token(SECRET)), SystemClock()) as api:
         with pytest.raises(NotSent, match="HTTPS_PROXY"):
             await api.submit("acme/paint", b"{}")
 

@@ -25,8 +25,8 @@ from batcher.providers.catalog import (
     SpecSource,
 )
 from batcher.providers.catalog_cache import CachedEntry, CatalogCache, cache_dir
-from batcher.providers.runcomfy.client import HttpService
 from batcher.schema.spec import BUILT_IN, ModelSpec
+from tests.support.model_api import model_api
 from tests.support.scripted import ScriptedServer, answer, json_answer
 
 API = "https://api.example.com"
@@ -505,7 +505,7 @@ async def test_the_catalogue_over_http(cache: CatalogCache, clock: VirtualClock)
     server = ScriptedServer(
         answer(503), json_answer(entry_of(MODEL)), json_answer({"error_code": 404001}, 404)
     )
-    async with server, HttpService(Endpoint(server.url), clock) as service:
+    async with server, model_api(Endpoint(server.url), clock) as service:
         catalog = Catalog(service, cache, clock)
         assert (await source_of(catalog)).origin is SpecOrigin.CATALOGUE
         assert (await source_of(catalog, "acme/typo")).origin is SpecOrigin.UNKNOWN
@@ -548,7 +548,7 @@ async def test_a_wrong_model_by_its_code_is_unknown_at_any_status(status: int) -
     refusal = json_answer({"error_code": "400001", "message": "InvalidResourceIdentifier"}, status)
     async with (
         ScriptedServer(refusal) as server,
-        HttpService(Endpoint(server.url), SystemClock()) as service,
+        model_api(Endpoint(server.url), SystemClock()) as service,
     ):
         catalog = Catalog(service, CatalogCache(None, API, LocalDisk()), SystemClock())
         found = await catalog.specs([MODEL])

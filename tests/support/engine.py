@@ -51,7 +51,7 @@ from batcher.ledger.ledger import Ledger
 from batcher.options.facts import DEFAULT_CANARY_FAILURES, Pace, Policy, Selection
 from batcher.planning.plan import Plan, decide, make_plan
 from batcher.ports import CancelOutcome, Phase, Result, Traits
-from batcher.providers.runcomfy.body import prepared_body
+from batcher.providers.json_body import prepared_body
 from batcher.providers.runcomfy.provider import RunComfy
 from batcher.store.local import RunDir
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from batcher.jobs.job import LocalMedia
-from batcher.providers.runcomfy import body
-from batcher.providers.runcomfy.body import MAX_BODY_BYTES, QUICK_CHARS, is_quick, request_body
+from batcher.providers import json_body as body
+from batcher.providers.json_body import MAX_BODY_BYTES, QUICK_CHARS, is_quick, request_body
 from tests.support.engine import job
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))

@@ -7,8 +7,8 @@ import gzip
 import inspect
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import aiohttp
@@ -26,9 +26,10 @@ from batcher.errors import (
     Unavailable,
 )
 from batcher.http.endpoint import Endpoint, Token
-from batcher.http.exchange import BEFORE_SENDING, BODY_MAX_BYTES, ExchangeTimeouts
+from batcher.http.exchange import BEFORE_SENDING, BODY_MAX_BYTES, Connection, ExchangeTimeouts
 from batcher.ports import CancelOutcome, Phase
-from batcher.providers.runcomfy.client import HttpService
+from batcher.providers.runcomfy.provider import RunComfy
+from tests.support.model_api import model_api, named
 from tests.support.scripted import (
     Peer,
     Request,
@@ -53,25 +54,24 @@ DONE = json_answer(
 HASTY = ExchangeTimeouts(connect_s=0.2, get_s=0.05, post_silence_s=0.05, post_s=0.2)
 
 
-@asynccontextmanager
-async def service_at(url: str, limits: ExchangeTimeouts | None = None) -> AsyncIterator[HttpService]:
-    async with HttpService(Endpoint(url, TOKEN), SystemClock(), limits) as service:
-        yield service
+def service_at(
+    url: str, limits: ExchangeTimeouts | None = None
+) -> AbstractAsyncContextManager[RunComfy]:
+    return model_api(Endpoint(url, TOKEN), SystemClock(), limits)
 
 
-Call = Callable[[HttpService], Awaitable[Any]]
+Call = Callable[[RunComfy], Awaitable[Any]]
 CALLS: dict[str, Call] = {
     "submit": lambda service: service.submit(MODEL, BODY),
-    "result": lambda service: service.result("r1"),
-    "status": lambda service: service.status("r1"),
-    "cancel": lambda service: service.cancel("r1"),
+    "result": lambda service: service.result(named("r1")),
+    "cancel": lambda service: service.cancel(named("r1")),
     "model": lambda service: service.model(MODEL),
     "models": lambda service: service.models(limit=10),
 }
 each_call = pytest.mark.parametrize("name", CALLS)
 
 
-async def error_of(name: str, service: HttpService) -> CallError:
+async def error_of(name: str, service: RunComfy) -> CallError:
     with pytest.raises(CallError) as caught:
         await CALLS[name](service)
     assert SECRET not in f"{caught.value} {caught.value!r}"
@@ -95,7 +95,7 @@ def free_port() -> int:
 
 async def test_a_submission_on_the_wire() -> None:
     async with ScriptedServer(ACCEPTED) as server, service_at(server.url) as service:
-        assert await service.submit(MODEL, BODY) == "r1"
+        assert (await service.submit(MODEL, BODY)).id == "r1"
     [request] = server.requests
     assert (request.method, request.target) == ("POST", f"/v1/models/{MODEL}")
     assert request.body == BODY
@@ -107,24 +107,27 @@ async def test_a_submission_on_the_wire() -> None:
 
 async def test_a_result_is_asked_for_with_its_cost() -> None:
     async with ScriptedServer(DONE) as server, service_at(server.url) as service:
-        found = await service.result("r1")
+        found = await service.result(named("r1"))
     assert (found.phase, found.cost_usd) == (Phase.SUCCEEDED, 1.4)
     assert found.urls == ("https://a.runcomfy.net/v.mp4",)
     assert server.requests[0].target == "/v1/requests/r1/result?include_cost=true"
 
 
-async def test_a_status_on_the_wire() -> None:
+async def test_a_place_in_the_queue_on_the_wire() -> None:
     queued = json_answer({"status": "in_queue", "queue_position": 2})
     async with ScriptedServer(queued) as server, service_at(server.url) as service:
-        found = await service.status("r1")
+        found = await service.result(named("r1"))
     assert (found.phase, found.queue_position) == (Phase.QUEUED, 2)
-    assert (server.requests[0].method, server.requests[0].target) == ("GET", "/v1/requests/r1/status")
+    assert (server.requests[0].method, server.requests[0].target) == (
+        "GET",
+        "/v1/requests/r1/result?include_cost=true",
+    )
 
 
 async def test_a_cancel_on_the_wire() -> None:
     gone = json_answer({"outcome": "cancelled", "status": "cancelled"})
     async with ScriptedServer(gone) as server, service_at(server.url) as service:
-        assert await service.cancel("r1") is CancelOutcome.CANCELLED
+        assert await service.cancel(named("r1")) is CancelOutcome.CANCELLED
     [request] = server.requests
     assert (request.method, request.target) == ("POST", "/v1/requests/r1/cancel")
     assert (request.headers["content-length"], request.body) == ("0", b"")
@@ -150,16 +153,16 @@ async def test_the_catalogue_on_the_wire() -> None:
 async def test_a_large_body_arrives_whole() -> None:
     body = b'{"image": "data:' + b"A" * (3 << 20) + b'"}'
     async with ScriptedServer(ACCEPTED) as server, service_at(server.url) as service:
-        assert await service.submit(MODEL, body) == "r1"
+        assert (await service.submit(MODEL, body)).id == "r1"
     assert server.requests[0].body == body
 
 
 async def test_without_a_token_no_authorization_is_sent() -> None:
     async with (
         ScriptedServer(DONE) as server,
-        HttpService(Endpoint(server.url), SystemClock()) as service,
+        model_api(Endpoint(server.url), SystemClock()) as service,
     ):
-        await service.result("r1")
+        await service.result(named("r1"))
     assert "authorization" not in server.requests[0].headers
 
 
@@ -182,36 +185,29 @@ async def test_a_model_id_that_would_name_another_path_is_rejected_unsent(model:
 @pytest.mark.parametrize("request_id", ["", "..", "a/b", "a?b", "a b"])
 async def test_a_request_id_that_would_name_another_path_is_rejected_unsent(request_id: str) -> None:
     async with ScriptedServer(DONE) as server, service_at(server.url) as service:
-        for ask in (service.result, service.status, service.cancel):
+        for ask in (service.result, service.cancel):
             with pytest.raises(Rejected, match="not a usable request id"):
-                await ask(request_id)
+                await ask(named(request_id))
     assert server.connections == 0
 
 
 @each_call
 async def test_outside_of_its_context_nothing_is_sent(name: str) -> None:
-    service = HttpService(Endpoint("http://localhost:1/v1", TOKEN), SystemClock())
-    error = await error_of(name, service)
+    connection = Connection(Endpoint("http://localhost:1/v1", TOKEN), SystemClock())
+    error = await error_of(name, RunComfy(connection, SystemClock()))
     assert (type(error), error.message) == (NotSent, "the connection to the API is not open")
 
 
 async def test_a_closed_client_sends_nothing() -> None:
-    async with ScriptedServer(ACCEPTED) as server, service_at(server.url) as service:
-        await service.__aexit__(None, None, None)
+    async with ScriptedServer(ACCEPTED) as server:
+        async with service_at(server.url) as service:
+            pass
         assert type(await error_of("submit", service)) is NotSent
     assert server.connections == 0
 
 
-def test_the_client_is_a_service() -> None:
-    service = HttpService(Endpoint("http://localhost:1/v1", TOKEN), SystemClock())
-    assert service
-
-
 async def test_its_origin_is_the_apis() -> None:
-    assert (
-        HttpService(Endpoint("https://API.example.com/v1/"), SystemClock()).origin
-        == "https://api.example.com"
-    )
+    assert Endpoint("https://API.example.com/v1/").origin == "https://api.example.com"
 
 
 # --- nothing was sent -----------------------------------------------------------------------------
@@ -395,7 +391,7 @@ async def test_a_small_body_that_unpacks_to_a_huge_one_is_bounded() -> None:
 async def test_a_packed_body_is_read() -> None:
     packed = answer(200, gzip.compress(b'{"status": "in_queue"}'), {"Content-Encoding": "gzip"})
     async with ScriptedServer(packed) as server, service_at(server.url) as service:
-        assert (await service.result("r1")).phase is Phase.QUEUED
+        assert (await service.result(named("r1"))).phase is Phase.QUEUED
 
 
 def test_the_time_for_a_submission_grows_with_its_body() -> None:
@@ -430,15 +426,15 @@ async def test_a_redirect_within_the_origin_is_not_followed_either() -> None:
 async def test_cookies_are_not_kept() -> None:
     sets = json_answer({"status": "in_queue"}, headers={"Set-Cookie": "a=b; Path=/"})
     async with ScriptedServer(sets) as server, service_at(server.url) as service:
-        await service.result("r1")
-        await service.result("r1")
+        await service.result(named("r1"))
+        await service.result(named("r1"))
     assert all("cookie" not in request.headers for request in server.requests)
 
 
 async def test_the_environments_proxy_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
     async with ScriptedServer(ACCEPTED) as server, service_at(server.url) as service:
-        assert await service.submit(MODEL, BODY) == "r1"
+        assert (await service.submit(MODEL, BODY)).id == "r1"
 
 
 async def test_an_echoed_token_is_not_repeated() -> None:
@@ -499,8 +495,8 @@ async def test_a_submission_on_a_kept_connection_that_dies_is_unknown_and_not_se
 
 async def test_a_poll_on_a_kept_connection_that_dies_is_repeated_unnoticed() -> None:
     async with ScriptedServer(DONE, drop, DONE) as server, service_at(server.url) as service:
-        await service.result("r1")
-        assert (await service.result("r1")).phase is Phase.SUCCEEDED
+        await service.result(named("r1"))
+        assert (await service.result(named("r1"))).phase is Phase.SUCCEEDED
         assert len(server.requests) == 3
 
 
