@@ -1,7 +1,7 @@
 """Networks and servers that fail under the installed command, and money or rights that run out.
 
 What each kind of failure means for a single call, slow and silent servers included, is held by
-``test_service_client.py`` and ``test_download.py``.
+``test_runcomfy_provider.py`` and ``test_download.py``.
 """
 
 import json

@@ -14,7 +14,7 @@ from batcher.errors import OutcomeUnknown, Unavailable
 from batcher.http.connections import HEADER_MAX_BYTES
 from batcher.http.exchange import unpack
 from batcher.ports import CancelOutcome, Phase
-from tests.providers.test_service_client import BODY, MODEL, SECRET, TOKEN, error_of, service_at
+from tests.providers.test_runcomfy_provider import BODY, MODEL, SECRET, TOKEN, error_of, service_at
 from tests.support.scripted import Request, ScriptedServer, answer, json_answer
 
 ACCEPTED = {"request_id": "r1"}
