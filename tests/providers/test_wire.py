@@ -15,6 +15,7 @@ from batcher.http.connections import HEADER_MAX_BYTES
 from batcher.http.exchange import unpack
 from batcher.ports import CancelOutcome, Phase
 from tests.providers.test_runcomfy_provider import BODY, MODEL, SECRET, TOKEN, error_of, service_at
+from tests.support.model_api import named
 from tests.support.scripted import Request, ScriptedServer, answer, json_answer
 
 ACCEPTED = {"request_id": "r1"}
@@ -54,9 +55,9 @@ async def test_bytes_that_came_unasked_are_no_answer_to_the_next_post(stray: byt
 
     async with ScriptedServer(then_stray, json_answer(ACCEPTED)) as server:
         async with service_at(server.url) as service:
-            assert await service.submit(MODEL, BODY) == "first"
+            assert (await service.submit(MODEL, BODY)).id == "first"
             await asyncio.sleep(0.06)
-            assert await service.submit(MODEL, BODY) == "r1"
+            assert (await service.submit(MODEL, BODY)).id == "r1"
         assert [request.connection for request in server.posts] == [0, 1]
 
 
@@ -72,11 +73,11 @@ async def test_bytes_that_the_loop_has_not_read_yet_are_found_before_a_post() ->
 
     async with ScriptedServer(then_stray, json_answer(ACCEPTED)) as server:
         async with service_at(server.url) as service:
-            assert await service.submit(MODEL, BODY) == "first"
+            assert (await service.submit(MODEL, BODY)).id == "first"
             woken = asyncio.get_running_loop().create_future()
             sent.set()
             await woken
-            assert await service.submit(MODEL, BODY) == "r1"
+            assert (await service.submit(MODEL, BODY)).id == "r1"
         assert [request.connection for request in server.posts] == [0, 1]
 
 
@@ -119,7 +120,7 @@ async def test_the_id_of_a_post_is_read_whatever_the_headers_hold(sent: bytes) -
         peer.close()
 
     async with ScriptedServer(send_and_close) as server, service_at(server.url) as service:
-        assert await service.submit(MODEL, BODY) == "r1"
+        assert (await service.submit(MODEL, BODY)).id == "r1"
         assert len(server.posts) == 1
 
 
@@ -162,7 +163,7 @@ PACKED = {
 async def test_an_answer_is_unpacked_by_its_bytes_and_not_by_its_label(label: str, body: bytes) -> None:
     sent = answer(200, body, {"Content-Encoding": label} if label else {})
     async with ScriptedServer(sent) as server, service_at(server.url) as service:
-        assert await service.submit(MODEL, BODY) == "r1"
+        assert (await service.submit(MODEL, BODY)).id == "r1"
 
 
 def test_a_bomb_is_not_unpacked_and_what_only_looks_packed_is_left_as_it_is() -> None:
@@ -187,14 +188,14 @@ async def test_a_cost_that_is_no_number_costs_no_result() -> None:
         b'{"request_id": "r1", "status": "succeeded", "output": {"video": "https://x/a"}, "cost": NaN}'
     )
     async with ScriptedServer(answer(200, body)) as server, service_at(server.url) as service:
-        found = await service.result("r1")
+        found = await service.result(named("r1"))
         assert (found.phase, found.urls, found.cost_usd) == (Phase.SUCCEEDED, ("https://x/a",), None)
 
 
 async def test_a_cancel_that_was_accepted_is_told_as_such() -> None:
     sent = json_answer({"status": "in_queue"}, 202)
     async with ScriptedServer(sent) as server, service_at(server.url) as service:
-        assert await service.cancel("r1") is CancelOutcome.REQUESTED
+        assert await service.cancel(named("r1")) is CancelOutcome.REQUESTED
 
 
 # --- the token ------------------------------------------------------------------------------------
