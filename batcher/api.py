@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike, fspath
@@ -16,9 +16,9 @@ from batcher.app.asked import asked_of, options_from
 from batcher.app.plan import plan as app_plan
 from batcher.app.progress import progress_bar
 from batcher.app.run_dir_checks import when_free
+from batcher.app.teller import Deaf, Watchers
 from batcher.disk import LocalDisk
 from batcher.engine.host import Host
-from batcher.engine.view import Observer, Silence
 from batcher.errors import (
     BatcherError,
     CredentialsError,
@@ -37,6 +37,7 @@ from batcher.options.run import Options
 from batcher.options.sources import nearest
 from batcher.options.table import BY_KEY
 from batcher.planning.plan import Plan
+from batcher.ports import JobEvent, Observer, Silence
 
 COMMAND_LINE_ONLY: Final = frozenset(
     {"dry_run", "json", "quiet", "verbose", "log_format", "log_file", "log_level"}
@@ -136,6 +137,17 @@ async def run(
         return await when_free(lambda: app.run(chosen, host), chosen.lock_wait_s, host.clock)
 
 
+class _EndedJobs(Deaf):
+    """Passes each job whose end is on disk to ``put``."""
+
+    def __init__(self, put: Callable[[ListedJob], None]) -> None:
+        self._put = put
+
+    def event(self, event: JobEvent) -> None:
+        if event.ends_job:
+            self._put(event.describe())
+
+
 async def stream(
     manifest: Manifests | None = None, *, jobs: Any = None, **options: Unpack[RunOptions]
 ) -> AsyncGenerator[ListedJob]:
@@ -149,7 +161,7 @@ async def stream(
         if chosen.dask is not None:
             raise UsageError("stream() runs on this machine: leave out dask, or use run()")
         ended: asyncio.Queue[ListedJob | None] = asyncio.Queue()
-        host.on_end = ended.put_nowait
+        host.observer = Watchers(host.observer, [_EndedJobs(ended.put_nowait)])
         task = asyncio.ensure_future(app.run(chosen, host))
         task.add_done_callback(lambda _: ended.put_nowait(None))
         try:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
 from batcher.jobs.job import Job
+from batcher.jobs.lifecycle import Event, EventName
+from batcher.ledger.summary import ListedJob
+
+ENDS: Final = frozenset({EventName.DONE, EventName.FAILED, EventName.CANCELLED, EventName.UNANSWERED})
+"""After these a run does nothing more for a job, unless it retries it."""
 
 
 class Phase(StrEnum):
@@ -194,8 +200,96 @@ class EndedCall(msgspec.Struct, frozen=True):
     phase: Phase | None = None
 
 
-@runtime_checkable
-class CallObserver(Protocol):
-    """An observer of each call. Called on the event loop: must not block or raise."""
+class Spending(NamedTuple):
+    """USD of a run directory, earlier runs included: spent, the cap (``--max-cost``), and the expected
+    total when the plan is done; None if there is none, or it isn't known."""
 
+    spent_usd: float = 0.0
+    cap_usd: float | None = None
+    estimate_usd: float | None = None
+
+
+@dataclass(slots=True)
+class RunView:
+    """Counts of a run in progress. ``selected`` jobs become ``done`` or keep another state."""
+
+    run: str | None = None
+    """The run's id in the ledger."""
+    selected: int = 0
+    done: int = 0
+    failed: int = 0
+    unknown: int = 0
+    queued: int = 0
+    """Requests that are queued or running at the API."""
+    downloading: int = 0
+    submitted_now: int = 0
+    cancelled_now: int = 0
+    not_cancellable: int = 0
+    """Requests that ``--on-interrupt cancel`` could not cancel because they already run."""
+    timed_out: list[str] = field(default_factory=list)
+    money: Callable[[], Spending] = field(default=Spending, repr=False, compare=False)
+    """The current spending."""
+    waits: Callable[[], Iterable[str]] = field(default=tuple, repr=False, compare=False)
+    """What the run is waiting for now, and until when, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """A line about a job that is on disk. ``describe`` tells what is known of the job now."""
+
+    line: Event
+    describe: Callable[[], ListedJob]
+
+    @property
+    def ends_job(self) -> bool:
+        """Whether the run does nothing more for the job, unless it retries it."""
+        return self.line.event in ENDS
+
+
+class Observer(Protocol):
+    """Follows a run. Called on the event loop: must neither block nor raise.
+
+    Progress, logs, metrics, notifications and streams are observers; the engine knows only this
+    protocol. A class that inherits from :class:`Silence` implements what it needs.
+    """
+
+    def started(self, view: RunView) -> None:
+        """The run begins; its counts are in ``view``."""
+        ...
+
+    def changed(self, view: RunView) -> None:
+        """The counts have changed."""
+        ...
+
+    def event(self, event: JobEvent) -> None:
+        """A line about a job is on disk."""
+        ...
+
+    def call(self, call: EndedCall) -> None:
+        """A call to a provider, or a download, has ended."""
+        ...
+
+    def warn(self, message: str) -> None:
+        """Something that a user should know."""
+        ...
+
+    def finished(self, view: RunView) -> None:
+        """The run has ended."""
+        ...
+
+
+class Silence:
+    """An observer that ignores everything: the base of others."""
+
+    def started(self, view: RunView) -> None: ...
+    def changed(self, view: RunView) -> None: ...
+    def event(self, event: JobEvent) -> None: ...
     def call(self, call: EndedCall) -> None: ...
+    def warn(self, message: str) -> None: ...
+    def finished(self, view: RunView) -> None: ...
+
+
+def listens(observer: object, method: str) -> bool:
+    """Whether ``observer`` does not just ignore ``method``: else nothing is prepared for it."""
+    found = getattr(observer, method, None)
+    return found is not None and getattr(found, "__func__", found) is not getattr(Silence, method)

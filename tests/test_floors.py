@@ -13,9 +13,9 @@ ROOT = Path(batcher.__file__).parent
 FLOORS = [
     {"errors", "clock", "layout", "terminal", "thread_batches", "media"},
     {"disk", "jobs", "pacing", "http"},
-    {"options", "schema", "ledger", "download", "sandbox", "ports"},
-    {"manifest", "planning", "store", "providers"},
-    {"dataset"},
+    {"options", "schema", "ledger", "download", "sandbox"},
+    {"manifest", "planning", "store", "ports"},
+    {"dataset", "providers"},
     {"engine", "report"},
     {"distributed"},
     {"app"},

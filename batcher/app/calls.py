@@ -14,14 +14,15 @@ from batcher.engine.gateway import Providers
 from batcher.errors import BatcherError
 from batcher.jobs.job import Job
 from batcher.ports import (
-    CallObserver,
     CancelOutcome,
     EndedCall,
     Handle,
     Lost,
+    Observer,
     Provider,
     Result,
     Trace,
+    listens,
 )
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ T = TypeVar("T")
 class CallTimer:
     """Times calls by ``clock`` and reports each to ``observer`` after it has ended, also on errors."""
 
-    def __init__(self, observer: CallObserver, clock: Clock) -> None:
+    def __init__(self, observer: Observer, clock: Clock) -> None:
         self._observer = observer
         self._clock = clock
 
@@ -92,10 +93,10 @@ class TimedFetcher:
 
 
 def timed(
-    providers: Providers, fetcher: Fetcher, observer: object, clock: Clock
+    providers: Providers, fetcher: Fetcher, observer: Observer, clock: Clock
 ) -> tuple[Providers, Fetcher]:
-    """Both unchanged, or with each call reported to ``observer`` if it has ``call``."""
-    if not isinstance(observer, CallObserver):
+    """Both with each call reported to ``observer``; unchanged if it ignores calls."""
+    if not listens(observer, "call"):
         return providers, fetcher
     timer = CallTimer(observer, clock)
     return lambda model: TimedProvider(providers(model), timer), TimedFetcher(fetcher, timer)

@@ -13,9 +13,7 @@ from typing import Any
 from batcher.app.log_records import LogRecords
 from batcher.app.teller import Deaf, Ending
 from batcher.clock import Clock
-from batcher.engine.view import RunView
-from batcher.ledger.summary import ListedJob
-from batcher.ports import EndedCall
+from batcher.ports import EndedCall, JobEvent, RunView
 from batcher.terminal import visible, visible_json
 
 ROTATE_AT_BYTES = 10_000_000
@@ -49,8 +47,8 @@ class LogFile(Deaf):
     def call(self, call: EndedCall) -> None:
         self._records.call(call, f"{call.kind}: {call.outcome}")
 
-    def job_ended(self, job: ListedJob) -> None:
-        self._records.job_ended(job)
+    def event(self, event: JobEvent) -> None:
+        self._records.event(event)
 
     def ended(self, ending: Ending) -> None:
         self._records.ended(ending)

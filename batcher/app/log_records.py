@@ -15,8 +15,7 @@ from batcher.pacing.timings import seconds_between
 
 if TYPE_CHECKING:
     from batcher.app.teller import Ending
-    from batcher.ledger.summary import ListedJob
-    from batcher.ports import EndedCall
+    from batcher.ports import EndedCall, JobEvent
 
 _STATES_OF_TROUBLE = frozenset({"failed", "unknown", "cancelled"})
 
@@ -40,8 +39,11 @@ class LogRecords:
         about = {"request_id" if call.kind in ("result", "cancel") else "target": call.what}
         self.write("debug", message, call=call.kind, **about, took_s=round(call.took_s, 3))
 
-    def job_ended(self, job: ListedJob) -> None:
-        """A job has ended, one way or another."""
+    def event(self, event: JobEvent) -> None:
+        """Write a record if a job has ended, one way or another."""
+        if not event.ends_job:
+            return
+        job = event.describe()
         self.write(
             "error" if job.state in _STATES_OF_TROUBLE else "info",
             job.message or job.state.value,

@@ -16,10 +16,9 @@ from pathlib import Path
 
 from batcher.app.teller import Deaf, Ending
 from batcher.clock import Clock
-from batcher.engine.view import RunView
 from batcher.jobs.lifecycle import State
 from batcher.ledger.summary import Summary
-from batcher.ports import EndedCall, Phase
+from batcher.ports import EndedCall, Phase, RunView
 
 WRITE_EVERY_S = 10.0
 MODE = 0o644

@@ -19,10 +19,10 @@ import msgspec
 
 from batcher.app.teller import Deaf, Ending
 from batcher.clock import Clock, iso
-from batcher.engine.view import RunView
 from batcher.http.webhook import post
 from batcher.jobs.signatures import public_address
 from batcher.ledger.summary import Summary
+from batcher.ports import RunView
 
 EVENTS = ("start", "success", "failure", "attention")
 PATIENCE_S = 15.0

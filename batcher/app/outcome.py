@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from batcher.app.prepare import Prepared
 from batcher.engine.budget import Budget
-from batcher.engine.view import RunView, Spending
 from batcher.errors import BatcherError
+from batcher.jobs.lifecycle import Event
 from batcher.ledger.ledger import Ledger
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import ListedJob, Summary, listed_job, status_of
 from batcher.planning.plan import PlanGroup
+from batcher.ports import JobEvent, Observer, RunView, Spending, listens
 
 _OLD_FAILURES = (PlanGroup.FAILED, PlanGroup.REFUSED, PlanGroup.CANCELLED, PlanGroup.EXHAUSTED)
 
@@ -53,15 +55,20 @@ def _not_redone(prepared: Prepared) -> int:
     return prepared.plan.count(PlanGroup.EXHAUSTED) if prepared.options.policy.redo else 0
 
 
-def job_reporter(ledger: Ledger, tell: Callable[[ListedJob], None]) -> Callable[[str], None]:
-    """Returns a function that reports a job by its id, once its lines are durable."""
+def report_events(ledger: Ledger, observer: Observer) -> None:
+    """Report each line about a job to ``observer`` once it is on disk, if that wants to know."""
+    if not listens(observer, "event"):
+        return
 
-    def tell_of(job_id: str) -> None:
+    def describe(job_id: str) -> ListedJob:
         record = ledger.snapshot.get(job_id)
         assert record is not None
-        tell(listed_job(job_id, record, ledger.snapshot))
+        return listed_job(job_id, record, ledger.snapshot)
 
-    return tell_of
+    def report(line: Event) -> None:
+        observer.event(JobEvent(line, partial(describe, line.job)))
+
+    ledger.on_durable = report
 
 
 def spending_of(prepared: Prepared, ledger: Ledger, budget: Budget) -> Callable[[], Spending]:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from batcher.app.log_records import LogRecords
 from batcher.clock import Clock
+from batcher.ports import Silence
 from batcher.terminal import visible, visible_json
 
 if TYPE_CHECKING:
-    from batcher.engine.view import RunView
-    from batcher.ports import EndedCall
+    from batcher.ports import EndedCall, JobEvent, RunView
 
 LINE_EVERY_S = 60.0
 LOOK_EVERY_S = 1.0
@@ -90,7 +90,7 @@ def money_in_words(view: RunView) -> str:
     return spent if spent_usd else ""
 
 
-class Bar:
+class Bar(Silence):
     """One line on a terminal: counts, money and, while nothing changes, what the run is waiting for."""
 
     def __init__(self, stream: TextIO, *, colour: bool, make: Callable[[], Any] | None = None) -> None:
@@ -199,7 +199,7 @@ def _notebook_tqdm() -> Any:
     return tqdm
 
 
-class LogLines:
+class LogLines(Silence):
     """A line at the start, one a minute (or why the run waits), one at the end. For logs and cron."""
 
     def __init__(self, stream: TextIO, clock: Clock) -> None:
@@ -270,6 +270,9 @@ class JsonLines(LogLines):
     def note(self, text: str, level: str = "info") -> None:
         self.records.write(level, text)
 
+    def event(self, event: JobEvent) -> None:
+        self.records.event(event)
+
     def _say(self, text: str, view: RunView) -> None:
         self._last_s = self._clock.monotonic()
         counts = {"selected": view.selected, "done": view.done, "failed": view.failed}
@@ -284,6 +287,7 @@ class Verbose:
         self.inner = inner
         self.started = inner.started
         self.changed = inner.changed
+        self.event = inner.event
         self.warn = inner.warn
         self.finished = inner.finished
 
@@ -295,23 +299,18 @@ class Verbose:
             self.inner.note(text)
 
 
-class Quiet:
+class Quiet(Silence):
     """Prints only warnings: as lines, or to ``records``."""
 
     def __init__(self, stream: TextIO, records: LogRecords | None = None) -> None:
         self._stream = stream
         self._records = records
 
-    def started(self, view: RunView) -> None: ...
-    def changed(self, view: RunView) -> None: ...
-
     def warn(self, message: str) -> None:
         if self._records is not None:
             self._records.write("warning", message)
         else:
             _put(f"batcher: {message}", self._stream)
-
-    def finished(self, view: RunView) -> None: ...
 
 
 class Held(Quiet):

@@ -15,7 +15,7 @@ from batcher.app.account import open_account
 from batcher.app.bad_jobs import BadJobs
 from batcher.app.calls import timed
 from batcher.app.connect import Site, apis_in, check_same_api, connect, models_to_ask
-from batcher.app.outcome import job_reporter, spending_of, summarise
+from batcher.app.outcome import report_events, spending_of, summarise
 from batcher.app.plan import doubts_about, specs_of
 from batcher.app.prepare import (
     Prepared,
@@ -231,8 +231,7 @@ async def _execute(prepared: Prepared, site: Site, targets: _Targets, host: Host
         *unchecked_models(prepared),
     ):
         host.observer.warn(warning)
-    if host.on_end is not None:
-        ledger.on_end = job_reporter(ledger, host.on_end)
+    report_events(ledger, host.observer)
     before = BadJobs.of(ledger.snapshot)
     opening = _opening(prepared, site, apis_in(ledger.snapshot), host)
     sharded = prepared.options.selection.shard is not None

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from batcher.app.teller import Deaf, Ending
 from batcher.clock import Clock
-from batcher.engine.view import RunView
+from batcher.ports import RunView
 
 SAY_EVERY_S = 5.0
 VARIABLE = "NOTIFY_SOCKET"

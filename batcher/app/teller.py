@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from batcher.engine.view import Observer, RunView
-from batcher.ledger.summary import ListedJob, Summary
-from batcher.ports import CallObserver, EndedCall
+from batcher.ledger.summary import Summary
+from batcher.ports import EndedCall, JobEvent, Observer, RunView, Silence, listens
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,25 +24,15 @@ class Ending:
         return self.summary.stopped if self.summary is not None else self.error
 
 
-class Teller(Protocol):
-    """Reports a run to the outside. No method raises or blocks; ``ended`` may take a few seconds."""
+class Teller(Observer, Protocol):
+    """An observer that also learns how the command ended. That may take a few seconds."""
 
-    def started(self, view: RunView) -> None: ...
-    def changed(self, view: RunView) -> None: ...
-    def warn(self, message: str) -> None: ...
-    def call(self, call: EndedCall) -> None: ...
-    def job_ended(self, job: ListedJob) -> None: ...
     def ended(self, ending: Ending) -> None: ...
 
 
-class Deaf:
+class Deaf(Silence):
     """A teller that ignores everything: the base of the others."""
 
-    def started(self, view: RunView) -> None: ...
-    def changed(self, view: RunView) -> None: ...
-    def warn(self, message: str) -> None: ...
-    def call(self, call: EndedCall) -> None: ...
-    def job_ended(self, job: ListedJob) -> None: ...
     def ended(self, ending: Ending) -> None: ...
 
 
@@ -52,12 +41,11 @@ class Watchers:
 
     def __init__(self, shown: Observer, tellers: Iterable[Teller]) -> None:
         self.shown = shown
-        self.finished = shown.finished
         self._tellers = tuple(tellers)
 
     @property
     def wants_more(self) -> bool:
-        """Whether there are tellers, which need each call and each job."""
+        """Whether there are tellers, which need each event and each call."""
         return bool(self._tellers)
 
     def started(self, view: RunView) -> None:
@@ -75,15 +63,22 @@ class Watchers:
         for teller in self._tellers:
             teller.warn(message)
 
+    def event(self, event: JobEvent) -> None:
+        if listens(self.shown, "event"):
+            self.shown.event(event)
+        for teller in self._tellers:
+            teller.event(event)
+
     def call(self, call: EndedCall) -> None:
-        if isinstance(self.shown, CallObserver):
+        if listens(self.shown, "call"):
             self.shown.call(call)
         for teller in self._tellers:
             teller.call(call)
 
-    def job_ended(self, job: ListedJob) -> None:
+    def finished(self, view: RunView) -> None:
+        self.shown.finished(view)
         for teller in self._tellers:
-            teller.job_ended(job)
+            teller.finished(view)
 
     def ended(self, ending: Ending) -> None:
         for teller in self._tellers:

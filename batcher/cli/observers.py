@@ -8,7 +8,7 @@ import sys
 from batcher.app.log_records import LogRecords
 from batcher.app.progress import Bar, Held, JsonLines, LogLines, Quiet, Verbose, json_records
 from batcher.clock import SystemClock
-from batcher.engine.view import Observer
+from batcher.ports import Observer
 
 
 def observer_for(quiet: bool, log_format: str, verbose: bool = False) -> Observer:

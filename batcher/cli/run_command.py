@@ -35,12 +35,12 @@ from batcher.clock import SystemClock
 from batcher.engine.canary import CanaryReport
 from batcher.engine.host import Host, interrupted
 from batcher.engine.stop import Control
-from batcher.engine.view import Observer, Silence
 from batcher.errors import BatcherError, LockedError
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.summary import Summary
 from batcher.options.run import Options
 from batcher.planning.plan import Plan
+from batcher.ports import Observer, Silence
 from batcher.terminal import visible, visible_json, visible_lines
 
 INTERNAL_ERROR = 70
@@ -66,7 +66,6 @@ def _run_for_real(options: Options, given: dict[str, Any]) -> int:
         confirm=partial(_confirm, shown) if terminal else None,
         go_on=partial(_go_on, Silence() if given["quiet"] else shown, asks),
         signals=_signals,
-        on_end=observer.job_ended if observer.wants_more else None,
     )
     try:
         _collect_less_often()

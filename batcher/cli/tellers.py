@@ -10,15 +10,14 @@ from batcher.app.log_records import LogRecords
 from batcher.app.teller import Deaf, Teller, Watchers
 from batcher.cli.observers import records_of
 from batcher.clock import SystemClock
-from batcher.engine.view import Observer
 from batcher.options.run import Options
+from batcher.ports import Observer
 
 
 class Ends(Deaf):
-    """Writes to ``records`` what an observer isn't told: each job that ends, and the end of the run."""
+    """Writes to ``records`` how the command ended."""
 
     def __init__(self, records: LogRecords) -> None:
-        self.job_ended = records.job_ended  # type: ignore[method-assign]
         self.ended = records.ended  # type: ignore[method-assign]
 
 

@@ -25,8 +25,8 @@ from batcher.distributed.messages import (
 from batcher.distributed.worker import RunShard, carry_out
 from batcher.engine.host import Host
 from batcher.engine.stop import Control
-from batcher.engine.view import RunView
 from batcher.errors import BatcherError, InterruptedRunError, UnreachableError
+from batcher.ports import RunView
 
 STARTS_ALLOWED = 10
 """How often a shard is started. For each start Dask itself tries several workers."""

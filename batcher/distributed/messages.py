@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from batcher.engine.view import RunView
 from batcher.errors import BatcherError
 from batcher.options.run import Options
+from batcher.ports import RunView
 
 VIEWS = "batcher-views"
 ORDERS = "batcher-orders"

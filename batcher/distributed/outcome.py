@@ -10,12 +10,12 @@ import msgspec
 from batcher.disk import Disk
 from batcher.distributed.fleet import Fleet
 from batcher.distributed.messages import Ended, Trouble, view_of
-from batcher.engine.view import RunView
 from batcher.errors import BatcherError, StoppedError
 from batcher.jobs.lifecycle import EventName
 from batcher.ledger.lines import lines_of
 from batcher.ledger.segments import segments_in
 from batcher.options.run import Options
+from batcher.ports import RunView
 
 _SEVEREST_FIRST = (70, 65, 73, 77, 75, 64, 69, 3, 1)
 

@@ -31,7 +31,6 @@ from batcher.distributed.messages import (
 )
 from batcher.engine.host import Host, interrupted
 from batcher.engine.stop import Control
-from batcher.engine.view import RunView
 from batcher.errors import (
     InputError,
     LockedError,
@@ -41,6 +40,7 @@ from batcher.errors import (
 )
 from batcher.ledger.summary import Summary
 from batcher.options.run import Options
+from batcher.ports import RunView, Silence
 
 LOCK_AGAIN_S = 1.0
 LOCK_PATIENCE_S = SILENCE_S + 30.0
@@ -94,7 +94,7 @@ def manifest_sha256(path: Path) -> str | None:
 
 
 @dataclass(slots=True)
-class Post:
+class Post(Silence):
     """Connects a shard's engine with the caller: reports the engine's progress, applies orders to it."""
 
     task: Task

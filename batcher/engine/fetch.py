@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from batcher.dataset.acceptance import Inspector
@@ -22,7 +23,15 @@ from batcher.store.local import RunDir
 
 ASK_AGAIN_S = 120.0
 STALLED = "stalled"
-Stores = tuple[RunDir, Describes]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What becomes of outputs: their files, their rows in the dataset, and the check before ``done``."""
+
+    run_dir: RunDir
+    metadata: Describes
+    inspector: Inspector
 
 
 class NoUrl(DownloadError):
@@ -53,14 +62,13 @@ def _one_of(failures: dict[int, DownloadError], count: int) -> DownloadError:
 class Collector:
     """Fetches paid results. Nothing here ever causes a second POST."""
 
-    def __init__(
-        self, fetcher: Fetcher, watcher: Watcher, ledger: Ledger, stores: Stores, inspector: Inspector
-    ) -> None:
+    def __init__(self, fetcher: Fetcher, watcher: Watcher, ledger: Ledger, outputs: Outputs) -> None:
         self._fetcher = fetcher
         self._watcher = watcher
         self._ledger = ledger
-        self._run_dir, self._metadata = stores
-        self._inspector = inspector
+        self._run_dir = outputs.run_dir
+        self._metadata = outputs.metadata
+        self._inspector = outputs.inspector
 
     async def collect(self, job_id: str, result: Result | None) -> bool:
         """Save a job's outputs to disk; True once it is done.

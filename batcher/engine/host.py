@@ -13,10 +13,9 @@ from batcher.clock import Clock, SystemClock
 from batcher.disk import Disk, LocalDisk
 from batcher.engine.canary import GoOn, just_go_on
 from batcher.engine.stop import Control
-from batcher.engine.view import Observer, Silence
 from batcher.errors import InterruptedRunError
-from batcher.ledger.summary import ListedJob
 from batcher.planning.plan import Plan
+from batcher.ports import Observer, Silence
 
 
 def no_signals(control: Control) -> AbstractContextManager[None]:
@@ -47,8 +46,6 @@ class Host:
     """Shows a plan with its run directory and a warning, and asks; None: no user to ask."""
     unattended: bool = False
     """A command without a terminal: it spends only with a cap or --yes."""
-    on_end: Callable[[ListedJob], None] | None = None
-    """Called with each job that ends in this run, once that is durable; must not block."""
     go_on: GoOn = just_go_on
     """Shows the canary's outcome, and asks whether to continue if a user can answer."""
     signals: Callable[[Control], AbstractContextManager[None]] = no_signals

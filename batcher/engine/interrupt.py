@@ -11,11 +11,10 @@ from batcher.engine.cancel import cancel_request
 from batcher.engine.gateway import Lines
 from batcher.engine.poll import handle_of
 from batcher.engine.stop import Control
-from batcher.engine.view import RunView
 from batcher.errors import BatcherError
 from batcher.jobs.lifecycle import EventName, State
 from batcher.ledger.ledger import Ledger
-from batcher.ports import CancelOutcome
+from batcher.ports import CancelOutcome, RunView
 
 CANCELLED_ON_INTERRUPT = "cancelled at the API on interrupt"
 

@@ -11,7 +11,7 @@ from batcher.dataset.metadata import Describes
 from batcher.download.downloader import Fetcher
 from batcher.engine.account import Account
 from batcher.engine.budget import Budget
-from batcher.engine.fetch import Collector
+from batcher.engine.fetch import Collector, Outputs
 from batcher.engine.gateway import ApiLine, Lines, Providers, Unlimited
 from batcher.engine.interrupt import Cancels
 from batcher.engine.late_costs import LateCosts
@@ -20,13 +20,12 @@ from batcher.engine.slots import AutoSlots, RunLimits, Slots, Starts
 from batcher.engine.stop import Control
 from batcher.engine.submit import Submitter, Terms
 from batcher.engine.unwatched import Unwatched
-from batcher.engine.view import Observer, RunView
 from batcher.ledger.ledger import Ledger
 from batcher.options.facts import Pace, Policy
 from batcher.pacing.gate import Gate
 from batcher.pacing.polling import LearnedPolls
 from batcher.pacing.rate import RateLimit
-from batcher.ports import Provider
+from batcher.ports import Observer, Provider, RunView
 from batcher.store.local import RunDir
 
 BACKLOG_PER_DOWNLOAD = 64
@@ -86,7 +85,7 @@ def lanes_of(deps: Deps, pace: Pace, budget: Budget) -> Lanes:
     lines = Lines(deps.providers, line_to)
     terms = Terms(budget, limits.rate, clock, pace.concurrency, deps.account)
     watcher = Watcher(lines, control, clock, deps.rng)
-    stores = (deps.run_dir, deps.metadata)
+    outputs = Outputs(deps.run_dir, deps.metadata, deps.inspector)
     on_free = deps.account.lingered if deps.account is not None else None
     polls = LearnedPolls(snapshot.timings, deps.rng, pace.poll_interval_s)
     return Lanes(
@@ -99,7 +98,7 @@ def lanes_of(deps: Deps, pace: Pace, budget: Budget) -> Lanes:
         submitter=Submitter(lines, deps.ledger, control, terms),
         watcher=watcher,
         polling=Polling(snapshot, clock, polls, traffic),
-        collector=Collector(deps.fetcher, watcher, deps.ledger, stores, deps.inspector),
+        collector=Collector(deps.fetcher, watcher, deps.ledger, outputs),
         backlog=Slots(BACKLOG_PER_DOWNLOAD * pace.downloads),
         cancels=Cancels(lines, deps.ledger, view),
         unwatched=Unwatched(slots, snapshot, clock, pace.job_timeout_s, on_free),

@@ -54,10 +54,6 @@ def read_ledger(snapshot: AnySnapshot, run_dir: Path, lines: LineReader, disk: D
     return snapshot
 
 
-ENDS = frozenset({EventName.DONE, EventName.FAILED, EventName.CANCELLED, EventName.UNANSWERED})
-"""After these a run does nothing more for a job, unless it retries it."""
-
-
 class Ledger:
     """The ledger of one run directory, with one segment locked for writing."""
 
@@ -76,8 +72,8 @@ class Ledger:
         """
         self.path = run_dir / segment_name(shard)
         self.warnings: list[str] = []
-        self.on_end: Callable[[str], None] | None = None
-        """Called with the id of each job that ends in this run, once that is durable."""
+        self.on_durable: Callable[[Event], None] | None = None
+        """Called with each line about a job that this run writes, once it is on disk."""
         self.on_change: Callable[[str, JobRecord], None] | None = None
         """Called after each line about a job, with the job's new record."""
         self._disk = disk
@@ -88,7 +84,7 @@ class Ledger:
         self._opening: RunEvent | None = None
         self.run_id: str | None = None
         self._after: dict[str, int] = {}
-        self._ends: deque[tuple[int, str]] = deque()
+        self._not_durable: deque[tuple[int, Event]] = deque()
         self._ready: GroupCommit | None = None
         lines = self._lines = LineReader(run_dir, disk)
         self._base = lines.number(self.path.name) << SEGMENT_SHIFT
@@ -204,8 +200,8 @@ class Ledger:
             self.on_change(job, record)
         if event.input is not None or event.files is not None:
             self._lines.remember(place, event)
-        if self.on_end is not None and name in ENDS:
-            self._ends.append((place, job))
+        if self.on_durable is not None:
+            self._not_durable.append((place, event))
         return self._add(event)
 
     def close_run(self, run: RunEvent) -> None:
@@ -228,10 +224,10 @@ class Ledger:
 
     def _committed(self, size_bytes: int) -> None:
         self.snapshot.pack(self._base + size_bytes)
-        while self._ends and self._ends[0][0] < self._base + size_bytes:
-            _, job = self._ends.popleft()
-            if self.on_end is not None:
-                self.on_end(job)
+        while self._not_durable and self._not_durable[0][0] < self._base + size_bytes:
+            _, event = self._not_durable.popleft()
+            if self.on_durable is not None:
+                self.on_durable(event)
 
     @property
     def full(self) -> bool:

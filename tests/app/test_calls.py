@@ -13,9 +13,8 @@ from batcher.app.calls import timed
 from batcher.app.progress import JsonLines, LogLines, Verbose
 from batcher.cli.entry import cli
 from batcher.download.transfer import Fetched
-from batcher.engine.view import RunView, Silence
 from batcher.errors import OutcomeUnknown
-from batcher.ports import CancelOutcome, EndedCall, Handle, Phase, Result
+from batcher.ports import CancelOutcome, EndedCall, Handle, Phase, Result, RunView, Silence
 from tests.support.engine import FakeClock, in_virtual_time
 
 SECRET_URL = "https://cdn.example.com/a.mp4?X-Amz-Signature=s3cret"

@@ -17,7 +17,7 @@ from batcher.app.progress import (
     in_words,
     money_in_words,
 )
-from batcher.engine.view import RunView, Silence, Spending
+from batcher.ports import RunView, Silence, Spending
 from tests.support.engine import FakeClock, in_virtual_time
 
 

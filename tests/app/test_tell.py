@@ -20,8 +20,7 @@ from batcher.app.metrics_file import MetricsFile
 from batcher.app.notify import Notifier, event_of, send
 from batcher.app.systemd import Systemd
 from batcher.app.teller import Ending, Watchers
-from batcher.engine.view import RunView, Silence
-from batcher.ports import EndedCall, Phase
+from batcher.ports import EndedCall, Phase, RunView, Silence
 from batcher.sandbox.catalogue import catalogue
 from tests.end_to_end.test_blackbox import FAST, KLING
 from tests.end_to_end.test_faults_disk import small_disk

@@ -21,11 +21,11 @@ from batcher.distributed.messages import Ended, Sight, Task, counts_of, packed, 
 from batcher.distributed.outcome import accepted_since, sizes_of
 from batcher.distributed.worker import look, manifest_sha256
 from batcher.engine.host import Host, interrupted
-from batcher.engine.view import RunView
 from batcher.errors import BatcherError, InputError, ManifestError, UnreachableError, UsageError
 from batcher.jobs.shard import Shard
 from batcher.options.facts import Money, Pace, Selection
 from batcher.options.run import Options
+from batcher.ports import RunView
 from tests.support.api_server import run_command
 from tests.support.faults import line, write_ledger, write_pairs
 

@@ -11,12 +11,12 @@ from batcher.distributed.messages import SILENCE_S, VIEWS, Directive, Sight, Tas
 from batcher.distributed.worker import LOCK_PATIENCE_S, Post, _watch
 from batcher.engine.slots import RunLimits, Slots
 from batcher.engine.stop import Control
-from batcher.engine.view import RunView
 from batcher.errors import InterruptedRunError, StoppedError
 from batcher.jobs.shard import Shard
 from batcher.options.facts import Selection
 from batcher.options.run import Options
 from batcher.pacing.rate import RateLimit
+from batcher.ports import RunView
 from tests.support.engine import LoopClock, in_virtual_time
 
 GO_ON = Directive("run-1")

@@ -19,9 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from batcher.app.metrics_file import MetricsFile
 from batcher.app.teller import Ending
 from batcher.cli.entry import cli, run
-from batcher.engine.view import RunView
 from batcher.ledger.summary import Summary
 from batcher.options.table import BY_KEY, options_of
+from batcher.ports import RunView
 from batcher.sandbox.catalogue import catalogue
 from tests.ledger.test_book import FLUX
 from tests.support.api_server import ApiServer, environment, typed

@@ -7,9 +7,8 @@ import dataclasses
 
 import pytest
 
-from batcher.engine.view import Silence
 from batcher.jobs.lifecycle import EventName, Stage, State
-from batcher.ports import Traits
+from batcher.ports import Silence, Traits
 from tests.support.engine import Api, Batch, answer, bought, for_ever, in_virtual_time, job, some_jobs
 
 HOUR_S = 3600.0

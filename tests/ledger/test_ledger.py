@@ -368,25 +368,25 @@ async def test_lines_are_durable_before_the_mark_that_says_there_were_some(whole
 
 async def test_the_end_of_a_job_is_told_once_it_is_durable_also_if_its_waiter_was_cancelled(tmp_path):
     ledger, told = open_ledger(tmp_path), []
-    ledger.on_end = told.append
+    ledger.on_durable = lambda line: told.append((line.job, str(line.event)))
     for job in "ab":
         await ledger.record(EventName.SUBMITTING, job, attempt=1, price_usd=None)
     ends = [ledger.append(EventName.FAILED, job, stage=Stage.SUBMIT, message="no") for job in "ab"]
     ends[0].cancel()
-    assert told == []
+    assert told == [("a", "submitting"), ("b", "submitting")]
     await ends[1]
     await ledger.settled()
-    assert told == ["a", "b"]
+    assert told == [(job, event) for event in ("submitting", "failed") for job in "ab"]
     await ledger.close()
 
 
 async def test_an_end_that_could_not_be_written_is_not_told(tmp_path):
     disk, told = FailingDisk(), []
     ledger = open_ledger(tmp_path, disk)
-    ledger.on_end = told.append
+    ledger.on_durable = lambda line: told.append((line.job, str(line.event)))
     await ledger.record(EventName.SUBMITTING, "a", attempt=1, price_usd=None)
     disk.file.sync_error = OSError(errno.EIO, "Input/output error")
     with pytest.raises(RunDirError):
         await ledger.record(EventName.FAILED, "a", stage=Stage.SUBMIT, message="no")
     await ledger.close()
-    assert told == []
+    assert told == [("a", "submitting")]

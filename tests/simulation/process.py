@@ -14,7 +14,6 @@ from batcher.app.prepare import Prepared, prepare
 from batcher.dataset.acceptance import Unchecked
 from batcher.engine.host import Host, interrupted
 from batcher.engine.stop import Control
-from batcher.engine.view import RunView, Silence
 from batcher.errors import BatcherError, ManifestError, StoppedError
 from batcher.jobs.identity import RULE
 from batcher.jobs.job import Job
@@ -23,6 +22,7 @@ from batcher.ledger.summary import Summary
 from batcher.options.facts import Money
 from batcher.options.run import Options
 from batcher.planning.plan import Plan
+from batcher.ports import RunView, Silence
 from batcher.providers.catalog import SpecOrigin, Specs, SpecSource
 from batcher.schema.spec import ModelSpec
 

@@ -41,7 +41,6 @@ from batcher.engine.canary import Canary
 from batcher.engine.lanes import Deps, lanes_of
 from batcher.engine.runner import Runner
 from batcher.engine.stop import Breaker
-from batcher.engine.view import Silence
 from batcher.errors import BatcherError
 from batcher.jobs.identity import input_digest
 from batcher.jobs.job import Job, Source
@@ -50,7 +49,7 @@ from batcher.layout import LEDGER_NAME
 from batcher.ledger.ledger import Ledger
 from batcher.options.facts import DEFAULT_CANARY_FAILURES, Pace, Policy, Selection
 from batcher.planning.plan import Plan, decide, make_plan
-from batcher.ports import CancelOutcome, Phase, Result, Traits
+from batcher.ports import CancelOutcome, Phase, Result, Silence, Traits
 from batcher.providers.json_body import prepared_body
 from batcher.providers.runcomfy.provider import RunComfy
 from batcher.store.local import RunDir
