@@ -122,9 +122,7 @@ class Downloader:
 
     def _session(self, resolver: AbstractResolver) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._limits.downloads, resolver=resolver, ssl=self._way.network.trusted()
-            ),
+            connector=aiohttp.TCPConnector(limit=self._limits.downloads, resolver=resolver),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT},
             timeout=aiohttp.ClientTimeout(

@@ -77,9 +77,7 @@ class Lookup:
         self._held.push_async_callback(guard.close)
         self._session = await self._held.enter_async_context(
             aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=self._limits.at_once, resolver=guard, ssl=self._way.network.trusted()
-                ),
+                connector=aiohttp.TCPConnector(limit=self._limits.at_once, resolver=guard),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
                 timeout=aiohttp.ClientTimeout(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp.resolver import DefaultResolver
 
 from batcher.download.trust import TrustedResolver
+from batcher.errors import DownloadRefused, UsageError
 from batcher.http.network import Network
 
 if TYPE_CHECKING:
@@ -39,14 +40,16 @@ class Way:
         return TrustedResolver(policy, self.resolver or DefaultResolver(), self.network.proxy_hosts())
 
     async def arguments(self, url: URL, guard: TrustedResolver) -> dict[str, Any]:
-        """The proxy arguments of a request for ``url``.
+        """The arguments of a request for ``url``: its proxy, and what TLS trusts.
 
         A proxy resolves names itself. A name that can also be resolved here must still be public.
-        Raises DownloadRefused.
+        Raises DownloadRefused, also if proxy or certificates are misconfigured.
         """
-        proxy = self.network.proxy_for(url)
-        if proxy is None:
-            return {}
-        with suppress(OSError):  # behind some proxies only the proxy can resolve names
-            await guard.resolve(url.raw_host or "", url.port or 0)
-        return proxy.arguments()
+        try:
+            arguments = self.network.arguments(url)
+        except UsageError as error:
+            raise DownloadRefused(str(error), "network") from None
+        if "proxy" in arguments:
+            with suppress(OSError):  # behind some proxies only the proxy can resolve names
+                await guard.resolve(url.raw_host or "", url.port or 0)
+        return arguments

@@ -18,7 +18,6 @@ sent". aiohttp repeats a GET if a kept connection is dead, but never a POST
 
 from __future__ import annotations
 
-import ssl
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -173,9 +172,8 @@ class Connection:
     async def __aenter__(self) -> Self:
         base = URL(self.endpoint.base_url)
         self._way = self._network.arguments(base)
-        trusted = self._network.trusted() if base.scheme == "https" else True
-        self._submitting = _session(self._limits.post_reuse_s, trusted)
-        self._asking = _session(self._limits.poll_reuse_s, trusted)
+        self._submitting = _session(self._limits.post_reuse_s)
+        self._asking = _session(self._limits.poll_reuse_s)
         return self
 
     async def __aexit__(
@@ -264,7 +262,7 @@ class Connection:
         return f"{told} ({advice})" if advice else told
 
 
-def _session(reuse_s: float, trusted: ssl.SSLContext | bool) -> aiohttp.ClientSession:
+def _session(reuse_s: float) -> aiohttp.ClientSession:
     """A session without cookies and redirects. The engine limits the number of calls.
 
     A proxy also sees the session's headers, so the token is not one of them.
@@ -272,7 +270,7 @@ def _session(reuse_s: float, trusted: ssl.SSLContext | bool) -> aiohttp.ClientSe
     return aiohttp.ClientSession(
         headers=ACCEPT,
         skip_auto_headers=("Content-Type",),
-        connector=OneExchange(limit=0, keepalive_timeout=reuse_s, ssl=trusted),
+        connector=OneExchange(limit=0, keepalive_timeout=reuse_s),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         raise_for_status=False,

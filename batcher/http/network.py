@@ -35,6 +35,7 @@ from batcher.errors import UsageError
 
 CA_VARIABLES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 HOSTS_KEPT: Final = 256
+CONTEXTS_KEPT: Final = 4
 PROXY_SCHEMES: Final = ("http", "https")
 
 
@@ -73,9 +74,16 @@ class Network:
         return None
 
     def arguments(self, url: URL) -> dict[str, Any]:
-        """The arguments of a request for ``url``: its proxy, if it has one."""
+        """The arguments of a request for ``url``: its proxy, and what TLS trusts, if it needs that.
+
+        Raises UsageError. Reads the files of certificate authorities for the first URL that needs them:
+        it takes a tenth of a second, and plain HTTP over loopback never does.
+        """
         proxy = self.proxy_for(url)
-        return proxy.arguments() if proxy is not None else {}
+        arguments = proxy.arguments() if proxy is not None else {}
+        if "https" in (url.scheme, proxy.url.scheme if proxy is not None else None):
+            arguments["ssl"] = self.trusted()
+        return arguments
 
     def proxy_hosts(self) -> frozenset[str]:
         """The hosts that the variables name as proxies; values that can't be parsed are skipped."""
@@ -89,21 +97,8 @@ class Network:
 
     def trusted(self) -> ssl.SSLContext | bool:
         """The certificate authorities to trust; True: the system's. Raises UsageError. Reads files."""
-        named = list(self._authorities())
-        if not named:
-            return True
-        context = ssl.create_default_context()
-        context.set_alpn_protocols(["http/1.1"])
-        for variable, path in named:
-            try:
-                if path.is_dir():
-                    context.load_verify_locations(capath=path)
-                else:
-                    context.load_verify_locations(cafile=path)
-            except OSError as error:  # includes ssl.SSLError
-                reason = error.strerror or "it holds no certificates"
-                raise UsageError(f"{variable}: can't read certificates from {path}: {reason}") from None
-        return context
+        named = tuple(self._authorities())
+        return _trusting(named) if named else True
 
     def advice(self, error: BaseException, url: URL) -> str:
         """Which variable may fix a failed connection; empty if none would."""
@@ -136,6 +131,23 @@ class Network:
         named = f"[{host}]" if ":" in host else host
         hosts = (named, f"{named}:{port}")
         return any(_bypasses(one, value) for one in hosts) or _in_network(host, value)
+
+
+@lru_cache(CONTEXTS_KEPT)
+def _trusting(named: tuple[tuple[str, Path], ...]) -> ssl.SSLContext:
+    """A context that trusts these files and folders besides the system's: each by its variable."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    for variable, path in named:
+        try:
+            if path.is_dir():
+                context.load_verify_locations(capath=path)
+            else:
+                context.load_verify_locations(cafile=path)
+        except OSError as error:  # includes ssl.SSLError
+            reason = error.strerror or "it holds no certificates"
+            raise UsageError(f"{variable}: can't read certificates from {path}: {reason}") from None
+    return context
 
 
 @lru_cache(HOSTS_KEPT)

@@ -107,6 +107,30 @@ def test_a_bundle_that_can_not_be_read_is_said_with_its_variable(variable: str, 
     assert Network().trusted() is True
 
 
+def test_certificates_are_read_once_and_only_for_what_needs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, made = by("SSL_CERT_FILE", str(authority(tmp_path))), []
+    whole = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda: made.append(1) or whole())
+    assert network.arguments(URL("http://127.0.0.1:8080/v1")) == {}
+    assert not made
+    first = network.arguments(API)["ssl"]
+    assert network.arguments(URL("https://cdn.test/a.png"))["ssl"] is first
+    assert len(made) == 1
+    assert by("HTTP_PROXY", "https://proxy").arguments(URL("http://api.test"))["ssl"] is True
+
+
+async def test_a_download_that_needs_certificates_which_can_not_be_read_is_refused(
+    tmp_path: Path,
+) -> None:
+    way = Way(by("SSL_CERT_FILE", str(tmp_path / "none.pem")))
+    guard = way.guard(TrustPolicy((str(API),)))
+    with pytest.raises(DownloadRefused, match="SSL_CERT_FILE"):
+        await way.arguments(API, guard)
+    assert await way.arguments(URL("http://127.0.0.1:1/a.png"), guard) == {}
+
+
 # --- a tunnel -------------------------------------------------------------------------------------
 
 
