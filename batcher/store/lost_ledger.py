@@ -70,20 +70,26 @@ async def unexplained(store: RunDir, snapshot: Snapshot) -> dict[str, str]:
             name, attempt = f"{match[1]}{match[3]}", int(match[2])
         owners = owners_of(name)
         records = [snapshot.get(owner) for owner in owners]
-        if not any(record is not None and _explains(record, attempt) for record in records):
+        if not any(record is not None and _explains(record, path, attempt) for record in records):
             found.update(dict.fromkeys(owners, path))
     return found
 
 
-def _explains(record: JobRecord, superseded: int) -> bool:
-    """Whether a job with this record can have an output, or one of attempt ``superseded`` if not 0."""
+def _explains(record: JobRecord, path: str, superseded: int) -> bool:
+    """Whether a job with this record can have the output, or one of attempt ``superseded`` if not 0.
+
+    A job that is done has the files that its line lists, and no others: ``1.0.mp4`` may be the only
+    output of a job ``1.0`` or the first one of ``1``.
+    """
     if superseded:
         return record.attempt > superseded
     if record.attempt > 1 or record.replaced is not None:
         return True  # left by an earlier attempt
+    if record.state is State.DONE:
+        return any(artifact.path == path for artifact in record.files)
     if record.state is State.FAILED:
         return record.stage is Stage.DOWNLOAD
-    return record.state in (State.SUBMITTED, State.COMPLETED, State.DONE)
+    return record.state in (State.SUBMITTED, State.COMPLETED)
 
 
 def check_buys_nothing_twice(run_dir: Path, bought: Iterable[str], outputs: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ import pytest
 from batcher.app.run_dir_checks import moved_since
 from batcher.clock import SystemClock
 from batcher.errors import LedgerError
+from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import EventName, RunEvent, Stage
 from batcher.ledger.ledger import Ledger
 from batcher.store.local import RunDir
@@ -12,6 +13,7 @@ from batcher.store.lost_ledger import check_buys_nothing_twice, unexplained
 from tests.support.engine import QuickDisk, bought, job
 
 DISK = QuickDisk()
+FILES = tuple(Artifact(path=f"media/cat.{n}.png", bytes=1, sha256="0" * 64) for n in range(2))
 AGAIN = {"attempt": 2, "price_usd": 1.0}
 
 
@@ -31,7 +33,7 @@ def history(state, one):
             (EventName.COMPLETED, one, {}),
             (EventName.FAILED, one, {"stage": Stage.DOWNLOAD}),
         ],
-        "done": [*begun, (EventName.COMPLETED, one, {}), (EventName.DONE, one, {"files": ()})],
+        "done": [*begun, (EventName.COMPLETED, one, {}), (EventName.DONE, one, {"files": FILES})],
         "second attempt": [*begun, (EventName.CANCELLED, one, {}), (EventName.SUBMITTING, one, AGAIN)],
     }
     return ends[state]
@@ -55,10 +57,8 @@ async def found(path, snapshot):
     return await unexplained(RunDir(path, DISK), snapshot)
 
 
-@pytest.mark.parametrize(
-    "state", ["submitted", "completed", "failed at download", "done", "second attempt"]
-)
-async def test_what_a_crash_or_a_finished_job_leaves_is_explained(tmp_path, state):
+@pytest.mark.parametrize("state", ["submitted", "completed", "failed at download", "second attempt"])
+async def test_what_a_crash_leaves_is_explained(tmp_path, state):
     snapshot = await told(tmp_path, *history(state, "cat"))
     put(tmp_path, "media/cat.mp4", "media/cat.0.png", "media/cat.1.png", "media/cat~2.mp4")
     assert await found(tmp_path, snapshot) == {}
@@ -74,6 +74,16 @@ async def test_an_output_of_a_job_that_can_have_none_is_not_explained(tmp_path, 
     with pytest.raises(LedgerError, match=r"media/cat\.0\.png"):
         check_buys_nothing_twice(tmp_path, ["dog", "cat"], outputs)
     check_buys_nothing_twice(tmp_path, ["dog"], outputs)
+
+
+async def test_a_job_that_is_done_explains_the_files_that_it_lists_and_no_others(tmp_path):
+    snapshot = await told(tmp_path, *history("done", "cat"))
+    put(tmp_path, "media/cat.0.png", "media/cat.1.png")
+    assert await found(tmp_path, snapshot) == {}
+    put(tmp_path, "media/cat.2.png")  # may as well be the only output of a job named cat.2
+    outputs = await found(tmp_path, snapshot)
+    with pytest.raises(LedgerError, match=r"media/cat\.2\.png"):
+        check_buys_nothing_twice(tmp_path, ["cat.2"], outputs)
 
 
 async def test_what_was_superseded_tells_of_the_attempt_that_came_after_it(tmp_path):

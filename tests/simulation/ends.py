@@ -26,7 +26,8 @@ def check_end(process: Process) -> None:
             hidden = request.fate == "hides" and record.state is State.FAILED
             if not hidden:
                 world.violate(f"{request.id} is finished, but {job_id} is {record.state}")
-        if record.state is State.UNKNOWN and server.traits.traces is Tracing.BY_LIST:
+        lists = record.state is State.UNKNOWN and server.traits.traces is Tracing.BY_LIST
+        if lists and not _given_up_as_well(process, job_id):
             world.violate(f"{job_id} is unknown, and the provider could tell")
     _check_folders(process, snapshot)
 
@@ -64,6 +65,17 @@ def _check_folders(process: Process, snapshot: Snapshot) -> None:
         for artifact in line.get("files", ()) if line.get("event") == "done" else ():
             if artifact["sha256"] not in kept and artifact["sha256"] not in disk.tampered:
                 world.violate(f"a result of {line['job']}, attempt {line['attempt']}, is lost")
+
+
+def _given_up_as_well(process: Process, job_id: str) -> bool:
+    """Whether a request of an earlier attempt, given up by --retry-unknown, may be taken for the last one's.
+
+    The provider lists both, with the same inputs and at about the same time.
+    """
+    named = {line.get("request_id") for line in ledger_lines(process.disk)}
+    posted = process.server.postings[job_id]
+    lost = [p.request for p in posted if p.request is not None and p.request.id not in named]
+    return len(lost) > 1
 
 
 def _deliverable(request: Request, now_s: float) -> bool:
