@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from batcher.dataset.card import path_warning
 from batcher.dataset.rows import ColumnTypes
-from batcher.engine.canary import CanaryChoice
 from batcher.engine.host import Host
 from batcher.errors import InputError, UnreachableError, UsageError
 from batcher.jobs.job import Job
@@ -25,9 +24,9 @@ from batcher.manifest.tally import ManifestTally
 from batcher.options.facts import Money
 from batcher.options.ids import strangers
 from batcher.options.run import Options
-from batcher.planning.estimate import Estimate
 from batcher.planning.media_urls import MediaUrl, UrlWatch, media_urls
 from batcher.planning.plan import Decision, Plan, decide, make_plan
+from batcher.planning.survey import CanaryChoice, Estimate, Survey
 from batcher.providers.catalog import Specs
 
 ASK_FROM_JOBS = 20
@@ -38,22 +37,6 @@ class Question(NamedTuple):
 
     text: str
     flag: str
-
-
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """Facts about the jobs that a plan would buy, collected when it asks for each price."""
-
-    estimate: Estimate
-    urls: UrlWatch
-    canary: CanaryChoice | None = None
-
-    def price_usd(self, job: Job) -> float | None:
-        """Add a job that would be submitted; returns its price in USD, None if unknown."""
-        self.urls.look_at(job, self.estimate.specs.get(job.model))
-        if self.canary is not None:
-            self.canary.add(job)
-        return self.estimate.add(job)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Protocol
 from batcher.clock import Clock
 from batcher.engine.cancel import patiently
 from batcher.engine.gateway import Providers
-from batcher.engine.healing import Healing, record_trace
 from batcher.engine.host import Host
+from batcher.engine.submit import Healing, record_trace
 from batcher.errors import CallError
 from batcher.jobs.lifecycle import State
 from batcher.ledger.ledger import Ledger

@@ -16,10 +16,10 @@ from batcher.app.show_bodies import ShownJob
 from batcher.cli.amounts import duration, money
 from batcher.ledger.book import PeriodRoom
 from batcher.options.run import Options
-from batcher.planning.estimate import PriceLine
 from batcher.planning.plan import NOT_SUBMITTED, BucketTotal, Plan, PlanGroup
+from batcher.planning.survey import PriceLine
 from batcher.providers.catalog import SpecOrigin, SpecSource
-from batcher.schema.price import Quote
+from batcher.schema.spec import Quote
 
 WORDS: Mapping[PlanGroup, tuple[str, str]] = {
     PlanGroup.NEW: ("+", "new: to be submitted"),

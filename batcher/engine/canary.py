@@ -6,54 +6,13 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from batcher.clock import Clock
 from batcher.errors import StoppedError
-from batcher.jobs.identity import settings_of
-from batcher.jobs.job import Job
 from batcher.jobs.lifecycle import Stage, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
 from batcher.options.facts import DEFAULT_CANARY_FAILURES, JobShare
-
-GROUPS_MAX = 10_000
-
-
-@dataclass(slots=True)
-class CanaryChoice:
-    """Chooses jobs that cover the manifest's variety: first of models, then of parameters."""
-
-    jobs: int
-    _groups: dict[str, dict[Any, list[str]]] = field(init=False, default_factory=dict)
-
-    def add(self, job: Job) -> None:
-        """Add one job that would be submitted."""
-        groups = self._groups.setdefault(job.model, {})
-        key = settings_of(job.input)
-        if key not in groups and len(groups) >= GROUPS_MAX:
-            return
-        ids = groups.setdefault(key, [])
-        if len(ids) < self.jobs:
-            ids.append(job.id)
-
-    def ids(self) -> frozenset[str]:
-        """The ids of up to ``jobs`` jobs: from each model and each combination, as far as possible."""
-        by_model = [_in_turn(list(groups.values()), self.jobs) for groups in self._groups.values()]
-        return frozenset(_round_robin(by_model)[: self.jobs])
-
-
-def _in_turn(groups: list[list[str]], count: int) -> list[str]:
-    """Ids of one model. If there are more combinations than ``count``, spread evenly over them."""
-    if len(groups) <= count:
-        return _round_robin(groups)
-    return [groups[index * len(groups) // count][0] for index in range(count)]
-
-
-def _round_robin(lists: list[list[str]]) -> list[str]:
-    """The first of each list, then the second of each, and so on."""
-    longest = max(map(len, lists), default=0)
-    return [items[turn] for turn in range(longest) for items in lists if turn < len(items)]
 
 
 @dataclass(frozen=True, slots=True)

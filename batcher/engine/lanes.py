@@ -14,8 +14,7 @@ from batcher.engine.budget import Budget
 from batcher.engine.fetch import Collector, Outputs
 from batcher.engine.gateway import ApiLine, Lines, Providers, Unlimited
 from batcher.engine.interrupt import Cancels
-from batcher.engine.late_costs import LateCosts
-from batcher.engine.poll import Polling, Watcher
+from batcher.engine.poll import LateCosts, Polling, Watcher
 from batcher.engine.slots import AutoSlots, RunLimits, Slots, Starts
 from batcher.engine.stop import Control
 from batcher.engine.submit import Submitter, Terms

@@ -13,7 +13,7 @@ from batcher.jobs.columns import IGNORED, INPUT, KEY, META, NONE, ColumnRules, P
 from batcher.manifest.headers import AGAIN, TITLES_MAX, header_in
 from batcher.manifest.rows import ManifestChanged, Row, put, set_reserved
 from batcher.schema.dialect import boolean_in, integer_in, json_value, number_in
-from batcher.schema.wording import shown
+from batcher.schema.problems import shown
 
 COLUMNS_MAX = 4096
 

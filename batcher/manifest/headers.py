@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from batcher.errors import ManifestError
 from batcher.manifest.detect_format import KNOWN_NAMES, is_header
-from batcher.schema.wording import shown
+from batcher.schema.problems import shown
 
 AGAIN = "the header again; take this row away"
 TITLES_MAX = 10

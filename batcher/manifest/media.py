@@ -17,7 +17,7 @@ from batcher.jobs.job import LocalMedia
 from batcher.jobs.nodes import workflow_problem
 from batcher.manifest.rows import LocalPath
 from batcher.schema.dialect import WORKFLOW_KIND, json_value
-from batcher.schema.wording import shown
+from batcher.schema.problems import shown
 from batcher.terminal import legible
 
 BODY_MAX_BYTES = 64 * 1024 * 1024

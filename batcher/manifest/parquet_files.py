@@ -12,8 +12,7 @@ from typing import Any
 from batcher.errors import ManifestError
 from batcher.jobs.columns import ColumnRules
 from batcher.manifest.files import ManifestFile
-from batcher.manifest.remarks import Remarks
-from batcher.manifest.rows import Row, row_of
+from batcher.manifest.rows import Remarks, Row, row_of
 
 MISSING = "reading Parquet needs pyarrow: pip install pyarrow (or save it as CSV)"
 BATCH_ROWS = 1024

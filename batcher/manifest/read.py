@@ -24,14 +24,13 @@ from batcher.manifest.json_files import (
     shaped,
 )
 from batcher.manifest.parquet_files import check_parquet, parquet_rows
-from batcher.manifest.remarks import Remarks
-from batcher.manifest.rows import Head, LinedList, Row, head_of, row_of
+from batcher.manifest.rows import Head, LinedList, Remarks, Row, head_of, row_of
 from batcher.manifest.tally import problem_line
 from batcher.manifest.text_files import text_rows
 from batcher.manifest.xlsx_files import sheet_of, sheet_records
 from batcher.manifest.yaml_files import yaml_document
 from batcher.options.facts import AS_IT_TELLS, Reading
-from batcher.schema.wording import shown
+from batcher.schema.problems import shown
 
 HELD_ROWS_HINT = 50_000
 

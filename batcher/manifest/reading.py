@@ -10,7 +10,7 @@ import msgspec
 
 from batcher.jobs.columns import Mapped
 from batcher.options.facts import AS_IT_TELLS, Reading
-from batcher.schema.wording import shown, unknown_field
+from batcher.schema.problems import shown, unknown_field
 
 DELIMITER_NAMES: Mapping[str, str] = {
     "comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|", "space": " ",

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator
 
 from batcher.manifest.files import ManifestFile
-from batcher.manifest.remarks import Remarks
-from batcher.manifest.rows import Row
-from batcher.schema.wording import shown
+from batcher.manifest.rows import Remarks, Row
+from batcher.schema.problems import shown
 
 PROMPT = "prompt"
 _MARK = re.compile(r"(?:[-*+\u2022]|[0-9]{1,6}[.)])\s+(?=\S)")

@@ -12,8 +12,7 @@ from batcher.manifest.expand import RowLayer, Scope, Setting
 from batcher.manifest.globs import Globs
 from batcher.manifest.read import HELD_ROWS_HINT, Document
 from batcher.manifest.reading import Include
-from batcher.manifest.remarks import judge
-from batcher.manifest.rows import ManifestChanged, Row
+from batcher.manifest.rows import ManifestChanged, Row, judge
 from batcher.manifest.sources import open_source
 from batcher.manifest.tally import ManifestTally
 

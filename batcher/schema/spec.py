@@ -1,59 +1,42 @@
-"""One model: its compiled input schema, the types of its text values, and its price."""
+"""One model: its input schema, the types of its text values, and its price.
+
+The price of one generation is the price per unit, times the units that its inputs request.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from batcher.jobs.identity import Spellings, Texts, is_text_name
-from batcher.jobs.job import LocalMedia
 from batcher.schema.dialect import (
+    INT_MAX,
     MAX_DEPTH,
     SchemaError,
     media_of,
+    number_in,
     reader_of,
     resolved,
     translate,
     types_of,
 )
-from batcher.schema.price import Price, Quote, amount
-from batcher.schema.wording import Problem, described, unknown_field
+from batcher.schema.problems import Problem, Validator, as_sent, described, unknown_field
 
+USD_DIGITS = 9
+
+DURATION_FIELDS = ("duration", "duration_seconds", "duration_s", "seconds")
+COUNT_FIELDS = (
+    "num_images", "num_outputs", "num_videos", "num_generations", "number_of_images",
+    "number_of_outputs", "number_of_videos", "image_count", "n",
+)  # fmt: skip
+TIMED_UNITS = frozenset({"second", "seconds"})
+COUNTED_UNITS = frozenset(
+    word + plural
+    for word in ("output", "image", "video", "request", "generation")
+    for plural in ("", "s")
+)
 NAME_SETS_KEPT = 1024
-
-
-class Validator:
-    """A schema, compiled on first use, because importing the compiler is slow."""
-
-    def __init__(self, model_id: str, schema: dict[str, Any]) -> None:
-        self._model_id = model_id
-        self._schema = schema
-        self.is_valid: Callable[[Any], bool] = self._compile_and_check
-
-    def compile(self) -> None:
-        """Raises SchemaError if the schema is invalid. Fetches nothing."""
-        import jsonschema_rs
-
-        try:
-            compiled = jsonschema_rs.Draft202012Validator(self._schema, retriever=_refuse_to_fetch)
-        except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise SchemaError(f"{self._model_id}: its input schema is broken: {reason}") from None
-        self._compiled = compiled
-        self.is_valid = compiled.is_valid
-
-    def errors(self, value: Any) -> Iterator[Any]:
-        """All errors of ``value``. Call it only after :attr:`is_valid`."""
-        return iter(self._compiled.iter_errors(value))
-
-    def _compile_and_check(self, value: Any) -> bool:
-        self.compile()
-        return self.is_valid(value)
-
-
-def _refuse_to_fetch(uri: str) -> Any:
-    raise ValueError(f"a reference to {uri} is not followed")
 
 
 PRICE_DRIVERS = frozenset(
@@ -61,6 +44,86 @@ PRICE_DRIVERS = frozenset(
     | {"enable_audio", "with_audio", "fps", "upscale", "upscale_factor", "width", "height", "megapixels"}
 )
 """Inputs that raise the price of many models above their base price (API.md, "Inputs")."""
+
+
+class Quote(NamedTuple):
+    """The price of one generation in USD: ``unit_price_usd`` × ``seconds`` × ``outputs``.
+
+    ``seconds`` is None if the price is per output; ``unit`` is the unit in the singular.
+    """
+
+    unit_price_usd: float
+    unit: str
+    seconds: float | None
+    outputs: float
+
+    @property
+    def usd(self) -> float:
+        """The price in USD, without floating-point noise."""
+        seconds = 1.0 if self.seconds is None else self.seconds
+        return round(self.unit_price_usd * seconds * self.outputs, USD_DIGITS)
+
+
+class Price:
+    """A model's price in its catalogue entry: ``base_usd`` for one ``unit``; None is unknown.
+
+    ``fields`` are the schemas of the model's inputs: a missing field counts with its default.
+    """
+
+    def __init__(self, base_usd: float | None, unit: str | None, fields: Mapping[str, Any]) -> None:
+        self.base_usd = base_usd
+        self.unit_word = (unit or "").strip().lower().removeprefix("per ").strip()
+        self.is_understood = bool(base_usd) and self.unit_word in TIMED_UNITS | COUNTED_UNITS
+        self._unit = self.unit_word.removesuffix("s")
+        self._timed = self.unit_word in TIMED_UNITS
+        self._duration = _Number.first(DURATION_FIELDS, fields)
+        self._count = _Number.first(COUNT_FIELDS, fields)
+        numbers = (self._duration if self._timed else None, self._count)
+        self._names = tuple(number.name for number in numbers if number is not None)
+
+    def values_in(self, inputs: Mapping[str, Any]) -> str:
+        """The values that a quote depends on, as text: equal texts have equal quotes."""
+        return repr([inputs.get(name) for name in self._names])
+
+    def quote(self, inputs: Mapping[str, Any]) -> Quote | None:
+        """The quote for a job with these ``inputs``; None if price, unit or duration is unknown."""
+        if self.base_usd is None or not self.is_understood:
+            return None
+        seconds = None
+        if self._timed:
+            seconds = self._duration.read(inputs, None) if self._duration is not None else None
+            if seconds is None:
+                return None
+        outputs = self._count.read(inputs, 1.0) if self._count is not None else 1.0
+        return None if outputs is None else Quote(self.base_usd, self._unit, seconds, outputs)
+
+
+class _Number(NamedTuple):
+    """A field that gives the number of units, and its value if it is missing."""
+
+    name: str
+    default: Any
+
+    @classmethod
+    def first(cls, names: tuple[str, ...], fields: Mapping[str, Any]) -> _Number | None:
+        """The first of ``names`` that the schema has."""
+        name = next((name for name in names if name in fields), None)
+        return None if name is None else cls(name, fields[name].get("default"))
+
+    def read(self, inputs: Mapping[str, Any], missing: float | None) -> float | None:
+        """The input's number, else the default, else ``missing``; None if it is not a number."""
+        value = inputs.get(self.name)
+        value = self.default if value is None else value
+        if value is None:
+            return missing
+        return amount(number_in(value) if isinstance(value, str) else value) or None
+
+
+def amount(value: Any) -> float | None:
+    """``value`` if it is a number that can be an amount: finite, and not negative."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value < INT_MAX else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +235,7 @@ class ModelSpec:
                 return []
         except ValueError:  # local media are not JSON values
             pass
-        sent = _as_sent(inputs)
+        sent = as_sent(inputs)
         found = dict(self._problems_of_names(frozenset(sent)))
         if not self._values.is_valid(sent):
             for error in self._values.errors(sent):
@@ -240,17 +303,6 @@ def texts_in(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Texts:
     if types == {"object"} and isinstance(properties, dict):
         return {name: texts_in(inner, root, depth + 1) for name, inner in properties.items()}
     return False
-
-
-def _as_sent(value: Any) -> Any:
-    """``value`` with local media replaced by the beginning of the ``data:`` URI that will be sent."""
-    if isinstance(value, LocalMedia):
-        return f"data:{value.media_type};base64,"
-    if isinstance(value, list):
-        return [_as_sent(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _as_sent(item) for key, item in value.items()}
-    return str(value) if isinstance(value, str) else value
 
 
 def _spec(entry: Any, origin: str, *, with_rules: bool = True) -> ModelSpec:

@@ -12,7 +12,7 @@ from batcher.app import run as app
 from batcher.app.plan import plan as app_plan
 from batcher.app.spend import entries_of
 from batcher.engine.host import Host
-from batcher.engine.late_costs import LateCosts
+from batcher.engine.poll import LateCosts
 from batcher.errors import InputError, InterruptedRunError, OutcomeUnknown, TurnedAway, UnreachableError
 from batcher.jobs.lifecycle import EventName, Stage, State
 from batcher.ledger.ledger import Ledger

@@ -11,8 +11,8 @@ from batcher.jobs.columns import Mapped
 from batcher.manifest.remedy import remedy_of
 from batcher.options.facts import Reading
 from batcher.sandbox.catalogue import catalogue
+from batcher.schema.problems import unknown_field
 from batcher.schema.spec import ModelSpec
-from batcher.schema.wording import unknown_field
 from tests.support.manifest_files import read, read_text
 
 MODEL = "bytedance/seedream-4/text-to-image"

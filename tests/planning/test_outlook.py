@@ -16,13 +16,12 @@ from batcher.disk import LocalDisk
 from batcher.download.lookup import Looked, Lookup, LookupLimits
 from batcher.download.trust import TrustPolicy
 from batcher.download.way import Way
-from batcher.engine.canary import CanaryChoice
 from batcher.jobs.job import LocalMedia, Source
 from batcher.ledger.ledger import read_snapshot
 from batcher.manifest.media import is_public_url
 from batcher.options.facts import JobShare
-from batcher.planning.estimate import Estimate
 from batcher.planning.media_urls import MediaUrl, UrlWatch, expires_at, looks_private, media_urls
+from batcher.planning.survey import CanaryChoice, Estimate
 from batcher.schema.spec import KLING, ModelSpec
 from tests.support.engine import Batch, in_virtual_time, job, some_jobs
 from tests.support.media_server import PNG, MediaServer, Reply

@@ -105,8 +105,8 @@ MUTATIONS = (
     ),
     Mutation(
         "a torn tail stays",
-        "ledger/ledger.py",
-        "            file.truncate(tail.good_bytes)\n",
+        "ledger/torn_tail.py",
+        "        file.truncate(tail.good_bytes)\n",
         "",
     ),
     Mutation(
@@ -153,7 +153,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a late cost is not asked for",
-        "engine/late_costs.py",
+        "engine/poll.py",
         "            await self._ask_each([job for job, (_, at_s) in self._due.items() if at_s <= now_s])\n",
         "            pass\n",
     ),
@@ -213,13 +213,13 @@ MUTATIONS = (
     ),
     Mutation(
         "whatever can't be read is a torn tail",
-        "ledger/damage.py",
+        "ledger/torn_tail.py",
         "    return _was_cut(raw) or _is_unwritten(raw)\n",
         "    return True\n",
     ),
     Mutation(
         "a late cost is believed whatever became of its job meanwhile",
-        "engine/late_costs.py",
+        "engine/poll.py",
         "        if record.request_id != request.id or not self._is_missing(job_id):\n",
         "        if False:\n",
     ),

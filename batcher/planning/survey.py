@@ -1,16 +1,19 @@
-"""The total price of a plan and its duration, with the sums that lead to them."""
+"""What a plan learns of the jobs that it would buy: their price, with its parts, and their variety."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from batcher.jobs.identity import settings_of
 from batcher.jobs.job import Job
-from batcher.schema.price import Quote
-from batcher.schema.spec import ModelSpec
+from batcher.planning.media_urls import UrlWatch
+from batcher.schema.spec import ModelSpec, Quote
 from batcher.terminal import visible
+
+GROUPS_MAX = 10_000
 
 NO_PRICE = "no price is known"
 
@@ -104,3 +107,55 @@ def _problem(spec: ModelSpec | None) -> str:
     if not spec.price.is_understood:
         return f"${spec.base_price_usd:g} per {spec.price_unit or '?'}: that unit is not understood"
     return f"${spec.base_price_usd:g} per {spec.price_unit}: but how many is not known"
+
+
+@dataclass(slots=True)
+class CanaryChoice:
+    """Chooses jobs that cover the manifest's variety: first of models, then of parameters."""
+
+    jobs: int
+    _groups: dict[str, dict[Any, list[str]]] = field(init=False, default_factory=dict)
+
+    def add(self, job: Job) -> None:
+        """Add one job that would be submitted."""
+        groups = self._groups.setdefault(job.model, {})
+        key = settings_of(job.input)
+        if key not in groups and len(groups) >= GROUPS_MAX:
+            return
+        ids = groups.setdefault(key, [])
+        if len(ids) < self.jobs:
+            ids.append(job.id)
+
+    def ids(self) -> frozenset[str]:
+        """The ids of up to ``jobs`` jobs: from each model and each combination, as far as possible."""
+        by_model = [_in_turn(list(groups.values()), self.jobs) for groups in self._groups.values()]
+        return frozenset(_round_robin(by_model)[: self.jobs])
+
+
+def _in_turn(groups: list[list[str]], count: int) -> list[str]:
+    """Ids of one model. If there are more combinations than ``count``, spread evenly over them."""
+    if len(groups) <= count:
+        return _round_robin(groups)
+    return [groups[index * len(groups) // count][0] for index in range(count)]
+
+
+def _round_robin(lists: list[list[str]]) -> list[str]:
+    """The first of each list, then the second of each, and so on."""
+    longest = max(map(len, lists), default=0)
+    return [items[turn] for turn in range(longest) for items in lists if turn < len(items)]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Facts about the jobs that a plan would buy, collected when it asks for each price."""
+
+    estimate: Estimate
+    urls: UrlWatch
+    canary: CanaryChoice | None = None
+
+    def price_usd(self, job: Job) -> float | None:
+        """Add a job that would be submitted; returns its price in USD, None if unknown."""
+        self.urls.look_at(job, self.estimate.specs.get(job.model))
+        if self.canary is not None:
+            self.canary.add(job)
+        return self.estimate.add(job)

@@ -1,4 +1,4 @@
-"""Describes validation errors in words that a user can act on."""
+"""What is wrong with values: checks them by a schema, and says so in words that a user can act on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 import msgspec
 
-from batcher.jobs.job import recorded
+from batcher.jobs.job import LocalMedia, recorded
+from batcher.schema.dialect import (
+    SchemaError,
+)
 
 SHOWN_CHARS = 60
 WHAT_MAX_CHARS = 300
@@ -115,3 +118,47 @@ _WORDING: Mapping[str, Callable[[Any, Mapping[str, Any]], str]] = {
     "anyOf": lambda value, details: f"{shown(value)} fits none of the forms that the model takes",
     "oneOf": lambda value, details: f"{shown(value)} fits none of the forms that the model takes",
 }
+
+
+class Validator:
+    """A schema, compiled on first use, because importing the compiler is slow."""
+
+    def __init__(self, model_id: str, schema: dict[str, Any]) -> None:
+        self._model_id = model_id
+        self._schema = schema
+        self.is_valid: Callable[[Any], bool] = self._compile_and_check
+
+    def compile(self) -> None:
+        """Raises SchemaError if the schema is invalid. Fetches nothing."""
+        import jsonschema_rs
+
+        try:
+            compiled = jsonschema_rs.Draft202012Validator(self._schema, retriever=_refuse_to_fetch)
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise SchemaError(f"{self._model_id}: its input schema is broken: {reason}") from None
+        self._compiled = compiled
+        self.is_valid = compiled.is_valid
+
+    def errors(self, value: Any) -> Iterator[Any]:
+        """All errors of ``value``. Call it only after :attr:`is_valid`."""
+        return iter(self._compiled.iter_errors(value))
+
+    def _compile_and_check(self, value: Any) -> bool:
+        self.compile()
+        return self.is_valid(value)
+
+
+def _refuse_to_fetch(uri: str) -> Any:
+    raise ValueError(f"a reference to {uri} is not followed")
+
+
+def as_sent(value: Any) -> Any:
+    """``value`` with local media replaced by the beginning of the ``data:`` URI that will be sent."""
+    if isinstance(value, LocalMedia):
+        return f"data:{value.media_type};base64,"
+    if isinstance(value, list):
+        return [as_sent(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): as_sent(item) for key, item in value.items()}
+    return str(value) if isinstance(value, str) else value
