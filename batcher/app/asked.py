@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from batcher.errors import UsageError
-from batcher.jobs.columns import Mapped
+from batcher.jobs.column_rules import Mapped
 from batcher.jobs.marks import marks_named
 from batcher.manifest.reading import reading_of
 from batcher.manifest.rows import Lined

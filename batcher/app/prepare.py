@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batcher.dataset.card import path_warning
-from batcher.dataset.rows import ColumnTypes
+from batcher.dataset.metadata_rows import ColumnTypes
 from batcher.engine.host import Host
 from batcher.errors import InputError, UnreachableError, UsageError
 from batcher.jobs.job import Job
 from batcher.jobs.marks import marks_named
 from batcher.layout import MARKS_NAME
-from batcher.ledger.marks import marked
+from batcher.ledger.marks_file import marked
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.id_table import Roll
 from batcher.manifest.load import Manifest

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from batcher.cli import ending
+from batcher.cli import process
 from batcher.cli.commands import Commands, completion_script, show_version
 from batcher.cli.params import DURATION_TYPE, SIZE_TYPE, RunDirType
 from batcher.cli.run_options import TableCommand, table_options
@@ -351,9 +351,9 @@ def _show(error: click.ClickException) -> None:
 
 def main() -> None:
     """The console script: exit codes are those of the README's table, and no traceback ever shows."""
-    ending.prepare()
+    process.prepare()
     try:
-        ending.check_working_directory()
+        process.check_working_directory()
         code = cli(standalone_mode=False)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
@@ -365,7 +365,7 @@ def main() -> None:
     except BatcherError as error:
         click.echo(visible_lines(f"batcher: {error}"), err=True)
         code = error.exit_code
-    except ending.EndedBySignal as end:
+    except process.EndedBySignal as end:
         code = end.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -373,4 +373,4 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - the last line of defence
         click.echo(visible(f"batcher: internal error: {type(error).__name__}: {error}"), err=True)
         code = EX_SOFTWARE
-    ending.leave(code or 0)
+    process.leave(code or 0)

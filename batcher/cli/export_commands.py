@@ -12,7 +12,7 @@ from batcher.disk import LocalDisk
 from batcher.errors import UsageError
 from batcher.jobs.marks import marks_named
 from batcher.ledger.ledger import read_snapshot
-from batcher.ledger.marks import marked
+from batcher.ledger.marks_file import marked
 from batcher.options.ids import ids_in, strangers
 from batcher.terminal import visible
 

@@ -11,7 +11,7 @@ from batcher.errors import UsageError
 from batcher.jobs.marks import marks_in
 from batcher.layout import MARKS_NAME
 from batcher.ledger.ledger import read_snapshot
-from batcher.ledger.marks import marked
+from batcher.ledger.marks_file import marked
 from batcher.options.command import as_path, command
 from batcher.terminal import visible
 

@@ -22,7 +22,7 @@ from batcher.app.plan import plan as app_plan
 from batcher.app.progress import Bar, Held, json_records
 from batcher.app.run_dir_checks import when_free
 from batcher.app.teller import Ending, Watchers
-from batcher.cli import ending
+from batcher.cli import process
 from batcher.cli.amounts import money
 from batcher.cli.event_loop import fast_loop, run_loop
 from batcher.cli.observers import observer_for, records_of
@@ -76,13 +76,13 @@ def _run_for_real(options: Options, given: dict[str, Any]) -> int:
         return _told_nothing_ran(observer, error, given)
     except BatcherError as error:
         return _told_nothing_ran(observer, error, given)
-    except ending.EndedBySignal as end:
+    except process.EndedBySignal as end:
         return _told_nothing_ran(observer, interrupted(end.number), given)
     except Exception as error:
         observer.ended(Ending(INTERNAL_ERROR, error=f"internal error: {type(error).__name__}"))
         raise
     observer.ended(Ending(summary.exit_code, summary))
-    with ending.ignoring_closed_pipe(summary.exit_code):
+    with process.ignoring_closed_pipe(summary.exit_code):
         _print_summary(summary, options, host, given)
     return summary.exit_code
 
@@ -227,7 +227,7 @@ def _go_on(observer: Observer, asks: bool, report: CanaryReport) -> bool:
 def _signals(control: Control) -> Iterator[None]:
     """The first SIGINT, SIGTERM or SIGHUP stops the run gracefully, the second at once."""
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in ending.SIGNALS}
+    before = {number: signal.getsignal(number) for number in process.SIGNALS}
     ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
 
     def received(number: int) -> None:

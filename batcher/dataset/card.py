@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from batcher.dataset.rows import FLAG, INTEGER, NOTHING, NUMBER, OWN_COLUMNS, TEXT, TEXTS
+from batcher.dataset.metadata_rows import FLAG, INTEGER, NOTHING, NUMBER, OWN_COLUMNS, TEXT, TEXTS
 from batcher.terminal import legible
 
 MARK = "written by batcher; without this line it is yours, and stays as it is"

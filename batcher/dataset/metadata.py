@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from batcher.dataset.card import card, is_ours
-from batcher.dataset.rows import ColumnTypes, Rows
+from batcher.dataset.metadata_rows import ColumnTypes, Rows
 from batcher.disk import AppendFile, Disk, writing
 from batcher.jobs.lifecycle import State
 from batcher.jobs.shard import Shard

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from batcher.clock import Clock
 from batcher.errors import CallError, NotFound, TurnedAway
+from batcher.pacing.gate import single_pause_s
 from batcher.ports import CancelOutcome, Handle, Phase, Provider, Result
 
 Call = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
@@ -14,7 +15,6 @@ Call = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 T = TypeVar("T")
 TRIES = 3
-PAUSE_S = 5.0
 
 
 async def patiently(clock: Clock, exchange: Callable[[], Awaitable[T]]) -> T:
@@ -23,7 +23,7 @@ async def patiently(clock: Clock, exchange: Callable[[], Awaitable[T]]) -> T:
         try:
             return await exchange()
         except TurnedAway as error:
-            await clock.sleep(PAUSE_S if error.retry_after_s is None else error.retry_after_s)
+            await clock.sleep(single_pause_s(error.retry_after_s))
     try:
         return await exchange()
     except TurnedAway as error:

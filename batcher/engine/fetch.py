@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from urllib.parse import unquote_to_bytes
 
 from batcher.dataset.acceptance import Inspector
 from batcher.dataset.metadata import Describes
@@ -17,12 +19,13 @@ from batcher.jobs.lifecycle import EXPIRED, NO_OUTPUT, EventName, Stage, State
 from batcher.layout import MEDIA_NAME
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.ledger import Ledger
-from batcher.media.inline import read_inline
+from batcher.media.file_types import HEAD_BYTES, MEDIA_TYPES, FileType, identify
 from batcher.ports import Phase, Result
 from batcher.store.local import RunDir
 
 ASK_AGAIN_S = 120.0
 STALLED = "stalled"
+_TEXT = FileType(".txt", MEDIA_TYPES[".txt"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,3 +235,23 @@ def _by_index(job_id: str, record: JobRecord, count: int) -> dict[int, Artifact]
         if number.isdecimal() and int(number) < count:
             numbered[int(number)] = file
     return numbered
+
+
+def read_inline(text: str) -> tuple[bytes, FileType]:
+    """The bytes of an output and their type. Anything but a valid ``data:`` URI is a text."""
+    content = _data(text) if text.startswith("data:") else None
+    if not content:
+        return text.encode(errors="surrogatepass"), _TEXT
+    media_type = text[len("data:") :].partition(",")[0].partition(";")[0]
+    return content, identify(content[:HEAD_BYTES], [""], media_type) or _TEXT
+
+
+def _data(uri: str) -> bytes | None:
+    head, _, body = uri.partition(",")
+    content = unquote_to_bytes(body)
+    if not head.endswith(";base64"):
+        return content
+    try:
+        return binascii.a2b_base64(content)
+    except binascii.Error:
+        return None

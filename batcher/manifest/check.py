@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from batcher.jobs import identity_v1
-from batcher.jobs.columns import normal
+from batcher.jobs.column_rules import normal
 from batcher.jobs.identity import FIRST_RULE, generated_id, input_digest, is_text_name
 from batcher.jobs.job import Job, Source, explicit_id_problem
 from batcher.jobs.nodes import is_link

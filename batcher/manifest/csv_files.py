@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from batcher.errors import ManifestError
-from batcher.jobs.columns import IGNORED, INPUT, KEY, META, NONE, ColumnRules, Place
+from batcher.jobs.column_rules import IGNORED, INPUT, KEY, META, NONE, ColumnRules, Place
 from batcher.manifest.headers import AGAIN, TITLES_MAX, header_in
 from batcher.manifest.rows import ManifestChanged, Row, put, set_reserved
 from batcher.schema.dialect import boolean_in, integer_in, json_value, number_in

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from batcher.jobs.columns import normal
+from batcher.jobs.column_rules import normal
 from batcher.jobs.identity import RULE, matrix_digest
 from batcher.manifest.globs import Globs
 from batcher.manifest.rows import GLOB, Row, is_glob

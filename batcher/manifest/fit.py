@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from batcher.jobs.columns import META, normal
+from batcher.jobs.column_rules import META, normal
 from batcher.jobs.job import LocalMedia
 from batcher.jobs.nodes import (
     DEPLOYMENT,

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from batcher.errors import ManifestError
-from batcher.jobs.columns import ColumnRules
+from batcher.jobs.column_rules import ColumnRules
 from batcher.manifest.detect_format import KNOWN_NAMES
 from batcher.manifest.files import ManifestFile
 from batcher.manifest.rows import HEAD_KEYS, Lined, LinedList, Row, row_of

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from batcher.errors import ManifestError
-from batcher.jobs.columns import ColumnRules
+from batcher.jobs.column_rules import ColumnRules
 from batcher.jobs.identity import RULE
 from batcher.jobs.job import Job, Source
 from batcher.manifest.check import Checker, Rejects

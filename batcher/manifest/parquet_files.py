@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from batcher.errors import ManifestError
-from batcher.jobs.columns import ColumnRules
+from batcher.jobs.column_rules import ColumnRules
 from batcher.manifest.files import ManifestFile
 from batcher.manifest.rows import Remarks, Row, row_of
 

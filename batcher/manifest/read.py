@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batcher.errors import ManifestError
-from batcher.jobs.columns import ColumnRules
+from batcher.jobs.column_rules import ColumnRules
 from batcher.manifest.csv_files import open_table
 from batcher.manifest.delimited import delimiter_of, records
 from batcher.manifest.detect_format import looks_like, mistaken

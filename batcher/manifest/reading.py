@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from batcher.jobs.columns import Mapped
+from batcher.jobs.column_rules import Mapped
 from batcher.options.facts import AS_IT_TELLS, Reading
 from batcher.schema.problems import shown, unknown_field
 

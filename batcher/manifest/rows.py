@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from batcher.errors import ManifestError
-from batcher.jobs.columns import IGNORED, KEY, META, NONE, RESERVED, VARS, ColumnRules, Place
+from batcher.jobs.column_rules import IGNORED, KEY, META, NONE, RESERVED, VARS, ColumnRules, Place
 from batcher.manifest.reading import Include, include_of
 from batcher.schema.problems import shown, unknown_field
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from batcher.errors import ManifestError
-from batcher.jobs.columns import ColumnRules
+from batcher.jobs.column_rules import ColumnRules
 from batcher.manifest.files import ManifestFile
 from batcher.manifest.folders import FILE_NAME, index_in, media_in, media_of, media_rows
 from batcher.manifest.read import FORMATS, Document, open_document, read_document

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from batcher.jobs.columns import normal
+from batcher.jobs.column_rules import normal
 from batcher.manifest.rows import LocalPath
 
 _TEMPLATE = re.compile(r"\{\{\s*([^\W\d]\w*(?:\.\w+)*)\s*\}\}")

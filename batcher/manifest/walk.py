@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from batcher.errors import ManifestError
-from batcher.jobs.columns import ColumnRules
+from batcher.jobs.column_rules import ColumnRules
 from batcher.manifest.expand import RowLayer, Scope, Setting
 from batcher.manifest.globs import Globs
 from batcher.manifest.read import HELD_ROWS_HINT, Document

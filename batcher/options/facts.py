@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from batcher.jobs.columns import Mapped
+from batcher.jobs.column_rules import Mapped
 from batcher.jobs.job import Job
 from batcher.jobs.shard import Shard
 

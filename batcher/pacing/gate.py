@@ -12,6 +12,11 @@ GATE_CAP_S = 60.0
 REACH_BASE_S = 0.5
 REACH_CAP_S = 5.0
 SPREAD_CAP_S = 1.0
+SINGLE_PAUSE_S = 5.0
+"""A command that makes single calls, without a gate, waits this long if the API names no time."""
+CATALOGUE_PAUSE_S = 1.0
+CATALOGUE_PAUSE_MAX_S = 10.0
+"""A catalogue is asked again soon, whatever time the API names: what it knows is not essential."""
 
 
 def full_jitter_s(attempt: int, rng: Random, *, base_s: float, cap_s: float) -> float:
@@ -21,6 +26,16 @@ def full_jitter_s(attempt: int, rng: Random, *, base_s: float, cap_s: float) -> 
     """
     ceiling_s = min(cap_s, base_s * 2.0 ** min(attempt, 60))
     return rng.uniform(0.0, ceiling_s)
+
+
+def single_pause_s(retry_after_s: float | None) -> float:
+    """Seconds to wait before a single call that was turned away is made again."""
+    return SINGLE_PAUSE_S if retry_after_s is None else retry_after_s
+
+
+def catalogue_pause_s(retry_after_s: float | None) -> float:
+    """Seconds to wait before a catalogue is asked again, after a call that failed."""
+    return CATALOGUE_PAUSE_S if retry_after_s is None else min(retry_after_s, CATALOGUE_PAUSE_MAX_S)
 
 
 class Gate:

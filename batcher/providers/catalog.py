@@ -32,6 +32,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from batcher.errors import CallError, NotFound, NotSent, TurnedAway, Unavailable
+from batcher.pacing.gate import CATALOGUE_PAUSE_MAX_S, catalogue_pause_s
 from batcher.providers.catalog_cache import CachedEntry, CatalogCache
 from batcher.schema.dialect import SchemaError
 from batcher.schema.spec import BUILT_IN, ModelSpec
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 
 TTL_S: Final = 24 * 3600.0
 TRIES: Final = 3
-RETRY_WAIT_S: Final = 1.0
-RETRY_WAIT_MAX_S: Final = 10.0
 CALLS_AT_ONCE: Final = 8
 PAGE_MODELS: Final = 100
 SEARCH_MODELS: Final = 10_000
@@ -272,7 +271,7 @@ class Catalog:
                 is_last = isinstance(error, NotSent) or tries_left <= 0
                 wait_s, left_s = _wait_s(error), ends_s - self.clock.monotonic()
                 if is_last and persists:
-                    wait_s = RETRY_WAIT_MAX_S
+                    wait_s = CATALOGUE_PAUSE_MAX_S
                     await self.clock.sleep(min(wait_s, left_s))
                 elif not is_last and wait_s < left_s:
                     await self.clock.sleep(wait_s)
@@ -312,8 +311,7 @@ def _nothing(problem: str) -> SpecSource:
 
 
 def _wait_s(error: CallError) -> float:
-    named_s = error.retry_after_s if isinstance(error, TurnedAway) else None
-    return RETRY_WAIT_S if named_s is None else min(named_s, RETRY_WAIT_MAX_S)
+    return catalogue_pause_s(error.retry_after_s if isinstance(error, TurnedAway) else None)
 
 
 def spec_of(model: str, found: Found) -> tuple[ModelSpec | None, SpecSource]:

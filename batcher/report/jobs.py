@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from batcher.dataset.rows import ColumnTypes, Rows
+from batcher.dataset.metadata_rows import ColumnTypes, Rows
 from batcher.jobs.job import Probed
 from batcher.jobs.lifecycle import State
 from batcher.jobs.nodes import prompt_of

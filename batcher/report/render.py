@@ -16,7 +16,7 @@ from batcher.disk import Disk, cannot_write
 from batcher.layout import REPORT_NAME
 from batcher.ledger.ledger import read_ledger, read_snapshot
 from batcher.ledger.lines import LineReader
-from batcher.ledger.marks import current_marks
+from batcher.ledger.marks_file import current_marks
 from batcher.ledger.segments import segments_in
 from batcher.ledger.summary import Status, status_of
 from batcher.report.history import TimedSnapshot

@@ -24,7 +24,7 @@ from batcher.disk import Disk
 from batcher.errors import BatcherError, UsageError
 from batcher.jobs.marks import NOTE_MAX_CHARS, JobMark
 from batcher.layout import MARKS_NAME
-from batcher.ledger.marks import append_mark
+from batcher.ledger.marks_file import append_mark
 from batcher.ledger.segments import segments_in
 from batcher.media.file_types import MEDIA_TYPES
 from batcher.report.fetched import FetchedOutputs

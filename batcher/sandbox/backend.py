@@ -39,7 +39,7 @@ class Submission:
 class Backend:
     """The state of a sandbox, shared by the APIs that it serves.
 
-    Each API (see ``houses.py``) speaks its own paths, words and errors; requests, queue, balance and
+    Each API (see ``server.py``) speaks its own paths, words and errors; requests, queue, balance and
     faults are shared, and a request belongs to the API that created it.
     """
 

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from batcher.errors import UsageError
+from batcher.sandbox import deployments, fal, fal_platform, media, model_api, replicate
 from batcher.sandbox.answers import ELSEWHERE, not_found
 from batcher.sandbox.backend import Backend
 from batcher.sandbox.gate import MAX_BODY_BYTES, Gatekeeper
-from batcher.sandbox.houses import HOUSES
 from batcher.sandbox.settings import SandboxSettings, SandboxStats
 from batcher.sandbox.store import Store
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+HOUSES: tuple[Callable[[Backend], Iterable[web.RouteDef]], ...] = (
+    model_api.routes,
+    deployments.routes,
+    replicate.routes,
+    fal.routes,
+    fal_platform.routes,
+    media.routes,
+)
 LOOPBACK = "127.0.0.1"
 KEEPALIVE_S = 20.0
 SHUTDOWN_S = 1.0

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from batcher.clock import SystemClock
 from batcher.dataset.metadata import Metadata, gather
-from batcher.dataset.rows import ColumnTypes
+from batcher.dataset.metadata_rows import ColumnTypes
 from batcher.disk import LocalAppendFile
 from batcher.jobs.job import LocalMedia, Probed, recorded
 from batcher.jobs.lifecycle import EventName

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from batcher.dataset.export.typed import FIRST_SAMPLES, typed
 from batcher.dataset.metadata import Metadata, TypedHead
-from batcher.dataset.rows import FLAG, INTEGER, NUMBER, TEXT, TEXTS
+from batcher.dataset.metadata_rows import FLAG, INTEGER, NUMBER, TEXT, TEXTS
 from tests.dataset.test_metadata import Table
 from tests.support.engine import QuickDisk, job
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.errors import PROBLEMS_SHOWN, ManifestError
-from batcher.jobs.columns import Mapped
+from batcher.jobs.column_rules import Mapped
 from batcher.manifest.load import open_manifest
 from batcher.manifest.tally import ManifestTally
 from batcher.options.facts import Overrides

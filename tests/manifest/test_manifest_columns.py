@@ -3,7 +3,7 @@
 import pytest
 
 from batcher.errors import ManifestError
-from batcher.jobs.columns import Mapped
+from batcher.jobs.column_rules import Mapped
 from batcher.schema.spec import KLING, ModelSpec
 from tests.support.manifest_files import URL, read_text, write
 

@@ -5,7 +5,7 @@ import gzip
 import pytest
 
 from batcher.errors import ManifestError
-from batcher.jobs.columns import ColumnRules
+from batcher.jobs.column_rules import ColumnRules
 from batcher.manifest.read import open_document
 from batcher.options.facts import Reading
 from tests.support.manifest_files import PNG, URL, read_text, write

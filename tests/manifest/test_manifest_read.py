@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batcher.errors import ManifestError
-from batcher.jobs.columns import ColumnRules, Mapped
+from batcher.jobs.column_rules import ColumnRules, Mapped
 from batcher.manifest.files import LINES_BETWEEN_CHECKS, NUL
 from batcher.manifest.load import open_manifest
 from batcher.manifest.read import open_document

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batcher.errors import ManifestError
-from batcher.jobs.columns import Mapped
+from batcher.jobs.column_rules import Mapped
 from batcher.manifest.remedy import remedy_of
 from batcher.options.facts import Reading
 from batcher.sandbox.catalogue import catalogue

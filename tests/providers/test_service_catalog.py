@@ -14,11 +14,10 @@ from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.errors import CallError, NotFound, NotSent, TurnedAway, Unavailable
 from batcher.http.endpoint import Endpoint
+from batcher.pacing.gate import CATALOGUE_PAUSE_MAX_S, CATALOGUE_PAUSE_S
 from batcher.providers.catalog import (
     CALLS_AT_ONCE,
     PAGE_MODELS,
-    RETRY_WAIT_MAX_S,
-    RETRY_WAIT_S,
     TRIES,
     Catalog,
     SpecOrigin,
@@ -270,7 +269,7 @@ async def test_a_busy_api_is_asked_a_few_times(cache: CatalogCache, clock: Virtu
     api = FakeApi(MODEL)
     api.failures = [TurnedAway("429", retry_after_s=4.0), Unavailable("500")]
     assert (await source_of(Catalog(api, cache, clock))).origin is SpecOrigin.CATALOGUE
-    assert clock.slept_s == [4.0, RETRY_WAIT_S]
+    assert clock.slept_s == [4.0, CATALOGUE_PAUSE_S]
 
 
 async def test_it_is_not_waited_for_long_nor_asked_for_ever(
@@ -280,7 +279,7 @@ async def test_it_is_not_waited_for_long_nor_asked_for_ever(
     api.failures = [TurnedAway("429", retry_after_s=3600.0)] * TRIES
     source = await source_of(Catalog(api, cache, clock))
     assert (source.origin, source.problem) == (SpecOrigin.NONE, "429")
-    assert clock.slept_s == [RETRY_WAIT_MAX_S] * (TRIES - 1)
+    assert clock.slept_s == [CATALOGUE_PAUSE_MAX_S] * (TRIES - 1)
     assert len(api.asked) == TRIES
 
 

@@ -12,7 +12,7 @@ from batcher.cli.entry import cli
 from batcher.clock import SystemClock, iso
 from batcher.errors import InputError, UsageError
 from batcher.jobs.marks import JobMark, marks_named
-from batcher.ledger.marks import append_mark, read_marks
+from batcher.ledger.marks_file import append_mark, read_marks
 from tests.support.dataset import RunMaker, clip, mixed_run, picture
 from tests.support.engine import job
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from batcher.cli.entry import cli
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
-from batcher.ledger.marks import read_marks
+from batcher.ledger.marks_file import read_marks
 from batcher.report.fetched import FetchedOutputs
 from batcher.report.serve import View
 from tests.support.browser import browser, chromium

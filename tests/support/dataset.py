@@ -6,7 +6,7 @@ import random
 from batcher.clock import SystemClock
 from batcher.dataset.acceptance import MediaInspector
 from batcher.dataset.metadata import Metadata
-from batcher.dataset.rows import ColumnTypes
+from batcher.dataset.metadata_rows import ColumnTypes
 from batcher.jobs.job import Artifact, output_name
 from batcher.jobs.lifecycle import EventName, RunEvent
 from batcher.ledger.ledger import Ledger

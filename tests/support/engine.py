@@ -32,7 +32,7 @@ import looptime
 from batcher import ports
 from batcher.clock import iso
 from batcher.dataset.metadata import Metadata
-from batcher.dataset.rows import ColumnTypes
+from batcher.dataset.metadata_rows import ColumnTypes
 from batcher.disk import LocalAppendFile, LocalDisk
 from batcher.download.transfer import Fetched
 from batcher.engine.account import Account

@@ -22,7 +22,7 @@ from batcher.dataset.export.tables import CsvWriter, ParquetWriter
 from batcher.dataset.export.tar import TarWriter
 from batcher.dataset.export.typed import typed
 from batcher.dataset.export.writer import Writer
-from batcher.dataset.rows import OWN_COLUMNS, ColumnTypes, Rows
+from batcher.dataset.metadata_rows import OWN_COLUMNS, ColumnTypes, Rows
 from batcher.disk import Disk, cannot_write
 from batcher.ledger.ledger import read_snapshot
 

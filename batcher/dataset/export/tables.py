@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from batcher.dataset.export.writer import Filed
-from batcher.dataset.rows import FLAG, INTEGER, NUMBER, TEXTS
+from batcher.dataset.metadata_rows import FLAG, INTEGER, NUMBER, TEXTS
 from batcher.errors import InputError
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")

@@ -16,7 +16,7 @@ import msgspec
 
 from batcher.dataset.export.shards import Row, RowSource
 from batcher.dataset.metadata import has_type
-from batcher.dataset.rows import TEXT
+from batcher.dataset.metadata_rows import TEXT
 
 FIRST_SAMPLES = 5
 """How many samples ``datasets`` reads: its NUM_EXAMPLES_FOR_FEATURES_INFERENCE."""

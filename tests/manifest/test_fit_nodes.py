@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batcher.cli.fields import field_notes
-from batcher.jobs.columns import Mapped
+from batcher.jobs.column_rules import Mapped
 from batcher.jobs.identity import settings_of
 from batcher.jobs.job import LocalMedia
 from batcher.jobs.nodes import node_order, prompt_of, put_together, taken_apart

@@ -1,4 +1,4 @@
-"""How a command ends: by a signal at any moment, and never with a traceback."""
+"""The process of a command: its signals, its streams at the end, its exit; never a traceback."""
 
 from __future__ import annotations
 
