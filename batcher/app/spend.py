@@ -18,6 +18,7 @@ from batcher.ledger.book_file import RESERVE, SETTLE, BookFile, Entry, state_dir
 from batcher.ledger.book_fold import Attempts, folded
 from batcher.ledger.lines import lines_of
 from batcher.ledger.segments import segments_in
+from batcher.providers.registry import vendor_of
 from batcher.terminal import legible
 
 
@@ -27,6 +28,7 @@ class By(StrEnum):
     DAY = "day"
     MONTH = "month"
     MODEL = "model"
+    VENDOR = "vendor"
     RUN = "run"
 
 
@@ -74,6 +76,8 @@ def totals(entries: Iterable[Entry], by: By) -> Counter[str]:
 def _label(entry: Entry, by: By) -> str:
     if by is By.MODEL:
         return entry.model or "unknown"
+    if by is By.VENDOR:
+        return vendor_of(entry.model) if entry.model else "unknown"
     if by is By.RUN:
         return entry.run_dir
     day = datetime.fromisoformat(entry.at).astimezone().date().isoformat()

@@ -158,7 +158,10 @@ def doctor(run_dir: Path | None, as_json: bool) -> int:
 @cli.command()
 @click.argument("root", type=RUN_DIR, required=False)
 @click.option(
-    "--by", type=click.Choice(["day", "month", "model", "run"]), default="day", show_default=True
+    "--by",
+    type=click.Choice(["day", "month", "model", "vendor", "run"]),
+    default="day",
+    show_default=True,
 )
 @click.option("--rebuild", "anew", is_flag=True, help="Rebuild the book from the ledgers below ROOT.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")

@@ -13,7 +13,7 @@ from batcher.terminal import visible, visible_json
 
 
 def show_spending(root: Path | None, by: str, *, anew: bool, as_json: bool) -> int:
-    """Print what was spent, by day, month, model or run; returns the exit code."""
+    """Print what was spent, by day, month, model, vendor or run; returns the exit code."""
     host = Host()
     if anew:
         count = rebuild(host, root or Path())

@@ -255,6 +255,7 @@ def test_a_cap_per_day_holds_over_dated_directories(server, tmp_path):
     assert by_run["total_usd"] == pytest.approx(3 * PRICE_USD)
     assert [Path(place).name for place in by_run["spent_usd"]] == ["1", "2"]
     assert spend(tmp_path, "--by", "model")["spent_usd"] == {FLUX: pytest.approx(3 * PRICE_USD)}
+    assert spend(tmp_path, "--by", "vendor")["spent_usd"] == {"runcomfy": pytest.approx(3 * PRICE_USD)}
     assert spend(tmp_path, "out/1")["total_usd"] == pytest.approx(2 * PRICE_USD)
 
 
