@@ -48,6 +48,8 @@ class SystemClock:
         self._tick_s, self._pause_s = tick_s, pause_s
         self._paused_s = 0.0
         self._seen_s = self._seen_wall_s = 0.0
+        # Readings before both are no pause. Without ticks, of a loop that was closed, they pass.
+        self._fresh_until_s = self._fresh_until_wall_s = 0.0
         self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
 
     def now(self) -> datetime:
@@ -55,6 +57,8 @@ class SystemClock:
 
     def monotonic(self) -> float:
         now_s = time.monotonic()
+        if now_s < self._fresh_until_s and time.time() < self._fresh_until_wall_s:
+            return now_s - self._paused_s
         loop = asyncio._get_running_loop()
         if loop is not None:
             self._look(loop, now_s)
@@ -76,17 +80,18 @@ class SystemClock:
             self._note(now_s)
             loop.call_later(self._tick_s, self._tick, loop)
             return
-        limit_s = self._tick_s + self._pause_s
-        gap_s = now_s - self._seen_s
-        if gap_s <= limit_s and time.time() - self._seen_wall_s <= limit_s:
-            return
-        if gap_s > limit_s:
-            self._paused_s += gap_s - self._tick_s
+        if now_s < self._fresh_until_s:
+            if time.time() < self._fresh_until_wall_s:
+                return
+        else:
+            self._paused_s += now_s - self._seen_s - self._tick_s
         self.pauses += 1
         self._note(now_s)
 
     def _note(self, now_s: float) -> None:
         self._seen_s, self._seen_wall_s = now_s, time.time()
+        limit_s = self._tick_s + self._pause_s
+        self._fresh_until_s, self._fresh_until_wall_s = now_s + limit_s, self._seen_wall_s + limit_s
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         now_s = time.monotonic()

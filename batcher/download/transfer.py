@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -22,8 +21,6 @@ from batcher.media.file_types import HEAD_BYTES, identify
 from batcher.media.wholeness import is_whole
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from yarl import URL
 
     from batcher.clock import Clock
@@ -81,7 +78,8 @@ class Transfer:
         """
         await self._keep_or_restart(url)
         try:
-            async with self._open(url) as (response, answer):
+            response, answer = await self._open(url)
+            async with response:
                 await self._accept(answer)
                 await self._receive(response, answer)
                 tells_its_end = self._total_bytes is not None or _is_chunked(response)
@@ -106,22 +104,22 @@ class Transfer:
         if self._sink.size_bytes:
             await self._sink.restart()
 
-    @asynccontextmanager
-    async def _open(self, url: str) -> AsyncIterator[tuple[aiohttp.ClientResponse, MediaAnswer]]:
-        """The answer at the end of the redirects, each of them checked like the first URL."""
+    async def _open(self, url: str) -> tuple[aiohttp.ClientResponse, MediaAnswer]:
+        """The answer at the end of the redirects, each of them checked like the first URL.
+
+        The caller closes the response.
+        """
         target = self._wire.policy.check(url)
         for _ in range(self._wire.limits.max_redirects + 1):
             way = await self._wire.way.arguments(target, self._wire.guard)
             response = await self._wire.session.get(
                 target, headers=self._range_headers(), allow_redirects=False, **way
             )
+            answer = read_answer(response.status, response.headers, self._wire.clock.now())
+            if answer.status not in _REDIRECTS or answer.location is None:
+                return response, answer
             async with response:
-                now = self._wire.clock.now()
-                answer = read_answer(response.status, response.headers, now)
-                if answer.status not in _REDIRECTS or answer.location is None:
-                    yield response, answer
-                    return
-            target = self._wire.policy.follow(target, answer.location)
+                target = self._wire.policy.follow(target, answer.location)
         raise DownloadRefused(f"{self._shown}: redirected too often", "redirects")
 
     def _range_headers(self) -> dict[str, str]:

@@ -47,19 +47,19 @@ class Budget:
         """Whether there is a cap."""
         return self.max_cost_usd is not None
 
-    def price_usd(self, job: Job) -> float | None:
+    def price_usd(self, job: Job, priced_as: str) -> float | None:
         """What one attempt of ``job`` may cost in USD, by its price and by what others like it cost.
 
-        None if no price is known.
+        ``priced_as`` is the job's price key. None if no price is known.
         """
         price_usd = self._price_of(job)
-        return self._snapshot.costs.expected_usd(price_key(job), job.model, price_usd)
+        return self._snapshot.costs.expected_usd(priced_as, job.model, price_usd)
 
     def admits(self, job: Job) -> bool:
         """Whether the job fits now. Ask in the same step in which ``submitting`` is appended."""
         if self.max_cost_usd is None:
             return True
-        price_usd = self.price_usd(job)
+        price_usd = self.price_usd(job, price_key(job))
         after_usd = self.spent_usd() + self._snapshot.costs.missing_usd() + (price_usd or 0.0)
         fits = price_usd is not None and after_usd <= self.max_cost_usd + _CENT_FRACTION_USD
         self.left_out += not fits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from batcher.clock import Clock, time_of_day
 from batcher.engine.stop import Control
@@ -37,14 +37,17 @@ class Traffic(Protocol):
     def queued(self, model: str | None) -> None: ...
 
 
+_UNCOUNTED: Final = nullcontext()
+
+
 class Unlimited:
     """For a fixed ``-c``: no limit to discover."""
 
     def waiting(self, model: str | None) -> AbstractContextManager[None]:
-        return nullcontext()
+        return _UNCOUNTED
 
     def calling(self, model: str | None) -> AbstractContextManager[None]:
-        return nullcontext()
+        return _UNCOUNTED
 
     async def turn(self, model: str | None) -> None: ...
     def answered(self, model: str | None, took_s: float) -> None: ...
@@ -130,7 +133,7 @@ class ApiLine:
 
     async def call(self, exchange: Callable[[], Awaitable[T]]) -> T:
         """Wait for the gate, then make one exchange. Raises what the exchange raises."""
-        await self.turn()
+        await self._turns.take()
         await self.ready()
         return await self.exchange(exchange)
 

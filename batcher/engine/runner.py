@@ -122,8 +122,12 @@ class Runner:
             return
         task = self._tasks.create_task(self._guarded(work))
         self._live[task] = None
-        task.add_done_callback(lambda ended: self._live.pop(ended, None))
-        task.add_done_callback(lambda _: work.close())  # if cancelled before its start
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._live.pop(task, None)
+            work.close()  # if cancelled before its start
+
+        task.add_done_callback(ended)
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         """An error in a lane drains the run instead of crashing it."""

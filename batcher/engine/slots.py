@@ -116,11 +116,13 @@ class ModelCaps:
 
     def hold(self, model: str | None) -> None:
         """Count a request, even without room."""
-        self._held.update(self.patterns(model))
+        for one in self.patterns(model):
+            self._held[one] += 1
 
     def free(self, model: str | None) -> None:
         """A request has ended."""
-        self._held.subtract(self.patterns(model))
+        for one in self.patterns(model):
+            self._held[one] -= 1
 
     def strand(self, model: str | None) -> None:
         """A request that is no longer polled counts until the run ends."""

@@ -103,7 +103,7 @@ class Submitter:
 
     async def submit(self, job: Job) -> Outcome:
         """Submit ``job`` until it is answered; retries each refusal that surely created no request."""
-        terms, line = self._terms, self._lines.of(job.model)
+        terms, line, priced_as = self._terms, self._lines.of(job.model), price_key(job)
         while True:
             if terms.account is not None:
                 with line.standing_by(job.model):
@@ -117,25 +117,25 @@ class Submitter:
             # While local media were read, the run may have stopped or the budget been spent.
             if self._control.draining or not terms.budget.admits(job):
                 return Outcome.LEFT
-            if (refused := await self._reserve(job)) is Outcome.LEFT:
+            if (refused := await self._reserve(job, priced_as)) is Outcome.LEFT:
                 return Outcome.LEFT
             if refused is Outcome.PUT_OFF:
                 continue
             with self._critical():
-                outcome = await self._attempt(job, body, line)
+                outcome = await self._attempt(job, body, line, self._intend(job, priced_as))
             if outcome is Outcome.UNKNOWN:
                 outcome = HEALED[await self._healer.heal(job, line)]
             self._healer.ended(job)
             if outcome is not Outcome.PUT_OFF:
                 return outcome
 
-    async def _reserve(self, job: Job) -> Outcome | None:
+    async def _reserve(self, job: Job, priced_as: str) -> Outcome | None:
         """Reserve in the account's book; the outcome if that can't be, or if the run stops meanwhile."""
         if (account := self._terms.account) is None:
             return None
         budget = self._terms.budget
         attempt = next_attempt(self._ledger.snapshot.get(job.id))
-        refused = await account.reserve(job, attempt, budget.price_usd(job))
+        refused = await account.reserve(job, attempt, budget.price_usd(job, priced_as))
         if isinstance(refused, Crowded):
             return Outcome.PUT_OFF
         if refused is not None:
@@ -177,10 +177,11 @@ class Submitter:
         finally:
             self.posting.discard(task)
 
-    async def _attempt(self, job: Job, body: bytes | UnreadableMedia, line: ApiLine) -> Outcome:
+    async def _attempt(
+        self, job: Job, body: bytes | UnreadableMedia, line: ApiLine, intended: asyncio.Future[None]
+    ) -> Outcome:
         """Intent, POST, answer. Once the intent is durable, the POST leaves at once or not at all."""
-        intended = self._intend(job)
-        self._healer.posts(job)
+        self._healer.posts(job, line)
         if isinstance(body, UnreadableMedia):
             return await self._failed(job, LOCAL_MEDIA, body.reason)
         await intended
@@ -203,11 +204,11 @@ class Submitter:
         await self._keep(job, request)
         return Outcome.ACCEPTED
 
-    def _intend(self, job: Job) -> asyncio.Future[None]:
+    def _intend(self, job: Job, priced_as: str) -> asyncio.Future[None]:
         record = self._ledger.snapshot.get(job.id)
         fields: dict[str, Any] = {"model": job.model, "source": str(job.source), "digest": job.digest}
-        fields["price_usd"] = self._terms.budget.price_usd(job)
-        fields["priced_as"] = price_key(job)
+        fields["price_usd"] = self._terms.budget.price_usd(job, priced_as)
+        fields["priced_as"] = priced_as
         if not _on_record(job, record):
             fields["input"] = recorded(job.input)
             fields["meta"] = recorded(job.meta)
@@ -307,8 +308,10 @@ class Healer:
         for name in dict.fromkeys(self._healing.values()):
             yield f"{name} is asked what became of submissions without an answer"
 
-    def posts(self, job: Job) -> None:
+    def posts(self, job: Job, line: ApiLine) -> None:
         """A job's POST is about to leave."""
+        if line.provider.traits.traces is Tracing.NONE:
+            return
         lost = Lost(job.id, job.model, recorded(job.input), self._clock.now())
         self._open[job.id] = _Posted(lost, self._clock.monotonic())
 

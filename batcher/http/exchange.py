@@ -166,6 +166,7 @@ class Connection:
         self._network = network or Network()
         self._clock = clock
         self._limits = limits or ExchangeTimeouts()
+        self._get_timeout, self._post_timeout = self._limits.for_get(), self._limits.for_post()
         self._submitting: aiohttp.ClientSession | None = None
         self._asking: aiohttp.ClientSession | None = None
 
@@ -191,11 +192,14 @@ class Connection:
 
         The cause of an OutcomeUnknown holds the bytes received (see ``connections.heard_before``).
         """
-        total_s = self._limits.post_total_s(len(call.body or b""))
+        data, limit_s = _data(call.body), self._limits.post_total_s(len(call.body or b""))
+        if not isinstance(data, _Upload):  # it goes out with the headers: the silence begins now
+            limit_s = min(limit_s, self._limits.post_silence_s)
         try:
-            async with Deadline(self._clock, total_s) as deadline:
-                sent = partial(deadline.shorten, self._limits.post_silence_s)
-                return await self._exchange(self._submitting, call, self._limits.for_post(), sent)
+            async with Deadline(self._clock, limit_s) as deadline:
+                if isinstance(data, _Upload):
+                    data.sent = partial(deadline.shorten, self._limits.post_silence_s)
+                return await self._exchange(self._submitting, call, data, self._post_timeout)
         except BEFORE_SENDING as error:
             raise NotSent(self._told(error)) from error
         except CallError:
@@ -206,8 +210,8 @@ class Connection:
     async def ask(self, call: Call) -> ApiAnswer:
         """An exchange that may be repeated. Raises NotSent or Unavailable."""
         try:
-            timeout = self._limits.for_get(len(call.body or b""))
-            return await self._exchange(self._asking, call, timeout)
+            timeout = self._limits.for_get(len(call.body)) if call.body else self._get_timeout
+            return await self._exchange(self._asking, call, _data(call.body), timeout)
         except BEFORE_SENDING as error:
             raise NotSent(self._told(error)) from error
         except CallError:
@@ -219,35 +223,34 @@ class Connection:
         self,
         session: aiohttp.ClientSession | None,
         call: Call,
+        data: bytes | _Upload | None,
         timeout: aiohttp.ClientTimeout,
-        sent: Callable[[], None] = lambda: None,
     ) -> ApiAnswer:
-        """Send ``call`` once and read its answer. Raises what aiohttp raises, NotSent, Rejected.
-
-        ``sent`` is called when all of the body has gone out.
-        """
+        """Send ``call`` once and read its answer. Raises what aiohttp raises, NotSent, Rejected."""
         if session is None or session.closed:
             raise NotSent("the connection to the API is not open")
         async with session.request(
             call.method,
             call.url(self.endpoint.base_url),
-            data=_data(call.body, sent),
+            data=data,
             headers=self._headers(call),
             timeout=timeout,
             allow_redirects=False,
             **self._way,
         ) as response:
-            body = await _bounded_body(response, call.answer_max_bytes)
             return ApiAnswer(
                 status=response.status,
-                body=body,
+                body=await _bounded_body(response, call.answer_max_bytes),
                 retry_after=response.headers.get("Retry-After"),
                 redact=self.endpoint.redact,
                 headers=response.headers,
             )
 
-    def _headers(self, call: Call) -> CIMultiDict[str]:
-        headers = CIMultiDict(JSON_BODY if call.body is not None else {})
+    def _headers(self, call: Call) -> dict[str, str] | CIMultiDict[str]:
+        fixed = JSON_BODY if call.body is not None else {}
+        if not call.headers:
+            return {**fixed, **self.endpoint.authorization()}
+        headers = CIMultiDict(fixed)
         headers.update(call.headers)
         headers.update(self.endpoint.authorization())
         return headers
@@ -280,25 +283,24 @@ def _session(reuse_s: float) -> aiohttp.ClientSession:
 
 
 class _Upload(BytesIO):
-    """A body that reports when it has been sent completely."""
+    """A body that is sent in pieces. ``sent`` is called when all of it has gone out."""
 
-    def __init__(self, body: bytes, sent: Callable[[], None]) -> None:
+    sent: Callable[[], None] | None = None
+
+    def __init__(self, body: bytes) -> None:
         super().__init__(body)
-        self._size, self._sent = len(body), sent
+        self._size = len(body)
 
     def read(self, size: int | None = -1, /) -> bytes:
         piece = super().read(size)
-        if self.tell() == self._size:
-            self._sent()
+        if self.sent is not None and self.tell() == self._size:
+            self.sent()
         return piece
 
 
-def _data(body: bytes | None, sent: Callable[[], None]) -> bytes | BytesIO | None:
-    """A file-like body is sent in pieces. Bytes are sent at once with the headers and block the loop."""
-    if body is not None and len(body) > ONE_PIECE_BYTES:
-        return _Upload(body, sent)
-    sent()
-    return body
+def _data(body: bytes | None) -> bytes | _Upload | None:
+    """Bytes are sent at once with the headers and block the loop, so a long body is sent in pieces."""
+    return _Upload(body) if body is not None and len(body) > ONE_PIECE_BYTES else body
 
 
 async def _bounded_body(response: aiohttp.ClientResponse, most_bytes: int) -> bytes | None:

@@ -187,14 +187,16 @@ class Ledger:
         ``attempt`` defaults to the job's current one. Raises IllegalTransition, and the error that
         ended the ledger if a write failed before.
         """
-        if self._commit.error is not None:
-            raise self._commit.error
+        commit = self._commit
+        if commit.error is not None:
+            raise commit.error
         if "attempt" not in fields:
             record = self.snapshot.get(job)
             fields["attempt"] = record.attempt if record is not None else 0
         event = Event(event=name, at=iso(self._clock.now()), job=job, **fields)
-        self._begin()
-        place = self._place
+        if self._opening is not None or self._after:
+            self._begin()
+        place = self._base + commit.end
         record = self.snapshot.apply(event, place)
         if self.on_change is not None:
             self.on_change(job, record)
@@ -202,7 +204,7 @@ class Ledger:
             self._lines.remember(place, event)
         if self.on_durable is not None:
             self._not_durable.append((place, event))
-        return self._add(event)
+        return commit.add(encode_line(event, commit.group_start))
 
     def close_run(self, run: RunEvent) -> None:
         """Add the line that ends a run, if the run wrote anything."""

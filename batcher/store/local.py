@@ -48,6 +48,7 @@ class RunDir:
 
     def __init__(self, root: Path, disk: Disk, shard: Shard | None = None) -> None:
         self.root = root
+        self._media = root / MEDIA_NAME
         self.metadata = root / METADATA_NAME
         self.hidden = root / HIDDEN_NAME
         self._partials = self.hidden / (PARTIAL_NAME if shard is None else f"{PARTIAL_NAME}.{shard}")
@@ -158,14 +159,14 @@ class RunDir:
         There, and durable, after ``settle``.
         """
         self.check_writable()
-        self._moves.append((source, self.root / MEDIA_NAME / name))
+        self._moves.append((source, self._media / name))
         return f"{MEDIA_NAME}/{name}"
 
     def namesakes(self, name: str) -> list[str]:
         """The files under ``media/`` with this name; in any case if the file system ignores case."""
-        if self._disk.size(self.root / MEDIA_NAME / name) is None:
+        if self._disk.size(self._media / name) is None:
             return []
-        names = self._disk.list_dir(self.root / MEDIA_NAME)
+        names = self._disk.list_dir(self._media)
         return [name] if name in names else [n for n in names if n.casefold() == name.casefold()]
 
     async def outputs(self) -> AsyncIterator[str]:
@@ -209,7 +210,7 @@ class RunDir:
     def _move(self, moves: list[tuple[Path, Path]]) -> None:
         for source, target in moves:
             self._disk.rename(source, target)
-        self._disk.sync_dir(self.root / MEDIA_NAME)
+        self._disk.sync_dir(self._media)
 
     async def set_aside(self, replaced: Replaced) -> None:
         """Move the files of a superseded attempt out of the dataset, durably.

@@ -62,7 +62,7 @@ class RunComfy:
 
     async def result(self, request: Handle) -> Result:
         """See :meth:`batcher.ports.Provider.result`. Asks for the cost too."""
-        call = Call("GET", f"{_request_path(request.id)}/result", {"include_cost": "true"})
+        call = Call("GET", f"{_request_path(request.id)}/result?include_cost=true")
         return answers.result(await self._connection.ask(call), self._clock.now(), request.id)
 
     async def cancel(self, request: Handle) -> CancelOutcome:
