@@ -33,7 +33,7 @@
         ├── DownloadStalled     transient   tried for as long as allowed without a byte of progress
         └── DownloadRefused     permanent   a host, a size or a body that we don't accept
 
-``kind`` is only decided where an error enters (the providers and the downloader). A *transient* call may
+``kind`` is decided when an error enters (in the providers and the downloader). A *transient* call may
 be repeated, a *permanent* one would fail again, and an *ambiguous* one may have cost money: it is never
 repeated unless the user asks for it.
 """

@@ -89,7 +89,7 @@ class MetricsFile(Deaf):
         self._spans_s[name] = (total_s + span_s, count + 1)
 
     def _running(self) -> Iterator[str]:
-        yield from self._gauge("live", "Whether a run goes on.", 1)
+        yield from self._gauge("live", "Whether a run is in progress.", 1)
         yield from self._common(self._view.money().spent_usd)
         view = self._view
         counts = {"done": view.done, "failed": view.failed, "unknown": view.unknown}
@@ -97,7 +97,7 @@ class MetricsFile(Deaf):
         yield from self._labelled("jobs", "gauge", "Jobs by state.", "state", counts)
 
     def _at_rest(self, ending: Ending, now: float) -> Iterator[str]:
-        yield from self._gauge("live", "Whether a run goes on.", 0)
+        yield from self._gauge("live", "Whether a run is in progress.", 0)
         yield from self._gauge("last_end_timestamp_seconds", "When the last run ended.", now)
         yield from self._gauge("exit_code", "Exit code of the last run.", ending.exit_code)
         summary = ending.summary

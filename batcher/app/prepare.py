@@ -33,7 +33,7 @@ ASK_FROM_JOBS = 20
 
 
 class Question(NamedTuple):
-    """A doubt about a purchase, and the option that answers it where there is no user to ask."""
+    """A doubt about a purchase, and the option that answers it if there is no user to ask."""
 
     text: str
     flag: str

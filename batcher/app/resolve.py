@@ -132,7 +132,7 @@ def _unknown(snapshot: Snapshot, run_dir: Path, job_id: str) -> JobRecord:
         listing = command("status", as_path(run_dir), "--list", "unknown")
         raise UsageError(f"{job_id}: no such job in the ledger; these are unknown: {listing}")
     if record.state is not State.UNKNOWN:
-        raise UsageError(f"{job_id}: is {record.state}, there is nothing to settle")
+        raise UsageError(f"{job_id}: is {record.state}, there is nothing to resolve")
     return record
 
 

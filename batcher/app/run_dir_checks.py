@@ -66,7 +66,7 @@ def moved_since(snapshot: Snapshot, store: RunDir, disk: Disk) -> str | None:
     return (
         f"{store.root}: is not the directory that its last run wrote (on {visible(last.host or '?')}), "
         "but a copy of it, restored, or moved from another disk. If the other one is still in use, both "
-        "would buy the same jobs: go on in one of them only"
+        "would buy the same jobs: continue in one of them only"
     )
 
 

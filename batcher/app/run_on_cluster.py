@@ -25,7 +25,7 @@ async def run_on_cluster(options: Options, address: str, run_shard: RunShard, ho
     """Like ``run``, on the workers of the Dask cluster at ``address``; each runs ``run_shard``.
 
     Raises UsageError for options that a cluster can't honour, UnreachableError if there is no cluster,
-    and whatever ``run`` raises.
+    and what ``run`` raises.
     """
     place = place_of(address)
     check_divisible(options)
@@ -56,6 +56,6 @@ def _snapshot(run_dir: Path, host: Host) -> Snapshot:
 
 
 def _check_free(run_dir: Path, host: Host) -> None:
-    """Raises LockedError if another run is active, before any worker is started in vain."""
+    """Raises LockedError if another run is active, before any worker is started."""
     if segments_in(run_dir, host.disk):
         check_free(run_dir / HIDDEN_NAME, host.disk)

@@ -201,7 +201,7 @@ def _unknowns(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[st
     first = command("resolve", as_path(summary.run_dir), unknown[0][0])
     sandboxed = snapshot.last_run is not None and snapshot.last_run.api == SANDBOX_API
     place = "the sandbox's list" if sandboxed else _pages(vendors)
-    yield f"  look for them on {place}, then settle each, as in"
+    yield f"  look for them on {place}, then resolve each, as in"
     if sandboxed:
         yield f"    {command('sandbox', 'generations', as_path(summary.run_dir))}"
     yield f"    {first} --request-id ID"

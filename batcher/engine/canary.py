@@ -118,7 +118,7 @@ class Canary:
             why = f"{bad} did not go well, more than --canary-failures {self.limit}"
             return StoppedError(f"{report}; {why}: nothing more was submitted")
         if not self.go_on(report):
-            return StoppedError(f"{report}; you chose not to go on: the rest stays pending")
+            return StoppedError(f"{report}; you chose to stop: the rest stays pending")
         return None
 
 

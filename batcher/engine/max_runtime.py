@@ -29,7 +29,7 @@ async def end_in_time(
     while (left_s := pace.ends_s - clock.monotonic()) > (tail_s := _tail_s(pace, longest_s())):
         await clock.sleep(min(left_s - tail_s, LOOK_AGAIN_S))
     over = OutOfTimeError(
-        f"--max-runtime of {pace.max_runtime_s:g} s is over: run again to go on with the rest"
+        f"--max-runtime of {pace.max_runtime_s:g} s is over: run again to continue with the rest"
     )
     control.drain(over)
     await clock.sleep(max(0.0, pace.ends_s - clock.monotonic() - pace.grace_s))

@@ -70,7 +70,7 @@ HEALED = {
 
 @dataclass(frozen=True, slots=True)
 class UnreadableMedia:
-    """Stands for the body of a job whose local media can't be sent."""
+    """Replaces the body of a job whose local media can't be sent."""
 
     reason: str
 
@@ -228,7 +228,7 @@ class Submitter:
         except RunDirError as error:
             raise RunDirError(
                 f"{error}\njob {job.id} was accepted as request {request.id}, which could not be "
-                f"recorded; settle it later: {self._resolve_command(job, request.id)}"
+                f"recorded; resolve it later: {self._resolve_command(job, request.id)}"
             ) from error
 
     def _resolve_command(self, job: Job, request_id: str) -> str:

@@ -19,7 +19,7 @@ CODE_WRAPPERS: Final = ("error", "errors", "detail", "data")
 
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._~-]{{1,{REQUEST_ID_MAX_CHARS}}}")
 _CODE = re.compile(r"[0-9]{1,9}")
-# The status line, and all headers up to the first empty line, whatever they hold.
+# The status line, and all headers up to the first empty line, valid or not.
 _HEAD = re.compile(rb"HTTP/[0-9.]+ +([0-9]{3})\b.*?\r?\n\r?\n", re.DOTALL)
 _CHUNK_LINE = re.compile(rb"\r\n[0-9A-Fa-f]{1,8}(;[^\r\n]*)?\r\n")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

@@ -8,7 +8,7 @@ variable (lower case wins)             meaning
 ``NO_PROXY``                           hosts that are reached directly: names, ``.domain``, addresses
                                        and networks, each with or without a port; ``*`` is all
 ``SSL_CERT_FILE``, ``SSL_CERT_DIR``    certificate authorities to trust besides the system's
-``REQUESTS_CA_BUNDLE``,                the same, where other tools look for it: a file or a folder
+``REQUESTS_CA_BUNDLE``,                the same, as other tools name it: a file or a folder
 ``CURL_CA_BUNDLE``
 =====================================  ===========================================================
 

@@ -1,4 +1,4 @@
-"""What HTTP itself says of a call that was answered with a status, whatever the vendor."""
+"""The meaning of HTTP statuses, the same for all vendors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CLEARLY_REJECTED: Final = frozenset(
     {400, 405, 406, 411, 412, 413, 414, 415, 416, 417, 421, 422, 426, 428, 431, 451}
 )
 """The request was not carried out (RFC 9110 section 15.5, RFC 6585). 408, 409, 425, 499 and the rest
-may stand for work that began, for example if a proxy gave up waiting."""
+may mean that work began, for example if a proxy timed out."""
 
 BY_STATUS: Final[dict[int, type[CallError]]] = {
     401: AuthRefused,

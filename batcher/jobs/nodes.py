@@ -102,7 +102,10 @@ def problems_of(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         elif is_override(name) and node_and_name(name) is None:
             yield name, f"leads to no input of a node: write {form}"
         elif is_override(name) and isinstance(value, dict) and value.keys() == {"glob"}:
-            yield name, f"a pattern of files goes by its path: {name}: {{glob: ...}}, not into a map"
+            yield (
+                name,
+                f"write a pattern of files under its path, {name}: {{glob: ...}}, and not inside a map",
+            )
 
 
 def is_link(name: str, value: object) -> bool:

@@ -145,7 +145,7 @@ class BookFile:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """While it is open nobody appends. Needs the lock; keep it short. Raises RunDirError."""
+        """While it is open, no process appends. Needs the lock; keep it short. Raises RunDirError."""
         with writing(self.path):
             descriptor = self._opened(fcntl.LOCK_EX)
         try:

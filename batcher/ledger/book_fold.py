@@ -24,7 +24,7 @@ Key = tuple[str, str, int]
 
 
 class Attempts:
-    """The last line of each attempt, and the lines that stand for many."""
+    """The last line of each attempt, and the lines that replace many."""
 
     def __init__(self) -> None:
         self.by_key: dict[Key, Entry] = {}
@@ -73,7 +73,7 @@ def is_begun_anew(before: Entry, entry: Entry) -> bool:
 
 
 def paid_number(job: str, digest: str | None) -> int:
-    """What stands for a job and its inputs in a fold."""
+    """A hash of a job and its inputs, as folds keep it."""
     hashed = hashlib.blake2b(f"{job}\0{digest}".encode("utf-8", "replace"), digest_size=8).digest()
     return int.from_bytes(hashed, "big") >> 1
 

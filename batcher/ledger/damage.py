@@ -55,7 +55,7 @@ def _looks_like(head: bytes, path: Path) -> tuple[str, str] | None:
 def blanking(path: Path, line_number: int) -> str:
     """How to continue without one line: it is blanked in place, so that no other line moves."""
     return (
-        f"To go on without this line (the file before it is kept): `{_blank(path, line_number)}`; "
+        f"To continue without this line (the file before it is kept): `{_blank(path, line_number)}`; "
         f"then look at `batcher status {shlex.quote(str(path.parent))}`"
     )
 
@@ -68,7 +68,7 @@ def _by_hand(path: Path, line_number: int) -> str:
     accept = f"""sed -i.damaged -E 's/,"group":[0-9]+\\}}$/}}/' {shlex.quote(str(path))}"""
     return (
         "Put the ledger back from a backup. Without one: a single line that is spoilt can be blanked in "
-        f"place, `{_blank(path, line_number)}`; where lines were added, removed, sorted or rewritten on "
+        f"place, `{_blank(path, line_number)}`; if lines were added, removed, sorted or rewritten on "
         f"purpose, accept them as they stand, `{accept}`. Then look at `batcher status "
         f"{shlex.quote(str(path.parent))}`: a job that no line mentions any more would be bought again"
     )

@@ -103,7 +103,7 @@ def foreign_group(raw: bytes) -> int:
 def blocks_of(file: BinaryIO, offset: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
     """Whole lines, a megabyte at a time, each block with its byte offset; from ``file``'s position.
 
-    A last line without its newline comes in a block of its own.
+    A last line without its newline is a separate block.
     """
     rest = b""
     while block := file.read(BLOCK_BYTES if end is None else min(BLOCK_BYTES, end - offset - len(rest))):
@@ -127,7 +127,7 @@ def lines_of(file: BinaryIO, offset: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def events_naming(path: Path, request_id: str, disk: Disk) -> Iterator[Event]:
-    """The lines of a segment that contain ``request_id``, whatever its current state."""
+    """The lines of a segment that contain ``request_id``, in any state of its job."""
     named = encode(request_id)
     with disk.open_read(path) as file:
         for _, raw in lines_of(file):

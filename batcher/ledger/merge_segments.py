@@ -69,7 +69,7 @@ class Course:
 def read_into(snapshot: Snapshot, run_dir: Path, lines: LineReader, disk: Disk) -> dict[str, Tail]:
     """Fold all segments of the ledger in ``run_dir``; returns how each ends.
 
-    Raises LedgerError where it is damaged.
+    Raises LedgerError if it is damaged.
     """
     names = segments_in(run_dir, disk)
     begun = [name for name in names if disk.size(begun_mark(run_dir, name)) is not None]

@@ -134,7 +134,7 @@ class _Folding:
 
 def _moved(group: int, offset: int) -> str:
     return (
-        f"this line stands at byte {offset} and was not written there (its group begins at byte "
+        f"this line is at byte {offset} and was not written there (its group begins at byte "
         f"{group}): something else rewrote the file, or added or removed lines"
     )
 

@@ -38,7 +38,7 @@ def take_hold(hidden: Path, shard: Shard | None, disk: Disk) -> Callable[[], Non
 
 
 def is_held(hidden: Path, disk: Disk) -> bool:
-    """Whether anybody is at work in the directory."""
+    """Whether a run is active in the directory."""
     try:
         check_free(hidden, disk)
     except LockedError:
@@ -47,7 +47,7 @@ def is_held(hidden: Path, disk: Disk) -> bool:
 
 
 def check_free(hidden: Path, disk: Disk) -> None:
-    """Raises LockedError if anybody is at work in the directory."""
+    """Raises LockedError if a run is active in the directory."""
     with _starting(hidden, disk):
         _try(hidden, _locks(hidden, disk), disk)
 

@@ -105,7 +105,7 @@ def _job(spec: ModelSpec | None) -> dict[str, Any]:
 
 
 def _inputs(spec: ModelSpec | None, reserved: Mapping[str, Any]) -> dict[str, Any]:
-    """A mapping of inputs; ``reserved`` keys may stand beside them."""
+    """A mapping of inputs; ``reserved`` keys may be among them."""
     if spec is None:
         return {"type": ["object", "null"]}
     fields = {name: _field(spec, name) for name in spec.fields if name not in reserved}

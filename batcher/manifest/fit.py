@@ -23,7 +23,7 @@ from batcher.manifest.media import LocalFiles, MediaError
 from batcher.schema.spec import ModelSpec
 
 NO_SCHEMA_FOR_ALL = (
-    "'*' means whatever is no input of the model, and the inputs of {model} are not known: "
+    "'*' means every column that is no input of the model, and the inputs of {model} are not known: "
     "name the columns"
 )
 NODES_SHOWN = 12
@@ -92,7 +92,7 @@ def hinted(name: str, what: str) -> str:
     word = shlex.quote(name)
     return (
         f"{what} (--meta {word} keeps it with the results, --ignore {word} drops it, --extra {word} "
-        "sends it all the same)"
+        "sends it anyway)"
     )
 
 

@@ -352,7 +352,7 @@ def _under(top: Any, inside: str) -> Any:
     for key in inside.split("."):
         if not isinstance(value, dict) or key not in value:
             known = ", ".join(map(str, value)) if isinstance(value, dict) else "nothing"
-            raise ShapeError(f"nothing stands under {inside!r} ({key!r} is not among: {known})")
+            raise ShapeError(f"there is nothing under {inside!r} ({key!r} is not among: {known})")
         value = value[key]
     return value
 

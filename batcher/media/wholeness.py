@@ -155,7 +155,7 @@ def _declared(layout: str, at: int) -> Callable[[BinaryIO, int], bool]:
 
 
 def _zip(file: BinaryIO, size: int) -> bool:
-    """The end of the central directory is where it says (APPNOTE 4.3.16)."""
+    """The end of the central directory is at the offset that it gives (APPNOTE 4.3.16)."""
     start = max(0, size - TAIL_BYTES - 22)
     file.seek(start)
     tail = file.read()

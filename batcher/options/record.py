@@ -21,7 +21,7 @@ from batcher.options.table import BY_KEY
 
 _TEXT_MAX_CHARS = 64 * 1024
 _PLACES = ("output", "state_dir")
-"""A reader knows where the run directory is."""
+"""Readers get the run directory's path themselves."""
 
 
 def record_of(given: Given, run_dir: Path) -> Asked | None:

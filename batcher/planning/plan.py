@@ -335,7 +335,7 @@ def _leavers(plan: Plan, snapshot: Snapshot, selection: Selection) -> None:
 
 
 def _finish(plan: Plan, job_id: str, record: JobRecord) -> None:
-    """Watch or download what was paid for, whatever became of the job's row."""
+    """Poll or download what was paid for, even if the job's row has changed or left."""
     if record.state is State.SUBMITTED:
         plan.resumed.append(job_id)
     elif _by_state(record, Policy()).action is Action.COLLECT:

@@ -1,1 +1,1 @@
-"""The APIs that jobs can be sent to, one room each."""
+"""The APIs that jobs can be sent to: one module or package for each vendor."""

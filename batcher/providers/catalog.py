@@ -8,7 +8,7 @@ source         when
 ``cache``      asked for within the last 24 hours, and ``refresh`` was not asked for
 ``catalogue``  the API answered just now
 ``stale``      the API could not be asked (or we are offline), and it once answered
-``stored``     the same, and a run kept what it went by in its run directory
+``stored``     the same, and an earlier run kept the entry in its run directory
 ``built-in``   the same, nothing is kept, but the model is documented (docs/api.md, "Inputs")
 ``none``       the same, and nothing is known of the model
 ``unknown``    the API says that there is no such model, or none can have such a name
@@ -160,8 +160,8 @@ def is_possible(model: str) -> bool:
 class Catalog:
     """The catalogue through its cache. ``service`` None is offline: only local sources are used.
 
-    No inquiry takes longer than ``limit_s``. With ``persists`` an API that can't be reached is asked
-    until then, if nothing is known of a model.
+    No inquiry takes longer than ``limit_s``. With ``persists``, an API that can't be reached is asked
+    again until then if no spec of a model is known.
     """
 
     service: CatalogueCalls | None

@@ -51,7 +51,7 @@ from batcher.schema.object_info import workflow_schema
 ASKS_ALWAYS_S: Final = 0.0
 """For how long an answer about a deployment counts: its owner may change it at any time."""
 DESCRIPTION_MAX_BYTES: Final = 64 << 20
-"""ComfyUI with many custom nodes describes itself at length."""
+"""ComfyUI's description is long if it has many custom nodes."""
 WEEK_S: Final = 7 * 86_400.0
 DOMAINS: Final = ("runcomfy.net", "runcomfy.com")
 VERSIONS: Final = ("/v1", "/v2")
@@ -126,7 +126,7 @@ class Deployments:
         return {}
 
     def _address(self, request: Handle, call: str) -> str:
-        """Where to ask: as the answer to the POST said, else as documented.
+        """The path to ask at: the one in the answer to the POST, else the documented one.
 
         A ledger holds paths, so that no token goes elsewhere even if the file was edited.
         """
@@ -188,7 +188,7 @@ class DeploymentList:
         return {"models": shown[offset : offset + limit], "total": len(shown)}
 
     async def _schema(self, payload: object) -> dict[str, Any]:
-        """The ``input_schema`` of an entry; none if the deployment doesn't show what it takes."""
+        """The ``input_schema`` of an entry; empty if the deployment doesn't describe its inputs."""
         if not isinstance(payload, dict):
             return {}
         if isinstance(payload.get("input_schema"), dict):
@@ -218,7 +218,7 @@ class DeploymentList:
 
 
 def is_vendors(url: str) -> bool:
-    """Whether a URL is on a host of the vendor's: only such are asked for descriptions."""
+    """Whether a URL is on one of the vendor's hosts: only these are asked for descriptions."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""

@@ -1,4 +1,4 @@
-"""What answers about deployments mean, where that differs from the Model API (``runcomfy.answers``).
+"""The meaning of answers about deployments, if it differs from the Model API's (``runcomfy.answers``).
 
 =====================================  ==========================  ==========================
 answer                                 to a submission             to any other call
@@ -10,7 +10,7 @@ code 10002, 10003, at any status       Unusable                    Unavailable
 all else                               as the Model API            as the Model API
 =====================================  ==========================  ==========================
 
-``outputs`` are by node and channel. A cancel of a running request is accepted, and not yet an end.
+``outputs`` are by node and channel. An accepted cancel of a running request does not end it yet.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _is_text(channel: str, entry: Any) -> bool:
 def cancellation(answer: ApiAnswer, now: datetime, request_id: str) -> CancelOutcome:
     """The outcome of a cancel. Raises by the table's second column.
 
-    An accepted cancel of a request that is still under way was asked for, and is not yet an end.
+    If the request is still in flight, an accepted cancel is only REQUESTED: the request has not ended.
     """
     outcome = answers.cancellation(answer, now, request_id)
     document = document_of(answer.body)
@@ -144,7 +144,7 @@ def cancellation(answer: ApiAnswer, now: datetime, request_id: str) -> CancelOut
 
 
 def listed(answer: ApiAnswer, now: datetime) -> list[dict[str, Any]]:
-    """The deployments of an account. Whether they come in an object is not documented."""
+    """The deployments of an account: a list, or an object with one (which one is not documented)."""
     found: Any = answer.body
     try:
         found = msgspec.json.decode(answer.body or b"")

@@ -1,6 +1,6 @@
 """fal's queue API as a provider. A model's name is ``fal:`` and its endpoint: ``fal:fal-ai/flux/dev``.
 
-Three hosts of one vendor take the same key, each over a connection of its own: the queue, the Platform
+Three hosts of one vendor take the same key, each over a separate connection: the queue, the Platform
 API (catalogue, prices, costs, balance) and the storage of uploads.
 """
 
@@ -57,9 +57,9 @@ MODEL_ID_MAX_CHARS: Final = 300
 MODELS_KEPT: Final = 256
 WEEK_S: Final = 7 * 86_400.0
 NO_RETRY: Final = {"x-fal-no-retry": "1"}
-"""One POST buys one generation. By default fal starts one that lost its runner again, up to 10 times; a
-lost runner may have paid a model that fal only passes on. Our own attempts are in the ledger and the
-budget, and the user decides on them."""
+"""One POST buys one generation. By default fal restarts a request that lost its runner, up to 10 times,
+and each start may cost money. Our own attempts are in the ledger and the budget, and the user limits
+them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class Fal:
         return cancellation(answer, self._clock.now())
 
     async def trace(self, lost: Sequence[Lost], known: Callable[[str], bool]) -> dict[str, Trace]:
-        """The requests of lost attempts, by what fal lists. What is not listed stays undecided."""
+        """The requests of lost attempts, found in fal's list. Attempts not listed stay undecided."""
         traces: dict[str, Trace] = {}
         for model in dict.fromkeys(one.model for one in lost):
             traces |= await self._found([one for one in lost if one.model == model], known)
@@ -184,7 +184,7 @@ def endpoint_path(model: str) -> str:
 
 
 def app_path(model: str) -> str:
-    """The part of a model's path that its requests are under: owner and app, without the rest."""
+    """The part of a model's path that the paths of its requests begin with: owner and app."""
     segments = endpoint_path(model).split("/")
     return "/".join(segments[: 3 if segments[0] in NAMESPACES else 2])
 

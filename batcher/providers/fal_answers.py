@@ -6,7 +6,7 @@ A submission, and every other call:
 answer                                          to a submission     to any other call
 ==============================================  ==================  ==================
 2xx with a usable ``request_id``                that request        (the answer)
-402; 403 "User is locked" (whatever reason)     BalanceExhausted    BalanceExhausted
+402; 403 "User is locked" (for any reason)      BalanceExhausted    BalanceExhausted
 401, any other 403                              AuthRefused         AuthRefused
 429                                             TurnedAway          TurnedAway
 503 with ``Retry-After``                        OutcomeUnknown      TurnedAway
@@ -20,10 +20,10 @@ the request may be in the queue. fal's own client sends it again; we never do.
 
 The status of a request is ``IN_QUEUE`` or ``IN_PROGRESS`` (HTTP 202) or ``COMPLETED`` (200), which only
 says that it has ended. Then the result is the model's bare JSON (200), or the HTTP status and the body
-*of the failure*. So an error there may be about the request or about the asking. It is the request's if
+*of the failure*. So an error there may be about the request or about the GET. It is the request's if
 something says so: an ``error`` beside the status, a header ``X-Fal-Error-Type`` or ``X-Fal-Retryable``,
 an ``error_type`` or a list of typed ``detail`` in the body; or a 4xx that can't be about a GET. All
-others are errors of the asking: to take one for a failure would be to lose an output that was paid for.
+others are errors of the GET: if one counted as a failure, an output that was paid for would be lost.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ TYPES_SHOWN: Final = 3
 
 STATUSES: Final[dict[int, type[CallError]]] = {**BY_STATUS, 429: TurnedAway}
 OF_THE_INPUTS: Final = frozenset({400, 405, 413, 415, 422, 451})
-"""Statuses of a result that say nothing of a GET without a body: they are the failure's."""
+"""Statuses of a result that can't be about a GET without a body: they are the failure's."""
 NEVER_A_FAILURE: Final = frozenset({401, 402, 429})
 MAY_PASS: Final = frozenset(
     {"internal_server_error", "generation_timeout"}
     | {"downstream_service_error", "downstream_service_unavailable"}
 )
-"""Types of a model's error that another attempt may not meet."""
+"""Types of a model's errors that another attempt may avoid."""
 CANCELLED_TYPE: Final = "client_cancelled"
 PHASES: Final = {
     "in_queue": Phase.QUEUED,
@@ -98,10 +98,10 @@ ENDED: Final = Standing(Phase.SUCCEEDED, "COMPLETED")
 
 
 def submission(answer: ApiAnswer, now: datetime, model: str, base_url: str) -> Handle:
-    """The request that a POST of a job was answered with. Raises by the table's first column.
+    """The request in the answer to a job's POST. Raises by the table's first column.
 
-    Of the URLs in the answer, those are kept that are at the origin of ``base_url`` and are about this
-    request; the others follow from the id.
+    Keeps the answer's URLs that are at the origin of ``base_url`` and about this request; the others are
+    derived from the id.
     """
     document = document_of(answer.body)
     request_id = own_id(document, answer.redact) if answer.ok else None
@@ -146,7 +146,7 @@ def standing(answer: ApiAnswer, now: datetime, request_id: str) -> Standing:
 def outcome(answer: ApiAnswer, now: datetime, seen: Standing) -> Result:
     """What the answer at the result's URL says of a request that has ended.
 
-    Raises by the table's second column for errors that are about the asking.
+    Raises by the table's second column for errors of the GET.
     """
     document = document_of(answer.body)
     if answer.ok:
@@ -226,7 +226,7 @@ def _failure(answer: ApiAnswer, document: dict[str, Any], seen: Standing) -> Res
 def _may_pass(answer: ApiAnswer, types: list[str]) -> bool:
     """Whether another attempt may succeed: by the header if there is one, else by the types.
 
-    Then no code of the inputs (422) is recorded: it would make the failure a refusal.
+    If so, the inputs' code (422) is not recorded, because it would make the failure a refusal.
     """
     told = _retryable(answer)
     return bool(types) and set(types) <= MAY_PASS if told is None else told

@@ -29,7 +29,7 @@ _REFERENCE: Final = "#/components/schemas/"
 
 
 class Platform:
-    """The calls, over a connection of their own: their host is another than the queue's."""
+    """The calls, over a separate connection, because their host differs from the queue's."""
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
@@ -65,7 +65,7 @@ class Platform:
         return {"models": entries, "total": sys.maxsize if more else end}
 
     async def _prices(self, endpoints: list[str]) -> dict[str, dict[str, Any]]:
-        """The prices of one unit, this account's discounts included; nothing of those not known."""
+        """The prices of one unit, including this account's discounts; unknown ones are left out."""
         known: dict[str, dict[str, Any]] = {}
         for first in range(0, len(endpoints), IDS_PER_CALL):
             asked = endpoints[first : first + IDS_PER_CALL]
@@ -131,7 +131,7 @@ class Platform:
 
 
 class BilledCosts:
-    """Asks for the costs of requests. While one call is out, the next one's ids gather."""
+    """Asks for the costs of requests. Ids that arrive during a call are collected for the next one."""
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform

@@ -1,6 +1,6 @@
 """Local media as fal takes them: small files inline, larger ones uploaded once for each content.
 
-The address that a file is sent to is another host's and signed: it never gets the key.
+Files are sent to signed URLs on other hosts, which never get the key.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def content_in(url: str) -> str | None:
 
 
 class Storage:
-    """fal's file storage. ``connection`` goes to the host that hands out addresses for uploads."""
+    """fal's file storage. ``connection`` leads to the host that issues the URLs for uploads."""
 
     def __init__(self, connection: Connection, clock: Clock, network: Network) -> None:
         self._connection = connection
         self._clock = clock
         self._network = network
         self._urls: dict[str, str] = {}
-        """The address of each uploaded content, by its SHA-256."""
+        """The URL of each uploaded content, by its SHA-256."""
         self._turns: dict[str, asyncio.Lock] = {}
 
     async def body(self, job: Job) -> bytes:
@@ -110,7 +110,7 @@ class Storage:
 
 
 def _check_stored(answer: ApiAnswer) -> None:
-    """Raises Unavailable or Rejected. What a storage host says is no verdict on the key."""
+    """Raises Unavailable or Rejected: a storage host's answer does not tell whether the key is valid."""
     if answer.ok:
         return
     told = f"HTTP {answer.status}: the file was not stored"

@@ -3,9 +3,9 @@
 fal lists requests with their inputs, some time after they have ended. A request that is not listed
 proves nothing: it may be running, or be listed later. So a submission is found or stays undecided.
 
-What a listed request has more than the submission must be the model's defaults, which fal may have
-filled in: else it is another job's, perhaps of another run directory. An entry whose inputs or time
-can't be read might be the one, or a second one: then nothing is found.
+Additional inputs of a listed request must be the model's defaults, which fal may have filled in;
+otherwise it belongs to another job, perhaps of another run directory. If the inputs or the time of an
+entry can't be read, it might be the one, or a second one: then nothing is found.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ RECORD_KEYS: Final = frozenset({"path", "sha256"})
 
 
 def unused(items: Iterable[Mapping[str, Any]], known: Callable[[str], bool]) -> list[Mapping[str, Any]]:
-    """The listed requests that no ledger line has."""
+    """The listed requests that no ledger line names."""
     return [item for item in items if not known(str(item.get("request_id")))]
 
 
 def found_among(
     lost: Sequence[Lost], items: Iterable[Mapping[str, Any]], schema: Mapping[str, Any] | None
 ) -> dict[str, Trace]:
-    """The requests of submissions to one model, by job id, among the ``items`` that none has yet.
+    """The requests of submissions to one model, by job id, among ``items`` that belong to no job yet.
 
     ``schema`` is that of the model's inputs, None if it isn't known.
     """

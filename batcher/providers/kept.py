@@ -1,6 +1,6 @@
 """The catalogue entries that a run used, kept in its run directory: ``.batcher/specs.json``.
 
-They record by which schema the jobs were checked and their prices at that time. They are also used if
+They record the schemas by which the jobs were checked, and the prices then. They are also used if
 the catalogue can't be reached and the cache is on another machine. Like the cache they are optional: a
 broken file is ignored, and a failed write too.
 """

@@ -52,7 +52,7 @@ def match(
 ) -> dict[str, Trace]:
     """What became of each lost submission that is certain, by job id.
 
-    ``known`` says that a request belongs to another attempt. ``is_settled`` says that whatever a
+    ``known`` says that a request belongs to another attempt. ``is_settled`` says that everything that a
     submission created is surely listed by now: only then can "nothing" be the answer. ``fits`` says
     whether a request is one of a submission's job; None if that can't be told.
     """

@@ -29,7 +29,7 @@ PREFIXES: Final[dict[str, str]] = {
     "replicate:": "replicate",
     "fal:": FAL,
 }
-"""What the names of a vendor's models begin with, and the vendor. All others are RunComfy's."""
+"""Prefixes of model names, with their vendors. Names without one are RunComfy's."""
 
 
 def opener_of(name: str) -> Opener:

@@ -130,7 +130,7 @@ class Replicate:
         return {"models": models, "total": len(models)}
 
     async def _ask(self, call: Call) -> dict[str, Any]:
-        """The object that a call which may be repeated is answered with. Raises like ``result``."""
+        """The object in the answer to a call that may be repeated. Raises like ``result``."""
         answer: ApiAnswer = await self._connection.ask(call)
         return answers.called(answer, self._clock.now())
 
@@ -145,7 +145,7 @@ class Replicate:
         }
 
     def _other_urls(self, prediction: str, urls: Any) -> dict[str, str] | None:
-        """The URLs at this API that an answer named, if they are other than those made from the id."""
+        """The URLs of this API in an answer, if they differ from those made from the id."""
         if not isinstance(urls, dict):
             return None
         usual = {

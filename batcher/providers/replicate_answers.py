@@ -40,7 +40,7 @@ PREFIX: Final = "replicate:"
 DEPLOYMENTS: Final = "deployments"
 OUTPUT_DOMAIN: Final = "replicate.delivery"
 HIDDEN: Final = "hidden"
-"""What stands for the version of an official model."""
+"""The version that answers give for an official model."""
 REMOVED: Final = "paid, result lost: Replicate removes results an hour after their end"
 
 PHASES: Final = {
@@ -62,7 +62,7 @@ _RESETS = re.compile(r"resets in ~?\s*([0-9]{1,6}(?:\.[0-9]+)?)\s*s", re.IGNOREC
 
 
 class ModelName(NamedTuple):
-    """A model's name taken apart. ``path`` is ``owner/name``, of a model or of a deployment."""
+    """The parts of a model's name. ``path`` is ``owner/name``, of a model or of a deployment."""
 
     path: str
     version: str | None = None
@@ -86,7 +86,7 @@ class ModelName(NamedTuple):
 
 
 def model_name(model: str) -> ModelName:
-    """``replicate:owner/name[:version]`` or ``replicate:deployments/owner/name`` taken apart.
+    """The parts of ``replicate:owner/name[:version]`` or ``replicate:deployments/owner/name``.
 
     Raises NotFound: no model can have another name.
     """
@@ -109,7 +109,7 @@ def submission(answer: ApiAnswer, now: datetime) -> tuple[str, dict[str, Any]]:
 
 
 def called(answer: ApiAnswer, now: datetime) -> dict[str, Any]:
-    """The object that any other call is answered with. Raises by the second column."""
+    """The object in the answer to any other call. Raises by the second column."""
     document = _turned_away_or_document(answer, now)
     if answer.ok and document:
         return document
@@ -127,7 +127,7 @@ def prediction(answer: ApiAnswer, now: datetime, request_id: str) -> dict[str, A
 
 
 def result(document: dict[str, Any], answer: ApiAnswer, model: str, base_url: str) -> Result:
-    """What a prediction's object says. ``model`` is the name under which it was asked for."""
+    """The result in a prediction's object. ``model`` is the name that the job asked for."""
     word, output = document["status"], document.get("output")
     phase = PHASES.get(word, Phase.UNRECOGNISED)
     ran = phase is Phase.CANCELLED and word != ABORTED and document.get("started_at") is not None
@@ -149,7 +149,7 @@ def result(document: dict[str, Any], answer: ApiAnswer, model: str, base_url: st
 
 
 def cancellation(document: dict[str, Any]) -> CancelOutcome:
-    """What the object that answers a cancel says became of it."""
+    """The outcome of a cancel, by the object that answers it."""
     phase = PHASES.get(document["status"], Phase.UNRECOGNISED)
     if phase is Phase.CANCELLED:
         return CancelOutcome.CANCELLED
@@ -168,7 +168,7 @@ def file_urls(output: Any, base_url: str) -> tuple[str, ...]:
 
 
 def texts(output: Any) -> tuple[str, ...]:
-    """The outputs that are no files. A list of strings is one text, as language models give it."""
+    """The outputs that are not files. A list of strings is one text: language models return it so."""
     pieces = output if isinstance(output, list) else []
     if pieces and all(isinstance(one, str) and not one.startswith("data:") for one in pieces):
         whole = "".join(pieces)

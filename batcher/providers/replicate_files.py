@@ -33,7 +33,7 @@ Ask = Callable[[Call], Awaitable[dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Where an uploaded content is, and until when."""
+    """The URL of an uploaded content, and when it expires."""
 
     url: str
     expires_at: datetime
@@ -112,7 +112,7 @@ def _decoded(uri: str) -> tuple[str, bytes]:
 
 
 def _moment(text: Any) -> datetime | None:
-    """A moment of an answer, in ISO 8601 with its zone; None if it is none."""
+    """A time in an answer, in ISO 8601 with its zone; None if it is not one."""
     try:
         moment = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:

@@ -3,8 +3,8 @@
 A lost attempt's prediction is of its model, unknown to the ledger, created when its POST could have
 arrived, and has its inputs. Each of these is yes, no or perhaps: what differs only as a server may have
 rewritten it (``5`` and ``"5"``, white space, a file whose hash can't be asked) is perhaps. ``matching``
-makes verdicts of that. "Nothing was created" is one only from ``SETTLED`` after the intent, while the
-inputs of whatever was created then are surely still listed, and if the server's clock is known.
+turns that into verdicts. "Nothing was created" is one only from ``SETTLED`` after the intent, while the
+inputs of predictions created then are surely still listed, and only if the server's clock is known.
 
 Times are compared by that clock: the answers' ``Date`` tells how far ours is off.
 """
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     from batcher.clock import Clock
 
 SETTLED: Final = timedelta(seconds=90)
-"""After an intent; its POST has surely arrived then, or never will.
+"""Seconds after an intent by which its POST has arrived, or never will.
 
 The POST ends after at most 38 s (30 s, and its body of 512 KiB on the slowest line); a server that still
 holds it then is given almost a minute.
 """
 ASTRAY: Final = timedelta(minutes=10)
-"""So far from the intent a prediction is only perhaps its own: a clock may have been set meanwhile."""
+"""Within these seconds of the intent, a prediction is only perhaps its own: clocks are set."""
 LISTED: Final = timedelta(minutes=58)
-"""For so long from its intent a prediction is surely listed with its inputs: they vanish in an hour."""
+"""Seconds for which a prediction is surely listed with its inputs: they are deleted after an hour."""
 CLOCK_OFF_MAX: Final = timedelta(seconds=30)
 PAGES_MAX: Final = 400
 
@@ -119,7 +119,7 @@ class Listing:
         return called(answer, now)
 
     def _row(self, listed: Any) -> Prediction:
-        """Raises Rejected for what is no prediction: it may be one of ours."""
+        """Raises Rejected for an entry that can't be read: it may be one of our predictions."""
         if isinstance(listed, dict):
             found, created_at = usable_id(listed.get("id")), _moment(listed.get("created_at"))
             if found is not None and created_at is not None:
@@ -130,7 +130,7 @@ class Listing:
         """The query of the next page's URL. Raises Rejected for a URL of another API."""
         own = f"{self.base_url}/predictions"
         if not isinstance(url, str) or url.partition("?")[0] != own or "?" not in url:
-            raise Rejected(f"the list goes on at a URL of another API: {clean(str(url))}")
+            raise Rejected(f"the list continues at a URL of another API: {clean(str(url))}")
         return dict(parse_qsl(urlsplit(url).query))
 
 
@@ -176,14 +176,14 @@ async def verdicts(
 async def _prepared(
     lost: Sequence[Lost], rows: Mapping[str, Prediction], listing: Listing, defaults: DefaultsOf
 ) -> Comparison:
-    """A comparison with all that has to be asked for. Raises CallErrors."""
+    """A comparison, after asking for the hashes and defaults that it needs. Raises CallErrors."""
     compared = Comparison(rows)
     for row in rows.values():
         for url in filter(listing.is_upload, _texts(row.document.get("input"))):
             if url not in compared.hashes:
                 compared.hashes[url] = await listing.sha256(url)
     for model in {one.model for one in lost} if rows else ():
-        with suppress(CallError):  # then what a server may have added stays unclear
+        with suppress(CallError):  # without them, inputs that a server may have added stay unclear
             compared.defaults[model] = await defaults(model)
     return compared
 
@@ -259,7 +259,7 @@ def _all(told: list[Fit]) -> Fit:
 
 
 def _same(ours: Any, theirs: Any) -> Fit:
-    """Whether two values are equal; perhaps if a server may have made the one of the other."""
+    """Whether two values are equal; perhaps if a server may have rewritten one as the other."""
     if type(ours) is type(theirs) and ours == theirs:
         return True
     if isinstance(ours, bool) or isinstance(theirs, bool) or ours is None or theirs is None:

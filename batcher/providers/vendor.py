@@ -30,12 +30,12 @@ class Vendor:
     balance_usd: Callable[[], Awaitable[float | None]] = no_balance
     """Asks for the account's balance in USD; None if it can't be asked. Raises nothing."""
     wallet: str = ""
-    """What the vendor is paid from: vendors with the same one share a balance. Empty: its own."""
+    """The account that pays the vendor; vendors with the same one share a balance. Empty: not shared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What opening a vendor may use."""
+    """What may be used to open a vendor."""
 
     env: Mapping[str, str]
     home: Path

@@ -49,7 +49,7 @@ def embedded(data: Any) -> str:
 def _policy(style: str, script: str, *, served: bool) -> str:
     """Content security policy: only this style and script, local media, and no network at all.
 
-    ``served``: by ``batcher view``, where the page gets updates and sends its marks.
+    ``served``: by ``batcher view``: the page gets updates and sends its marks.
     """
     return "; ".join(
         (

@@ -29,7 +29,7 @@ _HTML = "text/html"
 
 
 class Refusal(Exception):
-    """Raised where an API says no. :meth:`response` is how the Model API says it; others have their
+    """Raised if an API refuses a call. :meth:`response` is the Model API's form; others have their
     own shapes for the same facts. ``error_code`` is the Model API's number."""
 
     def __init__(

@@ -68,7 +68,7 @@ OBJECT_INFO: Final[dict[str, Any]] = {
     "SaveImage": {"filename_prefix": ["STRING", {"default": "ComfyUI"}], "images": ["IMAGE"]},
     "LoadImage": {"image": [["example.png"], {"image_upload": True}]},
 }
-"""What ComfyUI says of the nodes; not of all, as with nodes that somebody else wrote."""
+"""What ComfyUI says of the nodes; not of all: custom nodes are missing."""
 
 
 class Deployment(Model, frozen=True):
@@ -113,7 +113,7 @@ def _says_no(refusal: Refusal) -> web.Response:
 
 
 class DeploymentApi:
-    """Handlers of the calls. Each raises Refusal where the API would say no."""
+    """Handlers of the calls. Each raises Refusal if the API would refuse the call."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend

@@ -1,8 +1,8 @@
 """fal's queue API: submit, status, result, cancel, under ``/fal/queue``, with fal's own habits.
 
 - The URLs of a request hold owner and app only, not the rest of the model's path.
-- The status is 202 until the end and then 200 ``COMPLETED``, whatever the end was. A failure shows only
-  at the result, whose HTTP status and body are those of the failure. It is not charged.
+- The status is 202 until the end and then 200 ``COMPLETED``, also after a failure. A failure shows only
+  in the result: its HTTP status and body are those of the failure. It is not charged.
 - The queue takes everything; as many requests run at once as there are workers.
 - A cancel is only ever requested: what is queued then ends as cancelled, what runs ends well anyway.
 - A gateway's error is a page of nginx, before fal: it has no ``x-fal-request-id``.
@@ -75,7 +75,7 @@ def _dumps(body: Any) -> str:
 
 
 class Queue:
-    """Handlers of the calls. Each raises Refusal where fal would say no."""
+    """Handlers of the calls. Each raises Refusal if fal would refuse the call."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend

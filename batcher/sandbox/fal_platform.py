@@ -56,7 +56,7 @@ def _says_no(refusal: Refusal) -> web.Response:
 
 
 class PlatformApi:
-    """Handlers of the calls. Each raises Refusal where fal would say no."""
+    """Handlers of the calls. Each raises Refusal if fal would refuse the call."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend

@@ -43,7 +43,7 @@ PRICE_DRIVERS = frozenset(
     {"resolution", "quality", "size", "image_size", "mode", "tier", "generate_audio", "audio", "sound"}
     | {"enable_audio", "with_audio", "fps", "upscale", "upscale_factor", "width", "height", "megapixels"}
 )
-"""Inputs that raise the price of many models above their base price (API.md, "Inputs")."""
+"""Inputs that raise the price of many models above their base price (docs/api.md, "Inputs")."""
 
 
 class Quote(NamedTuple):

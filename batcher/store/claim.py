@@ -121,7 +121,7 @@ def _refusal(bucket: Bucket, held: bytes) -> LockedError:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         whose = "an unknown state directory"
     return LockedError(
-        f"{bucket.url}: a run with the state directory {whose} holds it, or died holding it; go on "
+        f"{bucket.url}: a run with the state directory {whose} holds it, or died holding it; continue "
         f"there. If that disk is lost for good, delete the object {HOLDER_KEY}: what was bought since "
         "that run began is then unknown here, and would be bought again"
     )

@@ -110,7 +110,7 @@ class RunDir:
         yield self.root
 
     async def segments_elsewhere(self) -> dict[str, int]:
-        """The segments of the ledger where the outputs are, if that is elsewhere, with their bytes."""
+        """The ledger's segments beside the outputs, with their bytes, if the outputs are elsewhere."""
         return {}
 
     async def fetch_output(self, path: str, folder: Path) -> tuple[Path, str]:

@@ -105,7 +105,7 @@ jobs:
         f"m.yaml:10: overrides: not a map of nodes; write {FORM}, or {{NODE: {{inputs: {{NAME: value}}}}}}",
         "m.yaml:11: prompt: unknown field",
         "m.yaml:12: extra_data: a key must not stand in a manifest; set the variable COMFY_ORG_API_KEY",
-        f"m.yaml:13: {IMAGE}: a pattern of files goes by its path: {IMAGE}: {{glob: ...}}, not into a map",
+        f"m.yaml:13: {IMAGE}: write a pattern of files under its path, {IMAGE}: {{glob: ...}}, and not inside a map",
     ]
 
 

@@ -88,7 +88,7 @@ def test_every_problem_has_file_line_and_field_all_of_them_at_once(tmp_path):
         "m.csv:3: duration: 'five' is not an integer",
         "m.csv:3: image_url: required, but missing",
         "m.csv:3: prompt: required, but missing",
-        "m.csv:4: notes: unknown field (--meta notes keeps it with the results, --ignore notes drops it, --extra notes sends it all the same)",
+        "m.csv:4: notes: unknown field (--meta notes keeps it with the results, --ignore notes drops it, --extra notes sends it anyway)",
         "m.csv:4: promt: unknown field, did you mean prompt?",
     ]
     assert (found.tally.problem_count, found.tally.invalid, found.tally.rows) == (6, 3, 4)

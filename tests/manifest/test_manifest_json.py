@@ -119,7 +119,7 @@ def test_of_several_lists_the_format_names_the_one_that_is_meant(tmp_path):
     nested = json.dumps({"a": {"b": ["x", "y"]}})
     found = read_text(tmp_path, "a.json", nested, reading=Reading("json:a.b"), **ANY)
     assert len(found.jobs) == 2
-    with pytest.raises(ManifestError, match=r"nothing stands under 'a\.c'"):
+    with pytest.raises(ManifestError, match=r"there is nothing under 'a\.c'"):
         read_text(tmp_path, "a.json", nested, reading=Reading("json:a.c"), **ANY)
 
 

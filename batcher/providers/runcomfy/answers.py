@@ -17,16 +17,16 @@ any 3xx, 400, 422, other clear 4xx            Rejected            Rejected
 The code is ``error_code``, or a number in its place (``code``, as text, inside of ``error``). If
 several rows apply, these rules make sure that money is never spent twice:
 
-- A turned-away answer counts as such, whatever its body contains.
+- A turned-away answer counts as such, regardless of its body.
 - A 2xx with both an id and an ``error_code`` is an id: the request exists and may have been
 charged; polling it shows its state. If the id were dropped, it would be lost.
 - A poll's verdict on its request is the ``status`` word alone: a 2xx with a known word is what the
-  word says, whatever codes stand beside it; one with a code and no word is an error of that call.
+  word says, regardless of codes beside it; one with a code and no word is an error of that call.
 - A documented code counts at any status, an undocumented one only at 2xx: a 500 with a number that is
   not documented is still "any other 5xx".
-- Of the 4xx that the API doesn't document, those count as rejected by which HTTP itself says that
-  the request was not carried out (RFC 9110 section 15.5, RFC 6585). 408, 409, 425, 499 and the rest
-  may stand for work that began (a proxy gave up waiting), so their outcome is unknown.
+- An undocumented 4xx counts as rejected if HTTP itself says that it means "not carried out" (RFC 9110
+  section 15.5, RFC 6585). After 408, 409, 425, 499 and the rest, work may have begun (for example if a
+  proxy timed out), so their outcome is unknown.
 - The status decides even if the body could not be read whole: only for a 2xx does the body matter.
 """
 
@@ -93,7 +93,7 @@ _NO_ID = "an answer without a request_id: "
 
 
 def submission(answer: ApiAnswer, now: datetime) -> str:
-    """The request id that a POST of a job was answered with. Raises by the table's first column."""
+    """The request id in the answer to a job's POST. Raises by the table's first column."""
     document = _turned_away_or_document(answer, now)
     request_id = own_id(document, answer.redact) if answer.ok else None
     if request_id is not None:
@@ -173,7 +173,7 @@ def _is_of_another(document: dict[str, Any], request_id: str | None) -> bool:
 
 
 def phase_of(word: str) -> Phase:
-    """What a status word means, whatever its case."""
+    """The phase that a status word means; its case is ignored."""
     return PHASES.get(word.strip().lower(), Phase.UNRECOGNISED)
 
 

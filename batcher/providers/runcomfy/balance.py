@@ -1,7 +1,7 @@
 """The account's balance, if available, so that a run can say in advance when it would stop.
 
-API.md: one wallet for all of the vendor's products, at an address of its own. The token goes there only
-if the user set that address, or if it and the API's address are the vendor's.
+All of the vendor's products share one wallet, at a separate address (docs/api.md). The token goes there
+only if the user set that address, or if it and the API's address are the vendor's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What time it is for the API: a clock that differs much breaks signed URLs and reports by day."""
+"""The API's time: if the local clock differs much, signed URLs and reports by day are wrong."""
 
 from __future__ import annotations
 
