@@ -93,6 +93,11 @@ def input_digest(model: str, inputs: dict[str, Any], spellings: Spellings | None
             named[key] = spelled(value)
     if len(named) < count:
         named = {name: known[name][1](value) for name, value in inputs.items() if value is not None}
+    return digest_of(model, named)
+
+
+def digest_of(model: str, named: dict[str, Any]) -> str:
+    """:func:`input_digest` of inputs that are canonical already."""
     return _digest({"model": model, "input": named}, HASH_CHARS)
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from batcher.jobs import identity_v1
 from batcher.jobs.column_rules import normal
-from batcher.jobs.identity import FIRST_RULE, generated_id, input_digest, is_text_name
+from batcher.jobs.identity import FIRST_RULE, RULE, generated_id, input_digest, is_text_name
 from batcher.jobs.job import Job, Source, explicit_id_problem
 from batcher.jobs.nodes import is_link
 from batcher.manifest.csv_files import json_list_in
@@ -21,12 +21,15 @@ from batcher.manifest.fit import fit_names, fit_nodes, give_types, hinted, judge
 from batcher.manifest.folders import FILE_NAME, media_of
 from batcher.manifest.id_table import Claim, IdTable
 from batcher.manifest.media import LocalFiles, MediaError, check_body_size, is_public_url, several_urls
+from batcher.manifest.pattern import Pattern
 from batcher.manifest.rows import LocalPath
 from batcher.manifest.tally import ManifestTally, Repeated
 from batcher.schema.dialect import may_name_media, media_kind
 from batcher.schema.spec import ModelSpec
 
 NO_MODEL = "no model is named (model: in the file, or --model; `batcher models` lists them)"
+
+PATTERNS_KEPT = 1024
 
 _LINE_BITS = 40
 _LINE_MASK = (1 << _LINE_BITS) - 1
@@ -69,6 +72,7 @@ class Checker:
         self._next_left_out = next(self._left_out, 0)
         self._file_numbers: dict[str, int] = {}
         self._repeats: dict[str, int] = {}
+        self._patterns: dict[tuple[str, ...], Pattern] = {}
 
     def job(self, draft: Draft, source: Source, scope: Scope) -> Job | None:
         """The job of ``draft``; None if it is a duplicate. Raises Rejects.
@@ -91,6 +95,42 @@ class Checker:
         model = draft.model
         if model is None:
             raise Rejects([*draft.problems, ("model", NO_MODEL)])
+        digest = self._by_pattern(draft, model, scope) or self._in_full(draft, model, scope)
+        inputs = draft.inputs
+        job_id = generated_id(inputs, digest, scope.setting.rule) if draft.id is None else draft.id
+        if draft.sample > 1:
+            job_id = f"{job_id}-{draft.sample}"
+        if not job_id.isascii():
+            _check_file_name(job_id)
+        job = Job(job_id, model, inputs, draft.meta, source, digest, draft.id is not None, draft.vars)
+        if scope.setting.per_row:
+            return self._own_job(job, draft)
+        return job if not self._compares or self._is_new(job, draft) else None
+
+    def _by_pattern(self, draft: Draft, model: str, scope: Scope) -> str:
+        """Check and type the inputs by the pattern of their names; returns their digest.
+
+        An empty one means that nothing was done, because there may be problems: see :meth:`_in_full`.
+        """
+        spec = self._specs.get(model)
+        if spec is None or draft.problems or scope.setting.rule != RULE:
+            return ""
+        if draft.explicit is not None and explicit_id_problem(draft.explicit):
+            return ""
+        names = (model, *draft.inputs)
+        pattern = self._patterns.get(names)
+        if pattern is None:
+            if len(self._patterns) >= PATTERNS_KEPT:
+                self._patterns.clear()
+            pattern = self._patterns[names] = Pattern(model, draft.inputs, spec)
+        fitted = pattern.fitted(draft.inputs.values())
+        if fitted is None:
+            return ""
+        draft.inputs, digest = fitted
+        return digest
+
+    def _in_full(self, draft: Draft, model: str, scope: Scope) -> str:
+        """Check and type the inputs; returns their digest. Raises Rejects with all problems."""
         spec = self._specs.get(model)
         problems = [*draft.problems, *fit_nodes(draft, model)]
         if spec is not None and draft.inputs.keys() <= spec.fields.keys():
@@ -112,16 +152,7 @@ class Checker:
             problems.append(("id", what))
         if problems:
             raise Rejects(problems)
-        digest = digest or input_digest(model, inputs, spec.spellings if spec is not None else None)
-        job_id = generated_id(inputs, digest, rule) if draft.id is None else draft.id
-        if draft.sample > 1:
-            job_id = f"{job_id}-{draft.sample}"
-        if not job_id.isascii():
-            _check_file_name(job_id)
-        job = Job(job_id, model, inputs, draft.meta, source, digest, draft.id is not None, draft.vars)
-        if scope.setting.per_row:
-            return self._own_job(job, draft)
-        return job if not self._compares or self._is_new(job, draft) else None
+        return digest or input_digest(model, inputs, spec.spellings if spec is not None else None)
 
     def _against(
         self,

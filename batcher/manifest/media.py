@@ -121,7 +121,7 @@ class LocalFiles:
         """
         if isinstance(value, list):
             return [self.perhaps(item, directory, strict=strict) for item in value]
-        if not isinstance(value, str) or not _MEDIA_SUFFIX.fullmatch(value) or _SCHEME.match(value):
+        if not isinstance(value, str) or not may_be_file(value):
             return value
         try:
             is_there = (directory / value).is_file()
@@ -264,6 +264,11 @@ def is_public_url(text: str) -> bool:
             return True
     match = _URL.fullmatch(text)
     return match is not None and _host_problem(match[1]) is None
+
+
+def may_be_file(text: str) -> bool:
+    """Whether ``text`` reads like the path of a media file."""
+    return _MEDIA_SUFFIX.fullmatch(text) is not None and _SCHEME.match(text) is None
 
 
 def several_urls(text: str) -> str | None:

@@ -1,0 +1,100 @@
+"""Checks rows cell by cell: what depends on the names of their inputs is decided once for all of them.
+
+Most rows of a table have the same columns, and their cells need little: a type, a look at a URL. A
+pattern never finds a problem and never reads a file. Rows for which it isn't certain are left to the
+full check (``check.py``), which has the same result for all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any
+
+from batcher.jobs.identity import Spelling, digest_of
+from batcher.jobs.nodes import DEPLOYMENT, OVERRIDES, WORKFLOW, is_override
+from batcher.manifest.media import is_public_url, may_be_file
+from batcher.schema.dialect import SCALAR_MAX_CHARS, types_of
+from batcher.schema.spec import ModelSpec
+
+VALUES_KEPT = 1024
+
+Cell = Callable[[Any], tuple[Any, Any] | None]
+"""For a value of one input: as it is sent, and as it is compared; None if that is not certain."""
+
+
+class Pattern:
+    """The inputs ``names`` of jobs of one model, which has a ``spec``."""
+
+    def __init__(self, model: str, names: Iterable[str], spec: ModelSpec) -> None:
+        own = [name if name in spec.fields else spec.capitals.get(name, "") for name in names]
+        keys = [spec.spellings[name][0] for name in own]
+        is_usual = not model.startswith(DEPLOYMENT) and len({*keys}) == len(keys)
+        is_known = is_usual and all(name in spec.fields for name in own)
+        self._model = model
+        self._spec = spec
+        self._names = own
+        self._keys = keys
+        self._cells = [_cell_of(name, spec) for name in own] if is_known else [_uncertain]
+
+    def fitted(self, values: Iterable[Any]) -> tuple[dict[str, Any], str] | None:
+        """The inputs with these values, typed and checked, and their digest; None: check them in full.
+
+        ``values`` are in the order of the names.
+        """
+        cells = [cell(value) for cell, value in zip(self._cells, values, strict=False)]
+        if None in cells or not cells:
+            return None
+        sent, compared = zip(*cells, strict=True)
+        inputs = dict(zip(self._names, sent, strict=True))
+        if self._spec.problems(inputs):
+            return None
+        return inputs, digest_of(self._model, dict(zip(self._keys, compared, strict=True)))
+
+
+def _cell_of(name: str, spec: ModelSpec) -> Cell:
+    types = types_of(spec.fields[name])
+    if types & {"array", "object"} or name in (WORKFLOW, OVERRIDES) or is_override(name):
+        return _uncertain
+    spelled = spec.spellings[name][1]
+    if name in spec.media:
+        return _url_cell(spelled)
+    if name in spec.typed:
+        return _typed_cell(spec.typed[name], spelled)
+    return _text_cell(spelled, may_be_media=name in spec.perhaps_media)
+
+
+def _uncertain(value: Any) -> None:
+    del value
+
+
+def _url_cell(spelled: Spelling) -> Cell:
+    def cell(value: Any) -> tuple[Any, Any] | None:
+        if type(value) is not str or "://" in value[8:] or not is_public_url(value):
+            return None
+        return value, spelled(value)
+
+    return cell
+
+
+def _text_cell(spelled: Spelling, *, may_be_media: bool) -> Cell:
+    def cell(value: Any) -> tuple[Any, Any] | None:
+        if type(value) is not str or (may_be_media and may_be_file(value)):
+            return None
+        return value, spelled(value)
+
+    return cell
+
+
+def _typed_cell(read: Callable[[str], Any], spelled: Spelling) -> Cell:
+    @lru_cache(VALUES_KEPT)
+    def from_text(text: str) -> tuple[Any, Any]:
+        value = read(text)
+        return value, spelled(value)
+
+    def cell(value: Any) -> tuple[Any, Any] | None:
+        if type(value) is str:
+            return from_text(value) if len(value) <= SCALAR_MAX_CHARS else None
+        return (value, spelled(value)) if type(value) in (int, bool) else None
+
+    return cell
