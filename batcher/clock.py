@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
+from collections.abc import Generator
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, TypeVar
 
+T = TypeVar("T")
 TICK_S: Final = 1.0
 PAUSE_S: Final = 5.0
 """A longer gap between two ticks is a pause: SIGSTOP, a suspended machine, a closed laptop."""
@@ -146,6 +148,17 @@ class Deadline(AbstractAsyncContextManager["Deadline"]):
             self._begin()
         else:
             self._scope.reschedule(asyncio.get_running_loop().time())
+
+
+async def in_steps(steps: Generator[None, None, T], clock: Clock) -> T:
+    """The result of ``steps``, long work that stops now and then; other tasks run at each stop."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            result: T = ended.value
+            return result
+        await clock.sleep(0)
 
 
 def time_of_day(clock: Clock, in_s: float) -> str:

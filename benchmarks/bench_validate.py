@@ -10,6 +10,7 @@ the seconds of CPU tell more than those of the clock.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import csv
 import multiprocessing
 import resource
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batcher.app.prepare import prepare
+from batcher.clock import SystemClock, in_steps
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.load import open_manifest
 from batcher.manifest.tally import ManifestTally
@@ -64,7 +66,8 @@ def validate(path: Path) -> int:
 def plan(path: Path) -> int:
     options = Options(manifest=path, overrides=Overrides(model=MODEL), money=Money(max_cost_usd=1e12))
     manifest = open_manifest(path, options.overrides)
-    return prepare(options, manifest, specs(), Snapshot(), path.parent / "run").plan.to_buy
+    steps = prepare(options, manifest, specs(), Snapshot(), path.parent / "run")
+    return asyncio.run(in_steps(steps, SystemClock())).plan.to_buy
 
 
 Case = Callable[[Path], int]

@@ -1,10 +1,11 @@
 """The machine's clocks, and how a moment is written down."""
 
+import asyncio
 from datetime import UTC, datetime
 
 import pytest
 
-from batcher.clock import SystemClock, iso
+from batcher.clock import SystemClock, in_steps, iso
 from tests.support.engine import LoopClock, in_virtual_time
 
 
@@ -35,3 +36,23 @@ async def test_sleeping_takes_as_long_as_asked_for():
     system, loop = SystemClock(), LoopClock()
     await system.sleep(100)
     assert loop.monotonic() == pytest.approx(100)
+
+
+async def test_other_tasks_run_at_each_stop_of_long_work():
+    seen = []
+
+    async def beside():
+        while True:
+            seen.append("beside")
+            await asyncio.sleep(0)
+
+    def steps():
+        for _ in range(3):
+            seen.append("step")
+            yield
+        return "whole"
+
+    other = asyncio.create_task(beside())
+    assert await in_steps(steps(), SystemClock()) == "whole"
+    other.cancel()
+    assert seen == ["step", "beside", "step", "beside", "step", "beside"]

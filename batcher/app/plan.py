@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,13 +14,14 @@ from batcher.app.model_names import check_known
 from batcher.app.prepare import Prepared, balance_warning, odd_schemas, prepare, question_before
 from batcher.app.run_dir_checks import check_existing, check_outputs, moved_since, run_dir_of
 from batcher.app.show_bodies import ShownJob, shown_jobs
+from batcher.clock import in_steps
 from batcher.engine.host import Host
 from batcher.ledger.book import Book, PeriodRoom
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import status_of
-from batcher.manifest.load import Manifest, open_manifest
+from batcher.manifest.load import open_manifest
 from batcher.options.facts import DEFAULT_OUTAGE, Outage
 from batcher.options.run import Options
 from batcher.providers.catalog import Specs
@@ -34,11 +35,12 @@ async def plan(options: Options, host: Host) -> Planned:
     """All of ``run`` except spending: needs neither token nor network, and writes nothing."""
     manifest = open_manifest(options.manifest, options.overrides, options.also)
     run_dir = run_dir_of(options, manifest, host.disk)
-    models = manifest.models()
+    models = await in_steps(manifest.models(), host.clock)
     async with connect(options.sandbox, host, None, models=models, spending=False) as site:
-        specs = await specs_of(site, manifest, run_dir, host)
+        specs = await specs_of(site, models, run_dir, host)
         snapshot = await _read(options, run_dir, site, host)
-        prepared = prepare(options, manifest, specs, snapshot, run_dir)
+        planning = prepare(options, manifest, specs, snapshot, run_dir)
+        prepared = await in_steps(planning, host.clock)
         store = open_run_dir(run_dir, host.disk, options.selection.shard, options.bucket_url)
         if not status_of(run_dir, snapshot, beside=host.disk).live:  # a live run is adding outputs
             await check_outputs(prepared, store, snapshot)
@@ -68,13 +70,13 @@ async def _read(options: Options, run_dir: Path, site: Site, host: Host) -> Snap
 
 
 async def specs_of(
-    site: Site, manifest: Manifest, run_dir: Path, host: Host, outage: Outage = DEFAULT_OUTAGE
+    site: Site, models: Collection[str], run_dir: Path, host: Host, outage: Outage = DEFAULT_OUTAGE
 ) -> Specs:
-    """The specs of the manifest's models; if the API doesn't answer, those that earlier runs kept.
+    """The specs of a manifest's models; if the API doesn't answer, those that earlier runs kept.
 
     Raises InputError for models that don't exist.
     """
-    specs = await site.specs(manifest.models(), kept_entries(run_dir, host.disk), outage)
+    specs = await site.specs(models, kept_entries(run_dir, host.disk), outage)
     await check_known(specs, site.catalog)
     return specs
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -112,8 +112,11 @@ class Prepared:
 
 def prepare(
     options: Options, manifest: Manifest, specs: Specs, snapshot: Snapshot, run_dir: Path
-) -> Prepared:
-    """Check every row against schema and ledger. Raises ManifestError, InputError, UsageError."""
+) -> Generator[None, None, Prepared]:
+    """Check every row against schema and ledger, in steps.
+
+    Raises ManifestError, InputError, UsageError.
+    """
     manifest.keep_rule(snapshot.rule)
     options = _with_marks(options, snapshot, run_dir)
     tally, columns, roll = ManifestTally(), ColumnTypes(), Roll()
@@ -121,7 +124,7 @@ def prepare(
     only = options.selection.only
     unmet = set(only) if isinstance(only, frozenset) else set()
     jobs = _meeting(unmet, columns.watch(roll.note(manifest.jobs(specs.by_model, tally))))
-    made = make_plan(jobs, snapshot, options.selection, options.policy, survey.price_usd)
+    made = yield from make_plan(jobs, snapshot, options.selection, options.policy, survey.price_usd)
     for row in made.edited.values():
         tally.reject(row.source.file, [(row.source.line, "id", row.problem)])
     if not options.skip_invalid:

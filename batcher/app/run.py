@@ -27,7 +27,7 @@ from batcher.app.prepare import (
 )
 from batcher.app.run_dir_checks import check_existing, check_outputs, moved_since, run_dir_of
 from batcher.app.tracing import trace_first
-from batcher.clock import iso
+from batcher.clock import in_steps, iso
 from batcher.dataset.acceptance import MediaInspector
 from batcher.dataset.metadata import Describes, Later, Metadata, gather
 from batcher.disk import cannot_write
@@ -77,25 +77,27 @@ async def run_here(options: Options, host: Host) -> Summary:
     run_dir, shard = run_dir_of(options, manifest, host.disk), options.selection.shard
     store = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
     check_existing(options, run_dir, host.disk)
-    models = manifest.models()
+    models = await in_steps(manifest.models(), host.clock)
     async with (
         connect(options.sandbox, host, run_dir, models=models) as site,
         store.session(),
     ):
         began_s = host.clock.monotonic()
         async with _in_time(options, host):
-            specs = await specs_of(site, manifest, run_dir, host, options.pace.outage)
+            specs = await specs_of(site, models, run_dir, host, options.pace.outage)
         options = _on_what_is_left(options, specs, host.clock.monotonic() - began_s)
         async with _ledger_if_any(run_dir, shard, site, host) as held:
             await site.reach(models_to_ask(held.snapshot))
             check_same_api(held.snapshot, site, run_dir)
-            prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
+            planning = prepare(options, manifest, specs, held.snapshot, run_dir)
+            prepared = await in_steps(planning, host.clock)
             await check_outputs(prepared, store, held.snapshot)
             moved = moved_since(held.snapshot, store, host.disk)
             async with _in_time(options, host):
                 traced = moved is None and await trace_first(held, site.provider, store, host)
             if traced:
-                prepared = prepare(options, manifest, specs, held.snapshot, run_dir)
+                planning = prepare(options, manifest, specs, held.snapshot, run_dir)
+                prepared = await in_steps(planning, host.clock)
                 await check_outputs(prepared, store, held.snapshot)
             await _warn_of_balance(prepared, site, host)
             account = open_account(options, site.api, run_dir, host)

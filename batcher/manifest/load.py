@@ -6,7 +6,7 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from batcher.errors import ManifestError
@@ -26,6 +26,7 @@ from batcher.schema.spec import ModelSpec
 from batcher.terminal import legible
 
 NAME_MAX_BYTES = 200
+ROWS_PER_STEP = 128
 
 _SAFE_NAME = re.compile(r'(?![.~ -])[^/\\<>:"|?*\x00-\x1f\x7f\ud800-\udfff]{1,100}(?<![. ])')
 
@@ -127,8 +128,8 @@ class Manifest:
         self.rule = rule
         self._tree.keep_rule(rule)
 
-    def models(self) -> set[str]:
-        """Every model that the manifest names. Reads the rows only if rows can name models.
+    def models(self) -> Generator[None, None, set[str]]:
+        """Every model that the manifest names. Reads the rows, in steps, only if rows can name models.
 
         Rows with problems are left for :meth:`jobs` to report. Raises ManifestChanged.
         """
@@ -138,8 +139,10 @@ class Manifest:
             return scope.models_of(Row(1, {}))
         models: set[str] = set()
         try:
-            for scope, row, _ in self._tree.rows(ManifestTally()):
+            for number, (scope, row, _) in enumerate(self._tree.rows(ManifestTally()), 1):
                 models |= scope.models_of(row)
+                if number % ROWS_PER_STEP == 0:
+                    yield
         except ManifestChanged:
             raise
         except ManifestError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from batcher.ledger.snapshot import Snapshot
 from batcher.options.facts import Policy, Selection
 
 EXAMPLES_SHOWN = 3
+JOBS_PER_STEP = 64
 NOT_SUBMITTED = "not submitted yet"
 PriceOf = Callable[[Job], float | None]
 
@@ -286,14 +287,19 @@ def make_plan(
     selection: Selection,
     policy: Policy,
     price_of: PriceOf,
-) -> Plan:
-    """One pass over the manifest: count, decide, price; marks in ``snapshot`` which jobs are listed."""
+) -> Generator[None, None, Plan]:
+    """One pass over the manifest: count, decide, price; marks in ``snapshot`` which jobs are listed.
+
+    Stops after each 64 jobs, so that an event loop can do other work.
+    """
     plan = Plan()
     for job, selected in selection.select(jobs):
         record = snapshot.get(job.id)
         if record is not None:
             record.listed = True
         plan.total += 1
+        if plan.total % JOBS_PER_STEP == 0:
+            yield
         if selected:
             plan.selected += 1
             decision = decide(job, record, policy)

@@ -42,6 +42,7 @@ from tests.support.engine import Batch, LoopClock, QuickDisk, bought, job, some_
 from tests.support.faults import KLING
 from tests.support.model_api import model_api
 from tests.support.scripted import ScriptedServer, answer, json_answer
+from tests.support.steps import result_of
 
 slow = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 quick = settings(max_examples=100, suppress_health_check=list(HealthCheck))
@@ -132,10 +133,16 @@ def plan(folder, name, content):
         sandbox=SandboxOptions(),
     )
     manifest = open_manifest(options.manifest, options.overrides)
-    manifest.models()
+    result_of(manifest.models())
     tally = ManifestTally()
-    made = make_plan(
-        manifest.jobs(BUILT_IN, tally), Snapshot(), options.selection, options.policy, lambda job: None
+    made = result_of(
+        make_plan(
+            manifest.jobs(BUILT_IN, tally),
+            Snapshot(),
+            options.selection,
+            options.policy,
+            lambda job: None,
+        )
     )
     tally.raise_if_invalid()
     return made

@@ -13,6 +13,7 @@ from batcher.manifest.templates import TemplateError, filled, names_in
 from batcher.options.facts import Overrides
 from batcher.schema.spec import KLING
 from tests.support.manifest_files import MP4, PNG, URL, read, read_text, write
+from tests.support.steps import result_of
 
 ANY = {"model": "some/model"}  # no schema: inputs arrive as they were expanded
 
@@ -130,7 +131,7 @@ def test_a_matrix_may_vary_the_model(tmp_path):
     assert [job.input["p"] for job in found.jobs] == ["x", "x", "x", "a/b", "c/d"]
     assert len(set(found.ids)) == 5
     manifest = open_manifest(tmp_path / "m.yaml")
-    assert manifest.models() == {"a/b", "c/d", "e/f"}
+    assert result_of(manifest.models()) == {"a/b", "c/d", "e/f"}
     assert len(expand(tmp_path, text.replace("'{{ model }}'", "z"), model="g/h").jobs) == 2
 
 
@@ -442,7 +443,7 @@ jobs:
     assert {job.input["p"] for job in jobs} == {"x"}
     assert [job.meta for job in jobs[::4]] == [{"a": "row", "b": "entry"}, {"a": "entry", "b": "entry"}]
     assert [job.model for job in jobs[::4]] == ["row/model", "entry/model"]
-    assert open_manifest(tmp_path / "m.yaml").models() == {"row/model", "entry/model"}
+    assert result_of(open_manifest(tmp_path / "m.yaml").models()) == {"row/model", "entry/model"}
 
 
 def test_nested_files_rank_from_the_inside_out(tmp_path):
@@ -570,19 +571,19 @@ def test_a_broken_table_inside_another_manifest_stops_the_pass(tmp_path):
     write(tmp_path, "p.csv", 'p\n"x\n')
     with pytest.raises(ManifestError, match=r"p\.csv:2: a quote is opened here"):
         expand(tmp_path, "jobs: [{from: p.csv}]")
-    assert open_manifest(tmp_path / "m.yaml", Overrides()).models() == set()
+    assert result_of(open_manifest(tmp_path / "m.yaml", Overrides()).models()) == set()
 
 
 def test_models_are_read_from_rows_only_where_rows_can_name_them(tmp_path):
     path = write(tmp_path, "m.csv", 'prompt\n"broken\n')
-    assert open_manifest(path, Overrides(model="a/b")).models() == {"a/b"}
-    assert open_manifest(path).models() == set()
+    assert result_of(open_manifest(path, Overrides(model="a/b")).models()) == {"a/b"}
+    assert result_of(open_manifest(path).models()) == set()
     path = write(tmp_path, "n.csv", "prompt,model\nx,a/b\ny,c/d\n")
-    assert open_manifest(path).models() == {"a/b", "c/d"}
+    assert result_of(open_manifest(path).models()) == {"a/b", "c/d"}
     path = write(tmp_path, "o.jsonl", '{"model": "a/b"}\n{"matrix": {"model": ["c/d", "e/f"]}}\n')
-    assert open_manifest(path).models() == {"a/b", "c/d", "e/f"}
+    assert result_of(open_manifest(path).models()) == {"a/b", "c/d", "e/f"}
     path = write(tmp_path, "p.yaml", "model: a/b\njobs: [{p: x}, {p: y, model: c/d}]")
-    assert open_manifest(path).models() == {"a/b", "c/d"}
+    assert result_of(open_manifest(path).models()) == {"a/b", "c/d"}
 
 
 def test_a_changed_manifest_is_noticed_when_models_are_read(tmp_path):
@@ -592,7 +593,12 @@ def test_a_changed_manifest_is_noticed_when_models_are_read(tmp_path):
     manifest = open_manifest(path)
     write(tmp_path, "n.csv", "prompt,model\nx,a/b\ny,a/b\n")
     with pytest.raises(ManifestChanged):
-        manifest.models()
+        result_of(manifest.models())
+
+
+def test_an_event_loop_can_do_other_work_while_models_are_read(tmp_path):
+    rows = "".join(f"x{number},a/b\n" for number in range(1280))
+    assert len(list(open_manifest(write(tmp_path, "n.csv", f"prompt,model\n{rows}")).models())) == 10
 
 
 def test_a_changed_file_inside_another_manifest_stops_the_pass(tmp_path):

@@ -11,6 +11,7 @@ from batcher.ledger.snapshot import Snapshot
 from batcher.options.facts import Policy, Selection
 from batcher.planning.plan import Action, Decision, Plan, PlanGroup, decide, make_plan, next_attempt
 from tests.support.engine import MODEL, bought, job, some_jobs
+from tests.support.steps import result_of
 
 CAT = job("cat")
 FLAGS = {
@@ -37,8 +38,8 @@ def fold(*events):
 
 
 def plan_of(jobs, snapshot=None, *, selection=None, policy=None, price_of=lambda one: 2.0):
-    return make_plan(
-        jobs, snapshot or Snapshot(), selection or Selection(), policy or Policy(), price_of
+    return result_of(
+        make_plan(jobs, snapshot or Snapshot(), selection or Selection(), policy or Policy(), price_of)
     )
 
 
@@ -468,3 +469,9 @@ def test_who_left_after_a_confirmed_cancel_was_not_paid_for():
     assert (
         plan_of([CAT], fold(*gone(job("old"), (EventName.FAILED, {"stage": GENERATE})))).left_paid == 1
     )
+
+
+def test_an_event_loop_can_do_other_work_while_a_large_plan_is_made():
+    jobs = (job(f"job-{number}") for number in range(640))
+    stops = list(make_plan(jobs, Snapshot(), Selection(), Policy(), lambda one: 2.0))
+    assert len(stops) == 10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,9 +199,9 @@ class Process:
         service = SimService(self.server, self.spec.number, self.watch)
         yield SimSite(self.spec.api, service, SimFetcher(self.server, self.disk))
 
-    def _prepare(self, *given: Any) -> Prepared:
+    def _prepare(self, *given: Any) -> Generator[None, None, Prepared]:
         self.manifest.begin()
-        prepared = prepare(*given)
+        prepared = yield from prepare(*given)
         self.plan, self.canary = prepared.plan, prepared.canary
         return prepared
 

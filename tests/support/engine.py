@@ -53,6 +53,7 @@ from batcher.ports import CancelOutcome, Phase, Result, Silence, Traits
 from batcher.providers.json_body import prepared_body
 from batcher.providers.runcomfy.provider import RunComfy
 from batcher.store.local import RunDir
+from tests.support.steps import result_of
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = "acme/paint"
@@ -360,8 +361,8 @@ class Batch:
     ) -> Ended:
         run_dir, columns = RunDir(self.path, self.disk), ColumnTypes()
         metadata = Metadata(run_dir, ledger, self.disk)
-        plan = make_plan(
-            columns.watch(jobs), ledger.snapshot, self.selection, self.policy, self.price_of
+        plan = result_of(
+            make_plan(columns.watch(jobs), ledger.snapshot, self.selection, self.policy, self.price_of)
         )
         run_dir.prepare()
         ledger.announce(RunEvent(run="x", at=iso(self.clock.now()), manifest="m.yaml", total=plan.total))
