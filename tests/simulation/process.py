@@ -61,7 +61,8 @@ class SimManifest:
     def keep_rule(self, rule: int) -> None:
         self.rule = rule
 
-    def models(self) -> set[str]:
+    def models(self) -> Generator[None, None, set[str]]:
+        yield
         return {MODEL}
 
     def jobs(self, *_: Any) -> Iterator[Job]:
