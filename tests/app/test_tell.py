@@ -26,7 +26,7 @@ from tests.end_to_end.test_blackbox import FAST, KLING
 from tests.end_to_end.test_faults_disk import small_disk
 from tests.forked import popen
 from tests.support.api_server import ApiServer, command, environment, run_command, run_typed
-from tests.support.engine import FakeClock
+from tests.support.engine import FakeClock, in_virtual_time
 from tests.support.faults import write_pairs
 
 
@@ -320,6 +320,7 @@ def test_systemd_is_told_that_a_service_is_ready_and_how_it_ended(tmp_path):
     Systemd({"NOTIFY_SOCKET": str(tmp_path / "gone")}, FakeClock()).ended(Ending(0))
 
 
+@in_virtual_time
 async def test_the_watchdog_of_systemd_is_fed_while_nothing_happens(tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listens:
         listens.bind(str(tmp_path / "s"))

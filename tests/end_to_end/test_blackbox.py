@@ -352,8 +352,8 @@ def test_cancel_tells_cancelled_from_not_cancellable(server, tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_for(lambda: len(server.created) == 3)
-    time.sleep(0.3)
+    ledger = tmp_path / "output/pairs/ledger.jsonl"
+    wait_for(lambda: ledger.exists() and ledger.read_text().count('"event":"submitted"') == 3)
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
     next(iter(server.created.values())).at -= 30

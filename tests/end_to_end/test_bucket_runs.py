@@ -240,9 +240,10 @@ async def test_a_run_that_dies_anywhere_goes_on_in_its_state_dir_and_nowhere_els
 async def test_an_interrupted_run_lets_go_and_another_machine_takes_its_requests_up(desk):
     desk.server.generate_s = 30.0
     process = desk.start(*desk.words)
-    while len(desk.server.posts) < ROWS:
+    ledger = desk.here / "ledger.jsonl"
+    while not (ledger.exists() and ledger.read_text().count('"event":"submitted"') == ROWS):
+        assert process.poll() is None
         await asyncio.sleep(0.02)
-    await asyncio.sleep(0.2)
     process.send_signal(signal.SIGINT)
     await asyncio.to_thread(process.communicate)
     assert process.returncode == 130

@@ -88,10 +88,12 @@ def test_a_token_never_goes_over_plain_http_to_another_machine(tmp_path):
 def test_a_server_that_dies_half_way_and_comes_back_costs_nothing_twice(server, tmp_path):
     server.generate_s = 0.5
     write_pairs(tmp_path / "pairs.csv", 20)
-    with started(server, tmp_path, "run", "pairs.csv", "-c", 4, "--poll", 0.1, "--json") as process:
+    log = ("--log-file", "calls.log", "--log-level", "debug")
+    words = ("run", "pairs.csv", "-c", 4, "--poll", 0.1, "--json", *log)
+    with started(server, tmp_path, *words) as process:
         wait_for(lambda: len(server.created) >= 8)
         server.stop()
-        time.sleep(1.5)
+        wait_for(lambda: (tmp_path / "calls.log").read_text().count("NotSent") >= 3)
         server.start()
         out, err = process.communicate(timeout=60)
     told = json.loads(out)

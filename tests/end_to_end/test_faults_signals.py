@@ -111,7 +111,7 @@ def test_a_burst_of_signals_still_leaves_a_whole_ledger(server, tmp_path):
     write_pairs(tmp_path / "pairs.csv", 30)
     with started(server, tmp_path, "run", "pairs.csv", "-c", 10) as process:
         wait_for(lambda: len(server.posts) >= 5)
-        ended = end_with(process, *[signal.SIGINT, signal.SIGTERM] * 4, pause_s=0.01)
+        ended = end_with(process, *[signal.SIGINT, signal.SIGTERM] * 4)
     assert ended.code in (130, 143)
     assert events(tmp_path / "output/pairs")["submitting"] >= len(server.posts)
     server.generate_s = 0.0
@@ -207,7 +207,7 @@ def test_signals_that_the_shell_or_nohup_ignores_stay_ignored(server, tmp_path):
     write_pairs(tmp_path / "pairs.csv", 2)
     with started(server, tmp_path, "run", "pairs.csv", preexec_fn=ignoring_signals) as process:
         wait_for(lambda: len(server.posts) == 2)
-        ended = end_with(process, signal.SIGINT, signal.SIGHUP, pause_s=0.05)
+        ended = end_with(process, signal.SIGINT, signal.SIGHUP)
     assert ended.code == 0
 
 

@@ -152,10 +152,12 @@ def test_a_bucket_is_named_by_its_state_directory():
 async def test_a_closed_tab_is_no_error(tmp_path, caplog):
     run_dir = await mixed_run(tmp_path / "run")
     async with view(run_dir).serving() as address:
-        async with aiohttp.ClientSession() as session, session.get(f"{address}events") as answer:
-            await answer.content.readline()
-        assert await post(address, b'{"job":"fox","mark":"star"}') == 204
-        await asyncio.sleep(0.8)
+        async with aiohttp.ClientSession() as session, session.get(f"{address}events") as open_tab:
+            first = await open_tab.content.readuntil(b"\n\n")
+            async with aiohttp.ClientSession() as other, other.get(f"{address}events") as closed_tab:
+                await closed_tab.content.readline()
+            assert await post(address, b'{"job":"fox","mark":"star"}') == 204
+            assert await open_tab.content.readuntil(b"\n\n") != first, "the closed tab was told, too"
         assert await status(address) == 200
     assert caplog.records == []
 

@@ -113,12 +113,21 @@ class Ending:
     took_s: float
 
 
-def end_with(process: subprocess.Popen[str], *numbers: int, pause_s: float = 0.3) -> Ending:
-    """Send signals, with a pause between them, and see the process out."""
-    for index, number in enumerate(numbers):
-        if index:
-            time.sleep(pause_s)
+def is_pending(process: subprocess.Popen[str], number: int) -> bool:
+    """Whether a signal that was sent to a process has not been delivered yet."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:
+        return False
+    masks = [line.split()[1] for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd"))]
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+
+
+def end_with(process: subprocess.Popen[str], *numbers: int) -> Ending:
+    """Send signals, each once the one before was delivered, and see the process out."""
+    for number in numbers:
         process.send_signal(number)
+        wait_for(lambda number=number: not is_pending(process, number))  # type: ignore[misc]
     began_s = time.monotonic()
     out, err = process.communicate(timeout=60)
     assert "Traceback" not in out + err
