@@ -90,11 +90,7 @@ def _some(jobs: list[str]) -> str:
 
 async def trace(ledger: Ledger, lost: list[Lost], providers: Providers, clock: Clock) -> Traced:
     """Ask about ``lost`` jobs, sorted by provider, and record what is certain."""
-    told, given = Traced(), ledger.snapshot.requests
-
-    def is_given(request_id: str) -> bool:
-        return given.get(request_id) is not None
-
+    told, is_given = Traced(), ledger.snapshot.is_given
     for _, group in groupby(lost, key=lambda one: providers(one.model).name):
         asked = list(group)
         provider = providers(asked[0].model)

@@ -198,7 +198,7 @@ class Submitter:
         except CallError as error:
             return await self._answer(job, error)
         self._same_answer.accepted()
-        if self._ledger.snapshot.requests.get(request.id) is not None:
+        if self._ledger.snapshot.is_given(request.id):
             return await self._answer(job, _given_twice(request.id))
         self._no_answers.accepted()
         await self._keep(job, request)
@@ -287,7 +287,7 @@ async def record_trace(ledger: Ledger, job_id: str, found: Trace) -> Healing:
     if request is None:
         await ledger.record(EventName.DEFERRED, job_id, reason=NOT_CREATED)
         return Healing.NOTHING
-    if ledger.snapshot.requests.get(request.id) is not None:
+    if ledger.snapshot.is_given(request.id):
         return Healing.UNTOLD
     await ledger.record(EventName.SUBMITTED, job_id, request_id=request.id, urls=request.urls)
     return Healing.CREATED
@@ -339,12 +339,9 @@ class Healer:
 
         POSTs under way are asked about too: one of an equal job may have created what is found.
         """
-        provider = line.provider
+        provider, is_given = line.provider, self._ledger.snapshot.is_given
         lost = [one.lost for one in self._open.values() if self._lines.of(one.lost.model) is line]
         try:
-            return (await line.call(lambda: provider.trace(lost, self._is_given))).get(job.id)
+            return (await line.call(lambda: provider.trace(lost, is_given))).get(job.id)
         except CallError:
             return None
-
-    def _is_given(self, request_id: str) -> bool:
-        return self._ledger.snapshot.requests.get(request_id) is not None

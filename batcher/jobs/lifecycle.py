@@ -106,13 +106,16 @@ class IllegalTransition(BatcherError):
     exit_code = 65
 
 
-_MOVES = {name: {s: after for (s, e), after in TRANSITIONS.items() if e is name} for name in EventName}
+MOVES: Mapping[EventName, Mapping[State, State]] = {
+    name: {s: after for (s, e), after in TRANSITIONS.items() if e is name} for name in EventName
+}
+"""The same by event: the next state by state."""
 
 
 def next_state(state: State, event: EventName) -> State:
     """The state after ``event``; raises IllegalTransition if the table has no such transition."""
     try:
-        return _MOVES[event][state]
+        return MOVES[event][state]
     except KeyError:
         raise IllegalTransition(f"a job that is {state} can't become {event}") from None
 

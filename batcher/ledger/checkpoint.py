@@ -19,10 +19,11 @@ from batcher.disk import Disk
 from batcher.jobs.lifecycle import FORMAT_VERSION
 from batcher.layout import CHECKPOINT_NAME, HIDDEN_NAME, LEDGER_NAME
 from batcher.ledger.packed import Bulk
+from batcher.ledger.saved_snapshot import Saved
 from batcher.ledger.segments import segments_in
-from batcher.ledger.snapshot import Saved, Snapshot
+from batcher.ledger.snapshot import Snapshot
 
-FOLD_VERSION = f"{FORMAT_VERSION}.7"
+FOLD_VERSION = f"{FORMAT_VERSION}.8"
 """Change this whenever the fold keeps something else or computes it differently."""
 _PIECE_BYTES = 1 << 20
 CHECKPOINT_STEP_BYTES = 32 << 20

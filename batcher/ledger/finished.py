@@ -16,13 +16,15 @@ import msgspec
 from batcher.jobs.identity import HASH_CHARS
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import Event, Record, State
-from batcher.ledger.packed import Bulk, PackedMap, SavedMap
+from batcher.ledger.packed import Bulk, PackedMap, SavedWords
 
 LineAt = Callable[[int], Event]
 """Reads the line at a place of the ledger."""
 
 _ORPHANED, _LISTED, _UNPRICED, _REPORTED, _POOR, _GONE = (1 << bit for bit in range(6))
 _UNLISTED = bytes(flags & ~_LISTED for flags in range(256))
+RECENT_JOBS = 8192
+"""A job is looked for when it is submitted and packed when it is done: this many may be under way."""
 _CELLS = struct.Struct("<QII8sdHH")
 _DIGEST_BYTES = HASH_CHARS // 2
 
@@ -186,12 +188,13 @@ class SavedJobs(msgspec.Struct, array_like=True):
     cells: Bulk
     inputs_at: dict[int, int]
     models: list[str | None]
-    rows: SavedMap
+    rows: SavedWords
 
     @property
     def is_sound(self) -> bool:
         """Whether there are as many rows of cells as flags."""
-        return self.cells.size_bytes == self.flags.size_bytes * _CELLS.size and self.rows.is_sound
+        is_whole = self.cells.size_bytes == self.flags.size_bytes * _CELLS.size
+        return is_whole and self.rows.is_sound(PackedMap.words_each)
 
 
 class FinishedJobs:
@@ -205,7 +208,7 @@ class FinishedJobs:
         self.models: list[str | None] = []
         self._model_numbers: dict[str | None, int] = {}
         self._cells = bytearray()
-        self._rows = PackedMap()
+        self._rows = PackedMap(recent=RECENT_JOBS)
         self._gone = 0
 
     def __len__(self) -> int:

@@ -27,11 +27,11 @@ from batcher.ledger.commit import GroupCommit
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.lines import Follows, LineReader, encode_line
 from batcher.ledger.merge_segments import read_into
-from batcher.ledger.packed import PackedMap
+from batcher.ledger.packed import PackedMap, PackedSet
 from batcher.ledger.replay import check_version
 from batcher.ledger.run_dir_lock import take_hold
-from batcher.ledger.segments import begun_mark, others, segment_name
-from batcher.ledger.snapshot import SEGMENT_SHIFT, Snapshot
+from batcher.ledger.segments import SEGMENT_SHIFT, begun_mark, others, segment_name
+from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.torn_tail import Tail, mend, save_torn
 
 RESERVE_BYTES = 256 * 1024
@@ -89,7 +89,7 @@ class Ledger:
         lines = self._lines = LineReader(run_dir, disk)
         self._base = lines.number(self.path.name) << SEGMENT_SHIFT
         self.snapshot = Snapshot(lines.at, shards=shard.count if shard is not None else 0)
-        self.snapshot.owners = PackedMap()
+        self.snapshot.owners, self.snapshot.requests = PackedMap(), PackedSet()
         with ExitStack() as undo, writing(self.path):
             disk.make_dirs(self._hidden)
             undo.callback(take_hold(self._hidden, shard, disk))

@@ -14,7 +14,8 @@ from batcher.disk import Disk
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import Event, EventName, RunEvent
 from batcher.layout import LEDGER_NAME
-from batcher.ledger.snapshot import SEGMENT_SHIFT
+from batcher.ledger.segments import SEGMENT_SHIFT
+from batcher.ledger.usual_lines import Anything
 from batcher.pacing.timings import Lengths
 
 BLOCK_BYTES = 1 << 20
@@ -26,16 +27,12 @@ _CONTROLS = bytes(code for code in range(0x20) if code not in b"\t\n\r")
 _EVENTS = frozenset(EventName)
 
 
-class _Anything(msgspec.Struct, gc=False):
-    """An object whose content is ignored."""
-
-
 class Line(Event, omit_defaults=True, gc=False, kw_only=True):
     """Any line about a job, as the fold reads it: fields that the fold doesn't need are skipped."""
 
     input: Lengths | None = None  # type: ignore[assignment]
-    meta: _Anything | None = None  # type: ignore[assignment]
-    vars: _Anything | None = None  # type: ignore[assignment]
+    meta: Anything | None = None  # type: ignore[assignment]
+    vars: Anything | None = None  # type: ignore[assignment]
     files: tuple[Artifact, ...] | None = None  # type: ignore[assignment]
     job: str = ""
     group: int = -1
@@ -68,8 +65,13 @@ def is_clean(data: bytes) -> bool:
 
     The decoder skips unknown names unchecked, and one of them may be a corrupted known name.
     """
-    if len(data.translate(None, _CONTROLS)) != len(data):
-        return False
+    return len(data.translate(None, _CONTROLS)) == len(data) and is_text(data)
+
+
+def is_text(data: bytes) -> bool:
+    """Whether ``data`` is UTF-8."""
+    if data.isascii():
+        return True
     try:
         data.decode()
     except UnicodeDecodeError:
@@ -105,15 +107,16 @@ def blocks_of(file: BinaryIO, offset: int = 0, end: int | None = None) -> Iterat
 
     A last line without its newline is a separate block.
     """
-    rest = b""
-    while block := file.read(BLOCK_BYTES if end is None else min(BLOCK_BYTES, end - offset - len(rest))):
-        data = rest + block
-        cut = data.rfind(b"\n") + 1
-        if cut:
-            yield offset, data[:cut]
-        offset, rest = offset + cut, data[cut:]
-    if rest:
-        yield offset, rest
+    while data := file.read(BLOCK_BYTES if end is None else min(BLOCK_BYTES, end - offset)):
+        if not data.endswith(b"\n"):
+            data += file.readline()
+        if not data.endswith(b"\n"):
+            cut = data.rfind(b"\n") + 1
+            if cut:
+                yield offset, data[:cut]
+            offset, data = offset + cut, data[cut:]
+        yield offset, data
+        offset += len(data)
 
 
 def lines_of(file: BinaryIO, offset: int = 0) -> Iterator[tuple[int, bytes]]:

@@ -16,8 +16,15 @@ from batcher.ledger.checkpoint import restored_bytes
 from batcher.ledger.damage import blanking
 from batcher.ledger.lines import FOLLOWS, OFFSET_MASK, UNREADABLE, LineReader, blocks_of, decode_follows
 from batcher.ledger.replay import Stretch, fold
-from batcher.ledger.segments import begun_mark, division, is_strangers, others, segments_in
-from batcher.ledger.snapshot import SEGMENT_SHIFT, Snapshot
+from batcher.ledger.segments import (
+    SEGMENT_SHIFT,
+    begun_mark,
+    division,
+    is_strangers,
+    others,
+    segments_in,
+)
+from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.torn_tail import Tail
 
 _MARK = b'{"event":"%s"' % FOLLOWS.encode()

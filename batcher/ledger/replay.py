@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from batcher.disk import Disk
 from batcher.errors import LedgerError
@@ -18,11 +20,13 @@ from batcher.ledger.lines import (
     decode_run,
     foreign_group,
     is_clean,
+    is_text,
     read_line,
 )
-from batcher.ledger.segments import is_strangers
-from batcher.ledger.snapshot import SEGMENT_SHIFT, Snapshot
+from batcher.ledger.segments import SEGMENT_SHIFT, is_strangers
+from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.torn_tail import Damaged, Spoilt, Tail, torn_tail
+from batcher.ledger.usual_lines import UsualLine, decode_usual
 
 _RUN = EventName.RUN  # a constant, because enum member lookup is slow
 
@@ -86,10 +90,13 @@ class _Illegal(Exception):
 class _Folding:
     """Folds the lines of one stretch. ``group`` is that of the last line that names its group."""
 
-    __slots__ = ("_base", "_name", "_sink", "group")
+    __slots__ = ("_base", "_name", "_plain", "_sink", "_take", "group")
 
     def __init__(self, sink: Sink, stretch: Stretch) -> None:
         self._sink = sink
+        plain = sink if isinstance(sink, Snapshot) and sink.may_restore else None
+        self._plain = plain is not None
+        self._take: Callable[[Any, int], object] = plain.take if plain is not None else sink.apply
         self._base = stretch.number << SEGMENT_SHIFT
         self._name = stretch.path.name
         self.group = -1
@@ -100,31 +107,38 @@ class _Folding:
         A line begins its group or continues that of the line before. If it does neither, another
         program added, removed or rewrote lines before it.
         """
-        read = decode_line if is_clean(data) else read_line
-        for raw in data.removesuffix(b"\n").split(b"\n"):
+        read = self._reader(data)
+        for whole in BytesIO(data):
             try:
-                line = read(raw)
+                line = read(whole)
             except UNREADABLE:
+                raw = whole.removesuffix(b"\n")
                 try:
                     line = read_line(raw) if raw.strip() else None
                 except UNREADABLE as error:
                     return Spoilt(offset, error)
-            group = line.group if line is not None else foreign_group(raw)
+            group = line.group if line is not None else foreign_group(whole)
             if group != self.group and group >= 0:
                 if group != offset:
                     raise Damaged(offset, _moved(group, offset))
                 self.group = group
             if line is not None:
-                self._apply(line, raw, offset)
-            offset += len(raw) + 1
+                self._apply(line, whole, offset)
+            offset += len(whole)
         return None
 
-    def _apply(self, line: Line, raw: bytes, offset: int) -> None:
+    def _reader(self, data: bytes) -> Callable[[bytes], Line | UsualLine | None]:
+        """The fastest function that reads the lines in ``data``, or raises."""
+        if self._plain:
+            return decode_usual if is_text(data) else read_line
+        return decode_line if is_clean(data) else read_line
+
+    def _apply(self, line: Line | UsualLine, raw: bytes, offset: int) -> None:
         try:
             if line.event is _RUN:
                 self._sink.apply_run(decode_run(raw), self._base + offset)
             elif line.job:
-                self._sink.apply(line, self._base + offset)
+                self._take(line, self._base + offset)
             else:
                 raise IllegalTransition(f"{line.event} of no job")
         except (IllegalTransition, *UNREADABLE) as error:

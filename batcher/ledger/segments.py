@@ -15,6 +15,8 @@ from batcher.disk import Disk, reading
 from batcher.jobs.shard import Shard
 from batcher.layout import HIDDEN_NAME, LEDGER_NAME
 
+SEGMENT_SHIFT = 44
+"""A line's *place*: its byte offset in the lower 44 bits, the number of its segment above them."""
 _SEGMENT = re.compile(r"ledger\.([1-9][0-9]{0,8})-of-([1-9][0-9]{0,8})\.jsonl")
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from batcher.jobs.identity import FIRST_RULE, RULE
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import (
+    MOVES,
     Event,
     EventName,
     IllegalTransition,
@@ -24,64 +24,18 @@ from batcher.jobs.lifecycle import (
     next_state,
 )
 from batcher.jobs.shard import shard_number
-from batcher.ledger.costs import Costs, SavedCosts
-from batcher.ledger.finished import JobRecord, LineAt, SavedJobs
-from batcher.ledger.packed import PackedMap, SavedMap
+from batcher.ledger.costs import Costs
+from batcher.ledger.finished import JobRecord, LineAt
+from batcher.ledger.packed import PackedMap, PackedSet
 from batcher.ledger.records import Records
-from batcher.pacing.timings import SavedTimings, Timings
+from batcher.ledger.saved_snapshot import LastRun, Saved, Sums
+from batcher.ledger.segments import SEGMENT_SHIFT
+from batcher.ledger.usual_lines import CompletedLine, DoneLine, SubmittedLine, SubmittingLine, UsualLine
+from batcher.pacing.timings import Timings
 
 KEPT_OPEN = 1024
 """The number of most recently done jobs that are not packed yet: they are still read."""
 _DONE = State.DONE  # a constant, because enum member lookup is slow
-SEGMENT_SHIFT = 44
-"""A line's *place*: its byte offset in the lower 44 bits, the number of its segment above them."""
-
-
-@dataclass(slots=True)
-class LastRun:
-    """The last run in a segment of the ledger, and the place of its opening line."""
-
-    opening: RunEvent
-    place: int
-    number: int
-    ended: bool = False
-
-    def wrote(self, place: int) -> bool:
-        """Whether the line at ``place`` is of this run."""
-        return place > self.place and place >> SEGMENT_SHIFT == self.place >> SEGMENT_SHIFT
-
-
-class Sums(msgspec.Struct, array_like=True):
-    """Sums over all jobs."""
-
-    orphaned: int
-    spent_usd: float
-    reported_usd: float
-    reported_price_usd: float
-    unpriced_attempts: int
-    bytes: int
-    dataset_changes: int
-    identity: int | None
-
-
-class Saved(msgspec.Struct, array_like=True):
-    """A snapshot as saved in a file."""
-
-    sums: Sums
-    began: int
-    last_run: RunEvent | None
-    runs: dict[int, LastRun]
-    open: dict[str, Record]
-    finished: SavedJobs
-    timings: SavedTimings
-    owners: SavedMap
-    requests: SavedMap
-    costs: SavedCosts
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether a snapshot can be restored from it."""
-        return self.finished.is_sound and self.owners.is_sound and self.requests.is_sound
 
 
 class Snapshot:
@@ -91,7 +45,8 @@ class Snapshot:
     """
 
     may_restore = True
-    """Whether it can be restored from a checkpoint: not if a subclass keeps more."""
+    """Whether it can be restored from a checkpoint, and folds usual lines as such: not if a subclass
+    keeps more."""
 
     def __init__(self, line_at: LineAt | None = None, shards: int = 0) -> None:
         self._line_at = line_at
@@ -112,8 +67,8 @@ class Snapshot:
         self.costs = Costs()
         self.owners: PackedMap | None = None
         """By the SHA-256 of each output, the place of its job's ``submitting`` line, if requested."""
-        self.requests = PackedMap()
-        """Every request id of any attempt, and the place of its first line."""
+        self.requests: PackedSet | None = None
+        """Every request id of any attempt, if requested."""
         self.dataset_changes = 0
         """The number of lines that changed the outputs or their metadata."""
         self.identity: int | None = None
@@ -133,6 +88,11 @@ class Snapshot:
     def get(self, job_id: str) -> JobRecord | None:
         """The job's record, or None if the ledger doesn't mention it."""
         return self.records.find(job_id)
+
+    def is_given(self, request_id: str) -> bool:
+        """Whether any attempt has this request id."""
+        assert self.requests is not None, "this snapshot keeps no request ids"
+        return request_id in self.requests
 
     def line_at(self, place: int) -> Event:
         """The line at ``place``, which is not kept in memory."""
@@ -184,13 +144,20 @@ class Snapshot:
 
         Raises IllegalTransition, and changes nothing, if the table has no such move.
         """
-        take_in = _APPLY.get(event.event)
-        if take_in is None:
+        return self.take(event, place)
+
+    def take(self, event: Event | UsualLine, place: int) -> JobRecord:
+        """The same for a line as the fold reads it."""
+        rule = _APPLY.get(event.event)
+        if rule is None:
             return self._relist(event)
+        take_in, moves = rule
         job = event.job
-        record = self.records.open.get(job) or self.records.reopen(job) or Record()
+        record = self.records.open.get(job)
+        if record is None:
+            record = self.records.reopen(job) or Record()
         before = record.state
-        after = next_state(before, event.event)
+        after = moves.get(before) or next_state(before, event.event)
         if record.attempt == 0:
             self.records.open[job] = record
         take_in(self, record, event, place)
@@ -219,7 +186,7 @@ class Snapshot:
         sums = Sums(*(getattr(self, name) for name in Sums.__struct_fields__))
         unmarked = {job: replace(record, listed=False) for job, record in self.records.open.items()}
         finished, timings = self.records.finished.saved(), self.timings.saved()
-        maps = ((self.owners or PackedMap()).saved(), self.requests.saved())
+        maps = ((self.owners or PackedMap()).saved(), (self.requests or PackedSet()).saved())
         state = (sums, self._began, self.last_run, self.runs, unmarked, finished, timings, *maps)
         return Saved(*state, self.costs.saved())
 
@@ -232,14 +199,15 @@ class Snapshot:
         self.records.open = saved.open
         self.records.finished.restore(saved.finished)
         self.timings.restore(saved.timings)
-        self.requests.restore(saved.requests)
         self.costs.restore(saved.costs, saved.open)
         if self.owners is not None:
             self.owners.restore(saved.owners)
+        if self.requests is not None:
+            self.requests.restore(saved.requests)
         done = [pair for pair in saved.open.items() if pair[1].state is _DONE]
         self._ripe.extend(job for job, _ in sorted(done, key=lambda pair: pair[1].done_offset))
 
-    def _relist(self, event: Event) -> JobRecord:
+    def _relist(self, event: Event | UsualLine) -> JobRecord:
         orphaned = event.event is EventName.ORPHANED
         record = self.get(event.job)
         if record is None:
@@ -287,7 +255,7 @@ class Snapshot:
             self.bytes += file.bytes
         record.files = files
 
-    def _submitting(self, record: Record, event: Event, place: int) -> None:
+    def _submitting(self, record: Record, event: Event | SubmittingLine, place: int) -> None:
         if record.files:
             record.replaced = Replaced(record.attempt, record.files)
             self._set_files(record, ())
@@ -319,12 +287,12 @@ class Snapshot:
     def _unanswered(self, record: Record, event: Event, place: int) -> None:
         record.message = event.message
 
-    def _submitted(self, record: Record, event: Event, place: int) -> None:
+    def _submitted(self, record: Record, event: Event | SubmittedLine, place: int) -> None:
         if event.request_id:
             record.request_id, record.answer_offset = event.request_id, place
             record.urls = event.urls
-            if place >= 0:
-                self.requests.setdefault(event.request_id, place)
+            if self.requests is not None:
+                self.requests.add(event.request_id)
         record.stage = record.code = record.message = None
         record.retry_due = False
         if record.charge_usd == 0.0:
@@ -334,13 +302,13 @@ class Snapshot:
     def _cancelling(self, record: Record, event: Event, place: int) -> None:
         record.cancelling = True
 
-    def _completed(self, record: Record, event: Event, place: int) -> None:
+    def _completed(self, record: Record, event: Event | CompletedLine, place: int) -> None:
         record.stage = record.code = record.message = None
         record.retry_due = record.cancelling = False
         self._report(event.job, record, event.cost_usd)
         self.timings.completed(event.job, event.at, event.unfinished_s, self._run_number(place))
 
-    def _done(self, record: Record, event: Event, place: int) -> None:
+    def _done(self, record: Record, event: Event | DoneLine, place: int) -> None:
         self.costs.ended(event.job)
         record.quality, record.done_offset = event.quality, place
         record.retry = 0  # packed records have none
@@ -382,15 +350,16 @@ def _is_before(place: int, end: int | None) -> bool:
     return end is None or place < end or place >> SEGMENT_SHIFT != end >> SEGMENT_SHIFT
 
 
-_APPLY = {
-    EventName.SUBMITTING: Snapshot._submitting,
-    EventName.DEFERRED: Snapshot._deferred,
-    EventName.UNANSWERED: Snapshot._unanswered,
-    EventName.SUBMITTED: Snapshot._submitted,
-    EventName.COMPLETED: Snapshot._completed,
-    EventName.DONE: Snapshot._done,
-    EventName.FAILED: Snapshot._failed,
-    EventName.CANCELLED: Snapshot._cancelled,
-    EventName.CANCELLING: Snapshot._cancelling,
-    EventName.COST: Snapshot._costed,
+_Rule = tuple[Callable[[Snapshot, Record, Any, int], None], Mapping[State, State]]
+_APPLY: dict[EventName, _Rule] = {
+    EventName.SUBMITTING: (Snapshot._submitting, MOVES[EventName.SUBMITTING]),
+    EventName.DEFERRED: (Snapshot._deferred, MOVES[EventName.DEFERRED]),
+    EventName.UNANSWERED: (Snapshot._unanswered, MOVES[EventName.UNANSWERED]),
+    EventName.SUBMITTED: (Snapshot._submitted, MOVES[EventName.SUBMITTED]),
+    EventName.COMPLETED: (Snapshot._completed, MOVES[EventName.COMPLETED]),
+    EventName.DONE: (Snapshot._done, MOVES[EventName.DONE]),
+    EventName.FAILED: (Snapshot._failed, MOVES[EventName.FAILED]),
+    EventName.CANCELLED: (Snapshot._cancelled, MOVES[EventName.CANCELLED]),
+    EventName.CANCELLING: (Snapshot._cancelling, MOVES[EventName.CANCELLING]),
+    EventName.COST: (Snapshot._costed, MOVES[EventName.COST]),
 }

@@ -16,8 +16,9 @@ from batcher.jobs.lifecycle import State
 from batcher.layout import LEDGER_NAME
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.run_dir_lock import is_segment_held
+from batcher.ledger.saved_snapshot import LastRun
 from batcher.ledger.segments import segments_in
-from batcher.ledger.snapshot import LastRun, Snapshot, is_poor
+from batcher.ledger.snapshot import Snapshot, is_poor
 
 USD_DIGITS = 6
 REFUSED = "refused"

@@ -38,7 +38,7 @@ class Lengths(msgspec.Struct, gc=False):
 
 def timing_key(model: str | None, inputs: Mapping[str, Any] | Lengths) -> TimingKey:
     """What a generation's time depends on most: its model and the requested length of its output."""
-    if isinstance(inputs, Mapping):
+    if not isinstance(inputs, Lengths):
         inputs = Lengths(*map(inputs.get, Lengths.__struct_fields__))
     for value in (inputs.duration, inputs.seconds, inputs.num_frames, inputs.video_length):
         if value is not None:

@@ -18,7 +18,7 @@ from batcher.jobs.shard import Shard
 from batcher.ledger import checkpoint
 from batcher.ledger.ledger import Ledger, read_ledger, read_snapshot
 from batcher.ledger.lines import LineReader
-from batcher.ledger.packed import Bulk, SavedMap
+from batcher.ledger.packed import SHARDS, Bulk, SavedWords
 from batcher.ledger.snapshot import Snapshot
 
 RUN = RunEvent(run="a", at="2026-01-01T00:00:00.000Z", total=9, manifest="m.yaml", version=1)
@@ -191,13 +191,22 @@ def test_a_head_that_promises_a_body_of_any_size_is_as_good_as_none(body_bytes):
 
 
 @pytest.mark.parametrize(
-    ("keys", "values", "cells", "fits"),
-    [(8, 8, 36, True), (7, 7, 36, False), (8, 16, 36, False), (8, 8, 35, False), (8, 8, 72, False)],
+    ("sizes", "words", "cells", "fits"),
+    [
+        ([1], 16, 36, True),
+        ([1], 15, 36, False),
+        ([1], 24, 36, False),
+        ([2, -1], 16, 36, False),
+        ([1, 0], 16, 36, False),
+        ([1], 16, 35, False),
+        ([1], 16, 72, False),
+    ],
 )
-def test_bulks_that_do_not_fit_together_are_not_taken_apart(keys, values, cells, fits):
+def test_bulks_that_do_not_fit_together_are_not_taken_apart(sizes, words, cells, fits):
     def change(saved):
         saved.finished.flags = Bulk([bytearray(1)])
-        saved.finished.rows = SavedMap(Bulk([bytearray(keys)]), Bulk([bytearray(values)]))
+        shards = [*sizes, *[0] * (SHARDS - 1)]
+        saved.finished.rows = SavedWords(shards, Bulk([bytearray(words)]))
         saved.finished.cells = Bulk([bytearray(cells)])
 
     odd = Odd(lambda place: None)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.ledger import packed
-from batcher.ledger.packed import PackedMap
+from batcher.ledger.packed import PackedMap, PackedSet
 
 NUMBERS = st.integers(0, 2**64 - 1)
 TEXTS = st.text(max_size=3) | st.sampled_from([f"job-{number}" for number in range(8)])
@@ -39,6 +39,28 @@ def test_what_was_saved_comes_back_and_goes_on(deeds, more):
     assert (len(ours), {text: ours.get(text) for text in theirs}) == (len(theirs), theirs)
     for _, text, number in more:
         assert ours.setdefault(text, number) == theirs.setdefault(text, number)
+
+
+@given(st.lists(TEXTS), st.lists(TEXTS))
+def test_a_set_holds_what_was_added_also_after_it_was_saved(texts, more):
+    saved, ours = PackedSet(), PackedSet()
+    for text in texts:
+        saved.add(text)
+    ours.restore(saved.saved())
+    for text in more:
+        assert (text in ours) is (text in texts)
+    for text in more:
+        ours.add(text)
+    assert len(ours) == len({*texts, *more})
+    assert all(text in ours for text in (*texts, *more))
+
+
+@given(DEEDS)
+def test_one_that_keeps_hashes_of_recent_texts_does_the_same(deeds):
+    ours, theirs = PackedMap(recent=2), PackedMap()
+    for _, text, number in deeds:
+        assert ours.setdefault(text, number) == theirs.setdefault(text, number)
+        assert ours.get(text) == theirs.get(text)
 
 
 @given(DEEDS)
