@@ -176,6 +176,14 @@ def test_a_ledger_amounts_to_the_same_or_is_refused_with_the_same_words(
         assert outcome(Snapshot, tmp_path) == outcome(Folded, tmp_path)
 
 
+@pytest.mark.parametrize("old", [b'"prompt"', b'"a"', b'"k"', b'"p"'])
+def test_bytes_that_are_not_text_are_damage_also_in_what_is_skipped(tmp_path, old):
+    whole = b"\n".join([*LIFE, b""]).replace(old, old.replace(b'"', b'"\xff', 1), 1)
+    (tmp_path / LEDGER_NAME).write_bytes(whole)
+    assert "ledger.jsonl:1: unreadable" in outcome(Snapshot, tmp_path)
+    assert outcome(Snapshot, tmp_path) == outcome(Folded, tmp_path)
+
+
 def test_usual_lines_are_decoded_only_once(tmp_path, monkeypatch):
     others = []
     monkeypatch.setattr(replay, "read_line", lambda raw: others.append(raw) or read_line(raw))
