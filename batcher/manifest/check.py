@@ -243,8 +243,8 @@ class Checker:
         if source.file not in numbers:
             numbers[source.file] = len(numbers)
         place = numbers[source.file] << _LINE_BITS | source.line
-        kind = "own" if draft.explicit == job.id else "made"
-        return self._ids.claim(job.id, (kind, job.digest), place, mark)
+        meaning = job.digest if draft.explicit != job.id else ("own", job.digest)
+        return self._ids.claim(job.id, meaning, place, mark)
 
     def _taken(self, job: Job, draft: Draft, first: int) -> str:
         where = self._place(first)

@@ -33,23 +33,26 @@ class Pattern:
         is_known = is_usual and all(name in spec.fields for name in own)
         self._model = model
         self._spec = spec
-        self._names = own
-        self._keys = keys
-        self._cells = [_cell_of(name, spec) for name in own] if is_known else [_uncertain]
+        self._columns = [
+            (name, key, _cell_of(name, spec) if is_known else _uncertain)
+            for name, key in zip(own, keys, strict=True)
+        ]
 
     def fitted(self, values: Iterable[Any]) -> tuple[dict[str, Any], str] | None:
         """The inputs with these values, typed and checked, and their digest; None: check them in full.
 
         ``values`` are in the order of the names.
         """
-        cells = [cell(value) for cell, value in zip(self._cells, values, strict=False)]
-        if None in cells or not cells:
+        sent: dict[str, Any] = {}
+        compared: dict[str, Any] = {}
+        for (name, key, cell), value in zip(self._columns, values):  # noqa: B905 (strict is slow)
+            found = cell(value)
+            if found is None:
+                return None
+            sent[name], compared[key] = found
+        if self._spec.problems(sent):
             return None
-        sent, compared = zip(*cells, strict=True)
-        inputs = dict(zip(self._names, sent, strict=True))
-        if self._spec.problems(inputs):
-            return None
-        return inputs, digest_of(self._model, dict(zip(self._keys, compared, strict=True)))
+        return sent, digest_of(self._model, compared)
 
 
 def _cell_of(name: str, spec: ModelSpec) -> Cell:

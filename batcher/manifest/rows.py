@@ -32,8 +32,8 @@ _GARBLED = re.compile("[\u00c2-\u00f4\u221a\u2248][^\x00-\x7f]|\ufffd")
 _SURELY_GARBLED = re.compile("\u00e2\u20ac|\u00c3[\x80-\xbf]|\ufffd")
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 _BLANKS = "".join(char for char in map(chr, range(0x3001)) if char.isspace()) + _INVISIBLE
-_BEGINNINGS = tuple(f"\0{first}" for first in "\0#= \t\r\n\v\f")
-"""Beginnings of texts that need a check, between NULs; the first is the empty text."""
+_BEGINNING = re.compile("\0[\0#= \t\r\n\v\f]")
+"""The beginning of a text that needs a check, between NULs; two of them are an empty text."""
 _CODE_PAGES = ("cp1252", "latin-1", "mac-roman")
 
 
@@ -318,7 +318,8 @@ def judge(row: Row, remarks: Remarks, *, is_table: bool) -> None:
     In a table, a cell with only blanks is empty.
     """
     if _needs_look(row.inputs.values()):
-        for name in [name for name, value in row.inputs.items() if type(value) is str]:
+        texts = [(name, value) for name, value in row.inputs.items() if type(value) is str]
+        for name in [name for name, value in texts if _needs_look((value,))]:
             _look_at(row, name, remarks, is_table)
     for name, value in row.vars.items() if row.vars else ():
         if isinstance(value, str) and (what := sheet_problem(value, is_table=is_table)):
@@ -331,7 +332,7 @@ def _needs_look(values: Collection[Any]) -> bool:
         text = "\0".join(("", *values, ""))
     except TypeError:  # numbers, lists
         return True
-    return not text.isascii() or any(map(text.__contains__, _BEGINNINGS))
+    return not text.isascii() or _BEGINNING.search(text) is not None
 
 
 def _look_at(row: Row, name: str, remarks: Remarks, is_table: bool) -> None:

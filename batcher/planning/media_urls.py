@@ -117,6 +117,13 @@ def looks_private(url: str) -> bool:
     return _is_private_name(url.partition("://")[2].partition("/")[0])
 
 
+def _needs_look(value: Any) -> bool:
+    """Whether an input may hold the URL of media that can't be fetched, or not for long."""
+    if isinstance(value, str):
+        return "?" in value or looks_private(value)
+    return value is not None
+
+
 @lru_cache(maxsize=1024)
 def _is_private_name(authority: str) -> bool:
     labels = authority.partition(":")[0].lower().rstrip(".").split(".")
@@ -134,8 +141,10 @@ class UrlWatch:
 
     def look_at(self, job: Job, spec: ModelSpec | None) -> None:
         """Check the URLs of one job. Most are neither signed nor on a host that looks private."""
+        if spec is not None and not any(map(_needs_look, map(job.input.get, spec.media))):
+            return
         for url, kind, name in _urls_of(job, spec):
-            if "?" in url or looks_private(url):
+            if _needs_look(url):
                 self.add(MediaUrl(url, kind, name, job.source))
 
     def add(self, media: MediaUrl) -> None:
