@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from batcher.jobs.identity import prompt_of
 from batcher.jobs.job import Job, LocalMedia
 from batcher.jobs.lifecycle import State
-from batcher.jobs.nodes import prompt_of
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
 

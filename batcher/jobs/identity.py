@@ -12,14 +12,16 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from decimal import MAX_EMAX, MIN_EMIN, Context
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from batcher.jobs import identity_v1
 from batcher.jobs.job import Job, LocalMedia, data_uri_sha256, is_data_uri
-from batcher.jobs.nodes import prompt_of
+from batcher.jobs.nodes import is_override, node_and_name, node_order
 from batcher.jobs.signatures import without_signature
+
+_TEXTS: Final = ("prompt", "text")
 
 FIRST_RULE = 1
 """The rule of ledgers that name none: version 0.1 wrote them."""
@@ -273,3 +275,16 @@ def price_key(job: Job) -> str:
     settings = sorted((name, str(value)) for name, value in settings_of(job.input))
     text = msgspec.json.encode([job.model, settings])
     return hashlib.sha256(text).hexdigest()[:KEY_CHARS]
+
+
+def prompt_of(inputs: Mapping[str, Any]) -> Any:
+    """What a job is made from: its ``prompt``, or the first text that it gives a node of a workflow."""
+    if "prompt" in inputs:
+        return inputs["prompt"]
+    places = ((node_and_name(path), value) for path, value in inputs.items() if is_override(path))
+    texts = [
+        (node_order(place[0]), place[1], value)
+        for place, value in places
+        if place is not None and isinstance(value, str) and place[1].lower().endswith(_TEXTS)
+    ]
+    return min(texts)[-1] if texts else None

@@ -22,7 +22,6 @@ PARTNER_VARIABLE: Final = "COMFY_ORG_API_KEY"
 
 _PREFIX: Final = f"{OVERRIDES}."
 _PARTS: Final = 4
-_TEXTS: Final = ("prompt", "text")
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 
 
@@ -47,19 +46,6 @@ def node_order(node: str) -> list[tuple[int, int, str]]:
     """Sorts nodes: ``2`` before ``10``, and ``57:3`` (a node in a group) before ``57:8``."""
     parts = node.split(":")
     return [(0, int(p), "") if p.isascii() and _NUMBER.fullmatch(p) else (1, 0, p) for p in parts]
-
-
-def prompt_of(inputs: Mapping[str, Any]) -> Any:
-    """What a job is made from: its ``prompt``, or the first text that it gives a node of a workflow."""
-    if "prompt" in inputs:
-        return inputs["prompt"]
-    places = ((node_and_name(path), value) for path, value in inputs.items() if is_override(path))
-    texts = [
-        (node_order(place[0]), place[1], value)
-        for place, value in places
-        if place is not None and isinstance(value, str) and place[1].lower().endswith(_TEXTS)
-    ]
-    return min(texts)[-1] if texts else None
 
 
 def taken_apart(inputs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -9,13 +9,14 @@ import re
 import stat
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from batcher.jobs.job import LocalMedia
 from batcher.jobs.nodes import workflow_problem
 from batcher.manifest.rows import LocalPath
+from batcher.media.file_types import sniff
 from batcher.schema.dialect import WORKFLOW_KIND, json_value
 from batcher.schema.problems import shown
 from batcher.terminal import legible
@@ -41,36 +42,16 @@ _LABEL = re.compile(r"(?!-)[^\W_](?:[\w-]*[^\W_])?|_[\w-]+")
 _DATA_URI = re.compile(r"data:(image|video|audio)/[\w.+-]+(?:;[^,;\s]+)*?;base64,([A-Za-z0-9+/]*={0,2})")
 _PRIVATE_SUFFIXES = (".localhost", ".local", ".localdomain", ".internal", ".lan", ".home.arpa")
 
-_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\x89PNG\r\n\x1a\n", "image/png"),
-    (0, b"\xff\xd8\xff", "image/jpeg"),
-    (0, b"GIF87a", "image/gif"),
-    (0, b"GIF89a", "image/gif"),
-    (8, b"WEBP", "image/webp"),
-    (0, b"II*\x00", "image/tiff"),
-    (0, b"MM\x00*", "image/tiff"),
-    (0, b"\x00\x00\x00\x0cJXL ", "image/jxl"),
-    (4, b"ftypavif", "image/avif"),
-    (4, b"ftyphei", "image/heic"),
-    (4, b"ftypmif1", "image/heic"),
-    (4, b"ftypM4A", "audio/mp4"),
-    (4, b"ftypqt", "video/quicktime"),
-    (4, b"ftyp", "video/mp4"),
-    (0, b"\x1aE\xdf\xa3", "video/webm"),
-    (8, b"AVI ", "video/x-msvideo"),
-    (0, b"\x00\x00\x01\xba", "video/mpeg"),
-    (8, b"WAVE", "audio/wav"),
-    (0, b"ID3", "audio/mpeg"),
-    (0, b"\xff\xfb", "audio/mpeg"),
-    (0, b"\xff\xf3", "audio/mpeg"),
-    (0, b"\xff\xf2", "audio/mpeg"),
-    (0, b"fLaC", "audio/flac"),
-    (0, b"OggS", "audio/ogg"),
-    (0, b"\xff\xf1", "audio/aac"),
-)
-
-
-_BITMAP_HEADER_BYTES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
+_SENT_AS: Final = {
+    ".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".webp": "image/webp",
+    ".bmp": "image/bmp", ".tif": "image/tiff", ".jxl": "image/jxl", ".avif": "image/avif",
+    ".heic": "image/heic", ".heif": "image/heic",
+    ".mp4": "video/mp4", ".m4v": "video/mp4", ".3gp": "video/mp4", ".mov": "video/quicktime",
+    ".webm": "video/webm", ".mkv": "video/webm", ".avi": "video/x-msvideo", ".mpg": "video/mpeg",
+    ".m4a": "audio/mp4", ".wav": "audio/wav", ".mp3": "audio/mpeg", ".flac": "audio/flac",
+    ".ogg": "audio/ogg", ".aac": "audio/aac",
+}  # fmt: skip
+"""Formats that are sent as media, by their usual extensions."""
 _MEDIA_SUFFIX = re.compile(
     r"[^\0\r\n]{0,1024}\.(?:png|jpe?g|gif|webp|bmp|tiff?|avif|heic|jxl|mp4|m4v|mov|webm|mkv|avi|mpe?g|"
     r"mp3|m4a|wav|flac|ogg|opus|aac)",
@@ -216,19 +197,18 @@ def _read_identity(path: Path) -> tuple[str, str]:
 
 
 def media_type_of(head: bytes) -> str | None:
-    """The media type by a file's first bytes, None if unknown."""
-    if head.startswith(b"BM"):
-        return "image/bmp" if _is_bitmap(head) else None
-    for offset, signature, media_type in _SIGNATURES:
-        if head.startswith(signature, offset) and (offset != 8 or head.startswith(b"RIFF")):
-            return media_type
-    return None
+    """The media type by a file's first bytes, None if it can't be sent as media.
 
-
-def _is_bitmap(head: bytes) -> bool:
-    """Whether a file that begins with "BM" (a text may, too) has the headers of a bitmap."""
-    reserved, header_bytes = head[6:10], int.from_bytes(head[14:18], "little")
-    return reserved == bytes(4) and header_bytes in _BITMAP_HEADER_BYTES
+    A text may begin like a bitmap ("BM"), or like a QuickTime file without a brand ("Get free ...").
+    """
+    signature = sniff(head)
+    if signature is None:
+        return None
+    if signature.extension == ".bmp" and head[6:10] != bytes(4):
+        return None
+    if signature.extension == ".mov" and head[4:8] != b"ftyp":
+        return None
+    return _SENT_AS.get(signature.extension)
 
 
 @lru_cache(maxsize=1024)

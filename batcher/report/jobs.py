@@ -11,9 +11,9 @@ from urllib.parse import quote
 import msgspec
 
 from batcher.dataset.metadata_rows import ColumnTypes, Rows
+from batcher.jobs.identity import prompt_of
 from batcher.jobs.job import Probed
 from batcher.jobs.lifecycle import State
-from batcher.jobs.nodes import prompt_of
 from batcher.ledger.finished import JobRecord
 from batcher.media.file_types import MEDIA_TYPES
 from batcher.options.command import as_path, command

@@ -9,9 +9,9 @@ import pytest
 
 from batcher.cli.fields import field_notes
 from batcher.jobs.column_rules import Mapped
-from batcher.jobs.identity import settings_of
+from batcher.jobs.identity import prompt_of, settings_of
 from batcher.jobs.job import LocalMedia
-from batcher.jobs.nodes import node_order, prompt_of, put_together, taken_apart
+from batcher.jobs.nodes import node_order, put_together, taken_apart
 from batcher.providers.deployments import body_of
 from batcher.schema.object_info import workflow_schema
 from batcher.schema.spec import ModelSpec
