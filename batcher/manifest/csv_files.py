@@ -11,7 +11,7 @@ from typing import Any
 from batcher.errors import ManifestError
 from batcher.jobs.column_rules import IGNORED, INPUT, KEY, META, NONE, ColumnRules, Place
 from batcher.manifest.headers import AGAIN, TITLES_MAX, header_in
-from batcher.manifest.rows import ManifestChanged, Row, put, set_reserved
+from batcher.manifest.rows import LocalPath, ManifestChanged, Row, put, set_reserved
 from batcher.schema.dialect import boolean_in, integer_in, json_value, number_in
 from batcher.schema.problems import shown
 
@@ -31,8 +31,8 @@ def _json_in(text: str) -> Any:
 
 
 def json_list_in(value: Any) -> Any:
-    """The list if ``text`` is a JSON list, anything else unchanged."""
-    if not isinstance(value, str) or not value.startswith("["):
+    """The list if ``value`` is the text of a JSON list, anything else unchanged (also ``[1].png``)."""
+    if not isinstance(value, str) or isinstance(value, LocalPath) or not value.startswith("["):
         return value
     decoded = _json_in(value)
     return decoded if isinstance(decoded, list) else value

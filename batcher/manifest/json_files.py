@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import msgspec
@@ -23,6 +23,8 @@ JOBS = "jobs"
 _REQUEST = frozenset({"body", "input", "params"})
 _ENVELOPE = frozenset({"custom_id", "method", "url", "body", "params"})
 _DOCUMENT_ONLY = frozenset({"defaults", "matrix", "vars", "repeat", "run"})
+_PROMPTS = frozenset({"prompt", "prompts", "text", "texts", "caption", "captions"})
+_Cells = tuple[list[str], Iterable[Iterable[Any]]]  # the names of columns, and the rows
 
 
 class _NotJson(ValueError):
@@ -243,6 +245,7 @@ def shaped(top: Any, inside: str = "") -> tuple[Any, tuple[str, ...]]:
         ways = ", ".join(f"--format json:{key} ({len(top[key])})" for key in lists)
         raise ShapeError(f"several lists of objects stand here; say which one holds the jobs: {ways}")
     if lists:
+        _check_texts(top, lists[0])
         return _unwrapped(top, lists[0])
     named = _by_name(top)
     return (top if named is None else named), ()
@@ -291,6 +294,14 @@ def _holds_jobs(key: str, value: Any) -> bool:
     return kinds <= {dict, Lined, str} and (kinds != {str} or media_kind(key) is None)
 
 
+def _check_texts(top: Mapping[str, Any], key: str) -> None:
+    """Raises ShapeError for texts that are perhaps not prompts: keywords, a column of several."""
+    beside = [value for name, value in top.items() if name != key and name not in HEAD_KEYS]
+    sure = key.lower() in _PROMPTS and not any(isinstance(value, list) for value in beside)
+    if beside and not sure and all(isinstance(item, str) for item in top[key]):
+        raise ShapeError(f"are the texts under {key!r} prompts? Then add --format json:{key}")
+
+
 def _unwrapped(top: Mapping[str, Any], key: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     left = [name for name in top if name != key and name not in HEAD_KEYS]
     head = Lined(getattr(top, "line", 1))
@@ -299,12 +310,9 @@ def _unwrapped(top: Mapping[str, Any], key: str) -> tuple[dict[str, Any], tuple[
             kept = JOBS if name == key else name
             head[kept] = value
             head.lines[kept] = getattr(top, "lines", {}).get(name, head.line)
-    told = f" the jobs are those under {key!r}"
-    if left:
-        told += (
-            f"; {', '.join(map(repr, left[:6]))}{', ...' if len(left) > 6 else ''} beside it: not read"
-        )
-    return head, (told,)
+    more = ", ..." if len(left) > 6 else ""
+    beside = f"; {', '.join(map(repr, left[:6]))}{more} beside it: not read" if left else ""
+    return head, (f" the jobs are those under {key!r}{beside}",)
 
 
 def _by_name(top: Mapping[str, Any]) -> LinedList | None:
@@ -325,20 +333,36 @@ def _by_name(top: Mapping[str, Any]) -> LinedList | None:
 
 
 def _as_rows(top: Mapping[str, Any]) -> LinedList | None:
-    """The rows of a mapping of columns, as pandas writes it (``{"prompt": {"0": ..}}``) or of lists."""
+    """The rows of a table: a mapping of columns or of lists, or pandas' ``orient="split"``."""
+    if (found := _split(top) or _columns_in(top)) is None:
+        return None
+    jobs = LinedList()
+    jobs += (dict(zip(found[0], cells, strict=True)) for cells in found[1])
+    jobs.lines += itertools.repeat(1, len(jobs))
+    return jobs
+
+
+def _split(top: Mapping[str, Any]) -> _Cells | None:
+    """``{"columns": ["prompt", ..], "index": [0, ..], "data": [["a", ..], ..]}``."""
+    names, rows = top.get("columns"), top.get("data")
+    known = set(top) <= {"columns", "index", "data"}
+    if not (known and isinstance(names, list) and isinstance(rows, list)):
+        return None
+    names = list(map(str, names))
+    fits = all(isinstance(row, list) and len(row) == len(names) for row in rows)
+    return (names, rows) if fits and len(set(names)) == len(names) else None
+
+
+def _columns_in(top: Mapping[str, Any]) -> _Cells | None:
+    """``{"prompt": {"0": ..}}``, as pandas writes it, or ``{"prompt": [..]}``."""
     names = {str(key).lower() for key in top}
     if not names & KNOWN_NAMES or not (len(names) > 1 or "prompt" in names):
         return None
-    columns = [_column(value) for value in top.values()]
-    if None in columns or len({len(column or ()) for column in columns}) != 1:
+    columns = [column for value in top.values() if (column := _column(value))]
+    fits = len(columns) == len(top) and len(set(map(len, columns))) == 1
+    if not fits or any(isinstance(item, dict) for column in columns for item in column):
         return None
-    if any(isinstance(item, dict) for column in columns for item in column or ()):
-        return None
-    jobs = LinedList()
-    for cells in zip(*(column or () for column in columns), strict=True):
-        jobs.append(dict(zip(top, cells, strict=True)))
-    jobs.lines += itertools.repeat(1, len(jobs))
-    return jobs
+    return list(top), zip(*columns, strict=True)
 
 
 def _column(value: Any) -> list[Any] | None:

@@ -28,6 +28,7 @@ SHAPES = {
     "wrapped beside facts": json.dumps({"version": 2, "info": {"by": "me"}, "items": TWO}),
     "one object after another": "\n".join(json.dumps(job, indent=2) for job in TWO),
     "columns": json.dumps({"prompt": {"0": "a", "1": "b"}, "seed": {"0": None, "1": 1}}),
+    "columns, index, data": json.dumps({"columns": ["prompt", "seed"], "index": [0, 1], "data": [["a", None], ["b", 1]]}),
     "lists as columns": json.dumps({"prompt": ["a", "b"], "seed": [None, 1]}),
     "batch lines": lines(*({"custom_id": f"r-{n}", "method": "POST", "url": "/v1", "body": job} for n, job in enumerate(TWO))),
     "a list of requests": json.dumps([{"custom_id": f"r-{n}", "params": job} for n, job in enumerate(TWO)]),
@@ -96,6 +97,28 @@ def test_what_is_not_read_beside_the_jobs_is_told(tmp_path):
     assert found.tally.warnings == [
         f"{tmp_path}/a.json: the jobs are those under 'items'; 'version', 'info' beside it: not read"
     ]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"title": "My film", "keywords": ["noir", "rain"]},
+        {"tags": ["x"], "shots": {"a": {"prompt": "p"}}},
+        {"prompt": ["a", "b"], "seed": [1]},
+        {"columns": ["prompt", "prompt"], "data": [["a", "b"]]},
+        {"columns": ["prompt", "seed"], "data": [["a"]]},
+    ],
+)
+def test_texts_that_may_be_no_prompts_are_not_bought_unasked(tmp_path, document):
+    for name in ("a.json", "a.jsonl"):
+        with pytest.raises(ManifestError, match=r"under '(\w+)' prompts\? Then add --format json:\1$"):
+            read_text(tmp_path, name, json.dumps(document), **ANY)
+
+
+def test_prompts_beside_facts_are_prompts(tmp_path):
+    document = {"version": 2, "by": {"name": "me"}, "prompts": ["a"]}
+    found = read_text(tmp_path, "a.json", json.dumps(document), **ANY)
+    assert [job.input for job in found.jobs] == [{"prompt": "a"}]
 
 
 def test_settings_beside_the_jobs_hold(tmp_path):

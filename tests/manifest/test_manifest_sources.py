@@ -103,6 +103,13 @@ def test_a_folder_of_media_is_a_job_for_each_file(folder):
     ]  # fmt: skip
 
 
+def test_a_file_whose_name_looks_like_json_is_a_file(folder):
+    write(folder, "photos/[1].png", PNG)
+    for path in ("photos", "photos/*"):
+        ((job,), tally) = jobs(path, set={"prompt": "a"})
+        assert (tally.problems, job.input["image_url"].path) == ([], "photos/[1].png")
+
+
 def test_captions_beside_media_are_prompts(folder):
     write(folder, "train/a.png", PNG)
     write(folder, "train/a.txt", "\ufeffa cat,\non a wall\n")
