@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+F = TypeVar("F", bound="asyncio.Future[Any]")
 
 
 class Threads(ThreadPoolExecutor):
@@ -35,6 +36,18 @@ class Threads(ThreadPoolExecutor):
             super()._adjust_thread_count()
         except RuntimeError:
             return  # "can't start new thread"
+
+
+class Unstoppable(asyncio.Future[R]):
+    """A result of a thread, which nothing can stop: a cancelled task still waits for it.
+
+    The task is cancelled when the result is there.
+    """
+
+    def cancel(self, msg: object = None) -> bool:
+        """Refuse: asyncio then cancels the waiting task at its next step."""
+        del msg
+        return False
 
 
 class Groups(Generic[T, R]):
@@ -59,12 +72,17 @@ class Groups(Generic[T, R]):
 
     def add(self, item: T) -> asyncio.Future[R]:
         """The future result of ``item``. Cancelling it doesn't stop the work."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[R] = loop.create_future()
+        return self._add(item, asyncio.get_running_loop().create_future())
+
+    def add_unstoppable(self, item: T) -> Unstoppable[R]:
+        """The future result of ``item``, which can't be cancelled."""
+        return self._add(item, Unstoppable())
+
+    def _add(self, item: T, future: F) -> F:
         self._waiting.append((item, future))
         if self._free:
             self._free -= 1
-            loop.call_soon(self._begin)
+            future.get_loop().call_soon(self._begin)
         return future
 
     def _begin(self) -> None:

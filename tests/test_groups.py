@@ -150,3 +150,25 @@ def test_work_is_done_by_as_many_threads_as_can_be_had(count):
     done = [threads.submit(lambda number=number: number * 2) for number in range(20)]
     assert [future.result(timeout=5) for future in done] == [number * 2 for number in range(20)]
     threads.shutdown()
+
+
+async def test_a_task_that_is_cancelled_waits_for_what_nothing_can_stop(
+    groups: Groups[int, int], work: Doubling
+) -> None:
+    work.may.clear()
+    got: list[int] = []
+
+    async def ask() -> None:
+        got.append(await groups.add_unstoppable(1))
+
+    task = asyncio.create_task(ask())
+    while not work.sizes:
+        await asyncio.sleep(0)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+    assert not task.done()
+    work.may.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not got

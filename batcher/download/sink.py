@@ -23,7 +23,7 @@ from aiofiles.threadpool import wrap
 from batcher.disk import cannot_write
 from batcher.errors import RunDirError
 from batcher.media.file_types import HEAD_BYTES
-from batcher.thread_batches import Groups
+from batcher.thread_batches import Groups, Unstoppable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -97,13 +97,13 @@ class Writers:
         """Call ``function`` in one of the threads."""
         return asyncio.get_running_loop().run_in_executor(self.threads, function)
 
-    def store(self, path: Path, pieces: Sequence[bytes]) -> asyncio.Future[str]:
+    def store(self, path: Path, pieces: Sequence[bytes]) -> Unstoppable[str]:
         """Write a whole file and make it durable; the future has its SHA-256 in hex.
 
-        The future fails with an OSError if a write fails. A cancelled caller must still await the
-        future: the thread is still writing.
+        The future fails with an OSError if a write fails. A cancelled caller still waits for it,
+        because the thread is still writing.
         """
-        return self._small.add(Small(path, pieces))
+        return self._small.add_unstoppable(Small(path, pieces))
 
 
 def store_group(group: Sequence[Small]) -> list[str | OSError]:
@@ -179,7 +179,10 @@ class PartialFile:
     async def finish(self) -> str:
         """Make the file durable and close it; returns its SHA-256 in hex."""
         if self._raw is None:
-            return await self._settled(self._writers.store(self.path, self._take_pieces()))
+            try:
+                return await self._writers.store(self.path, self._take_pieces())
+            except OSError as error:
+                raise cannot_write(self.path, error) from error
         await self._write_piece()
         await self._written()
         sha256 = await self._settled(self._writers.run(self._raw.seal))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
@@ -17,7 +16,7 @@ from batcher.download.coding import Broken, is_packed, is_unreadable, unpack
 from batcher.download.patience import Endless, NotMedia, ServerBusy
 from batcher.download.trust import shown
 from batcher.errors import DownloadInterrupted, DownloadRefused, UrlExpired
-from batcher.media.file_types import HEAD_BYTES, identify
+from batcher.media.file_types import HEAD_BYTES, identify, path_extension
 from batcher.media.wholeness import is_whole
 
 if TYPE_CHECKING:
@@ -188,7 +187,7 @@ class Transfer:
     async def _look(self, final_url: URL, answer: MediaAnswer) -> None:
         """Decide by the first bytes whether this is gzip, a known format, or not an output."""
         head = self._sink.head
-        extension = PurePosixPath(unquote(self._resource)).suffix.lower()
+        extension = path_extension(unquote(self._resource))
         self._packed = is_packed(head, extension, answer.media_type)
         if self._packed:
             return

@@ -180,7 +180,7 @@ def identify(head: bytes, paths: Sequence[str], content_type: str) -> FileType |
     """
     signature = sniff(head)
     media_type = content_type.partition(";")[0].strip().lower()
-    claimed = [*map(_path_extension, paths), _EXTENSIONS.get(media_type, "")]
+    claimed = [*map(path_extension, paths), _EXTENSIONS.get(media_type, "")]
     if signature is not None:
         extension = next((ext for ext in claimed if ext in signature.family), signature.extension)
         return FileType(extension, MEDIA_TYPES[extension])
@@ -208,7 +208,7 @@ def is_message(head: bytes, media_type: str, claimed: Sequence[str]) -> bool:
 
 def _named(paths: Sequence[str]) -> str:
     """The extension of a file of unknown type: its URL's, if harmless."""
-    return safe_extension(_path_extension(paths[0]) if paths else "") or UNKNOWN_EXTENSION
+    return safe_extension(path_extension(paths[0]) if paths else "") or UNKNOWN_EXTENSION
 
 
 def sniff(head: bytes) -> Signature | None:
@@ -318,6 +318,6 @@ def _svg(head: bytes) -> Signature | None:
     return Signature.of(".svg") if _SVG.match(head.removeprefix(b"\xef\xbb\xbf")) else None
 
 
-def _path_extension(path: str) -> str:
+def path_extension(path: str) -> str:
     """A path's own extension, in lower case, known or not; "" for none."""
     return splitext(path.rstrip("/"))[1].lower()

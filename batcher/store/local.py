@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from batcher.disk import Disk, writing
-from batcher.errors import RunDirError
+from batcher.errors import BatcherError, RunDirError
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import Replaced
 from batcher.jobs.shard import Shard
@@ -56,8 +56,8 @@ class RunDir:
         self._disk = disk
         self._obstacle: str | None = None
         self._moves: list[tuple[Path, Path]] = []
-        self._syncing: asyncio.Task[None] | None = None
-        self._waiting: asyncio.Task[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self._settling: asyncio.Task[None] | None = None
 
     def prepare(self) -> tuple[str, ...]:
         """Make the folders, and delete the partial downloads of dead runs.
@@ -186,26 +186,27 @@ class RunDir:
 
     async def settle(self) -> None:
         """Move published files into place, durably. Callers during a sync share the next one."""
-        if self._waiting is None and self._syncing is not None:
-            self._waiting = asyncio.create_task(self._sync_after(self._syncing))
-        if self._waiting is not None:
-            await asyncio.shield(self._waiting)
-            return
-        self._syncing = asyncio.create_task(self._sync())
-        await asyncio.shield(self._syncing)
+        settled = asyncio.get_running_loop().create_future()
+        self._waiting.append(settled)
+        if self._settling is None:
+            self._settling = asyncio.create_task(self._settle_groups())
+        await settled  # cancelling a caller does not stop the sync
 
-    async def _sync_after(self, syncing: asyncio.Task[None]) -> None:
-        await asyncio.wait([syncing])
-        self._waiting = None
-        self._syncing = asyncio.current_task()
-        await self._sync()
-
-    async def _sync(self) -> None:
+    async def _settle_groups(self) -> None:
         try:
-            moves, self._moves = self._moves, []
-            await self._disk.run(partial(self._move, moves))
+            while self._waiting:
+                waiting, self._waiting = self._waiting, []
+                moves, self._moves = self._moves, []
+                try:
+                    await self._disk.run(partial(self._move, moves))
+                except (OSError, BatcherError) as error:
+                    for settled in _open(waiting):
+                        settled.set_exception(error)
+                else:
+                    for settled in _open(waiting):
+                        settled.set_result(None)
         finally:
-            self._syncing = None
+            self._settling = None
 
     def _move(self, moves: list[tuple[Path, Path]]) -> None:
         for source, target in moves:
@@ -262,3 +263,8 @@ class RunDir:
         except OSError as error:
             return f"can't be read: {error.strerror}"
         return None if digest == artifact.sha256 else "its bytes have changed (SHA-256 differs)"
+
+
+def _open(futures: list[asyncio.Future[None]]) -> Iterator[asyncio.Future[None]]:
+    """Those whose callers were not cancelled."""
+    return (future for future in futures if not future.done())
