@@ -18,7 +18,7 @@ from batcher.engine.account import Account
 from batcher.engine.budget import Budget
 from batcher.engine.gateway import ApiLine, Lines
 from batcher.engine.stop import Control
-from batcher.engine.systemic import NoAnswers, SameAnswer, whole_run
+from batcher.engine.systemic import NoAnswers, SameAnswer, no_upload, whole_run
 from batcher.errors import CallError, OutcomeUnknown, RetryKind, RunDirError
 from batcher.jobs.identity import price_key
 from batcher.jobs.job import Job, recorded
@@ -159,7 +159,7 @@ class Submitter:
                 return UnreadableMedia(str(error))
             except CallError as error:
                 if error.kind is not RetryKind.TRANSIENT:
-                    if (reason := whole_run(error, job.model)) is not None:
+                    if (reason := no_upload(error, job.model)) is not None:
                         self._control.drain(reason)
                     return UnreadableMedia(error.message)
                 await self._terms.clock.sleep(UPLOAD_RETRY_S)

@@ -43,6 +43,14 @@ def whole_run(error: CallError, model: str) -> BatcherError | None:
     return None
 
 
+def no_upload(error: CallError, model: str) -> BatcherError | None:
+    """The reason to stop after one refused upload. An unknown address says nothing of the model."""
+    if isinstance(error, NotFound):
+        remedy = "run the same command again later, or give their URLs"
+        return StoppedError(f"no files can be uploaded for {model}: {remedy} ({error.message})")
+    return whole_run(error, model)
+
+
 @dataclass(slots=True)
 class SameAnswer:
     """Detects that the first submissions of a run are all refused for the same reason."""

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from batcher.errors import AuthRefused, BalanceExhausted, InterruptedRunError, Rejected
+from batcher.errors import AuthRefused, BalanceExhausted, InterruptedRunError, NotFound, Rejected
 from batcher.jobs.lifecycle import State
 from batcher.ports import CostSource, Phase, Traits
 from tests.support.engine import Api, Batch, answer, bought, in_virtual_time, job, some_jobs
@@ -83,6 +83,17 @@ async def test_an_upload_that_is_refused_for_the_whole_run_stops_it_and_fails_no
     assert ended.error.exit_code == code
     assert ended.states == {}
     assert batch.api.posts == []
+
+
+@in_virtual_time
+async def test_an_address_for_uploads_that_is_gone_is_not_taken_for_an_unknown_model(tmp_path):
+    batch = Batch(tmp_path, Uploading(traits=SILENT))
+    batch.api.refusal = NotFound("nothing here", http_status=404)
+    ended = await batch.run(some_jobs(3))
+    assert ended.error.exit_code == 3
+    assert "no files can be uploaded" in str(ended.error)
+    assert "knows no model" not in str(ended.error)
+    assert ended.states == {}
 
 
 @in_virtual_time
