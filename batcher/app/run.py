@@ -293,6 +293,7 @@ async def _drive(
             inspector=MediaInspector(prepared.run_dir, ledger.snapshot),
             account=targets.account,
             policy=options.policy,
+            vendors=len(site.vendors),
         )
         canary = Canary(
             prepared.canary, options.money.canary_failures, ledger.snapshot, host.clock, host.go_on

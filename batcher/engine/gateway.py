@@ -1,4 +1,8 @@
-"""The line to each provider: every call passes its gate, and outages are detected here."""
+"""The line to each provider: every call passes its gate, and outages are detected here.
+
+A provider that stops answering, or refuses the token or the balance, ends only its own jobs if the run
+has others: they stay as they are, for a later run.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,15 @@ from typing import Final, Protocol, TypeVar
 from batcher.clock import Clock, time_of_day
 from batcher.engine.stop import Control
 from batcher.engine.turns import Turns
-from batcher.errors import CallError, NotSent, OutcomeUnknown, TurnedAway, Unavailable, UnreachableError
+from batcher.errors import (
+    BatcherError,
+    CallError,
+    NotSent,
+    OutcomeUnknown,
+    TurnedAway,
+    Unavailable,
+    UnreachableError,
+)
 from batcher.jobs.job import Job
 from batcher.options.facts import DEFAULT_OUTAGE, Outage
 from batcher.pacing.gate import Gate
@@ -62,15 +74,26 @@ Providers = Callable[[str], Provider]
 """The provider of a model, by the model's name. Raises KeyError if this run is not connected to it."""
 
 
+class Silent(UnreachableError):
+    """A call was to go to a provider that has stopped answering: its job is left for a later run."""
+
+
+OnSilence = Callable[["ApiLine", UnreachableError], None]
+"""Called once, when a provider has not answered for too long."""
+
+
 class ApiLine:
-    """Makes calls to one provider, one exchange each; the lanes do the retries."""
+    """Makes calls to one provider, one exchange each; the lanes do the retries.
+
+    ``closed`` is why nothing more is submitted; None while jobs are. ``silent``: it makes no calls.
+    """
 
     def __init__(
         self,
         provider: Provider,
         gate: Gate,
         clock: Clock,
-        control: Control,
+        on_silence: OnSilence,
         *,
         outage: Outage = DEFAULT_OUTAGE,
         traffic: Traffic | None = None,
@@ -78,28 +101,32 @@ class ApiLine:
         self.provider = provider
         self._gate = gate
         self._clock = clock
-        self._control = control
+        self._on_silence = on_silence
         self._outage = outage
         self._traffic = traffic or Unlimited()
         self._turns = Turns()
         self._failing_since_s: float | None = None
         self._ever_answered = False
         self._pauses = clock.pauses
+        self.closed: BatcherError | None = None
+        self.silent = False
 
     @property
     def is_open(self) -> bool:
         """Whether a call may go out now."""
-        return self._gate.delay_s(self._clock.monotonic()) == 0.0
+        return not self.silent and self._gate.delay_s(self._clock.monotonic()) == 0.0
 
     def waits(self) -> Iterator[str]:
         """What all calls are waiting for and until when, in words; empty if they are not waiting."""
         now_s = self._clock.monotonic()
         closed_s = self._gate.closed_s(now_s)
+        if self.silent:
+            return
         if self._failing_since_s is not None:
             since_s = now_s - self._failing_since_s
             left_s = max(self._limit_s - since_s, 0.0)
             yield (
-                f"the API has not answered for {since_s:.0f} s; if that lasts, the run stops at "
+                f"the API has not answered for {since_s:.0f} s; if that lasts, it is given up at "
                 f"{time_of_day(self._clock, left_s)}"
             )
         elif closed_s >= 1:
@@ -122,17 +149,19 @@ class ApiLine:
         return self._traffic.waiting(model)
 
     async def ready(self, model: str | None = None) -> None:
-        """Wait until a call may go out; ``model`` is that of a POST."""
+        """Wait until a call may go out; ``model`` is that of a POST. Raises Silent."""
         with self._traffic.waiting(model):
             while True:
                 while delay_s := self._gate.delay_s(self._clock.monotonic()):
                     await self._clock.sleep(delay_s)
+                if self.silent:
+                    raise Silent(f"{self.provider.name} has stopped answering")
                 await self._traffic.turn(model)
                 if self.is_open:
                     return
 
     async def call(self, exchange: Callable[[], Awaitable[T]]) -> T:
-        """Wait for the gate, then make one exchange. Raises what the exchange raises."""
+        """Wait for the gate, then make one exchange. Raises Silent, and what the exchange raises."""
         await self._turns.take()
         await self.ready()
         return await self.exchange(exchange)
@@ -188,18 +217,33 @@ class ApiLine:
         if self._failing_since_s is None:
             self._failing_since_s = began_s
         failing_s = now_s - self._failing_since_s
-        if failing_s >= self._limit_s:
-            self._control.halt(
-                UnreachableError(f"the API has not answered for {failing_s:.0f} s ({error.message})")
+        if failing_s >= self._limit_s and not self.silent:
+            self.silent = True
+            self._on_silence(
+                self,
+                UnreachableError(f"the API has not answered for {failing_s:.0f} s ({error.message})"),
             )
 
 
 class Lines:
-    """The line to each provider, made when it is first needed: a pause at one holds up no other."""
+    """The line to each provider, made when it is first needed: a pause at one holds up no other.
 
-    def __init__(self, providers: Providers, make: Callable[[Provider], ApiLine]) -> None:
+    ``vendors`` is how many providers the run is connected to. What ends the last one ends the run.
+    """
+
+    def __init__(
+        self,
+        providers: Providers,
+        make: Callable[[Provider], ApiLine],
+        control: Control,
+        warn: Callable[[str], None],
+        vendors: int = 1,
+    ) -> None:
         self._providers = providers
         self._make = make
+        self._control = control
+        self._warn = warn
+        self._vendors = vendors
         self._by_name: dict[str, ApiLine] = {}
 
     def of(self, model: str | None) -> ApiLine:
@@ -209,7 +253,33 @@ class Lines:
             self._by_name[provider.name] = self._make(provider)
         return self._by_name[provider.name]
 
+    def close(self, line: ApiLine, error: BatcherError) -> None:
+        """Submit nothing more to one provider; the first reason stays. The others go on, if any do."""
+        if line.closed is None:
+            line.closed = self._of_one(line, error)
+            self._control.note(line.closed)
+            if self._all(lambda one: one.closed is not None):
+                self._control.drain(line.closed)
+            else:
+                self._warn(f"{line.closed}. Its other jobs stay pending; those of other providers go on")
+
+    def silence(self, line: ApiLine, error: UnreachableError) -> None:
+        """Stop all calls to a provider that does not answer."""
+        if self._all(lambda one: one.silent):
+            self._control.halt(self._of_one(line, error))
+        else:
+            self.close(line, error)
+
     def waits(self) -> Iterator[str]:
         """What the lines are waiting for, in words."""
         for line in self._by_name.values():
-            yield from line.waits()
+            yield from (
+                f"{line.provider.name}: {told}" if self._vendors > 1 else told for told in line.waits()
+            )
+
+    def _all(self, holds: Callable[[ApiLine], bool]) -> bool:
+        return sum(map(holds, self._by_name.values())) >= self._vendors
+
+    def _of_one(self, line: ApiLine, error: BatcherError) -> BatcherError:
+        """The error with the provider's name, if there are several."""
+        return type(error)(f"{line.provider.name}: {error}") if self._vendors > 1 else error

@@ -45,6 +45,8 @@ class Deps:
     inspector: Inspector = field(default_factory=Unchecked)
     account: Account | None = None
     policy: Policy = field(default_factory=Policy)
+    vendors: int = 1
+    """How many providers the run is connected to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,11 @@ def lanes_of(deps: Deps, pace: Pace, budget: Budget) -> Lanes:
 
     def line_to(provider: Provider) -> ApiLine:
         gate = Gate(deps.rng)
-        return ApiLine(provider, gate, clock, control, outage=pace.outage, traffic=traffic)
+        return ApiLine(provider, gate, clock, lines.silence, outage=pace.outage, traffic=traffic)
 
-    lines = Lines(deps.providers, line_to)
+    lines = Lines(deps.providers, line_to, control, deps.observer.warn, deps.vendors)
     terms = Terms(budget, limits.rate, clock, pace.concurrency, deps.account)
-    watcher = Watcher(lines, control, clock, deps.rng)
+    watcher = Watcher(lines, clock, deps.rng)
     outputs = Outputs(deps.run_dir, deps.metadata, deps.inspector)
     on_free = deps.account.lingered if deps.account is not None else None
     polls = LearnedPolls(snapshot.timings, deps.rng, pace.poll_interval_s)

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from batcher.clock import Clock, iso
-from batcher.engine.gateway import Lines, Traffic
-from batcher.engine.stop import Control
+from batcher.engine.gateway import Lines, Silent, Traffic
 from batcher.errors import AuthRefused, CallError, CredentialsError, NotFound
 from batcher.jobs.lifecycle import EventName, State
 from batcher.ledger.finished import JobRecord
@@ -91,9 +90,8 @@ class Gone(CallError):
 class Watcher:
     """Polls requests. Errors of single polls never end the polling; only final answers do."""
 
-    def __init__(self, lines: Lines, control: Control, clock: Clock, rng: Random) -> None:
+    def __init__(self, lines: Lines, clock: Clock, rng: Random) -> None:
         self._lines = lines
-        self._control = control
         self._clock = clock
         self._rng = rng
 
@@ -101,7 +99,7 @@ class Watcher:
         """The request's current result; retries transient errors and implausible answers.
 
         None if the token was refused, or only errors came for ``timeout_s`` seconds.
-        Raises Gone if the API no longer knows the request.
+        Raises Gone if the API no longer knows the request, and Silent.
         """
         absence, doubt, failures, began_s = Absence(), Doubt(), 0, self._clock.monotonic()
         line = self._lines.of(request.model)
@@ -116,11 +114,12 @@ class Watcher:
                     raise Gone(error.message, http_status=error.http_status) from error
                 await self._clock.sleep(NOT_FOUND_STEP_S)
             except AuthRefused as error:
-                self._control.drain(
+                self._lines.close(
+                    line,
                     CredentialsError(
                         "the API refused the token while results were asked for: check it and run the "
                         f"same command again ({error.message})"
-                    )
+                    ),
                 )
                 return None
             except CallError:
@@ -145,7 +144,7 @@ class Watcher:
         """Poll until the request is finished, for the first time in ``first_s`` seconds.
 
         None if the job timed out or the token was refused: it continues at the API, and the
-        next run polls it again. Raises Gone.
+        next run polls it again. Raises Gone and Silent.
         """
         watched_s = self._clock.monotonic()
         await self._clock.sleep(first_s)
@@ -278,7 +277,7 @@ class LateCosts:
         request = handle_of(self.ledger.snapshot.records[job_id])
         try:
             result = await self.watcher.ask(request, COST_ASK_S)
-        except Gone:
+        except (Gone, Silent):
             return
         record = self.ledger.snapshot.records[job_id]
         if record.request_id != request.id or not self._is_missing(job_id):

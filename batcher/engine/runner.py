@@ -12,6 +12,7 @@ from typing import Any
 
 from batcher.clock import time_of_day
 from batcher.engine.canary import Canary, no_canary
+from batcher.engine.gateway import Silent
 from batcher.engine.interrupt import obey_halt, until_halted
 from batcher.engine.lanes import Deps, Lanes
 from batcher.engine.max_runtime import end_in_time
@@ -133,6 +134,8 @@ class Runner:
         """An error in a lane drains the run instead of crashing it."""
         try:
             await work
+        except Silent:
+            pass  # the provider's line has said why
         except BatcherError as error:
             self.control.halt(error)
         except OSError as error:

@@ -37,9 +37,13 @@ class Control:
         """Whether a first signal ended the run, and no second one came."""
         return isinstance(self.error, InterruptedRunError) and not self.aborting.is_set()
 
+    def note(self, error: BatcherError) -> None:
+        """Some jobs will not end in this run; the others go on. The first reason stays."""
+        self.error = self.error or error
+
     def drain(self, error: BatcherError) -> None:
         """Submit nothing more. The first reason stays."""
-        self.error = self.error or error
+        self.note(error)
         self.draining = True
         if self.limits is not None:
             self.limits.slots.close()

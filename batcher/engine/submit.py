@@ -16,10 +16,18 @@ from typing import Any, Final, NamedTuple
 from batcher.clock import Clock
 from batcher.engine.account import Account
 from batcher.engine.budget import Budget
-from batcher.engine.gateway import ApiLine, Lines
+from batcher.engine.gateway import ApiLine, Lines, Silent
 from batcher.engine.stop import Control
 from batcher.engine.systemic import NoAnswers, SameAnswer, no_upload, whole_run
-from batcher.errors import CallError, OutcomeUnknown, RetryKind, RunDirError
+from batcher.errors import (
+    AuthRefused,
+    BalanceExhausted,
+    BatcherError,
+    CallError,
+    OutcomeUnknown,
+    RetryKind,
+    RunDirError,
+)
 from batcher.jobs.identity import price_key
 from batcher.jobs.job import Job, recorded
 from batcher.jobs.lifecycle import EventName, Stage
@@ -111,11 +119,11 @@ class Submitter:
             await line.ready(job.model)
             if wait_s := terms.rate.reserve_s(terms.clock.monotonic()):
                 await terms.clock.sleep(wait_s)
-            if self._control.draining or not terms.budget.admits(job):
+            if self._is_over(line) or not terms.budget.admits(job):
                 return Outcome.LEFT
             body = await self._body(job, line)
             # While local media were read, the run may have stopped or the budget been spent.
-            if self._control.draining or not terms.budget.admits(job):
+            if self._is_over(line) or not terms.budget.admits(job):
                 return Outcome.LEFT
             if (refused := await self._reserve(job, priced_as)) is Outcome.LEFT:
                 return Outcome.LEFT
@@ -128,6 +136,10 @@ class Submitter:
             self._healer.ended(job)
             if outcome is not Outcome.PUT_OFF:
                 return outcome
+
+    def _is_over(self, line: ApiLine) -> bool:
+        """Whether nothing more is submitted: by the run, or to this provider."""
+        return self._control.draining or line.closed is not None
 
     async def _reserve(self, job: Job, priced_as: str) -> Outcome | None:
         """Reserve in the account's book; the outcome if that can't be, or if the run stops meanwhile."""
@@ -152,7 +164,7 @@ class Submitter:
 
         Preparing it may upload media; calls that fail for a while are repeated when the gate opens.
         """
-        while not self._control.draining:
+        while not self._is_over(line):
             try:
                 return await line.prepare(job)
             except (OSError, ValueError) as error:
@@ -160,7 +172,7 @@ class Submitter:
             except CallError as error:
                 if error.kind is not RetryKind.TRANSIENT:
                     if (reason := no_upload(error, job.model)) is not None:
-                        self._control.drain(reason)
+                        self._stop(line, error, reason)
                     return UnreadableMedia(error.message)
                 await self._terms.clock.sleep(UPLOAD_RETRY_S)
                 await line.ready(job.model)
@@ -196,10 +208,10 @@ class Submitter:
         try:
             request = await line.exchange(lambda: line.provider.submit(job.model, body), job.model)
         except CallError as error:
-            return await self._answer(job, error)
+            return await self._answer(job, line, error)
         self._same_answer.accepted()
         if self._ledger.snapshot.is_given(request.id):
-            return await self._answer(job, _given_twice(request.id))
+            return await self._answer(job, line, _given_twice(request.id))
         self._no_answers.accepted()
         await self._keep(job, request)
         return Outcome.ACCEPTED
@@ -235,7 +247,14 @@ class Submitter:
         run_dir = as_path(self._ledger.path.parent)
         return command("resolve", run_dir, job.id, "--request-id", request_id)
 
-    async def _answer(self, job: Job, error: CallError) -> Outcome:
+    def _stop(self, line: ApiLine, error: CallError, reason: BatcherError) -> None:
+        """Submit nothing more: to this provider if it refused the token or the balance, else at all."""
+        if isinstance(error, AuthRefused | BalanceExhausted):
+            self._lines.close(line, reason)
+        else:
+            self._control.drain(reason)
+
+    async def _answer(self, job: Job, line: ApiLine, error: CallError) -> Outcome:
         if error.kind is RetryKind.TRANSIENT:
             return await self._put_off(job, error.message)
         if isinstance(error, OutcomeUnknown):
@@ -246,7 +265,7 @@ class Submitter:
             )
             return Outcome.UNKNOWN
         if (reason := whole_run(error, job.model)) is not None:
-            self._control.drain(reason)
+            self._stop(line, error, reason)
             await self._put_off(job, error.message)
             return Outcome.LEFT
         if (reason := self._same_answer.refused(error)) is not None:
@@ -330,6 +349,8 @@ class Healer:
                 await self._clock.sleep(ask_at_s - (self._clock.monotonic() - began_s))
                 if (found := await self._traced(job, line)) is not None:
                     return await record_trace(self._ledger, job.id, found)
+        except Silent:
+            return Healing.UNTOLD
         finally:
             del self._healing[job.id]
         return Healing.UNTOLD

@@ -128,7 +128,7 @@ async def test_a_download_is_not_given_up_for_the_time_of_a_pause():
 @in_virtual_time
 async def test_an_outage_is_not_told_for_the_time_of_a_pause():
     clock, control = StoppedClock(), Control()
-    line = ApiLine(Api(), Gate(random.Random(1)), clock, control)
+    line = ApiLine(Api(), Gate(random.Random(1)), clock, lambda line, error: control.halt(error))
 
     async def fails():
         raise Unavailable("connection lost")

@@ -28,7 +28,10 @@ MISSES = [NotSent("no route"), Unavailable("502 Bad Gateway"), OutcomeUnknown("t
 class Bench:
     def __init__(self, outage=DEFAULT_OUTAGE):
         self.clock, self.control = FakeClock(), Control()
-        self.line = ApiLine(Api(), Gate(random.Random(1)), self.clock, self.control, outage=outage)
+        self.line = ApiLine(Api(), Gate(random.Random(1)), self.clock, self.give_up, outage=outage)
+
+    def give_up(self, line, error):
+        self.control.halt(error)
 
     async def call(self, answer="fine", takes_s=0.0, *, at_once=False):
         async def exchange():
@@ -139,7 +142,7 @@ async def test_an_api_that_can_not_be_reached_is_not_hammered(bench):
 
 async def test_what_all_calls_wait_for_is_told_with_its_end():
     clock = FakeClock()
-    line = ApiLine(Api(), Gate(random.Random(1)), clock, Control(), outage=Outage())
+    line = ApiLine(Api(), Gate(random.Random(1)), clock, lambda line, error: None, outage=Outage())
 
     async def turned_away():
         raise TurnedAway("later", retry_after_s=3600.0)
@@ -157,7 +160,7 @@ async def test_what_all_calls_wait_for_is_told_with_its_end():
         await line.exchange(lost)
     clock.at_s += 45.0
     [told] = line.waits()
-    assert told.startswith("the API has not answered for 45 s; if that lasts, the run stops at ")
+    assert told.startswith("the API has not answered for 45 s; if that lasts, it is given up at ")
 
 
 @pytest.mark.parametrize(("asked_s", "until_s"), [(None, 60.0), (200.0, 200.0), (5.0, 5.0)])

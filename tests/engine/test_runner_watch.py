@@ -16,6 +16,7 @@ from batcher.errors import (
     TurnedAway,
     Unavailable,
 )
+from batcher.options.facts import Outage
 from batcher.pacing.gate import Gate
 from batcher.pacing.polling import PollSchedule
 from batcher.ports import Handle, Phase
@@ -38,9 +39,11 @@ class Bench:
     def __init__(self, *script):
         self.script = list(script)
         self.clock, self.control, self.rng = FakeClock(), Control(), random.Random(3)
-        line = ApiLine(self, Gate(self.rng), self.clock, self.control)
-        lines = Lines(lambda model: self, lambda provider: line)
-        self.watcher = Watcher(lines, self.control, self.clock, self.rng)
+        stop = self.control.halt
+        patient = Outage(1e9, 1e9)
+        line = ApiLine(self, Gate(self.rng), self.clock, lambda _, error: stop(error), outage=patient)
+        lines = Lines(lambda model: self, lambda provider: line, self.control, print)
+        self.watcher = Watcher(lines, self.clock, self.rng)
         self.polls = []
 
     async def result(self, request):
@@ -112,7 +115,6 @@ async def test_no_error_of_asking_is_ever_a_final_answer(error):
 
 async def test_nothing_but_errors_for_the_whole_time_leaves_the_question_open():
     bench = Bench(Unavailable("502"))
-    bench.control.halt(CredentialsError("so that the outage plays no part"))
     assert await bench.ask(timeout_s=120) is None
     assert 120 <= bench.clock.at_s <= 150
 
@@ -127,7 +129,6 @@ async def test_errors_then_an_answer_within_the_time_is_an_answer():
 
 async def test_time_spent_on_errors_counts_towards_the_timeout_of_the_job():
     bench = Bench(*[RUNNING] * 25, Unavailable("502"))
-    bench.control.halt(CredentialsError("so that the outage plays no part"))
     assert await bench.watch(timeout_s=300) is None
     assert len(bench.polls) > 25
     assert 300 <= bench.clock.at_s <= 335

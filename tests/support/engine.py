@@ -345,6 +345,8 @@ class Batch:
     breaker: Breaker = field(default_factory=Breaker)
     canary: frozenset[str] = frozenset()
     account: Account | None = None
+    others: dict[str, Api] = field(default_factory=dict)
+    """More vendors, by what the names of their models begin with."""
 
     async def run(
         self, jobs: Iterable[Job], *, meanwhile: Meanwhile | None = None, **pace: Any
@@ -400,7 +402,7 @@ class Batch:
 
     def _deps(self, ledger: Ledger, run_dir: RunDir, metadata: Metadata) -> Deps:
         return Deps(
-            providers=lambda model: self.api,
+            providers=self._api_of,
             fetcher=self.files,
             ledger=ledger,
             run_dir=run_dir,
@@ -410,7 +412,11 @@ class Batch:
             observer=self.observer,
             policy=self.policy,
             account=self.account,
+            vendors=1 + len(self.others),
         )
+
+    def _api_of(self, model: str) -> Api:
+        return self.others.get(model.partition(":")[0], self.api)
 
     async def hold(self, *events: tuple[Any, ...]) -> None:
         """Write a ledger beforehand: ``(event, job id, fields)`` each."""
