@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 
 import pytest
@@ -42,6 +43,14 @@ def test_functions_are_short(house):
 
 def test_no_module_has_more_than_400_lines(house):
     assert {name: lines for name, lines in house.module_lines.items() if lines > 400} == {}
+
+
+@pytest.mark.parametrize("page", ["docs/design.md", "docs/contributing.md", "docs/providers.md"])
+def test_the_files_that_a_page_names_exist(page):
+    named = re.findall(r"`((?:\w+/)+\w+\.py)`", (HERE / page).read_text())
+    places = [(HERE / folder / name) for folder in (".", "batcher") for name in named]
+    there = {name for name, place in zip(named * 2, places, strict=True) if place.exists()}
+    assert set(named) - there - {"tests/ROOM/test_MODULE.py"} == set()
 
 
 @pytest.mark.parametrize("page", ["docs/design.md", "docs/contributing.md", "README.md"])
