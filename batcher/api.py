@@ -13,10 +13,10 @@ from typing import Any, Final, Literal, TypedDict, Unpack, cast
 
 from batcher.app import run as app
 from batcher.app.asked import asked_of, options_from
+from batcher.app.observers import ObserverGroup, Reporter
 from batcher.app.plan import plan as app_plan
 from batcher.app.progress import progress_bar
 from batcher.app.run_dir_checks import when_free
-from batcher.app.teller import Deaf, Watchers
 from batcher.disk import LocalDisk
 from batcher.engine.host import Host
 from batcher.errors import (
@@ -55,8 +55,8 @@ class RunOptions(TypedDict, total=False):
     Their names have ``_`` for ``-``; their values are those of the command line (``"15m"``, ``"2GiB"``,
     ``"5/s"``, ``"20%"``) or plain numbers: seconds, bytes, USD. None means that an option is not given.
     ``progress`` shows a bar, in a notebook too. Instead, an ``observer`` can follow the run
-    (``started``, ``changed``, ``finished`` with a RunView, and ``warn``: see :class:`Observer`). It is
-    called on the event loop and must not block. ``on_lock="skip"`` raises LockedError, like ``"fail"``.
+    (``started``, ``changed`` and ``finished`` with a RunView, ``warn``, and if it has them ``event`` and
+    ``call``: see :class:`batcher.ports.Observer`). It is called on the event loop and must not block. ``on_lock="skip"`` raises LockedError, like ``"fail"``.
     """
 
     output: str | PathLike[str] | None
@@ -137,7 +137,7 @@ async def run(
         return await when_free(lambda: app.run(chosen, host), chosen.lock_wait_s, host.clock)
 
 
-class _EndedJobs(Deaf):
+class _EndedJobs(Reporter):
     """Passes each job whose end is on disk to ``put``."""
 
     def __init__(self, put: Callable[[ListedJob], None]) -> None:
@@ -161,7 +161,7 @@ async def stream(
         if chosen.dask is not None:
             raise UsageError("stream() runs on this machine: leave out dask, or use run()")
         ended: asyncio.Queue[ListedJob | None] = asyncio.Queue()
-        host.observer = Watchers(host.observer, [_EndedJobs(ended.put_nowait)])
+        host.observer = ObserverGroup(host.observer, [_EndedJobs(ended.put_nowait)])
         task = asyncio.ensure_future(app.run(chosen, host))
         task.add_done_callback(lambda _: ended.put_nowait(None))
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from batcher.app.log_records import LogRecords
-from batcher.app.teller import Deaf, Ending
+from batcher.app.observers import Ending, Reporter
 from batcher.clock import Clock
 from batcher.ports import EndedCall, JobEvent, RunView
 from batcher.terminal import visible, visible_json
@@ -21,7 +21,7 @@ KEPT_FILES = 5
 LEVELS = ("debug", "info", "warning", "error")
 
 
-class LogFile(Deaf):
+class LogFile(Reporter):
     """Appends to ``path``: JSON objects, or text with a time. ``level`` is the lowest one written."""
 
     def __init__(

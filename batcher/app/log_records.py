@@ -14,7 +14,7 @@ from batcher.clock import Clock, iso
 from batcher.pacing.timings import seconds_between
 
 if TYPE_CHECKING:
-    from batcher.app.teller import Ending
+    from batcher.app.observers import Ending
     from batcher.ports import EndedCall, JobEvent
 
 _STATES_OF_TROUBLE = frozenset({"failed", "unknown", "cancelled"})

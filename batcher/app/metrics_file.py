@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from batcher.app.teller import Deaf, Ending
+from batcher.app.observers import Ending, Reporter
 from batcher.clock import Clock
 from batcher.jobs.lifecycle import State
 from batcher.ledger.summary import Summary
@@ -25,7 +25,7 @@ MODE = 0o644
 _LAST_SUCCESS = re.compile(r"^batcher_last_success_timestamp_seconds\{.*\} (\S+)$", re.MULTILINE)
 
 
-class MetricsFile(Deaf):
+class MetricsFile(Reporter):
     """Keeps ``path`` up to date. ``batch`` is the label of every sample."""
 
     def __init__(self, path: Path, batch: str, clock: Clock, warn: Callable[[str], None]) -> None:

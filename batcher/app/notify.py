@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from batcher.app.teller import Deaf, Ending
+from batcher.app.observers import Ending, Reporter
 from batcher.clock import Clock, iso
 from batcher.http.webhook import post
 from batcher.jobs.signatures import public_address
@@ -40,7 +40,7 @@ def event_of(ending: Ending) -> str:
     return "attention" if unknown or ending.exit_code in _FOR_A_HUMAN else "failure"
 
 
-class Notifier(Deaf):
+class Notifier(Reporter):
     """Sends messages to one address from its own thread: a slow one can only delay the end of a run."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Watchers of a run: a progress bar on a terminal, plain lines elsewhere."""
+"""ObserverGroup of a run: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 
-from batcher.app.teller import Deaf, Ending
+from batcher.app.observers import Ending, Reporter
 from batcher.clock import Clock
 from batcher.ports import RunView
 
@@ -19,7 +19,7 @@ VARIABLE = "NOTIFY_SOCKET"
 WATCHDOG_VARIABLE = "WATCHDOG_USEC"
 
 
-class Systemd(Deaf):
+class Systemd(Reporter):
     """Writes to the socket that systemd named."""
 
     def __init__(self, env: Mapping[str, str], clock: Clock) -> None:

@@ -1,13 +1,18 @@
-"""Chooses a run's observer: a bar on a terminal, lines elsewhere, little when quiet."""
+"""Chooses a run's observers by its options: what is shown, and log, metrics, notifications."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 from batcher.app.log_records import LogRecords
+from batcher.app.observers import ObserverGroup, Reporter
 from batcher.app.progress import Bar, Held, JsonLines, LogLines, Quiet, Verbose, json_records
 from batcher.clock import SystemClock
+from batcher.options.run import Options
 from batcher.ports import Observer
 
 
@@ -38,3 +43,46 @@ def records_of(observer: Observer) -> LogRecords | None:
 def only_warnings() -> Observer:
     """The observer of a command without progress."""
     return Quiet(sys.stderr)
+
+
+class Ends(Reporter):
+    """Writes to ``records`` how the command ended."""
+
+    def __init__(self, records: LogRecords) -> None:
+        self.ended = records.ended  # type: ignore[method-assign]
+
+
+def watched_by(
+    shown: Observer, options: Options, given: Mapping[str, Any], env: Mapping[str, str]
+) -> ObserverGroup:
+    """``shown``, and the reporters that the options request."""
+    reporters = _reporters(shown.warn, options, given, env)
+    records = records_of(shown)
+    return ObserverGroup(shown, reporters if records is None else (Ends(records), *reporters))
+
+
+def _reporters(
+    warn: Callable[[str], None], options: Options, given: Mapping[str, Any], env: Mapping[str, str]
+) -> Iterator[Reporter]:
+    clock = SystemClock()
+    place = options.output or options.manifest
+    batch = place.name if options.output is not None else place.name.partition(".")[0]
+    if given["log_file"] is not None:
+        from batcher.app.log_file import LogFile
+
+        as_json, level = given["log_format"] == "json", given["log_level"]
+        yield LogFile(Path(given["log_file"]), clock, as_json=as_json, level=level, warn=warn)
+    if given["metrics_file"] is not None:
+        from batcher.app.metrics_file import MetricsFile
+
+        yield MetricsFile(Path(given["metrics_file"]), batch, clock, warn)
+    if env.get("NOTIFY_SOCKET"):
+        from batcher.app.systemd import Systemd
+
+        yield Systemd(env, clock)
+    for url in given["notify"]:
+        from batcher.app.notify import EVENTS, Notifier
+
+        events = frozenset(given["notify_on"] or EVENTS)
+        facts = {"batch": batch, "manifest": str(options.manifest)}
+        yield Notifier(url, events, facts, clock, warn)

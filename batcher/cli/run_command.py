@@ -18,19 +18,18 @@ import msgspec
 
 from batcher.app import run as app
 from batcher.app.asked import asked_of, options_from
+from batcher.app.observers import Ending, ObserverGroup
 from batcher.app.plan import plan as app_plan
 from batcher.app.progress import Bar, Held, json_records
 from batcher.app.run_dir_checks import when_free
-from batcher.app.teller import Ending, Watchers
 from batcher.cli import process
 from batcher.cli.amounts import money
 from batcher.cli.event_loop import fast_loop, run_loop
-from batcher.cli.observers import observer_for, records_of
+from batcher.cli.observers import observer_for, records_of, watched_by
 from batcher.cli.plan_view import brief_lines, plan_json, plan_page
 from batcher.cli.question import agreed
 from batcher.cli.run_options import typed
 from batcher.cli.summary_view import needs_a_human, summary_lines
-from batcher.cli.tellers import watched_by
 from batcher.clock import SystemClock
 from batcher.engine.canary import CanaryReport
 from batcher.engine.host import Host, interrupted
@@ -87,7 +86,7 @@ def _run_for_real(options: Options, given: dict[str, Any]) -> int:
     return summary.exit_code
 
 
-def _told_nothing_ran(observer: Watchers, error: BatcherError, given: dict[str, Any]) -> int:
+def _told_nothing_ran(observer: ObserverGroup, error: BatcherError, given: dict[str, Any]) -> int:
     observer.ended(Ending(error.exit_code, error=str(error)))
     _tell(observer)
     return _nothing_ran(error, given, told=records_of(observer.shown) is not None)
@@ -104,7 +103,7 @@ async def _run(options: Options, host: Host) -> Summary:
 
 
 async def _prepared_aloud(options: Options, host: Host) -> Summary:
-    observer = host.observer.shown if isinstance(host.observer, Watchers) else host.observer
+    observer = host.observer.shown if isinstance(host.observer, ObserverGroup) else host.observer
     if not isinstance(observer, Bar):
         return await app.run(options, host)
     observer.preparing("reading the manifest, asking the API for models and prices")
@@ -171,7 +170,7 @@ def _skipped(error: LockedError, *, as_json: bool) -> int:
 
 def _tell(observer: Observer) -> None:
     """A human is needed: print what ``--quiet`` held back."""
-    shown = observer.shown if isinstance(observer, Watchers) else observer
+    shown = observer.shown if isinstance(observer, ObserverGroup) else observer
     if isinstance(shown, Held):
         shown.tell()
 

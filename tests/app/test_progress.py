@@ -1,4 +1,4 @@
-"""Watchers: a bar on a terminal, plain lines in logs, and silence when all is well."""
+"""ObserverGroup: a bar on a terminal, plain lines in logs, and silence when all is well."""
 
 import asyncio
 import io

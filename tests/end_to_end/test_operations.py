@@ -17,7 +17,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from batcher.app.metrics_file import MetricsFile
-from batcher.app.teller import Ending
+from batcher.app.observers import Ending
 from batcher.cli.entry import cli, run
 from batcher.ledger.summary import Summary
 from batcher.options.table import BY_KEY, options_of

@@ -1,10 +1,9 @@
-"""Tellers: observers that also learn how the command ended, even if nothing ran."""
+"""Observers of a command: those of its run, and those that also learn how it ended."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from batcher.ledger.summary import Summary
 from batcher.ports import EndedCall, JobEvent, Observer, RunView, Silence, listens
@@ -24,62 +23,59 @@ class Ending:
         return self.summary.stopped if self.summary is not None else self.error
 
 
-class Teller(Observer, Protocol):
-    """An observer that also learns how the command ended. That may take a few seconds."""
+class Reporter(Silence):
+    """An observer that also learns how the command ended, even if nothing ran; here it ignores all.
+
+    ``ended`` may take a few seconds.
+    """
 
     def ended(self, ending: Ending) -> None: ...
 
 
-class Deaf(Silence):
-    """A teller that ignores everything: the base of the others."""
+class ObserverGroup:
+    """The observer that is ``shown`` to the user, and reporters beside it."""
 
-    def ended(self, ending: Ending) -> None: ...
-
-
-class Watchers:
-    """The observer that is ``shown`` to the user, and tellers beside it."""
-
-    def __init__(self, shown: Observer, tellers: Iterable[Teller]) -> None:
+    def __init__(self, shown: Observer, reporters: Iterable[Reporter]) -> None:
         self.shown = shown
-        self._tellers = tuple(tellers)
+        self._reporters = tuple(reporters)
 
     @property
     def wants_more(self) -> bool:
-        """Whether there are tellers, which need each event and each call."""
-        return bool(self._tellers)
+        """Whether there are reporters, which need each event and each call."""
+        return bool(self._reporters)
 
     def started(self, view: RunView) -> None:
         self.shown.started(view)
-        for teller in self._tellers:
-            teller.started(view)
+        for reporter in self._reporters:
+            reporter.started(view)
 
     def changed(self, view: RunView) -> None:
         self.shown.changed(view)
-        for teller in self._tellers:
-            teller.changed(view)
+        for reporter in self._reporters:
+            reporter.changed(view)
 
     def warn(self, message: str) -> None:
         self.shown.warn(message)
-        for teller in self._tellers:
-            teller.warn(message)
+        for reporter in self._reporters:
+            reporter.warn(message)
 
     def event(self, event: JobEvent) -> None:
         if listens(self.shown, "event"):
             self.shown.event(event)
-        for teller in self._tellers:
-            teller.event(event)
+        for reporter in self._reporters:
+            reporter.event(event)
 
     def call(self, call: EndedCall) -> None:
         if listens(self.shown, "call"):
             self.shown.call(call)
-        for teller in self._tellers:
-            teller.call(call)
+        for reporter in self._reporters:
+            reporter.call(call)
 
     def finished(self, view: RunView) -> None:
         self.shown.finished(view)
-        for teller in self._tellers:
-            teller.finished(view)
+        for reporter in self._reporters:
+            reporter.finished(view)
 
     def ended(self, ending: Ending) -> None:
-        for teller in self._tellers:
-            teller.ended(ending)
+        for reporter in self._reporters:
+            reporter.ended(ending)

@@ -18,8 +18,8 @@ from batcher.app import log_file, notify
 from batcher.app.log_file import LogFile
 from batcher.app.metrics_file import MetricsFile
 from batcher.app.notify import Notifier, event_of, send
+from batcher.app.observers import Ending, ObserverGroup
 from batcher.app.systemd import Systemd
-from batcher.app.teller import Ending, Watchers
 from batcher.ports import EndedCall, Phase, RunView, Silence
 from batcher.sandbox.catalogue import catalogue
 from tests.end_to_end.test_blackbox import FAST, KLING
@@ -351,8 +351,8 @@ def test_a_disk_that_is_full_is_told_and_leaves_whole_metrics(server, tmp_path, 
         assert not [path for path in disk.iterdir() if path.name.startswith(".m.prom")]
 
 
-def test_without_tellers_the_engine_is_watched_as_before():
-    assert not Watchers(Silence(), ()).wants_more
+def test_without_reporters_the_engine_is_watched_as_before():
+    assert not ObserverGroup(Silence(), ()).wants_more
 
 
 def test_config_tells_where_values_come_from_and_no_secret(tmp_path):
