@@ -56,7 +56,8 @@ class RunOptions(TypedDict, total=False):
     ``"5/s"``, ``"20%"``) or plain numbers: seconds, bytes, USD. None means that an option is not given.
     ``progress`` shows a bar, in a notebook too. Instead, an ``observer`` can follow the run
     (``started``, ``changed`` and ``finished`` with a RunView, ``warn``, and if it has them ``event`` and
-    ``call``: see :class:`batcher.ports.Observer`). It is called on the event loop and must not block. ``on_lock="skip"`` raises LockedError, like ``"fail"``.
+    ``call``: see :class:`batcher.ports.Observer`). It is called on the event loop and must not block.
+    ``on_lock="skip"`` raises LockedError, like ``"fail"``.
     """
 
     output: str | PathLike[str] | None
