@@ -111,7 +111,7 @@ class ManifestFile:
             return file.read(HEAD_BYTES)
 
     def lines(self, errors: str = "strict") -> Iterator[str]:
-        """Its lines with their ends (LF, CRLF or CR), without a byte-order mark.
+        """Its lines with their ends (LF, CRLF or CR), without byte-order marks before them.
 
         ``errors`` tells how to handle bytes that are not in the file's encoding, as in ``bytes.decode``.
 
@@ -122,8 +122,8 @@ class ManifestFile:
         with self._opened_as_text("", errors) as file:
             while line := file.readline(LINE_MAX_CHARS):
                 number += 1
-                if number == 1:
-                    line = line.lstrip(BYTE_ORDER_MARK) or "\n"  # some tools write a second one
+                if line[0] == BYTE_ORDER_MARK:  # a second one, or that of the next file after `cat a b`
+                    line = line.lstrip(BYTE_ORDER_MARK) or "\n"
                 if number % LINES_BETWEEN_CHECKS == 0:
                     self.check_unchanged(file)
                 if "\0" in line:

@@ -46,6 +46,7 @@ WILD = {
     "pandas.csv": f',prompt\n0,"{CAT}"\n1,{DOG}\n',
     "ragged.csv": f'prompt,note,more\n"{CAT}",a\n{DOG},b,c\n',
     "english.csv": f'Prompt (EN),image path,seed#\n"{CAT}",a b,1\n{DOG},c d,2\n',
+    "joined.csv": f'\ufeffprompt\n"{CAT}"\n\ufeff{DOG}\n',
     "twice.csv": f'\ufeff\ufeffprompt\n"{CAT}"\n{DOG}\n',
 }
 ONE_OPTION = {
