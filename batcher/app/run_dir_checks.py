@@ -13,6 +13,7 @@ from batcher.errors import LockedError, RunDirError
 from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.load import Manifest
+from batcher.manifest.sources import is_stream
 from batcher.options.run import Options
 from batcher.store.local import RunDir
 from batcher.store.lost_ledger import check_buys_nothing_twice, unexplained
@@ -28,13 +29,15 @@ T = TypeVar("T")
 def run_dir_of(options: Options, manifest: Manifest, disk: Disk) -> Path:
     """The run directory: as given, else ``output/<batch name>`` beside the manifest.
 
-    An existing one is still used under its old name, or in the working directory.
+    An existing one is still used under its old name, or in the working directory. A manifest that is
+    piped in has its directory in the latter.
     """
     if options.output is not None:
         return options.output
     name = f"{manifest.name}{'-sandbox' if options.sandbox is not None else ''}"
     names = (OUTPUT_ROOT / name.translate(_NO_PATTERNS), OUTPUT_ROOT / name)
-    places = [folder / one for folder in (options.manifest.parent, Path()) for one in names]
+    beside = Path() if is_stream(options.manifest) else options.manifest.parent
+    places = [folder / one for folder in (beside, Path()) for one in names]
     return next((place for place in places if segments_in(place, disk)), places[0])
 
 

@@ -17,7 +17,7 @@ from batcher.manifest.check import Checker, Rejects
 from batcher.manifest.expand import ExpandError, FieldProblem, Setting, expanded
 from batcher.manifest.media import LocalFiles
 from batcher.manifest.rows import Head, ManifestChanged, Row
-from batcher.manifest.sources import STDIN, listing, open_source
+from batcher.manifest.sources import is_stream, listing, open_source
 from batcher.manifest.tally import ManifestTally, problem_line
 from batcher.manifest.templates import TemplateError, filled, names_in
 from batcher.manifest.walk import Found, Tree
@@ -86,10 +86,10 @@ def _about_name(path: Path, head: Head, what: str) -> ManifestError:
 def batch_name(*paths: Path) -> str:
     """The name of a batch without its own: that of its file or folder, or of the folder of several.
 
-    ``pairs`` of ``pairs.csv.gz``, ``photos`` of ``photos/*.jpg``, ``stdin`` of ``-``.
+    ``pairs`` of ``pairs.csv.gz``, ``photos`` of ``photos/*.jpg``, ``stdin`` of ``-`` and ``<(command)``.
     """
     path = paths[0]
-    if str(path) in (STDIN, "/dev/stdin"):
+    if is_stream(path):
         return "stdin"
     if len(paths) > 1 or glob.has_magic(path.name) or path.name in ("", ".."):
         return Path(os.path.commonpath([_folder_of(each) for each in paths])).name

@@ -50,6 +50,12 @@ def open_source(path: Path, shown_as: str, columns: ColumnRules, reading: Readin
     return open_document(path, shown_as, columns, reading)
 
 
+def is_stream(path: Path) -> bool:
+    """Whether ``path`` is standard input, or what a shell passes for ``<(command)``."""
+    text = str(path)
+    return text in (STDIN, "/dev/stdin") or _DESCRIPTOR.fullmatch(text) is not None
+
+
 def _piped(path: Path) -> BinaryIO | None:
     """The open pipe that a shell passes for ``<(command)``, by the name of its descriptor."""
     return path.open("rb") if path.is_fifo() else None

@@ -209,7 +209,7 @@ def test_several_media_files_are_one_batch(folder):
 def test_a_batch_is_named_after_its_file_or_the_folder_of_several(folder):
     (folder / "photos/x").mkdir(parents=True)
     for paths, name in [
-        (["pairs.csv"], "pairs"), (["pairs.csv.gz"], "pairs"), (["-"], "stdin"), (["photos"], "photos"),
+        (["pairs.csv"], "pairs"), (["pairs.csv.gz"], "pairs"), (["-"], "stdin"), (["/dev/fd/63"], "stdin"), (["/dev/stdin"], "stdin"), (["photos"], "photos"),
         (["photos/"], "photos"), (["photos/*.png"], "photos"), (["photos/**/*.png"], "photos"),
         (["photos/a.png", "photos/x/b.png"], "photos"), (["photos/a.png", "b.png"], folder.name),
         (["."], folder.name), (["photos/.."], folder.name), (["a.v2.csv"], "a.v2"),
