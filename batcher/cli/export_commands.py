@@ -22,6 +22,7 @@ def export_run(given: dict[str, Any]) -> int:
     from batcher.app.progress import byte_bar
     from batcher.cli.amounts import size
     from batcher.dataset.export.exporter import ExportOrder, export, selected
+    from batcher.dataset.export.shards import beside_splits
 
     order: ExportOrder = _order(given)
     disk = LocalDisk()
@@ -36,7 +37,18 @@ def export_run(given: dict[str, Any]) -> int:
     kept = f", {len(done.kept)} of them there already" if done.kept else ""
     shards = len(done.written) + len(done.kept)
     click.echo(f"{order.target}: {done.rows} rows, {size(done.bytes)} of media, {shards} files{kept}")
+    if order.cut.split_by is not None and order.format != "captions":
+        _tell_left_out(beside_splits([*done.written, *done.kept]))
     return 0
+
+
+def _tell_left_out(labels: list[str]) -> None:
+    if labels:
+        click.echo(
+            "load_dataset reads splits by their names (train, test, ...) and leaves the others out: "
+            f"{', '.join(labels[:6])}{', ...' if len(labels) > 6 else ''}; name all with its data_files",
+            err=True,
+        )
 
 
 def _order(given: dict[str, Any]) -> Any:

@@ -118,6 +118,11 @@ def output_name(job_id: str, index: int, count: int, extension: str) -> str:
     return f"{stem}{extension}" if is_plain else f"{stem}.{index}{extension}"
 
 
+def names_split(text: str) -> bool:
+    """Whether loaders read a file or folder called ``text`` as a split: ``train``, ``my-test``."""
+    return _SPLIT_WORD.search(text) is not None
+
+
 def next_name(name: str) -> str:
     """Another name for an output, which no job's id can produce: ``cat~2.mp4``, then ``cat~3.mp4``."""
     stem, dot, extension = name.rpartition(".")

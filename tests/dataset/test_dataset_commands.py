@@ -30,6 +30,14 @@ def test_report_says_where_the_page_is(run_dir):
     assert (run_dir / "report.html").stat().st_size > 50_000
 
 
+@pytest.mark.parametrize("kind", ["csv", "folder"])
+def test_an_export_by_split_says_what_loaders_would_leave_out(run_dir, tmp_path, kind):
+    by_split = ("export", run_dir, "--format", kind, "--split-by", "meta.split", "-o", tmp_path / "x")
+    said = typed(*by_split).stderr
+    assert "leaves the others out: none; name all with its data_files" in said
+    assert typed(*by_split, "--filter", "meta.split").stderr == ""
+
+
 def test_report_of_a_run_that_is_over_is_written_once_even_with_every(run_dir):
     assert typed("report", run_dir, "--every", "30s").output.endswith("4 of 8 jobs done\n")
 

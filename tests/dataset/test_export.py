@@ -8,7 +8,7 @@ import pytest
 
 from batcher.dataset.export.choose import Choice
 from batcher.dataset.export.exporter import ExportOrder, export
-from batcher.dataset.export.shards import Cut
+from batcher.dataset.export.shards import Cut, beside_splits
 from batcher.dataset.export.tables import cell
 from batcher.dataset.export.tar import key_of
 from batcher.disk import LocalDisk
@@ -93,6 +93,20 @@ def test_a_negative_number_stays_a_number():
 def test_a_split_makes_files_of_its_own_and_what_has_none_is_called_none(run_dir, target):
     put(run_dir, target, "csv", cut=Cut(split_by="meta.split"))
     assert files(target) == [".export.json", "none-000000.csv", "test-000000.csv", "train-000000.csv"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "left_out"),
+    [
+        (["train", "none", "te_st"], ["none", "te_st"]),
+        (["my-test", "cat"], ["cat"]),
+        (["train", "validation", "test"], []),
+        (["cat", "dog", "protest", "trainer"], []),
+    ],
+)
+def test_what_loaders_leave_out_beside_splits_is_known(labels, left_out):
+    assert beside_splits(f"{label}-{n:06d}.parquet" for label in labels for n in range(2)) == left_out
+    assert beside_splits(f"{label}/a-1.png" for label in labels) == left_out
 
 
 FILTERS = {

@@ -16,6 +16,7 @@ import msgspec
 
 from batcher.disk import Disk
 from batcher.errors import RunDirError, UsageError
+from batcher.jobs.job import names_split
 
 RECORD_NAME = ".export.json"
 """Hidden, so that loaders of whole folders skip it."""
@@ -24,6 +25,7 @@ ROWS_AT_MOST = 50_000
 """A shard's rows are in memory, its media never are."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9_]+")
 _SPLIT_CHARS = 60
+_LABEL_END = re.compile(r"/|-[0-9]+\.")
 Row = dict[str, Any]
 RowSource = Callable[[], Iterable[Row]]
 
@@ -83,6 +85,16 @@ def splits(source: RowSource, column: str | None) -> Iterator[tuple[str, RowSour
         raise UsageError(f"--split-by {column}: some values give the same file name")
     for label in labels.values():
         yield label, lambda label=label: (r for r in source() if _label(r[column]) == label)  # type: ignore[misc]
+
+
+def beside_splits(names: Iterable[str]) -> list[str]:
+    """The labels that loaders leave out, of files that are named by the values of a column.
+
+    If one label is the name of a split (``train``), loaders read the splits only.
+    """
+    labels = {_LABEL_END.split(name)[0] for name in names}
+    others = [label for label in labels if not names_split(label)]
+    return sorted(others) if len(others) < len(labels) else []
 
 
 def _label(value: Any) -> str:
