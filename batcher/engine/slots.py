@@ -131,7 +131,8 @@ class ModelCaps:
 
     def has_room(self, model: str | None) -> bool:
         """Whether one more request may be unfinished."""
-        return all(self._held[one] < self.limits[one] for one in self.patterns(model))
+        patterns = self.patterns(model)
+        return not patterns or all(self._held[one] < self.limits[one] for one in patterns)
 
     def stuck(self, model: str | None) -> str | None:
         """The cap that leaves no room until the run ends, as it is typed; None if there is none."""

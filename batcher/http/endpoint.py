@@ -74,10 +74,13 @@ class Token:
         In any of its spellings.
         """
         text = text.replace(self._text, _HIDDEN)
-        if not any(part in text for part in self._parts):
-            return text
         starts = range(len(text) - PART_MIN_CHARS + 1)
+        # A short text has fewer pieces than a token has parts.
+        if len(starts) > len(self._parts) and not any(part in text for part in self._parts):
+            return text
         hits = [start for start in starts if text[start : start + PART_MIN_CHARS] in self._parts]
+        if not hits:
+            return text
         kept: list[str] = []
         end = 0
         for start in hits:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from types import TracebackType
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlencode
 
 import aiohttp
+import msgspec
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -89,8 +90,7 @@ class ExchangeTimeouts:
         return self.post_s + body_bytes / self.slowest_upload_bytes_per_s
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One HTTP request.
 
     ``path`` is already quoted: either it begins with a slash and is below the base URL, or it is a full
@@ -99,9 +99,9 @@ class Call:
 
     method: str
     path: str
-    query: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = {}
     body: bytes | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
     answer_max_bytes: int = BODY_MAX_BYTES
     """A larger answer is not read."""
 
@@ -127,8 +127,7 @@ def is_at(base_url: str, url: str) -> bool:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class ApiAnswer:
+class ApiAnswer(msgspec.Struct, frozen=True):
     """One HTTP answer. ``body`` is None if it could not be read completely, or was too large.
 
     ``retry_after`` is the raw header. ``redact`` hides the token in the server's text: a server may
@@ -139,7 +138,7 @@ class ApiAnswer:
     body: bytes | None
     retry_after: str | None = None
     redact: Callable[[str], str] = as_it_is
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
 
     @property
     def ok(self) -> bool:

@@ -10,9 +10,11 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+from msgspec.structs import replace
 
 from batcher.clock import Clock
 from batcher.errors import CallError, CredentialsError, NotFound, OutcomeUnknown, Rejected, UsageError
