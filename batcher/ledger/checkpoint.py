@@ -7,15 +7,18 @@ Otherwise it is ignored.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from batcher.disk import Disk
+from batcher.errors import BatcherError, RunDirError
 from batcher.jobs.lifecycle import FORMAT_VERSION
 from batcher.layout import CHECKPOINT_NAME, HIDDEN_NAME, LEDGER_NAME
 from batcher.ledger.packed import Bulk
@@ -25,9 +28,15 @@ from batcher.ledger.snapshot import Snapshot
 
 FOLD_VERSION = f"{FORMAT_VERSION}.8"
 """Change this whenever the fold keeps something else or computes it differently."""
-_PIECE_BYTES = 1 << 20
 CHECKPOINT_STEP_BYTES = 32 << 20
-"""Folding this many bytes of ledger takes about a second."""
+"""Folding this many bytes of ledger takes half a second."""
+GROWTH = 4
+"""A checkpoint covers at least one part in so many more than the one before."""
+OPEN_MAX = 20_000
+"""More jobs that are not packed than this take too long to copy while a run goes on."""
+_PIECE_BYTES = 1 << 20
+_HASHED_AT_ONCE_BYTES = 16 << 20
+"""Takes about ten milliseconds."""
 
 
 class _Head(msgspec.Struct, array_like=True):
@@ -44,28 +53,36 @@ class _Head(msgspec.Struct, array_like=True):
 _decode_head = msgspec.json.Decoder(_Head).decode
 
 
-def encode_checkpoint(
-    snapshot: Snapshot, ledger: BinaryIO, covered_bytes: int
-) -> Iterator[bytes | memoryview]:
-    """``snapshot``, the fold of the first ``covered_bytes`` of ``ledger``, as pieces of a file.
+class Checkpoint:
+    """A snapshot as it is when this is made: the fold of the first ``covered_bytes`` of its ledger.
 
-    Most of them belong to the snapshot, which must not change before all are written.
+    The snapshot may change while this is written. ``release`` when that is done.
     """
-    pieces: list[memoryview] = []
 
-    def leave_out(bulk: Bulk) -> int:
-        pieces.extend(map(memoryview, bulk.pieces))
+    def __init__(self, snapshot: Snapshot, covered_bytes: int) -> None:
+        self.covered_bytes = covered_bytes
+        self.release = snapshot.release_saved
+        self._bulks: list[Bulk] = []
+        self._body = msgspec.msgpack.encode(snapshot.saved(), enc_hook=self._leave_out)
+
+    def _leave_out(self, bulk: Bulk) -> int:
+        self._bulks.append(bulk)
         return bulk.size_bytes
 
-    body = msgspec.msgpack.encode(snapshot.saved(), enc_hook=leave_out)
-    bulks_sha256 = hashlib.sha256()
-    for piece in pieces:
-        bulks_sha256.update(piece)
-    covered_sha256 = _sha256(ledger, covered_bytes) or ""
-    marks = (len(body), hashlib.sha256(body).hexdigest(), bulks_sha256.hexdigest())
-    yield msgspec.json.encode(_Head(FOLD_VERSION, covered_bytes, covered_sha256, *marks)) + b"\n"
-    yield body
-    yield from pieces
+    def _pieces(self) -> Iterator[bytes]:
+        for bulk in self._bulks:
+            yield from bulk.pieces()
+
+    def encoded(self, covered_sha256: str) -> Iterator[bytes]:
+        """The pieces of the file, one after the other."""
+        bulks_sha256 = hashlib.sha256()
+        for piece in self._pieces():
+            bulks_sha256.update(piece)
+        marks = (len(self._body), hashlib.sha256(self._body).hexdigest(), bulks_sha256.hexdigest())
+        head = _Head(FOLD_VERSION, self.covered_bytes, covered_sha256, *marks)
+        yield msgspec.json.encode(head) + b"\n"
+        yield self._body
+        yield from self._pieces()
 
 
 def restore_checkpoint(snapshot: Snapshot, checkpoint: BinaryIO, ledger: Callable[[], BinaryIO]) -> int:
@@ -99,7 +116,7 @@ def _read(checkpoint: BinaryIO, head: _Head) -> Saved | None:
         for piece in _pieces(checkpoint, size_bytes):
             whole += piece
             bulks_sha256.update(piece)
-        return Bulk([whole])
+        return Bulk.of(whole)
 
     body = b"".join(_pieces(checkpoint, head.body_bytes))
     if len(body) != head.body_bytes or hashlib.sha256(body).hexdigest() != head.body_sha256:
@@ -137,13 +154,66 @@ def restored_bytes(snapshot: Snapshot, run_dir: Path, disk: Disk) -> int:
         return 0
 
 
-def keep_checkpoint(snapshot: Snapshot, run_dir: Path, disk: Disk, size_bytes: int) -> None:
-    """Save ``snapshot``, the fold of a ledger of ``size_bytes`` that is all on disk.
+class Checkpoints:
+    """Keeps a checkpoint of a ledger that is being written, as it grows.
 
-    Optional: if it can't be written, nothing happens.
+    A run that is killed leaves little to fold. What they cost is bounded by what is written: each covers
+    at least a quarter more than the one before. Optional: if one can't be written, nothing happens.
     """
-    if segments_in(run_dir, disk) != [LEDGER_NAME]:
-        return
-    with suppress(OSError), disk.open_read(run_dir / LEDGER_NAME) as ledger:
-        pieces = encode_checkpoint(snapshot, ledger, size_bytes)
-        disk.write_whole(run_dir / HIDDEN_NAME / CHECKPOINT_NAME, pieces)
+
+    def __init__(self, snapshot: Snapshot, run_dir: Path, disk: Disk) -> None:
+        self._snapshot = snapshot
+        self._run_dir = run_dir
+        self._disk = disk
+        self._kept_bytes = self._tried_bytes = snapshot.restored_bytes
+        self._hashed_bytes = 0
+        self._sha256 = hashlib.sha256()
+        self._next: Checkpoint | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    def committed(self, durable_bytes: int, end_bytes: int) -> None:
+        """The ledger is on disk up to ``durable_bytes``; the snapshot is the fold of ``end_bytes``."""
+        if self._next is None:
+            step_bytes = max(CHECKPOINT_STEP_BYTES, self._tried_bytes // GROWTH)
+            if durable_bytes - self._tried_bytes < step_bytes:
+                return
+            self._tried_bytes = end_bytes
+            if len(self._snapshot.records.open) > OPEN_MAX:
+                return
+            self._next = Checkpoint(self._snapshot, end_bytes)
+        if self._writing is None and durable_bytes >= self._next.covered_bytes:
+            self._writing = asyncio.create_task(self._write(self._next))
+
+    async def settled(self) -> None:
+        """Wait for one that is being written."""
+        if self._writing is not None:
+            await self._writing
+
+    async def finish(self, size_bytes: int) -> None:
+        """Write the last one, of a ledger of ``size_bytes`` that is all on disk, if it is worth it."""
+        if size_bytes - self._kept_bytes >= CHECKPOINT_STEP_BYTES:
+            await self._write(Checkpoint(self._snapshot, size_bytes))
+
+    async def _write(self, checkpoint: Checkpoint) -> None:
+        """In the thread that writes the ledger, whose lines wait no longer than each step takes."""
+        with suppress(OSError, BatcherError):
+            if segments_in(self._run_dir, self._disk) == [LEDGER_NAME]:
+                while self._hashed_bytes < checkpoint.covered_bytes:
+                    await self._disk.run(partial(self._hash_more, checkpoint.covered_bytes))
+                pieces = checkpoint.encoded(self._sha256.hexdigest())
+                path = self._run_dir / HIDDEN_NAME / CHECKPOINT_NAME
+                await self._disk.run(lambda: self._disk.write_whole(path, pieces))
+                self._kept_bytes = checkpoint.covered_bytes
+        checkpoint.release()
+        self._next = self._writing = None
+
+    def _hash_more(self, end_bytes: int) -> None:
+        size_bytes = min(end_bytes - self._hashed_bytes, _HASHED_AT_ONCE_BYTES)
+        with self._disk.open_read(self._run_dir / LEDGER_NAME) as file:
+            file.seek(self._hashed_bytes)
+            for piece in _pieces(file, size_bytes):
+                self._sha256.update(piece)
+                self._hashed_bytes += len(piece)
+                size_bytes -= len(piece)
+        if size_bytes:
+            raise RunDirError(f"{self._run_dir / LEDGER_NAME}: is shorter than it was")

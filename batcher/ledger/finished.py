@@ -23,9 +23,10 @@ LineAt = Callable[[int], Event]
 
 _ORPHANED, _LISTED, _UNPRICED, _REPORTED, _POOR, _GONE = (1 << bit for bit in range(6))
 _UNLISTED = bytes(flags & ~_LISTED for flags in range(256))
-RECENT_JOBS = 8192
+RECENT_JOBS = 2048
 """A job is looked for when it is submitted and packed when it is done: this many may be under way."""
 _CELLS = struct.Struct("<QII8sdHH")
+_PIECE_BYTES = 1 << 20
 _DIGEST_BYTES = HASH_CHARS // 2
 
 
@@ -275,9 +276,20 @@ class FinishedJobs:
         return True
 
     def saved(self) -> SavedJobs:
-        """Everything except the marks of this process."""
-        flags = Bulk([self.flags.translate(_UNLISTED)])
-        return SavedJobs(flags, Bulk([self._cells]), self.inputs_at, self.models, self._rows.saved())
+        """Everything as it is now, except the marks of this process; ``release_saved`` when written."""
+        cells, size_bytes = self._cells, len(self._cells)
+
+        def pieces() -> Iterator[bytes]:  # rows are only ever added
+            for begin in range(0, size_bytes, _PIECE_BYTES):
+                yield bytes(cells[begin : min(begin + _PIECE_BYTES, size_bytes)])
+
+        flags = Bulk.of(self.flags.translate(_UNLISTED))
+        rows = self._rows.saved()
+        return SavedJobs(flags, Bulk(size_bytes, pieces), self.inputs_at, self.models, rows)
+
+    def release_saved(self) -> None:
+        """What was saved is written, or will not be."""
+        self._rows.release()
 
     def restore(self, saved: SavedJobs) -> None:
         """Restore the state in ``saved``."""

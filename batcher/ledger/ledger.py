@@ -22,7 +22,7 @@ from batcher.errors import LedgerError
 from batcher.jobs.lifecycle import Event, EventName, RunEvent
 from batcher.jobs.shard import Shard
 from batcher.layout import HIDDEN_NAME, LEDGER_NAME
-from batcher.ledger.checkpoint import CHECKPOINT_STEP_BYTES, keep_checkpoint
+from batcher.ledger.checkpoint import Checkpoints
 from batcher.ledger.commit import GroupCommit
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.lines import Follows, LineReader, encode_line
@@ -95,6 +95,7 @@ class Ledger:
             undo.callback(take_hold(self._hidden, shard, disk))
             self._tails = read_into(self.snapshot, run_dir, lines, disk)
             check_version(self.snapshot)
+            self._checkpoints = Checkpoints(self.snapshot, run_dir, disk)
             self._undo = undo.pop_all()
         if ready:
             self.make_ready()
@@ -226,6 +227,8 @@ class Ledger:
 
     def _committed(self, size_bytes: int) -> None:
         self.snapshot.pack(self._base + size_bytes)
+        if self._shard is None:
+            self._checkpoints.committed(size_bytes, self._commit.end)
         while self._not_durable and self._not_durable[0][0] < self._base + size_bytes:
             _, event = self._not_durable.popleft()
             if self.on_durable is not None:
@@ -249,9 +252,9 @@ class Ledger:
         """Wait for pending writes, then close the file and release the lock."""
         if self._ready is not None:
             await self.settled()
-            grown_bytes = self._ready.end - self.snapshot.restored_bytes
-            if self._shard is None and self.is_durable and grown_bytes >= CHECKPOINT_STEP_BYTES:
-                keep_checkpoint(self.snapshot, self._run_dir, self._disk, self._ready.end)
+            await self._checkpoints.settled()
+            if self._shard is None and self.is_durable:
+                await self._checkpoints.finish(self._ready.end)
         self.release()
 
     def release(self) -> None:

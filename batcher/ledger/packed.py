@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -22,22 +22,25 @@ _new_hash = blake2b(digest_size=_HASH_BYTES).copy  # a copy costs less than a ne
 
 
 class Bulk:
-    """Many bytes in several pieces, so that they can be written to a file without a copy."""
+    """Many bytes that are made piece by piece, so that they can be written to a file without a copy."""
 
-    __slots__ = ("pieces",)
+    __slots__ = ("_whole", "pieces", "size_bytes")
 
-    def __init__(self, pieces: Sequence[bytearray | array[int]]) -> None:
+    def __init__(self, size_bytes: int, pieces: Callable[[], Iterable[bytes]]) -> None:
+        self.size_bytes = size_bytes
         self.pieces = pieces
+        self._whole: bytearray | None = None
 
-    @property
-    def size_bytes(self) -> int:
-        """Total size of the pieces."""
-        return sum(memoryview(piece).nbytes for piece in self.pieces)
+    @classmethod
+    def of(cls, whole: bytearray) -> Bulk:
+        """A bulk that was read."""
+        bulk = cls(len(whole), lambda: (bytes(whole),))
+        bulk._whole = whole
+        return bulk
 
     def whole(self) -> bytearray:
-        """All bytes; without a copy if there is one piece, as after reading."""
-        first = self.pieces[0] if len(self.pieces) == 1 else None
-        return first if isinstance(first, bytearray) else bytearray().join(map(memoryview, self.pieces))
+        """All bytes; without a copy if they were read."""
+        return self._whole if self._whole is not None else bytearray().join(self.pieces())
 
 
 class SavedWords(msgspec.Struct, array_like=True):
@@ -62,14 +65,30 @@ class _Shards:
     def __init__(self, recent: int = 0) -> None:
         self._key = lru_cache(recent)(_key) if recent else _key
         self._shards = [_EMPTY] * SHARDS
+        self._before: dict[int, array[int]] | None = None
+        """While it is saved: the shards that have changed since, as they were."""
 
     def __len__(self) -> int:
         return sum(map(len, self._shards)) // self.words_each
 
     def saved(self) -> SavedWords:
-        """All of it, as its own bytes: it must not change before they are written."""
-        sizes = [len(shard) // self.words_each for shard in self._shards]
-        return SavedWords(sizes, Bulk([shard for shard in self._shards if shard]))
+        """All of it as it is now, for any thread to write; ``release`` when that is done."""
+        shards = self._shards
+        before: dict[int, array[int]] = {}
+        self._before = before
+        sizes = [len(shard) // self.words_each for shard in shards]
+
+        def pieces() -> Iterator[bytes]:
+            for number, size in enumerate(sizes):
+                if size:
+                    now = shards[number].tobytes()  # before the look into what changed: no lock needed
+                    yield before[number].tobytes() if number in before else now
+
+        return SavedWords(sizes, Bulk(sum(sizes) * self.words_each * _WORD_BYTES, pieces))
+
+    def release(self) -> None:
+        """What was saved is written, or will not be."""
+        self._before = None
 
     def restore(self, saved: SavedWords) -> None:
         """Restore ``saved``."""
@@ -80,10 +99,14 @@ class _Shards:
                 self._shards[number] = array("Q", words[begin:end])
             begin = end
 
-    def _begun(self, key: int) -> array[int]:
-        """The shard of ``key``, to insert into."""
-        shard = self._shards[key % SHARDS] or array("Q")
-        self._shards[key % SHARDS] = shard
+    def _to_change(self, key: int) -> array[int]:
+        """The shard of ``key``, to insert into or delete from."""
+        number = key % SHARDS
+        shard = self._shards[number]
+        if self._before is not None and number not in self._before:
+            self._before[number] = shard[:]
+        if shard is _EMPTY:
+            shard = self._shards[number] = array("Q")
         return shard
 
 
@@ -102,7 +125,7 @@ class PackedSet(_Shards):
         keys = self._shards[key % SHARDS]
         at = bisect_left(keys, key)
         if at == len(keys) or keys[at] != key:
-            self._begun(key).insert(at, key)
+            self._to_change(key).insert(at, key)
 
 
 class PackedMap(_Shards):
@@ -129,7 +152,7 @@ class PackedMap(_Shards):
         at = bisect_left(shard, key, 0, size)
         if at < size and shard[at] == key:
             return shard[size + at]
-        shard = shard or self._begun(key)
+        shard = self._to_change(key)
         shard.insert(size + at, value)
         shard.insert(at, key)
         return value
@@ -141,6 +164,7 @@ class PackedMap(_Shards):
         size = len(shard) >> 1
         at = bisect_left(shard, key, 0, size)
         if at < size and shard[at] == key:
+            shard = self._to_change(key)
             del shard[size + at], shard[at]
 
 

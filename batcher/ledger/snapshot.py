@@ -181,7 +181,7 @@ class Snapshot:
             self.records.pack(self._ripe.popleft())
 
     def saved(self) -> Saved:
-        """Everything except the marks of this process."""
+        """Everything as it is now, except the marks of this process; ``release_saved`` when written."""
         assert self.records.finished is not None, "this snapshot is of no ledger"
         sums = Sums(*(getattr(self, name) for name in Sums.__struct_fields__))
         unmarked = {job: replace(record, listed=False) for job, record in self.records.open.items()}
@@ -189,6 +189,14 @@ class Snapshot:
         maps = ((self.owners or PackedMap()).saved(), (self.requests or PackedSet()).saved())
         state = (sums, self._began, self.last_run, self.runs, unmarked, finished, timings, *maps)
         return Saved(*state, self.costs.saved())
+
+    def release_saved(self) -> None:
+        """What was saved is written, or will not be."""
+        assert self.records.finished is not None, "this snapshot is of no ledger"
+        self.records.finished.release_saved()
+        for words in (self.owners, self.requests):
+            if words is not None:
+                words.release()
 
     def restore(self, saved: Saved) -> None:
         """Restore the state in ``saved``; only for an empty snapshot."""

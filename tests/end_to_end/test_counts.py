@@ -243,7 +243,7 @@ def test_what_is_kept_of_a_packed_job_is_fifty_three_bytes():
     for number in range(20_000):
         jobs.take(f"job-{number:06d}", done_record(number))
     saved = jobs.saved()
-    bulks = (saved.flags, saved.cells, saved.rows.keys, saved.rows.values)
+    bulks = (saved.flags, saved.cells, saved.rows.words)
     assert sum(bulk.size_bytes for bulk in bulks) == 53 * 20_000
     assert (saved.inputs_at, saved.models) == ({}, ["m"])
 

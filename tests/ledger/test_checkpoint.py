@@ -1,16 +1,17 @@
 """The checkpoint of a ledger: it counts only where the ledger still begins with what it is the fold of."""
 
+import hashlib
 import io
 import os
+from itertools import pairwise
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import batcher.ledger.ledger
 from batcher.clock import SystemClock
-from batcher.disk import LocalDisk
+from batcher.disk import LocalAppendFile, LocalDisk
 from batcher.errors import LedgerError
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import EventName, RunEvent, State
@@ -33,8 +34,8 @@ class Refolded(Snapshot):
 @pytest.fixture(autouse=True)
 def worth_it(monkeypatch):
     """However short the ledger is; and done jobs are packed at once."""
-    monkeypatch.setattr(batcher.ledger.ledger, "CHECKPOINT_STEP_BYTES", 1)
-    monkeypatch.setattr(batcher.ledger.snapshot, "KEPT_OPEN", 1)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_STEP_BYTES", 1)
+    monkeypatch.setattr("batcher.ledger.snapshot.KEPT_OPEN", 1)
 
 
 def opened(path, shard=None):
@@ -94,9 +95,84 @@ async def test_a_snapshot_that_begins_with_a_checkpoint_tells_all_that_the_ledge
     assert restored.counts[State.DONE] == 4
 
 
+async def killed(path, jobs, disk):
+    """A run that is killed: its ledger is never closed."""
+    ledger = Ledger(path, disk, SystemClock())
+    ledger.announce(RUN)
+    for name in jobs:
+        fields = {"model": "m", "digest": DIGEST, "input": {"prompt": name, "duration": 5}}
+        ledger.append(EventName.SUBMITTING, name, attempt=1, price_usd=1.5, **fields)
+        ledger.append(EventName.SUBMITTED, name, request_id=f"r-{name}")
+        ledger.append(EventName.COMPLETED, name, cost_usd=1.25, unfinished_s=3.0)
+        file = Artifact(f"media/{name}.mp4", 10, hashlib.sha256(name.encode()).hexdigest())
+        await ledger.record(EventName.DONE, name, files=(file,))
+    ledger.release()
+
+
+async def test_a_run_that_is_killed_leaves_one(tmp_path):
+    await killed(tmp_path, [f"job-{number}" for number in range(40)], LocalDisk())
+    size_bytes = (tmp_path / "ledger.jsonl").stat().st_size
+    restored = read_snapshot(tmp_path, LocalDisk())
+    assert size_bytes / 2 < restored.restored_bytes < size_bytes
+    assert facts(restored) == facts(refolded(tmp_path))
+
+
+class CountingDisk(LocalDisk):
+    """Says of each checkpoint how much it covers, and how much of the ledger was synced then."""
+
+    def __init__(self):
+        super().__init__()
+        self.synced_bytes, self.kept = 0, []
+
+    def open_append(self, path):
+        disk = self
+
+        class Counting(LocalAppendFile):
+            def sync(self):
+                super().sync()
+                disk.synced_bytes = path.stat().st_size
+
+        return Counting(path)
+
+    def write_whole(self, path, chunks):
+        super().write_whole(path, chunks)
+        if path.name == "checkpoint":
+            with path.open("rb") as file:
+                self.kept.append((msgspec.json.decode(file.readline())[1], self.synced_bytes))
+
+
+async def test_they_are_few_and_none_covers_more_than_is_on_disk(tmp_path):
+    disk = CountingDisk()
+    await killed(tmp_path, [f"job-{number}" for number in range(100)], disk)
+    covered = [covered_bytes for covered_bytes, _ in disk.kept]
+    assert all(covered_bytes <= synced_bytes for covered_bytes, synced_bytes in disk.kept)
+    assert all(after >= before * 5 // 4 for before, after in pairwise(covered))
+    assert 5 <= len(covered) <= 30
+
+
+async def test_one_that_covers_lines_not_yet_on_disk_waits_for_them(tmp_path):
+    (tmp_path / ".batcher").mkdir()
+    (tmp_path / "ledger.jsonl").write_bytes(bytes(30))
+    kept = tmp_path / ".batcher" / "checkpoint"
+    snapshot = Snapshot(line_at=lambda place: None)
+    checkpoints = checkpoint.Checkpoints(snapshot, tmp_path, LocalDisk())
+    checkpoints.committed(10, 20)
+    await checkpoints.settled()
+    assert not kept.exists()
+    checkpoints.committed(25, 30)
+    await checkpoints.settled()
+    assert msgspec.json.decode(kept.read_bytes().partition(b"\n")[0])[1] == 20
+
+
+async def test_none_is_made_while_many_jobs_are_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "OPEN_MAX", 0)
+    await killed(tmp_path, [f"job-{number}" for number in range(10)], LocalDisk())
+    assert not was_used(tmp_path)
+
+
 async def test_what_came_after_it_is_folded(tmp_path, monkeypatch):
     await write(tmp_path, *JOBS)
-    monkeypatch.setattr(batcher.ledger.ledger, "CHECKPOINT_STEP_BYTES", 1 << 30)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_STEP_BYTES", 1 << 30)
     await write(tmp_path, "later", "d")
     restored = read_snapshot(tmp_path, LocalDisk())
     assert 0 < restored.restored_bytes < (tmp_path / "ledger.jsonl").stat().st_size
@@ -171,7 +247,8 @@ class Odd(Snapshot):
 
 
 def encoded(snapshot):
-    return b"".join(checkpoint.encode_checkpoint(snapshot, io.BytesIO(COVERED), len(COVERED)))
+    sha256 = hashlib.sha256(COVERED).hexdigest()
+    return b"".join(checkpoint.Checkpoint(snapshot, len(COVERED)).encoded(sha256))
 
 
 def restored(data):
@@ -204,10 +281,10 @@ def test_a_head_that_promises_a_body_of_any_size_is_as_good_as_none(body_bytes):
 )
 def test_bulks_that_do_not_fit_together_are_not_taken_apart(sizes, words, cells, fits):
     def change(saved):
-        saved.finished.flags = Bulk([bytearray(1)])
+        saved.finished.flags = Bulk.of(bytearray(1))
         shards = [*sizes, *[0] * (SHARDS - 1)]
-        saved.finished.rows = SavedWords(shards, Bulk([bytearray(words)]))
-        saved.finished.cells = Bulk([bytearray(cells)])
+        saved.finished.rows = SavedWords(shards, Bulk.of(bytearray(words)))
+        saved.finished.cells = Bulk.of(bytearray(cells))
 
     odd = Odd(lambda place: None)
     odd.change = change

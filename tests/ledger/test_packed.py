@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.ledger import packed
-from batcher.ledger.packed import PackedMap, PackedSet
+from batcher.ledger.packed import Bulk, PackedMap, PackedSet, SavedWords
 
 NUMBERS = st.integers(0, 2**64 - 1)
 TEXTS = st.text(max_size=3) | st.sampled_from([f"job-{number}" for number in range(8)])
@@ -53,6 +53,28 @@ def test_a_set_holds_what_was_added_also_after_it_was_saved(texts, more):
         ours.add(text)
     assert len(ours) == len({*texts, *more})
     assert all(text in ours for text in (*texts, *more))
+
+
+def play(ours, deeds):
+    for deed, text, number in deeds:
+        if deed == "set":
+            ours.setdefault(text, number)
+        elif deed == "drop":
+            ours.drop(text)
+
+
+@given(DEEDS, DEEDS)
+def test_what_is_saved_stays_as_it_was_while_the_map_changes(deeds, more):
+    ours, theirs = did(deeds)
+    saved, pieces = ours.saved(), []
+    for piece in saved.words.pieces():
+        pieces.append(piece)
+        play(ours, more[:8])
+        del more[:8]
+    again = PackedMap()
+    again.restore(SavedWords(saved.sizes, Bulk.of(bytearray().join(pieces))))
+    assert (len(again), {text: again.get(text) for text in theirs}) == (len(theirs), theirs)
+    ours.release()
 
 
 @given(DEEDS)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 from unittest.mock import patch
 
-import batcher.ledger.ledger
+import batcher.ledger.checkpoint
 import batcher.ledger.snapshot
 from batcher.errors import BatcherError
 from batcher.jobs.lifecycle import Event, EventName, State
@@ -73,7 +73,7 @@ def simulate(seed: int) -> Verdict:
             patch.object(
                 batcher.ledger.snapshot, "KEPT_OPEN", KEPT_OPEN
             ),  # few jobs, and some of them packed
-            patch.object(batcher.ledger.ledger, "CHECKPOINT_STEP_BYTES", 1),
+            patch.object(batcher.ledger.checkpoint, "CHECKPOINT_STEP_BYTES", 1),
         ):
             story.tell()
     except Exception as error:  # a bug of the engine that is no BatcherError
