@@ -57,6 +57,7 @@ class ColumnTypes:
 
     def __init__(self, types: dict[str, str] | None = None) -> None:
         self.types: dict[str, str] = dict(types or {})
+        self._last_kinds: tuple[object, ...] = ()
         self._last_inputs: dict[str, type] = {}
         self._last_meta: dict[str, type] = {}
         self._last_vars: dict[str, type] = {}
@@ -71,7 +72,10 @@ class ColumnTypes:
         self, inputs: dict[str, Any], meta: dict[str, Any], variables: Mapping[str, Any] = NONE
     ) -> None:
         """Add one job's values. Most have the types of the job before."""
-        self._take("input", inputs, self._last_inputs)
+        kinds = (*inputs, *map(type, inputs.values()))
+        if kinds != self._last_kinds:
+            self._take("input", inputs, self._last_inputs)
+            self._last_kinds = kinds if list not in kinds else ()
         if meta:
             self._take("meta", meta, self._last_meta)
         if variables:

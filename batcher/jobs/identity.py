@@ -100,7 +100,8 @@ def input_digest(model: str, inputs: dict[str, Any], spellings: Spellings | None
 
 def digest_of(model: str, named: dict[str, Any]) -> str:
     """:func:`input_digest` of inputs that are canonical already."""
-    return _digest({"model": model, "input": named}, HASH_CHARS)
+    text = _encode_sorted({"model": model, "input": named})
+    return hashlib.sha256(text).hexdigest()[:HASH_CHARS]
 
 
 def matrix_digest(values: dict[str, Any], rule: int = RULE) -> str:

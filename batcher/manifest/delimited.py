@@ -37,11 +37,12 @@ def delimiter_of(file: ManifestFile) -> str:
 
 def records(file: ManifestFile, delimiter: str) -> Iterator[Record]:
     """Each record, including blank ones, but without Excel's ``sep=`` line. Raises ManifestError."""
-    first = True
-    for line, cells in _Records(file, delimiter):
-        if not (first and line == 1 and _EXCEL_HINT.fullmatch(delimiter.join(cells))):
+    found = iter(_Records(file, delimiter))
+    for line, cells in found:
+        if line > 1 or not _EXCEL_HINT.fullmatch(delimiter.join(cells)):
             yield line, cells
-        first = False
+        break
+    yield from found
 
 
 class _Records:

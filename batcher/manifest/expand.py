@@ -130,9 +130,9 @@ class Scope:
 
     def only_draft(self, row: Row) -> Draft | None:
         """The only job of ``row`` if nothing varies and it has no templates; else see ``expanded``."""
-        if not self._simple or _needs_expansion(row):
+        if not self._simple or (not row.is_plain and _needs_expansion(row)):
             return None
-        meta = {**self.meta, **row.meta} if row.meta else self.meta
+        meta = {**self.meta, **row.meta} if row.meta and self.meta else row.meta or self.meta
         bases = self.bases_of(row) if self.bases else None
         draft = Draft(self.inputs_of(row), self.model_of(row), meta, row.id, row.id, 1, bases)
         if row.vars or self.vars or self.setting.variables:
@@ -177,8 +177,6 @@ class Scope:
 
 
 def _needs_expansion(row: Row) -> bool:
-    if row.is_plain:
-        return False
     return (
         row.matrix is not None
         or row.repeat is not None

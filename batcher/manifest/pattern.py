@@ -8,7 +8,6 @@ full check (``check.py``), which has the same result for all others.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from typing import Any
 
 from batcher.jobs.identity import Spelling, digest_of
@@ -17,7 +16,7 @@ from batcher.manifest.media import is_public_url, may_be_file
 from batcher.schema.dialect import SCALAR_MAX_CHARS, types_of
 from batcher.schema.spec import ModelSpec
 
-VALUES_KEPT = 1024
+VALUES_KEPT = 256
 
 Cell = Callable[[Any], tuple[Any, Any] | None]
 """For a value of one input: as it is sent, and as it is compared; None if that is not certain."""
@@ -33,10 +32,11 @@ class Pattern:
         is_known = is_usual and all(name in spec.fields for name in own)
         self._model = model
         self._spec = spec
-        self._columns = [
-            (name, key, _cell_of(name, spec) if is_known else _uncertain)
+        self._columns: list[tuple[str, str, Cell, dict[str, tuple[Any, Any]]]] = [
+            (name, key, _cell_of(name, spec) if is_known else _uncertain, {})
             for name, key in zip(own, keys, strict=True)
         ]
+        """Name, name as compared, check, and the first different cells: most columns repeat a few."""
 
     def fitted(self, values: Iterable[Any]) -> tuple[dict[str, Any], str] | None:
         """The inputs with these values, typed and checked, and their digest; None: check them in full.
@@ -45,10 +45,15 @@ class Pattern:
         """
         sent: dict[str, Any] = {}
         compared: dict[str, Any] = {}
-        for (name, key, cell), value in zip(self._columns, values):  # noqa: B905 (strict is slow)
-            found = cell(value)
+        for (name, key, cell, known), value in zip(self._columns, values):  # noqa: B905 (strict is slow)
+            is_text = type(value) is str
+            found = known.get(value) if is_text else None
             if found is None:
-                return None
+                found = cell(value)
+                if found is None:
+                    return None
+                if is_text and len(known) < VALUES_KEPT and len(value) <= SCALAR_MAX_CHARS:
+                    known[value] = found
             sent[name], compared[key] = found
         if self._spec.problems(sent):
             return None
@@ -90,14 +95,10 @@ def _text_cell(spelled: Spelling, *, may_be_media: bool) -> Cell:
 
 
 def _typed_cell(read: Callable[[str], Any], spelled: Spelling) -> Cell:
-    @lru_cache(VALUES_KEPT)
-    def from_text(text: str) -> tuple[Any, Any]:
-        value = read(text)
-        return value, spelled(value)
-
     def cell(value: Any) -> tuple[Any, Any] | None:
         if type(value) is str:
-            return from_text(value) if len(value) <= SCALAR_MAX_CHARS else None
+            sent = read(value)
+            return sent, spelled(sent)
         return (value, spelled(value)) if type(value) in (int, bool) else None
 
     return cell

@@ -98,7 +98,8 @@ class Selection:
         """Every job, and whether it is selected."""
         left = self.limit
         if left is None and self.only is None and self.shard is None:
-            yield from ((job, True) for job in jobs)
+            for job in jobs:
+                yield job, True
             return
         for job in jobs:
             chosen = (left is None or left > 0) and self.matches(job.id)

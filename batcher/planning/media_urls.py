@@ -120,7 +120,7 @@ def looks_private(url: str) -> bool:
 def _needs_look(value: Any) -> bool:
     """Whether an input may hold the URL of media that can't be fetched, or not for long."""
     if isinstance(value, str):
-        return "?" in value or looks_private(value)
+        return "?" in value or _is_private_name(value.partition("://")[2].partition("/")[0])
     return value is not None
 
 

@@ -83,7 +83,7 @@ class Price:
 
     def values_in(self, inputs: Mapping[str, Any]) -> str:
         """The values that a quote depends on, as text: equal texts have equal quotes."""
-        return repr([*map(inputs.get, self._names)])
+        return str([*map(inputs.get, self._names)]) if self._names else ""
 
     def quote(self, inputs: Mapping[str, Any]) -> Quote | None:
         """The quote for a job with these ``inputs``; None if price, unit or duration is unknown."""

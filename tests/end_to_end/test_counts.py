@@ -26,6 +26,7 @@ from batcher.ledger.snapshot import KEPT_OPEN
 from batcher.providers import json_body as body
 from batcher.providers.json_body import request_body
 from batcher.sandbox.catalogue import catalogue
+from benchmarks import bench_validate
 from benchmarks.simulated_polls import lognormal
 from tests.support.api_server import TOKEN, ApiServer
 from tests.support.engine import (
@@ -371,3 +372,31 @@ async def test_a_body_with_local_media_takes_one_hop_to_a_thread(tmp_path):
     local = LocalMedia(str(picture), "a.png", hashlib.sha256(PNG).hexdigest(), len(PNG), "image/png")
     jobs = [*some_jobs(10), *(job(f"local-{number}", image_url=local) for number in range(5))]
     assert await bodies_by_thread(tmp_path / "out", jobs) == ({"loop": 10, "thread": 5}, 5)
+
+
+# Rows
+
+
+def calls_in(action):
+    """The functions of Python that ``action`` calls; a step of a generator counts as a call."""
+    count = 0
+
+    def count_calls(frame, event, arg):
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(count_calls)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize(("case", "most"), [(bench_validate.validate, 42), (bench_validate.plan, 62)])
+def test_a_row_of_a_table_costs_so_many_calls_of_functions(tmp_path, case, most):
+    few, many = tmp_path / "few.csv", tmp_path / "many.csv"
+    bench_validate.write_table(few, 100)
+    bench_validate.write_table(many, 1_100)
+    case(few)  # what is imported and compiled once
+    assert calls_in(lambda: case(many)) - calls_in(lambda: case(few)) <= most * 1_000
