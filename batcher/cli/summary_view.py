@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from batcher.cli.amounts import duration, money, size
+from batcher.cli.amounts import counted, duration, money, size
 from batcher.jobs.lifecycle import EXPIRED, NO_OUTPUT, SANDBOX_API, Record, Stage, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
@@ -67,7 +67,7 @@ def summary_lines(summary: Summary, snapshot: Snapshot, given: Given) -> Iterato
         root = Path(summary.run_dir)
         yield f"outputs: {outputs_place(root)}, described in {root / 'metadata.jsonl'}"
     if summary.invalid:
-        yield f"{summary.invalid} invalid rows were left out"
+        yield f"{counted(summary.invalid, 'invalid row was', 'invalid rows were')} left out"
     yield from _remedies(summary, snapshot, given)
     if summary.stopped:
         yield from f"stopped: {summary.stopped}".split("\n")
@@ -83,23 +83,19 @@ def needs_a_human(summary: Summary) -> str:
 def _remedies(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[str]:
     again = given.resume_command()
     if summary.cancelled_now or summary.not_cancellable:
-        yield (
-            f"{summary.cancelled_now} queued requests were cancelled and cost nothing, "
-            f"{summary.not_cancellable} run already and can't be cancelled"
-        )
+        cancelled = counted(summary.cancelled_now, "queued request was", "queued requests were")
+        late = counted(summary.not_cancellable, "runs", "run")
+        yield f"{cancelled} cancelled and cost nothing, {late} already and can't be cancelled"
     running = [r for _, r in snapshot.unfinished() if r.state is State.SUBMITTED]
     if summary.not_redone:
-        yield (
-            f"{summary.not_redone} jobs were not bought again: they have had all their attempts "
-            "(--max-attempts)"
-        )
+        spared = counted(summary.not_redone, "job was", "jobs were")
+        yield f"{spared} not bought again: all attempts are used (--max-attempts)"
     if running:
-        yield (
-            f"{len(running)} requests are still running at the API, and may cost "
-            f"{_running_cost(running)}. Resume with: {again}"
-        )
+        requests, cost = counted(len(running), "request is", "requests are"), _running_cost(running)
+        yield f"{requests} still running at the API, and may cost {cost}. Resume with: {again}"
     if summary.completed:
-        yield f"{summary.completed} are generated but not yet downloaded. Resume with: {again}"
+        generated = counted(summary.completed, "is", "are")
+        yield f"{generated} generated but not yet downloaded. Resume with: {again}"
     if summary.pending:
         yield from _pending(summary, given)
     yield from _failures(summary, snapshot, given)
@@ -108,11 +104,12 @@ def _remedies(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[st
 
 def _pending(summary: Summary, given: Given) -> Iterator[str]:
     """A run that was not stopped has left only what it was not asked for: its command would again."""
+    pending = counted(summary.pending, "job is pending", "jobs are pending")
     chosen = [f"--{key}" for key in ("limit", "only", "shard") if given.values.get(key)]
     if summary.stopped or not chosen:
-        yield f"{summary.pending} jobs are pending. Resume with: {given.resume_command()}"
+        yield f"{pending}. Resume with: {given.resume_command()}"
         return
-    text = f"{summary.pending} jobs are pending that {' and '.join(chosen)} left out"
+    text = f"{pending} that {' and '.join(chosen)} left out"
     if "--shard" in chosen:
         yield text
     else:
@@ -143,7 +140,7 @@ def _failures(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[st
     yield from _refusals([pair for pair in bad if pair[1].is_refused], summary, given)
     if not failed:
         return
-    yield f"{len(failed)} failed or were cancelled:"
+    yield f"{len(failed)} failed or {'was' if len(failed) == 1 else 'were'} cancelled:"
     yield from _listed(failed, summary, "failed,cancelled")
     others = [record for _, record in failed if not _is_fetched_again(record)]
     if any(record.stage is Stage.DOWNLOAD for _, record in failed):
@@ -166,7 +163,7 @@ def _is_fetched_again(record: JobRecord) -> bool:
 def _refusals(refused: list[tuple[str, JobRecord]], summary: Summary, given: Given) -> Iterator[str]:
     if not refused:
         return
-    yield f"{len(refused)} were refused for their inputs, and would be refused again:"
+    yield f"{counted(len(refused), 'was', 'were')} refused for their inputs, and would be refused again:"
     yield from _listed(refused, summary, REFUSED)
     yield "  fix their inputs in the manifest; to submit unchanged ones again, at their price:"
     yield f"    {given.resume_command(retry_refused=True)}"

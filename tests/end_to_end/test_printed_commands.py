@@ -213,7 +213,7 @@ def test_a_run_of_the_first_jobs_says_how_to_run_the_others(clips, capsys):
     code, out = said(capsys, "run", *clips, "--limit", "2")
     assert code == 0
     text, _, line = out.splitlines()[-1].partition(". To run them all: ")
-    assert text == "1 jobs are pending that --limit left out"
+    assert text == "1 job is pending that --limit left out"
     [[_, verb, *words]] = words_of([line])
     told = json.loads(said(capsys, verb, *words, "--dry-run", "--json")[1])
     assert (told["done"], told["to_buy"], told["max_cost_usd"]) == (2, 1, 6.0)
