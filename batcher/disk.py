@@ -47,6 +47,13 @@ class AppendFile(Protocol):
         """Size in bytes of the file now at the *path*; None if that is no longer this file."""
         ...
 
+    def moved_to(self) -> tuple[str, int] | None:
+        """Where this file is, if its path no longer names it, and its size in bytes.
+
+        None if it is still at its path, or has no name any more.
+        """
+        ...
+
     def close(self) -> None: ...
 
 
@@ -144,6 +151,12 @@ class LocalAppendFile:
             return None
         same = (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
         return there.st_size if same else None
+
+    def moved_to(self) -> tuple[str, int] | None:
+        ours = os.fstat(self._fd)
+        if self.size_at_path() is not None or not ours.st_nlink:
+            return None
+        return _path_of(self._fd) or "another place", ours.st_size
 
     def close(self) -> None:
         os.close(self._fd)
@@ -281,6 +294,14 @@ def _held_by(lock: Path) -> str:
         since = datetime.fromtimestamp(lock.stat().st_mtime, UTC)
         who = f" (pid {int(pid)} on {host:.255}, since {since:%Y-%m-%d %H:%M:%S} UTC)"
     return f"{folder}: another run holds this run directory{who}; run again when it has ended"
+
+
+def _path_of(fd: int) -> str | None:
+    """The present path of an open file; None if the system can't tell."""
+    try:
+        return str(Path(f"/proc/self/fd/{fd}").readlink())
+    except OSError:
+        return None
 
 
 def _open_regular(path: str, flags: int) -> int:

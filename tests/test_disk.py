@@ -77,6 +77,18 @@ def test_there_is_no_size_once_the_file_is_gone(tmp_path, file):
     assert file.size_at_path() is None
 
 
+def test_a_file_that_was_moved_is_found_and_one_that_is_gone_or_in_place_is_not(tmp_path, file):
+    file.write(b"12345")
+    assert file.moved_to() is None
+    moved = (tmp_path / "file").rename(tmp_path / "elsewhere")
+    (tmp_path / "file").write_bytes(b"another")
+    place, size_bytes = file.moved_to()
+    assert size_bytes == 5
+    assert place in (str(moved), "another place")
+    moved.unlink()
+    assert file.moved_to() is None
+
+
 async def test_everything_that_must_be_durable_runs_in_one_thread_off_the_loop(disk):
     threads = {await disk.run(threading.get_ident) for _ in range(3)}
     assert len(threads) == 1

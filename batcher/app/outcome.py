@@ -7,7 +7,7 @@ from functools import partial
 
 from batcher.app.prepare import Prepared
 from batcher.engine.budget import Budget
-from batcher.errors import BatcherError
+from batcher.errors import BatcherError, StoppedError
 from batcher.jobs.lifecycle import Event
 from batcher.ledger.ledger import Ledger
 from batcher.ledger.snapshot import Snapshot
@@ -16,6 +16,12 @@ from batcher.planning.plan import PlanGroup
 from batcher.ports import JobEvent, Observer, RunView, Spending, listens
 
 _OLD_FAILURES = (PlanGroup.FAILED, PlanGroup.REFUSED, PlanGroup.CANCELLED, PlanGroup.EXHAUSTED)
+
+
+def why_stopped(all_done: bool, *reasons: BatcherError | None) -> BatcherError | None:
+    """The first of the ``reasons`` to stop, unless nothing was left to stop."""
+    first = next(filter(None, reasons), None)
+    return None if all_done and isinstance(first, StoppedError) else first
 
 
 def summarise(

@@ -15,7 +15,7 @@ from batcher.app.account import open_account
 from batcher.app.bad_jobs import BadJobs
 from batcher.app.calls import timed
 from batcher.app.connect import Site, apis_in, check_same_api, connect, models_to_ask
-from batcher.app.outcome import report_events, spending_of, summarise
+from batcher.app.outcome import report_events, spending_of, summarise, why_stopped
 from batcher.app.plan import doubts_about, specs_of
 from batcher.app.prepare import (
     Prepared,
@@ -38,7 +38,7 @@ from batcher.engine.host import Host
 from batcher.engine.lanes import Deps, lanes_of
 from batcher.engine.runner import Runner
 from batcher.engine.stop import Breaker
-from batcher.errors import LockedError, OutOfTimeError
+from batcher.errors import BatcherError, LockedError, OutOfTimeError
 from batcher.jobs.lifecycle import FORMAT_VERSION, EventName, RunEvent, State
 from batcher.jobs.shard import Shard
 from batcher.ledger.ledger import Ledger
@@ -253,15 +253,15 @@ async def _execute(prepared: Prepared, site: Site, targets: _Targets, host: Host
         ledger.close_run(RunEvent(run=opening.run, at=iso(host.clock.now()), ended=True))
         raise
     finally:
-        metadata.close()
+        unwritten = _closed(metadata)
     if prepared.roll.added:
         host.observer.warn(
             f"{prepared.roll.added} rows were added to the manifest, or changed, during the run: none "
             "of them was bought; run again to buy them"
         )
-    stopped_by = runner.control.error or runner.shortfall()
-    if isinstance(stopped_by, OutOfTimeError) and runner.view.done >= prepared.plan.selected:
-        stopped_by = None  # the time was over, and so was the work
+    stopped_by = why_stopped(
+        runner.view.done >= prepared.plan.selected, runner.control.error, unwritten, runner.shortfall()
+    )
     elapsed_s = host.clock.monotonic() - began_s
     summary = summarise(prepared, ledger.snapshot, runner.view, stopped_by, elapsed_s)
     fresh = BadJobs.of(ledger.snapshot).since(before)
@@ -333,6 +333,15 @@ def _opening(prepared: Prepared, site: Site, before: dict[str, str], host: Host)
         duplicates=prepared.plan.duplicates,
         invalid=prepared.plan.invalid,
     )
+
+
+def _closed(metadata: Describes) -> BatcherError | None:
+    """Close ``metadata``; returns why it is not whole: the next run makes it again."""
+    try:
+        metadata.close()
+    except BatcherError as error:
+        return error
+    return None
 
 
 def _closing(opening: RunEvent, summary: Summary, at: str) -> RunEvent:

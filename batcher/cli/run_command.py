@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from batcher.engine.host import Host, interrupted
 from batcher.engine.stop import Control
 from batcher.errors import BatcherError, LockedError
 from batcher.ledger.ledger import read_snapshot
+from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import Summary
 from batcher.options.run import Options
 from batcher.planning.plan import Plan
@@ -193,7 +194,10 @@ def _print_summary(summary: Summary, options: Options, host: Host, given: dict[s
 
 
 def _lines(summary: Summary, options: Options, host: Host) -> Iterator[str]:
-    return summary_lines(summary, read_snapshot(Path(summary.run_dir), host.disk), options.given)
+    snapshot: Snapshot | None = None
+    with suppress(BatcherError):  # moved meanwhile, for example: what stopped the run must still be told
+        snapshot = read_snapshot(Path(summary.run_dir), host.disk)
+    return summary_lines(summary, snapshot, options.given)
 
 
 def _say_error(text: str, given: dict[str, Any], mark: str = "batcher: ") -> None:

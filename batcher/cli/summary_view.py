@@ -57,8 +57,11 @@ def _cost(status: Status) -> str:
     return f"{known} ({part} the API reports; estimated {money(status.estimated_cost_usd)})"
 
 
-def summary_lines(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[str]:
-    """The end of a run: counts, money, the place of the outputs, and what to do about the rest."""
+def summary_lines(summary: Summary, snapshot: Snapshot | None, given: Given) -> Iterator[str]:
+    """The end of a run: counts, money, the place of the outputs, and what to do about the rest.
+
+    Without a ``snapshot`` the run directory can't be read any more: no command could resume it.
+    """
     yield (
         f"{summary.done} of {summary.total} jobs done in {duration(summary.elapsed_s)}"
         f" ({summary.submitted_now} submitted now), {size(summary.bytes)}, cost {_cost(summary)}"
@@ -68,7 +71,8 @@ def summary_lines(summary: Summary, snapshot: Snapshot, given: Given) -> Iterato
         yield f"outputs: {outputs_place(root)}, described in {root / 'metadata.jsonl'}"
     if summary.invalid:
         yield f"{counted(summary.invalid, 'invalid row was', 'invalid rows were')} left out"
-    yield from _remedies(summary, snapshot, given)
+    if snapshot is not None:
+        yield from _remedies(summary, snapshot, given)
     if summary.stopped:
         yield from f"stopped: {summary.stopped}".split("\n")
 

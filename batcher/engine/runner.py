@@ -64,6 +64,7 @@ class Runner:
         why some did not finish.
         """
         self.view.selected = plan.selected
+        self._ledger.call_if_moved(self.control.halt)
         self._deps.observer.started(self.view)
         grace_s = self._pace.grace_s * GRACE_FOR_POSTS
         companions = (

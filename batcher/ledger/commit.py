@@ -3,6 +3,7 @@
 Each group of lines is one append and one fsync, in a separate thread, without a timer: the next group is
 written when the last one is on disk. A failed write is undone, so that the file holds whole lines; after
 a failed fsync nothing more is written, since the kernel may have dropped data that it could not write.
+A file that was moved with all that it held takes the answers on their way, and the run ends.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ class GroupCommit:
         """Called in the thread before each group is written."""
         self.first_written: Callable[[], None] | None = None
         """Called once, when the first group is durable; only if the file was empty."""
+        self.if_moved: Callable[[RunDirError], None] = lambda error: None
+        """Called after each group that was written although the file is no longer at its path."""
+        self.moved: RunDirError | None = None
         self._path = path
         self._file = file
         self._reserve = reserve
@@ -83,6 +87,8 @@ class GroupCommit:
             except (OSError, BatcherError) as error:
                 self._fail(error, waiting)
                 break
+            if self.moved is not None:
+                self.if_moved(self.moved)
             for durable in waiting:
                 if not durable.done():  # cancelled by its caller
                     durable.set_result(None)
@@ -92,10 +98,7 @@ class GroupCommit:
     def _write_group(self, data: bytes, start: int) -> None:
         self.before_write()
         if self._file.size_at_path() != start:
-            raise RunDirError(
-                f"{self._path}: was changed or replaced by something else while this run wrote it; "
-                "stopped so as not to lose track"
-            )
+            self._follow(start)
         try:
             self._write_whole(data, start)
         except OSError as error:
@@ -109,6 +112,22 @@ class GroupCommit:
             first_written, self.first_written = self.first_written, None
             with suppress(OSError):  # optional: skipped if there is no room for it
                 first_written()
+
+    def _follow(self, start: int) -> None:
+        """Go on in a file that was only moved: answers on their way are lost otherwise.
+
+        Raises RunDirError if it is not as this run left it.
+        """
+        moved = self._file.moved_to()
+        if moved is None or moved[1] != start:
+            raise RunDirError(
+                f"{self._path}: was changed or replaced by something else while this run wrote it; "
+                "stopped so as not to lose track"
+            )
+        self.moved = RunDirError(
+            f"{self._path}: was moved to {moved[0]} while this run wrote it. What the API answered is "
+            "recorded there: run again with that run directory (-o), or after moving it back"
+        )
 
     def _write_whole(self, data: bytes, start: int) -> None:
         """Write all of ``data`` or, if that fails, none of it."""

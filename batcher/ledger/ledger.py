@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from batcher.clock import Clock, iso
 from batcher.disk import Disk, writing
-from batcher.errors import LedgerError
+from batcher.errors import LedgerError, RunDirError
 from batcher.jobs.lifecycle import Event, EventName, RunEvent
 from batcher.jobs.shard import Shard
 from batcher.layout import HIDDEN_NAME, LEDGER_NAME
@@ -138,6 +138,13 @@ class Ledger:
         """Call ``function`` in the disk's thread before each group of lines is written."""
         self._commit.before_write = function
 
+    def call_if_moved(self, function: Callable[[RunDirError], None]) -> None:
+        """Call ``function`` with the error to stop with, if the ledger was moved from its path.
+
+        What is appended after that goes to its new place.
+        """
+        self._commit.if_moved = function
+
     def _set_room_aside(self) -> Path:
         """A reserve, so that pending answers can be recorded when the disk is full."""
         path = self._hidden / ("reserve" if self._shard is None else f"reserve.{self._shard}")
@@ -227,7 +234,7 @@ class Ledger:
 
     def _committed(self, size_bytes: int) -> None:
         self.snapshot.pack(self._base + size_bytes)
-        if self._shard is None:
+        if self._shard is None and self._commit.moved is None:
             self._checkpoints.committed(size_bytes, self._commit.end)
         while self._not_durable and self._not_durable[0][0] < self._base + size_bytes:
             _, event = self._not_durable.popleft()
@@ -253,7 +260,7 @@ class Ledger:
         if self._ready is not None:
             await self.settled()
             await self._checkpoints.settled()
-            if self._shard is None and self.is_durable:
+            if self._shard is None and self.is_durable and self._ready.moved is None:
                 await self._checkpoints.finish(self._ready.end)
         self.release()
 

@@ -1,10 +1,11 @@
-"""What a run reports to its observer: lines about jobs, once they are on disk."""
+"""What a run reports: lines about jobs, once they are on disk, and why it stopped."""
 
 from __future__ import annotations
 
-from batcher.app.outcome import report_events
+from batcher.app.outcome import report_events, why_stopped
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
+from batcher.errors import OutOfTimeError, RunDirError, StoppedError
 from batcher.jobs.lifecycle import EventName, Stage, State
 from batcher.ledger.ledger import Ledger
 from batcher.ports import Silence, listens
@@ -58,3 +59,11 @@ def test_an_observer_listens_if_it_has_a_method_of_its_own():
     assert not listens(forwarding, "event")
     forwarding.event = Heard().event
     assert listens(forwarding, "event")
+
+
+def test_what_stopped_a_run_counts_only_if_something_was_left_to_stop():
+    stopped, late, disk = StoppedError("a row of them"), OutOfTimeError("over"), RunDirError("full")
+    assert why_stopped(False, None, None, late) is late
+    assert why_stopped(True, stopped, None, late) is None
+    assert why_stopped(True, None, disk, late) is disk
+    assert why_stopped(True) is None

@@ -299,3 +299,20 @@ def test_a_copy_of_a_run_directory_buys_nothing_unasked_and_goes_on_with_yes(ser
     assert run(server, tmp_path, "pairs.csv", "-o", "copy", "--yes").returncode == 0
     write_pairs(tmp_path / "pairs.csv", 6)
     assert run_typed(server, tmp_path, *capped).returncode == 0, "it is known here now"
+
+
+def test_a_run_directory_that_is_moved_meanwhile_keeps_the_answers_on_their_way(server, tmp_path):
+    server.post_delay_s = 0.5
+    write_pairs(tmp_path / "pairs.csv", 3)
+    with started(server, tmp_path, "run", "pairs.csv", "-c", 2, "--yes") as process:
+        wait_for(lambda: len(server.posts) == 2)
+        moved = (tmp_path / "output/pairs").rename(tmp_path / "output/moved")
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 73
+    assert "was moved to" in out, "this is told, and no other error for want of the directory"
+    assert "Resume with" not in out, "the command would begin anew at the old place"
+    assert "Traceback" not in out + err
+    told = {one["request_id"] for one in ledger(moved) if one["event"] == "submitted"}
+    assert told == set(server.created)
+    assert run(server, tmp_path, "pairs.csv", "-o", moved).returncode == 0
+    assert posted_once(server)

@@ -89,6 +89,9 @@ class SimAppendFile:
         same = self._disk.names.get(self._path) is self._inode
         return len(self._inode.data) if same else None
 
+    def moved_to(self) -> tuple[str, int] | None:
+        return None
+
     def close(self) -> None:
         pass
 
