@@ -86,9 +86,11 @@ def give_types(inputs: dict[str, Any], spec: ModelSpec) -> None:
 
 
 def hinted(name: str, what: str) -> str:
-    """A problem, with the options that would solve it."""
+    """A problem, with the options that would solve it. They take a comma for the end of a name."""
     if what != "unknown field":
         return what
+    if "," in name:
+        return f"{what} (--meta '*' keeps all such with the results, --ignore '*' drops them)"
     word = shlex.quote(name)
     return (
         f"{what} (--meta {word} keeps it with the results, --ignore {word} drops it, --extra {word} "

@@ -95,6 +95,13 @@ def test_every_problem_has_file_line_and_field_all_of_them_at_once(tmp_path):
     assert [str(job.source).rpartition("/")[2] for job in found.jobs] == ["m.csv:5"]
 
 
+def test_a_column_with_a_comma_is_not_offered_by_name(tmp_path):
+    found = table(tmp_path, HEAD + '"a,b"', f"x,{URL},y")
+    assert found.problems == [
+        "m.csv:2: a,b: unknown field (--meta '*' keeps all such with the results, --ignore '*' drops them)"
+    ]
+
+
 def test_the_first_problems_are_kept_and_all_are_counted(tmp_path):
     columns = [f"c{n}" for n in range(PROBLEMS_SHOWN + 30)]
     found = table(tmp_path, HEAD + ",".join(columns), f"x,{URL}," + ",".join(columns))
