@@ -245,7 +245,10 @@ def shaped(top: Any, inside: str = "") -> tuple[Any, tuple[str, ...]]:
         ways = ", ".join(f"--format json:{key} ({len(top[key])})" for key in lists)
         raise ShapeError(f"several lists of objects stand here; say which one holds the jobs: {ways}")
     if lists:
-        _check_texts(top, lists[0])
+        if not _are_prompts(top, lists[0]):
+            raise ShapeError(
+                f"are the texts under {lists[0]!r} prompts? Then add --format json:{lists[0]}"
+            )
         return _unwrapped(top, lists[0])
     named = _by_name(top)
     return (top if named is None else named), ()
@@ -253,9 +256,8 @@ def shaped(top: Any, inside: str = "") -> tuple[Any, tuple[str, ...]]:
 
 def wrapped(top: Mapping[str, Any]) -> bool:
     """Whether a mapping holds jobs, and is not a job itself."""
-    return not _is_job(top) and (
-        _as_rows(top) is not None or any(itertools.starmap(_holds_jobs, top.items()))
-    )
+    lists = (key for key, value in top.items() if _holds_jobs(key, value) and _are_prompts(top, key))
+    return not _is_job(top) and (_as_rows(top) is not None or any(lists))
 
 
 def batch_line(entry: Any, columns: ColumnRules) -> Any:
@@ -294,12 +296,11 @@ def _holds_jobs(key: str, value: Any) -> bool:
     return kinds <= {dict, Lined, str} and (kinds != {str} or media_kind(key) is None)
 
 
-def _check_texts(top: Mapping[str, Any], key: str) -> None:
-    """Raises ShapeError for texts that are perhaps not prompts: keywords, a column of several."""
+def _are_prompts(top: Mapping[str, Any], key: str) -> bool:
+    """Whether a list holds more than texts, or texts that are no keywords, or one column of several."""
     beside = [value for name, value in top.items() if name != key and name not in HEAD_KEYS]
     sure = key.lower() in _PROMPTS and not any(isinstance(value, list) for value in beside)
-    if beside and not sure and all(isinstance(item, str) for item in top[key]):
-        raise ShapeError(f"are the texts under {key!r} prompts? Then add --format json:{key}")
+    return sure or not beside or not all(isinstance(item, str) for item in top[key])
 
 
 def _unwrapped(top: Mapping[str, Any], key: str) -> tuple[dict[str, Any], tuple[str, ...]]:

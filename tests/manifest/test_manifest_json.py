@@ -110,9 +110,10 @@ def test_what_is_not_read_beside_the_jobs_is_told(tmp_path):
     ],
 )
 def test_texts_that_may_be_no_prompts_are_not_bought_unasked(tmp_path, document):
-    for name in ("a.json", "a.jsonl"):
-        with pytest.raises(ManifestError, match=r"under '(\w+)' prompts\? Then add --format json:\1$"):
-            read_text(tmp_path, name, json.dumps(document), **ANY)
+    with pytest.raises(ManifestError, match=r"under '(\w+)' prompts\? Then add --format json:\1$"):
+        read_text(tmp_path, "a.json", json.dumps(document), **ANY)
+    (job,) = read_text(tmp_path, "a.jsonl", json.dumps(document), **ANY).jobs
+    assert job.input == document  # a line is a job
 
 
 def test_prompts_beside_facts_are_prompts(tmp_path):
