@@ -167,6 +167,7 @@ class Manifest:
                 tally.extend(self._tree.unnamed())
             else:
                 tally.warnings.append(f"{self.path}: no jobs")
+            tally.warnings += self._media.warnings()
         except ManifestChanged:
             raise
         except ManifestError as error:

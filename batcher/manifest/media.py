@@ -7,6 +7,7 @@ import ipaddress
 import os
 import re
 import stat
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from batcher.jobs.job import LocalMedia
 from batcher.jobs.nodes import workflow_problem
 from batcher.manifest.rows import LocalPath
 from batcher.media.file_types import sniff
+from batcher.media.wholeness import is_torn
 from batcher.schema.dialect import WORKFLOW_KIND, json_value
 from batcher.schema.problems import shown
 from batcher.terminal import legible
@@ -69,6 +71,13 @@ class LocalFiles:
     def __init__(self) -> None:
         self._known: dict[tuple[str, int, int], tuple[str, str]] = {}
         self._nodes: dict[str, frozenset[str]] = {}
+        self._torn: dict[str, None] = {}
+
+    def warnings(self) -> Iterator[str]:
+        """About files that would be sent, but perhaps not as intended."""
+        if self._torn:
+            more = f" (and {len(self._torn) - 1} more)" if len(self._torn) > 1 else ""
+            yield f"{legible(next(iter(self._torn)))}{more}: the end of the picture is missing"
 
     def resolved(self, value: Any, kind: str | None, directory: Path) -> Any:
         """``value`` of a media field as it is sent: URLs unchanged, local files as LocalMedia.
@@ -155,7 +164,16 @@ class LocalFiles:
                 self._known.pop(next(iter(self._known)))
             read = _workflow_identity if kind == WORKFLOW_KIND else _read_identity
             self._known[key] = read(path)
+            if _is_torn(path, self._known[key][1]):
+                self._torn[str(path)] = None
         return self._known[key]
+
+
+def _is_torn(path: Path, media_type: str) -> bool:
+    try:
+        return is_torn(path, media_type)
+    except OSError:
+        return False
 
 
 def _graph_in(path: Path) -> dict[str, Any]:

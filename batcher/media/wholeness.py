@@ -38,6 +38,17 @@ def is_whole(path: Path, extension: str) -> bool:
             return False
 
 
+def is_torn(path: Path, media_type: str) -> bool:
+    """Whether a picture's end is missing; False for formats that can't tell. Raises OSError."""
+    if (known := _PICTURES.get(media_type)) is None:
+        return False
+    extension, ends = known
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        tail = file.read().rstrip(b"\0\r\n")
+    return not tail.endswith(ends) and not is_whole(path, extension)
+
+
 def png_is_whole(file: BinaryIO, size: int) -> bool:
     """Whether all chunks up to the last one are there; bytes after it are ignored."""
     at = 8
@@ -274,3 +285,10 @@ _CHECKS: Final[dict[str, Callable[[BinaryIO, int], bool]]] = {
     ".parquet": _ends_with(b"par1"),
     ".qoi": lambda file, size: file.seek(max(0, size - 8)) >= 0 and file.read() == b"\0" * 7 + b"\1",
 }
+_PICTURES: Final[dict[str, tuple[str, tuple[bytes, ...]]]] = {
+    "image/png": (".png", (b"IEND\xaeB`\x82",)),
+    "image/jpeg": (".jpg", (b"\xff\xd9",)),
+    "image/gif": (".gif", (b"\0;",)),
+    "image/webp": (".webp", ()),
+}
+"""Extension, and the usual last bytes: files with these need no look at the rest."""

@@ -327,3 +327,35 @@ def test_too_much_inline_media_in_one_job_is_a_problem(tmp_path, monkeypatch):
         tmp_path, "m.yaml", "jobs: [{image_urls: [a.png, a.png, a.png]}]", model="some/model"
     )
     assert "with its media inline" in found.problems[0]
+
+
+def _pictures(folder, count):
+    from PIL import Image
+
+    noise = Image.effect_noise((64, 48), 50).convert("RGB")
+    for suffix in ("png", "jpg", "gif", "webp"):
+        for n in range(count):
+            noise.rotate(n).save(folder / f"{n}.{suffix}")
+    return sorted(folder.iterdir())
+
+
+def test_a_picture_that_was_cut_off_is_told(tmp_path):
+    pictures = _pictures(tmp_path, 2)
+    files = LocalFiles()
+    for path in pictures:
+        with path.open("ab") as file:
+            file.write(b"\n" if path.stem == "0" else b"what a camera adds")
+        files.resolved(path.name, "image", tmp_path)
+    assert [*files.warnings()] == []
+    for path in pictures:
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        files.resolved(path.name, "image", tmp_path)
+    (told,) = files.warnings()
+    assert told == f"{pictures[0]} (and 7 more): the end of the picture is missing"
+
+
+def test_the_plan_has_the_warning_of_a_picture_that_was_cut_off(tmp_path):
+    write(tmp_path, "cat.png", PNG[:40])
+    found = read_text(tmp_path, "m.csv", "prompt,image_url\na,cat.png\n")
+    assert found.tally.warnings == [f"{tmp_path}/cat.png: the end of the picture is missing"]

@@ -30,7 +30,7 @@ from tests.support.api_server import TOKEN, ApiServer, environment, run_command,
 KLING = "kling/kling-2-1/master/image-to-video"
 FLUX = "blackforestlabs/flux-1/dev/text-to-image"
 PRICE_USD = 1.40
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(60) + b"\0\0\0\0IEND\xaeB`\x82"
 
 
 @pytest.fixture

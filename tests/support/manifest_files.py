@@ -8,7 +8,7 @@ from batcher.manifest.tally import ManifestTally
 from batcher.options.facts import Overrides
 from batcher.schema.spec import BUILT_IN, KLING
 
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(60) + b"\0\0\0\0IEND\xaeB`\x82"
 MP4 = b"\x00\x00\x00\x18ftypmp42" + bytes(64)
 URL = "https://example.com/cat.png"
 
