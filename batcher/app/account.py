@@ -40,9 +40,9 @@ def open_account(options: Options, api: str, run_dir: Path, host: Host) -> Accou
     account = Account(book, host.disk, host.clock, host.observer.warn, assumed_usd)
     account.settle_dead = lambda: _correct_other_runs(account, host)
     try:
-        book.refresh()
-        if file.lines > FOLD_FROM_LINES:
+        if file.line_count() > FOLD_FROM_LINES:  # first, so that the book is in memory only once
             _fold(file, host)
+        book.refresh()
         if limits:
             file.append([])
             account.settle_dead()

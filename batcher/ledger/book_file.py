@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -131,7 +132,16 @@ class BookFile:
                 f"{self.path}:{self.lines}: not a line of the book; `batcher spend --rebuild` makes it "
                 "again from the ledgers"
             ) from None
+        # Each is the same in thousands of lines, which a run keeps.
+        entry.api, entry.run_dir = sys.intern(entry.api), sys.intern(entry.run_dir)
+        entry.model = sys.intern(entry.model) if entry.model is not None else None
         return entry
+
+    def line_count(self) -> int:
+        """How many lines the file has now; 0 if it can't be read."""
+        with suppress(OSError), self.path.open("rb") as file:
+            return sum(1 for _ in file)
+        return 0
 
     def readable(self) -> Iterator[Entry]:
         """Every readable line from the beginning; skips the others without an error."""

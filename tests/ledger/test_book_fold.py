@@ -274,3 +274,12 @@ def test_threads_share_a_book(tmp_path):
     assert len(lines(tmp_path)) == 200
     assert json.loads((tmp_path / BOOK_NAME).read_text().splitlines()[0])["kind"] == "reserve"
     assert Book(BookFile(tmp_path, LocalDisk()), (API, "/a"), Limits(), SetClock()).reservations() == []
+
+
+def test_names_that_all_lines_share_are_kept_once(tmp_path):
+    file = BookFile(tmp_path, LocalDisk())
+    file.append([entry(1, f"job-{number}", 1.0) for number in range(3)])
+    entries = list(BookFile(tmp_path, LocalDisk()).news())
+    for name in ("api", "run_dir", "model"):
+        assert len({id(getattr(one, name)) for one in entries}) == 1, name
+    assert file.line_count() == 3
