@@ -1,4 +1,4 @@
-"""Which jobs fared badly in this run, and not in an earlier one."""
+"""Which jobs failed or became unknown in this run, and not in an earlier one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BadJobs:
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> BadJobs:
-        """Those that the ledger tells of, apart from jobs that left the manifest."""
+        """Those in the ledger, except jobs that left the manifest."""
         return cls(
             {
                 job_id: (record.state, record.attempt)

@@ -1,4 +1,4 @@
-"""ObserverGroup of a run: a progress bar on a terminal, plain lines elsewhere."""
+"""What a run shows: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ class LogLines(Silence):
         _put(f"{at}Z batcher: {text}", self._stream)
 
     def _say(self, text: str, view: RunView) -> None:
-        """The line of a minute, about the state that ``view`` has."""
+        """The line that is printed once a minute, about the state of ``view``."""
         del view
         self._last_s = self._clock.monotonic()
         self.note(text)

@@ -76,8 +76,8 @@ def moved_since(snapshot: Snapshot, store: RunDir, disk: Disk) -> str | None:
 async def when_free(work: Callable[[], Awaitable[T]], wait_s: float, clock: Clock) -> T:
     """``work()``, tried again for ``wait_s`` seconds while another run holds its run directory.
 
-    Raises LockedError if that run is still at work then. A lock is met before anything is bought, so
-    that trying again repeats nothing that costs.
+    Raises LockedError if that run is still active then. Locks are checked before anything is bought, so
+    trying again costs nothing.
     """
     until_s = clock.monotonic() + wait_s
     while True:

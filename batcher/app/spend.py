@@ -109,8 +109,8 @@ def rebuild(host: Host, root: Path) -> int:
 def _combined(known: Attempts, made: Mapping[str, list[Entry]]) -> list[Entry]:
     """The entries made from ledgers, and those of all other run directories.
 
-    What is only reserved in the book stays: a run may be about to submit it. So does what was set aside:
-    the ledger that knew it is gone, unless it is found under a name that the book doesn't know.
+    Reservations in the book stay, because a run may be about to submit them. So do the costs of deleted
+    directories, unless their ledger is found under a path that the book doesn't know.
     """
     found = {entry.key: entry for entries in made.values() for entry in entries}
     named = {entry.run_dir for entry in known.by_key.values()}

@@ -1,6 +1,6 @@
 """sd_notify: a service of ``Type=notify`` tells systemd that it is ready, and how far it is.
 
-With ``WatchdogSec`` it tells that its event loop turns, also while nothing else happens.
+With ``WatchdogSec`` it also reports regularly that its event loop is running.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ async def obey_halt(
 
 
 async def until_halted(control: Control, begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Do what ``begin`` begins, which a halt cancels. Raises what it raises."""
+    """Run the coroutine that ``begin`` creates; a halt cancels it. Raises what it raises."""
 
     async def work() -> None:
         await begin()

@@ -15,7 +15,7 @@ RETRY_CAP_S = 30.0
 
 
 class Retries:
-    """What the ledger says of a job's retries, made into waiting and slots."""
+    """Retries of failed jobs, as the ledger counts them: waits for each, and takes a slot for it."""
 
     def __init__(self, deps: Deps, lanes: Lanes, canary: Canary) -> None:
         self._deps = deps

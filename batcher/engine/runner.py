@@ -1,6 +1,6 @@
 """The engine: takes each job of a plan through its lifecycle.
 
-Three lanes with limits of their own: submitting (a cap on unfinished requests, a rate), polling,
+Three lanes with separate limits: submitting (a cap on unfinished requests, a rate), polling,
 downloading. A request holds its slot from before its POST to the API's final answer, not for a download.
 """
 

@@ -1,5 +1,4 @@
-"""Slots: how many requests may be unfinished at the API, in all (``-c``) and by model (``-c
-'kling/*=4'``).
+"""Slots: how many requests may be unfinished at the API, in all and by model (``-c``).
 
 :class:`AutoSlots` (``-c auto``) discovers the limit, and the rate of calls that the API accepts.
 """

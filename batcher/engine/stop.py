@@ -38,7 +38,7 @@ class Control:
         return isinstance(self.error, InterruptedRunError) and not self.aborting.is_set()
 
     def note(self, error: BatcherError) -> None:
-        """Some jobs will not end in this run; the others go on. The first reason stays."""
+        """Some jobs will not end in this run; the others continue. The first reason stays."""
         self.error = self.error or error
 
     def drain(self, error: BatcherError) -> None:

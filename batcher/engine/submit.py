@@ -42,7 +42,7 @@ from batcher.ports import Handle, Lost, Trace, Tracing
 LOCAL_MEDIA = "local_media"
 UPLOAD_RETRY_S = 2.0
 ASK_AT_S: Final = (5.0, 25.0, 95.0, 200.0, 320.0)
-"""Seconds from the intent. A request is listed soon; that there is none is certain later."""
+"""Seconds from the intent at which to ask. A request is listed soon; its absence is certain later."""
 NOT_CREATED: Final = "not created: the provider has no such request"
 
 
@@ -301,7 +301,7 @@ class _Posted(NamedTuple):
 
 
 async def record_trace(ledger: Ledger, job_id: str, found: Trace) -> Healing:
-    """Record what a provider found about a lost submission. A request of another attempt is no news."""
+    """Record what a provider found about a lost submission. A request of another attempt is ignored."""
     request = found.request
     if request is None:
         await ledger.record(EventName.DEFERRED, job_id, reason=NOT_CREATED)

@@ -44,7 +44,7 @@ def whole_run(error: CallError, model: str) -> BatcherError | None:
 
 
 def no_upload(error: CallError, model: str) -> BatcherError | None:
-    """The reason to stop after one refused upload. An unknown address says nothing of the model."""
+    """The reason to stop after one refused upload. An unknown address tells nothing about the model."""
     if isinstance(error, NotFound):
         remedy = "run the same command again later, or give their URLs"
         return StoppedError(f"no files can be uploaded for {model}: {remedy} ({error.message})")

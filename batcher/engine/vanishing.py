@@ -1,4 +1,4 @@
-"""Requests of earlier runs, those first whose results their providers delete soonest."""
+"""Orders requests of earlier runs: first those with results that are deleted soonest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Vanishing:
     clock: Clock
 
     def soonest_first(self, jobs: Iterable[str]) -> list[str]:
-        """Jobs with a request, those first whose results may be deleted first."""
+        """Jobs with a request, in the order in which their results may be deleted."""
         now = iso(self.clock.now())
         return sorted(jobs, key=lambda job_id: self._left_s(job_id, now))
 

@@ -1,8 +1,8 @@
 """The file of the account's book: ``book.jsonl`` in the user's state directory.
 
 A line is about one attempt of one job, or (``fold``) about all attempts of one day, model and run
-directory that ended long ago. Lines are appended whole. Who appends holds a shared ``flock`` of the
-file; who replaces it holds an exclusive one, so that no line goes to a file that was replaced.
+directory that ended long ago. Lines are appended whole. Appending takes a shared ``flock`` of the
+file, replacing it an exclusive one, so that no line goes to a file that was replaced.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class BookFile:
         self._inode = 0
 
     def lock(self, patience_s: float = LOCK_S) -> Callable[[], None]:
-        """Take the lock of those who decide by what they read; returns a function that releases it.
+        """Lock the book for a decision that depends on its content; returns a function that unlocks.
 
         Raises RunDirError.
         """

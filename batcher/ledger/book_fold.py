@@ -67,7 +67,7 @@ class Attempts:
 def is_begun_anew(before: Entry, entry: Entry) -> bool:
     """Whether ``entry`` buys what ``before``, of the same number, has bought.
 
-    So it is if the run directory was deleted, or moved away, and its attempts are counted from 1 again.
+    It does if the run directory was deleted or moved, and its attempts are counted from 1 again.
     """
     return entry.kind == RESERVE and before.usd > 0 and before.at < entry.at
 
