@@ -166,8 +166,10 @@ class Transfer:
         raise UrlExpired(message)
 
     async def _receive(self, response: aiohttp.ClientResponse, answer: MediaAnswer) -> None:
-        while not response.content.at_eof():
-            chunk = await response.content.readany()
+        body, may_be_crumbs = response.content, _is_chunked(response)
+        while not body.at_eof():
+            # To join what has arrived copies it; a chunked body may be a million short pieces.
+            chunk = await body.readany() if may_be_crumbs else (await body.readchunk())[0]
             size_bytes = self._sink.size_bytes + len(chunk)
             self._check_size(size_bytes)
             await self._check_total(size_bytes)
