@@ -256,7 +256,7 @@ def shaped(top: Any, inside: str = "") -> tuple[Any, tuple[str, ...]]:
 
 def wrapped(top: Mapping[str, Any]) -> bool:
     """Whether a mapping holds jobs, and is not a job itself."""
-    lists = (key for key, value in top.items() if _holds_jobs(key, value) and _are_prompts(top, key))
+    lists = (_holds_jobs(key, value) and _are_prompts(top, key) for key, value in top.items())
     return not _is_job(top) and (_as_rows(top) is not None or any(lists))
 
 

@@ -32,8 +32,11 @@ _GARBLED = re.compile("[\u00c2-\u00f4\u221a\u2248][^\x00-\x7f]|\ufffd")
 _SURELY_GARBLED = re.compile("\u00e2\u20ac|\u00c3[\x80-\xbf]|\ufffd")
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 _BLANKS = "".join(char for char in map(chr, range(0x3001)) if char.isspace()) + _INVISIBLE
-_BEGINNING = re.compile("\0[\0#= \t\r\n\v\f]")
+_MISSING = "(?i:nan|none|null|nil|n/a|undefined|\\[object Object\\])"
+"""What programs write for a value that is missing."""
+_BEGINNING = re.compile(f"\0(?:[\0#= \t\r\n\v\f]|{_MISSING}\0)")
 """The beginning of a text that needs a check, between NULs; two of them are an empty text."""
+_PROMPTS = frozenset({"prompt", "text"})
 _CODE_PAGES = ("cp1252", "latin-1", "mac-roman")
 
 
@@ -344,6 +347,8 @@ def _look_at(row: Row, name: str, remarks: Remarks, is_table: bool) -> None:
             row.blame(name, "nothing but blanks")
     elif what := sheet_problem(value, is_table=is_table):
         row.blame(name, what)
+    elif name in _PROMPTS and re.fullmatch(_MISSING, value):
+        remarks.note(row.line, f"{name}: a value that is missing, as it seems: ", repr(value))
     elif is_garbled(value):
         what = f"{name}: text that was decoded in a wrong encoding, as it seems: "
         remarks.note(row.line, what, _shortened(value))

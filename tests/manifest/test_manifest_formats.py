@@ -197,6 +197,19 @@ def test_characters_that_were_lost_are_told(tmp_path):
 # Places for what is not the manifest's
 
 
+@pytest.mark.parametrize("text", ["nan", "NaN", "None", "NULL", "N/A", "undefined", "[object Object]"])
+def test_what_programs_write_for_a_missing_prompt_is_told(tmp_path, text):
+    for name, content in [
+        ("a.csv", f"prompt,negative_prompt\na,none\n{text},\nb {text},\n"),
+        ("a.jsonl", f'{{"prompt": "a", "negative_prompt": "none"}}\n{{"prompt": "{text}"}}\n'),
+    ]:
+        found = read_text(tmp_path, name, content, **ANY)
+        (warning,) = found.tally.warnings
+        assert warning.startswith(f"{tmp_path}/{name}:")
+        assert warning.endswith(f": prompt: a value that is missing, as it seems: {text!r}")
+        assert text in [job.input["prompt"] for job in found.jobs]
+
+
 def test_keys_that_begin_with_x_hold_anchors(tmp_path):
     content = "x-base: &base {seed: 7}\n.more: &more 5\njobs:\n- {<<: *base, prompt: a}\n- a dog\n"
     found = read_text(tmp_path, "a.yaml", content, **ANY)
