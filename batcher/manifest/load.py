@@ -22,6 +22,7 @@ from batcher.manifest.tally import ManifestTally, problem_line
 from batcher.manifest.templates import TemplateError, filled, names_in
 from batcher.manifest.walk import Found, Tree
 from batcher.options.facts import Overrides
+from batcher.schema.problems import shown
 from batcher.schema.spec import ModelSpec
 from batcher.terminal import legible
 
@@ -216,4 +217,6 @@ def _expanded_jobs(
 
 
 def _reject(row: Row, source: Source, problems: Iterable[FieldProblem], tally: ManifestTally) -> None:
-    tally.reject(source.file, ((row.line_of(name), name, what) for name, what in problems))
+    file = row.vars.get("file") if row.vars else None
+    path = shown(str(file.get("path", ""))) if isinstance(file, dict) else ""
+    tally.reject(source.file, ((row.line_of(name), name, what) for name, what in problems), path)

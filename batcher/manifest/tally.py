@@ -63,10 +63,18 @@ class Unfit:
 
 @dataclass(slots=True)
 class _ProblemKind:
-    """A problem of one row or many; ``line`` is the first row's."""
+    """A problem of one row or many; ``line`` and ``path`` (of a folder's row) are the first row's."""
 
     line: int
     rows: int = 1
+    path: str = ""
+
+    def told(self, what: str) -> str:
+        """``what``, with the number of rows, and the first one's path if ``what`` doesn't have it."""
+        of_path = f" ({self.path})" if self.path and self.path[1:] not in what else ""
+        if self.rows == 1:
+            return f"{what}{of_path}"
+        return f"{what}, in {self.rows} rows{of_path.replace('(', '(first: ', 1)}"
 
 
 @dataclass(slots=True)
@@ -77,14 +85,14 @@ class Problems:
     _kinds: dict[tuple[str, str, str], _ProblemKind] = field(default_factory=dict)
     _lines: list[str] = field(default_factory=list)
 
-    def add(self, file: str, problems: Iterable[RowProblem]) -> None:
-        """Add the problems of one row of ``file``."""
+    def add(self, file: str, problems: Iterable[RowProblem], path: str = "") -> None:
+        """Add the problems of one row of ``file``; ``path`` is the row's, in a folder."""
         for line, name, what in problems:
             self.count += 1
             kind = self._kinds.get((file, name, what))
             if kind is None:
                 shape = what if len(self._kinds) < KINDS_MAX else _VALUES.sub("...", what)
-                kind = self._kinds.setdefault((file, name, shape), _ProblemKind(line, 0))
+                kind = self._kinds.setdefault((file, name, shape), _ProblemKind(line, 0, path))
             kind.rows += 1
 
     def add_lines(self, lines: Iterable[str]) -> None:
@@ -100,13 +108,13 @@ class Problems:
         alike: dict[tuple[str, str, str], list[tuple[str, _ProblemKind]]] = {}
         for (file, name, what), kind in self._kinds.items():
             if kind.rows > 1:
-                often.append(problem_line(file, kind.line, name, f"{what}, in {kind.rows} rows"))
+                often.append(problem_line(file, kind.line, name, kind.told(what)))
             else:
                 shape = _VALUES.sub("...", what)
                 alike.setdefault((file, name, shape), []).append((what, kind))
         for (file, name, _), kinds in alike.items():
             shown = kinds if len(kinds) <= ALIKE_SHOWN + 1 else kinds[:ALIKE_SHOWN]
-            once += [problem_line(file, kind.line, name, what) for what, kind in shown]
+            once += [problem_line(file, kind.line, name, kind.told(what)) for what, kind in shown]
             if len(shown) < len(kinds):
                 what = f"the same with other values, in {len(kinds) - len(shown)} rows"
                 often.append(problem_line(file, kinds[ALIKE_SHOWN][1].line, name, what))
@@ -164,10 +172,10 @@ class ManifestTally:
         if self.overridden == 1:
             self.overridden_first = f"{source} names {model}"
 
-    def reject(self, file: str, problems: Iterable[RowProblem]) -> None:
-        """Count one row of ``file`` as invalid, with its problems."""
+    def reject(self, file: str, problems: Iterable[RowProblem], path: str = "") -> None:
+        """Count a row of ``file`` as invalid, with its problems; in a folder, ``path`` is its file's."""
         self.invalid += 1
-        self.found.add(file, problems)
+        self.found.add(file, problems, path)
 
     def extend(self, lines: Iterable[str]) -> None:
         """Count problems that are lines already."""

@@ -116,6 +116,22 @@ def test_captions_beside_media_are_prompts(folder):
     assert prompts("train", model=KLING.model_id) == ["a cat, on a wall"]
 
 
+def test_a_picture_without_caption_is_named(folder):
+    write(folder, "train/a.png", PNG)
+    write(folder, "train/a.txt", "a cat")
+    write(folder, "train/b c.png", PNG + b"b")
+    missing = "train:2: prompt: required, but missing"
+    assert jobs("train")[1].problems == [f"{missing} ('b c.png')"]
+    write(folder, "train/d.png", PNG + b"d")
+    assert jobs("train")[1].problems == [f"{missing}, in 2 rows (first: 'b c.png')"]
+
+
+def test_a_file_is_named_once_in_what_is_wrong_with_it(folder):
+    write(folder, "train/d.png", b"no picture")
+    (problem,) = jobs("train", set={"prompt": "a"})[1].problems
+    assert problem.count("d.png") == 1
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
