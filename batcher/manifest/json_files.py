@@ -360,7 +360,8 @@ def _columns_in(top: Mapping[str, Any]) -> _Cells | None:
     if not names & KNOWN_NAMES or not (len(names) > 1 or "prompt" in names):
         return None
     columns = [column for value in top.values() if (column := _column(value))]
-    fits = len(columns) == len(top) and len(set(map(len, columns))) == 1
+    numbers = {tuple(value) for value in top.values() if isinstance(value, dict)}
+    fits = len(columns) == len(top) and len(set(map(len, columns))) == 1 and len(numbers) <= 1
     if not fits or any(isinstance(item, dict) for column in columns for item in column):
         return None
     return list(top), zip(*columns, strict=True)

@@ -116,6 +116,12 @@ def test_texts_that_may_be_no_prompts_are_not_bought_unasked(tmp_path, document)
     assert job.input == document  # a line is a job
 
 
+def test_columns_whose_rows_have_other_numbers_are_not_put_together(tmp_path):
+    document = {"prompt": {"0": "a", "1": "b"}, "seed": {"1": 7, "2": 8}}
+    found = read_text(tmp_path, "a.json", json.dumps(document), **ANY)
+    assert not any(job.input.get("seed") == 7 for job in found.jobs)
+
+
 def test_prompts_beside_facts_are_prompts(tmp_path):
     document = {"version": 2, "by": {"name": "me"}, "prompts": ["a"]}
     found = read_text(tmp_path, "a.json", json.dumps(document), **ANY)
