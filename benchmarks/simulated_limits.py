@@ -13,11 +13,12 @@ from typing import Any, Protocol
 
 from batcher.pacing.adaptive import Adaptive
 from batcher.pacing.gate import Gate
+from batcher.pacing.polling import LearnedPolls, Watch
+from batcher.pacing.timings import Span
+from benchmarks.simulated_polls import KEY, Remembered
 
-MODEL = "acme/film"
+MODEL = KEY[0]
 LATENCY_S = 0.05
-FIRST_LOOK = 2.0
-"""Polls begin so many sigmas before the median, and then come every half sigma."""
 LOOK_AGAIN_S = 0.5
 
 
@@ -58,6 +59,11 @@ class Request:
 
     takes_s: float
     accepted_at_s: float = -1.0
+    watch: Watch | None = None
+
+    @property
+    def is_post(self) -> bool:
+        return self.accepted_at_s < 0.0
 
 
 @dataclass(frozen=True)
@@ -81,10 +87,14 @@ class Client:
         self._retry_after_s = retry_after_s
         self._rng = Random(seed)
         self._gate = Gate(self._rng)
+        self._history = Remembered()
+        self._polls = LearnedPolls(self._history, self._rng)
+        self._polls.worth = self.adaptive.polls
         self._events: list[Any] = []
         self._order = itertools.count()
-        self._accepted = self._posting = 0
-        self._line_up = False
+        self._accepted = 0
+        self._posting = self._waiting = 0
+        """POSTs that hold a slot, and those of them that wait for their turn."""
 
     def run(self, until_s: float) -> None:
         for step in range(int(until_s / LOOK_AGAIN_S)):
@@ -99,42 +109,52 @@ class Client:
         heapq.heappush(self._events, (at_s, next(self._order), act, arguments))
 
     def _admit(self, now_s: float) -> None:
-        window = self.adaptive.window(MODEL)
-        if not self._line_up and window.has_room(self._accepted + self._posting, now_s):
-            self._line_up = True
+        while self._has_room(self._accepted + self._posting, now_s):
+            self._posting += 1
+            self._waiting += 1
             takes_s = self.jobs.median_s * math.exp(self.jobs.sigma * self._rng.gauss(0.0, 1.0))
-            self._later(now_s + self.adaptive.spacing_s(MODEL, now_s), self._ready, Request(takes_s))
+            self._ready(now_s, Request(takes_s))
+
+    def _has_room(self, unfinished: int, now_s: float) -> bool:
+        if not self.adaptive.serves(MODEL, unfinished):
+            return False
+        return self.adaptive.window(MODEL).has_room(unfinished, now_s, waiting=self._waiting > 0)
 
     def _ready(self, now_s: float, request: Request) -> None:
+        """As ``ApiLine.ready``: the gate, then the turns of ``AutoSlots``."""
         if delay_s := self._gate.delay_s(now_s):
             self._later(now_s + delay_s, self._ready, request)
-            return
+        elif not request.is_post:
+            self._line_up(now_s, request)
+        elif self._has_room(self._accepted + self._posting - self._waiting, now_s):
+            self._later(now_s + self.adaptive.spacing_s(MODEL, now_s), self._line_up, request)
+        else:
+            self._later(now_s + LOOK_AGAIN_S, self._ready, request)
+
+    def _line_up(self, now_s: float, request: Request) -> None:
         wait_s = self.adaptive.rate.reserve_s(now_s)
         self._later(now_s + wait_s, self._go, request, self.adaptive.rate.line)
 
     def _go(self, now_s: float, request: Request, line: int) -> None:
-        if self._gate.delay_s(now_s) or line != self.adaptive.rate.line:
+        if line != self.adaptive.rate.line:
+            self._line_up(now_s, request)
+            return
+        if self._gate.delay_s(now_s):
             self._ready(now_s, request)
             return
-        is_post = request.accepted_at_s < 0.0
-        if is_post:
-            self._line_up = False
-            if not self.adaptive.window(MODEL).has_room(self._accepted + self._posting, now_s):
-                return
-            self._posting += 1
+        self._waiting -= request.is_post
         arrives_s = now_s + LATENCY_S / 2
-        admitted = self.server.admits(arrives_s, is_post)
-        if admitted and is_post:
+        admitted = self.server.admits(arrives_s, request.is_post)
+        if admitted and request.is_post:
             self.server.unfinished += 1
             self._later(arrives_s + request.takes_s, self._finish)
-        self._later(now_s + LATENCY_S, self._answer, request, is_post, admitted)
-        self._admit(now_s)
+        self._later(now_s + LATENCY_S, self._answer, request, admitted)
 
     def _finish(self, now_s: float) -> None:
         self.server.unfinished -= 1
 
-    def _answer(self, now_s: float, request: Request, is_post: bool, admitted: bool) -> None:
-        self._posting -= is_post
+    def _answer(self, now_s: float, request: Request, admitted: bool) -> None:
+        is_post = request.is_post
         if not admitted:
             self._refused(now_s, request, is_post)
         else:
@@ -154,20 +174,27 @@ class Client:
             self.adaptive.refused_post(MODEL, self._accepted, now_s, pause_s)
         else:
             self.adaptive.refused_poll(now_s, pause_s)
-            self._later(now_s, self._ready, request)
+        self._waiting += is_post
+        self._ready(now_s, request)
 
     def _begin_watch(self, now_s: float, request: Request) -> None:
         request.accepted_at_s = now_s
         self.adaptive.accepted(MODEL, self._accepted, now_s)
         self._accepted += 1
-        first_s = self.jobs.median_s * math.exp(-FIRST_LOOK * self.jobs.sigma)
-        self._later(now_s + first_s, self._ready, request)
+        self._posting -= 1
+        request.watch = self._polls.watch(KEY, now_s)
+        self._later(now_s + request.watch.first_s(), self._ready, request)
+        if (outlook := self._polls.outlook(request.watch)) is not None:
+            self.adaptive.expects(MODEL, outlook.polls, outlook.takes_s)
 
     def _polled(self, now_s: float, request: Request) -> None:
-        age_s = now_s - request.accepted_at_s
+        age_s, watch = now_s - request.accepted_at_s, request.watch
+        assert watch is not None
         if age_s < request.takes_s:
-            self._later(now_s + self.jobs.median_s * self.jobs.sigma / 2, self._ready, request)
+            self._later(now_s + watch.next_s(age_s), self._ready, request)
             return
+        self._history.add(Span(watch.unfinished_s, age_s))
+        watch.close()
         self._accepted -= 1
         self.adaptive.window(MODEL).finished(age_s)
 

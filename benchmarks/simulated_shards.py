@@ -47,7 +47,7 @@ class FixedWindow:
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
 
-    def has_room(self, unfinished: int, now_s: float) -> bool:
+    def has_room(self, unfinished: int, now_s: float, *, waiting: bool = False) -> bool:
         return unfinished < self._concurrency
 
     def finished(self, age_s: float) -> None: ...
@@ -73,8 +73,16 @@ class Fixed(Adaptive):
     def answered(self, took_s: float, now_s: float) -> bool:
         return False
 
+    def serves(self, model: str, polled: int) -> bool:
+        return True
+
+    def polls(self, model: str | None, usual: float) -> float:
+        return usual
+
     def spacing_s(self, model: str, now_s: float) -> float:
         return 0.0
+
+    def expects(self, model: str, polls: float, takes_s: float) -> None: ...
 
     def accepted(self, model: str, unfinished: int, now_s: float) -> None: ...
     def refused_post(self, model: str, unfinished: int, now_s: float, pause_s: float) -> None: ...
@@ -89,6 +97,7 @@ class ShardClient(Client):
     ) -> None:
         super().__init__(world.server, jobs, retry_after_s, seed)
         self.adaptive = pace
+        self._polls.worth = pace.polls
         self.finished_at_s: list[float] = []
         self._world = world
         begins_s = Random(seed).uniform(0.0, BEGIN_WITHIN_S)

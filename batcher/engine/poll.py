@@ -182,7 +182,7 @@ class Polling:
         self._clock = clock
         self._polls = polls
         self._traffic = traffic
-        polls.on_queued = traffic.queued
+        polls.on_queued, polls.worth = traffic.queued, traffic.polls
 
     @contextmanager
     def watching(self, job_id: str, *, taken_over: bool) -> Iterator[Watch]:
@@ -191,6 +191,8 @@ class Polling:
         key = self._snapshot.timings.key_of(job_id) or timing_key(record.model, {})
         age_s = self._age_s(record.submitting_at) if taken_over else 0.0
         watch = self._polls.watch(key, self._clock.monotonic(), age_s)
+        if (outlook := self._polls.outlook(watch)) is not None:
+            self._traffic.expects(record.model, outlook.polls, outlook.takes_s)
         try:
             yield watch
         finally:

@@ -289,6 +289,14 @@ class AutoSlots(Slots):
     def finished(self, model: str | None, took_s: float) -> None:
         self.adaptive.window(model or "").finished(took_s)
 
+    def expects(self, model: str | None, polls: float, takes_s: float) -> None:
+        """A request of ``model`` is now watched: it needs ``polls`` polls in ``takes_s`` seconds."""
+        self.adaptive.expects(model or "", polls, takes_s)
+
+    def polls(self, model: str | None, usual: float) -> float:
+        """How many polls a request of ``model`` is worth now, if it is usually worth ``usual``."""
+        return self.adaptive.polls(model, usual)
+
     def queued(self, model: str | None) -> None:
         """A request of ``model`` is waiting in the API's queue."""
         self.adaptive.queued(model or "", self._clock.monotonic())
@@ -301,7 +309,10 @@ class AutoSlots(Slots):
         return max(self._unfinished(model) - 1, 0)
 
     def _has_room(self, model: str | None, held: int) -> bool:
-        return self.adaptive.window(model or "").has_room(held, self._clock.monotonic())
+        name, waiting = model or "", self._waiting[model] > 0
+        if not self.adaptive.serves(name, held - self._stranded[model]):
+            return False
+        return self.adaptive.window(name).has_room(held, self._clock.monotonic(), waiting=waiting)
 
     async def _changes(self) -> None:
         """Wait until a slot is freed, or briefly: a full window grows by itself."""

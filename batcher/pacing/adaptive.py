@@ -4,12 +4,18 @@ A refused POST means too many unfinished requests; a refused poll can only mean 
 Each limit climbs until it is refused, then stays at the value found, and tries a little more only if a
 refusal is affordable: more rarely, the more often a ceiling was confirmed. Additive increase with
 halving would waste a quarter of the capacity and cause a refusal every few seconds.
+
+If calls are the limit, each request under way will need its polls. So no more are under way than the
+rate can poll, and POSTs are spaced by what they and their polls take from it. Without both, requests
+start and end in waves, and half of the time the rate is not used.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+
+from batcher.pacing.allowance import PAUSE_MIN_S, Allowance
 
 AUTO_START = 8
 AUTO_MAX = 1000
@@ -20,18 +26,22 @@ CUT = 0.75
 NEAR = 0.9
 FULL_SHARE = 0.9
 PACING_GAIN = 1.6
+POST_GAIN = 1.2
+"""POSTs may come this much faster than the rate can serve them for ever, to fill gaps."""
+LOAD_SHARE = 1.3
+"""Calls that requests under way may need, as a share of the rate: a line absorbs what chance adds."""
+OUTLOOK_SMOOTHING = 0.05
+POLLS_FACTOR = 2.0
+"""So many times the usual polls if slots are the limit: a request whose end is unseen holds one."""
+POLLS_SAVED = 2.3
+"""So many polls fewer per request if calls are the limit: they are worth more as POSTs."""
+POLLS_FEWEST = 1.25
 LONG_PAUSE_S = 5.0
 
-PROBE_CALLS = 25
-PROBE_CALLS_FIRST = 4
-VOLLEY_PRICES = 3
-PROBE_PAUSES = 5.0
 RATE_PATIENCE = 2
-PAUSE_MIN_S = 1.0
 
 RATE_CUT = 0.9
 RATE_CUT_MAX = 0.9
-RATE_KEPT = 0.98
 RATE_SMOOTHING_S = 2.0
 RATE_CLIMB_PER_S = 0.03
 RATE_PROBE_PER_S = 0.005
@@ -40,7 +50,9 @@ RATE_MIN_PER_S = 0.1
 RATE_REST_S = 2.0
 REFUSED_POLL_FRESH_S = 30.0
 
-BINDING_S = 0.2
+BINDING_S = 0.1
+BINDING_SHARE = 0.9
+"""The rate limits only if calls come at nearly that rate. Share of the level."""
 BEHIND_S = 3.0
 """If calls wait this long for their turn, more requests would only wait longer. Seconds."""
 FAR_BEHIND_S = 10.0
@@ -52,46 +64,6 @@ LATENCY_SMOOTHING = 0.1
 BASELINE_DRIFT = 0.0005
 ROUND_SMOOTHING = 0.1
 QUEUED_HOLD_S = 10.0
-
-
-@dataclass(slots=True)
-class Allowance:
-    """The budget for refusals: a share of the calls, and a share of the time."""
-
-    patience: int = 4
-    """How many times the wait for the next try doubles."""
-    confirmations: int = 0
-    _calls: int = 0
-    _paused_until_s: float = -math.inf
-    _probe_at_s: float = -math.inf
-
-    def answered(self) -> None:
-        """A call was answered."""
-        self._calls += 1
-
-    def refused(self, now_s: float, pause_s: float, *, confirms: bool) -> bool:
-        """A call was refused; returns whether that is new, or one of several refused together.
-
-        ``confirms``: it was refused at a known ceiling.
-        """
-        news = now_s >= self._paused_until_s
-        self._paused_until_s = max(self._paused_until_s, now_s + pause_s)
-        if not news:
-            self._calls = max(self._calls - self._price, -VOLLEY_PRICES * self._price)
-            return False
-        self.confirmations = min(self.confirmations + 1, self.patience) if confirms else 0
-        self._calls = min(self._calls, 0)
-        pauses = PROBE_PAUSES * 2.0**self.confirmations
-        self._probe_at_s = now_s + pauses * max(pause_s, PAUSE_MIN_S)
-        return True
-
-    def affords(self, now_s: float) -> bool:
-        """Whether the budget allows one more refusal."""
-        return self._calls >= self._price and now_s >= self._probe_at_s
-
-    @property
-    def _price(self) -> int:
-        return PROBE_CALLS * (1 + self.confirmations) if self.confirmations else PROBE_CALLS_FIRST
 
 
 @dataclass(slots=True)
@@ -108,6 +80,12 @@ class Window:
     held_until_s: float = -math.inf
     round_s: float = 0.0
     """How long a request has recently stayed unfinished."""
+    calls: float = 0.0
+    """How many calls a request is expected to need, its POST included; 0 if unknown."""
+    takes_s: float = math.inf
+    """How long a request is expected to stay unfinished."""
+    load_per_s: float = 0.0
+    """Calls per second that the requests under way are expected to need."""
     _next_s: float = -math.inf
     _refused_at: float = math.inf
     _refusals: int = 0
@@ -117,9 +95,17 @@ class Window:
     _step_from: float = AUTO_START
     _step_since_s: float = -math.inf
 
-    def has_room(self, unfinished: int, now_s: float) -> bool:
-        """Whether one more may be submitted. Ask again from time to time: a full window may grow."""
-        if unfinished >= int(self.limit):
+    @property
+    def is_known(self) -> bool:
+        """Whether the limit was found: it is about what was refused."""
+        return self.limit * NEAR <= self._refused_at < math.inf
+
+    def has_room(self, unfinished: int, now_s: float, *, waiting: bool = False) -> bool:
+        """Whether one more may be submitted. Ask again from time to time: a full window may grow.
+
+        ``waiting``: some of ``unfinished`` are POSTs that wait for their turn, so it isn't full yet.
+        """
+        if unfinished >= int(self.limit) and not waiting:
             self._climb(now_s)
         return unfinished < int(self.limit)
 
@@ -152,8 +138,16 @@ class Window:
         self.limit = self.ceiling if self._refusals == 1 else max(CUT * self.ceiling, 1.0)
         self._begin_steps(STEP_AFTER_REFUSAL, STEP_S, now_s)
 
+    def expects(self, calls: float, takes_s: float) -> None:
+        """A request was accepted that will need ``calls`` calls within ``takes_s`` seconds."""
+        if not self.calls:
+            self.calls, self.takes_s = calls, takes_s
+        self.calls += OUTLOOK_SMOOTHING * (calls - self.calls)
+        self.takes_s += OUTLOOK_SMOOTHING * (takes_s - self.takes_s)
+
     def finished(self, took_s: float) -> None:
         """A request is no longer unfinished, ``took_s`` seconds after it was accepted."""
+        self.load_per_s = max(self.load_per_s - self.calls / self.takes_s, 0.0)
         self.round_s += ROUND_SMOOTHING * (took_s - self.round_s) if self.round_s else took_s
 
     def slow_down(self, unfinished: int, now_s: float) -> None:
@@ -195,6 +189,7 @@ class CallRate:
     line: int = 0
     """Incremented when all waiting calls must queue again: earlier reservations are void."""
     _next_s: float = -math.inf
+    _next_post_s: float = -math.inf
     _measured_per_s: float = 0.0
     _measured_at_s: float = 0.0
     _climbed_at_s: float = 0.0
@@ -205,11 +200,27 @@ class CallRate:
 
     def reserve_s(self, now_s: float) -> float:
         """Take the next place in line; returns the seconds until it comes."""
-        if math.isinf(self.level_per_s):
+        if not self.is_known:
             return 0.0
         due_s = max(self._next_s, now_s)
         self._next_s = due_s + 1.0 / self.level_per_s
         return due_s - now_s
+
+    def reserve_post_s(self, calls: float, now_s: float) -> float:
+        """Take the next place for a POST that causes ``calls`` calls; returns the seconds until then."""
+        due_s = max(self._next_post_s, now_s)
+        self._next_post_s = due_s + calls / (POST_GAIN * self.level_per_s)
+        return due_s - now_s
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a limit was found."""
+        return not math.isinf(self.level_per_s)
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether calls come faster than the known ceiling, to see if it rose."""
+        return self._beyond_since_s is not None
 
     def behind_s(self, now_s: float) -> float:
         """Seconds that a call would wait for its turn."""
@@ -221,7 +232,7 @@ class CallRate:
         self._answered += 1
         self._measured_per_s = self._lately_per_s(now_s) + 1.0 / RATE_SMOOTHING_S
         self._measured_at_s = now_s
-        if not math.isinf(self.level_per_s):
+        if self.is_known:
             self._climb(now_s)
 
     def refused(self, now_s: float, pause_s: float) -> None:
@@ -231,7 +242,7 @@ class CallRate:
             return
         if known:
             self.ceiling_per_s = self._ceiling_per_s(now_s)
-            self.level_per_s = max(RATE_KEPT * self.ceiling_per_s, RATE_MIN_PER_S)
+            self.level_per_s = self.ceiling_per_s = max(self.ceiling_per_s, RATE_MIN_PER_S)
         else:
             self.level_per_s = max(RATE_CUT * self._lately_per_s(now_s), RATE_MIN_PER_S)
         self._cut_at_s, self._answered = now_s, 0
@@ -254,9 +265,9 @@ class CallRate:
         if passed_s < 0.0:
             return
         self._climbed_at_s = now_s
-        if self.behind_s(now_s) < BINDING_S:
+        if self.behind_s(now_s) < BINDING_S or self._measured_per_s < BINDING_SHARE * self.level_per_s:
             return
-        if self.level_per_s < self.ceiling_per_s * RATE_KEPT:
+        if self.level_per_s < self.ceiling_per_s:
             self.level_per_s *= 1.0 + RATE_CLIMB_PER_S * passed_s
         elif self._beyond_since_s is not None or self.allowance.affords(now_s):
             if self._beyond_since_s is None:
@@ -308,9 +319,34 @@ class Adaptive:
             window.allowance.answered()
         return self._latency.is_high(took_s) or self.rate.behind_s(now_s) > FAR_BEHIND_S
 
+    def serves(self, model: str, polled: int) -> bool:
+        """Whether the call rate allows one more request of ``model``, with ``polled`` under way."""
+        window = self.window(model)
+        window.load_per_s = polled * window.calls / window.takes_s
+        load_per_s = sum(each.load_per_s for each in self.windows.values())
+        return not polled or load_per_s < LOAD_SHARE * self.rate.level_per_s
+
     def spacing_s(self, model: str, now_s: float) -> float:
         """Seconds until a POST may be sent: evenly spaced if the call rate is the limit."""
-        return 0.0 if math.isinf(self.rate.level_per_s) else self.window(model).reserve_s(now_s)
+        window = self.window(model)
+        if not self.rate.is_known:
+            return 0.0
+        if not window.calls:
+            return window.reserve_s(now_s)
+        return self.rate.reserve_post_s(window.calls, now_s)
+
+    def expects(self, model: str, polls: float, takes_s: float) -> None:
+        """A request of ``model`` was accepted: it needs ``polls`` polls in ``takes_s`` seconds."""
+        self.window(model).expects(1.0 + polls, takes_s)
+
+    def polls(self, model: str | None, usual: float) -> float:
+        """How many polls a request of ``model`` is worth now, if it is usually worth ``usual``."""
+        window = self.window(model or "")
+        if not self.rate.is_known:
+            return usual * POLLS_FACTOR if window.is_known else usual
+        full_per_s = window.limit * window.calls / window.takes_s
+        is_scarce = full_per_s >= self.rate.level_per_s
+        return max(usual - POLLS_SAVED, POLLS_FEWEST) if is_scarce else usual
 
     def accepted(self, model: str, unfinished: int, now_s: float) -> None:
         """A POST was accepted while ``unfinished`` others of ``model`` were under way."""
@@ -325,7 +361,7 @@ class Adaptive:
 
     def refused_post(self, model: str, unfinished: int, now_s: float, pause_s: float) -> None:
         """A POST was turned away, and all calls pause for ``pause_s`` seconds."""
-        if now_s - self._refused_poll_s < REFUSED_POLL_FRESH_S:
+        if self.rate.is_probing or now_s - self._refused_poll_s < REFUSED_POLL_FRESH_S:
             self.rate.refused(now_s, pause_s)
         else:
             self.window(model).refused(unfinished, now_s, pause_s)

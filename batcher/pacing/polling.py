@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from batcher.pacing.completion_times import Finishing, estimate
 from batcher.pacing.inspection import Inspection, inspect
@@ -80,11 +80,19 @@ def calls_for(typical_s: float) -> float:
     return CALLS_SHORT + CALLS_PER_E_FOLD * math.log(max(typical_s / SHORT_S, 1.0))
 
 
+class Outlook(NamedTuple):
+    """What a request is expected to need: ``polls``, and ``takes_s`` seconds until its end is seen."""
+
+    polls: float
+    takes_s: float
+
+
 @dataclass(slots=True)
 class _Lesson:
     """The schedule learned for one key, and its requests that are being watched."""
 
     inspection: Inspection | None = None
+    outlook: Outlook | None = None
     learned_at_s: float = -math.inf
     finished: int = 0
     news: int = 0
@@ -106,6 +114,8 @@ class LearnedPolls:
     def __init__(self, history: DurationHistory, rng: Random, interval_s: float | None = None) -> None:
         self.on_queued: Callable[[str | None], None] = lambda model: None
         """Called with the model of a request that is queued behind others."""
+        self.worth: Callable[[str | None, float], float] = lambda model, usual: usual
+        """How many polls a request of a model is worth now; :func:`calls_for` gives the usual number."""
         self._history = history
         self._rng = rng
         self._is_fixed = interval_s is not None
@@ -143,6 +153,10 @@ class LearnedPolls:
             return 0.0
         return min(QUEUE_SHARE * position / lesson.queue_per_s, QUEUE_WAIT_MAX_S)
 
+    def outlook(self, watch: Watch) -> Outlook | None:
+        """What a request like that of ``watch`` needs; None if that isn't known yet."""
+        return self._lessons[watch.key].outlook
+
     def close(self, watch: Watch) -> None:
         """The request finished, or is no longer watched."""
         lesson = self._lessons[watch.key]
@@ -158,17 +172,19 @@ class LearnedPolls:
         if lesson.inspection is None or not (early or lesson.news < max(count * RELEARN_SHARE, 2)):
             spans = self._history.spans(key)
             if len(spans) >= LEARNED_FROM:  # fewer after a wall clock was set back
-                self._learn(lesson, spans, now_s)
+                self._learn(lesson, spans, now_s, key[0])
         return lesson.inspection
 
-    def _learn(self, lesson: _Lesson, spans: Sequence[Span], now_s: float) -> None:
+    def _learn(self, lesson: _Lesson, spans: Sequence[Span], now_s: float, model: str | None) -> None:
         curve = estimate(spans, ())
         running_s = [watch.unfinished_s for watch in lesson.watches]
         if lesson.finished < len(running_s) or _too_many_late(curve, running_s):
             curve = estimate(spans, running_s[:: 1 + len(running_s) // RUNNING_SAMPLE])
         before = lesson.inspection
         guess_s = before.call_worth_s if before is not None else None
-        lesson.inspection = inspect(curve, self.calls_for(curve.quantile_s(0.5)), guess_s)
+        calls = self.worth(model, self.calls_for(curve.quantile_s(0.5)))
+        best = lesson.inspection = inspect(curve, calls, guess_s)
+        lesson.outlook = Outlook(best.calls, curve.waiting_s() + best.staleness_s)
         lesson.late_s = curve.quantile_s(0.9)
         lesson.learned_at_s, lesson.news = now_s, 0
 

@@ -14,13 +14,18 @@ from batcher.pacing.adaptive import (
     AUTO_MAX,
     AUTO_START,
     FAR_BEHIND_S,
+    LOAD_SHARE,
+    POLLS_FACTOR,
+    POLLS_FEWEST,
+    POLLS_SAVED,
+    POST_GAIN,
     QUEUED_HOLD_S,
     Adaptive,
-    Allowance,
     CallRate,
     Latency,
     Window,
 )
+from batcher.pacing.allowance import Allowance
 from batcher.ports import Phase
 from benchmarks.simulated_limits import Client, Jobs, Server, outcome
 from tests.support.engine import Batch, LoopClock, answer, in_virtual_time, some_jobs
@@ -28,7 +33,7 @@ from tests.support.engine import Batch, LoopClock, answer, in_virtual_time, some
 MINUTE_S = 60.0
 
 
-def after_a_minute(limit, jobs, *, by_rate=False, until_s=6 * MINUTE_S, retry_after_s=1.0):
+def after_a_minute(limit, jobs, *, by_rate=False, until_s=5 * MINUTE_S, retry_after_s=1.0):
     client = Client(Server(limit, by_rate), jobs, retry_after_s)
     client.run(until_s)
     return outcome(client, limit, MINUTE_S, until_s)
@@ -37,12 +42,15 @@ def after_a_minute(limit, jobs, *, by_rate=False, until_s=6 * MINUTE_S, retry_af
 @pytest.mark.parametrize(("limit", "jobs_s"), [(8, 60), (50, 60), (50, 20), (200, 20)])
 @pytest.mark.parametrize("retry_after_s", [1.0, None])
 def test_a_limit_on_unfinished_requests_is_found_and_used(limit, jobs_s, retry_after_s):
-    seen = after_a_minute(limit, Jobs(jobs_s), retry_after_s=retry_after_s)
+    until_s = (10 if limit == 8 else 5) * MINUTE_S
+    seen = after_a_minute(limit, Jobs(jobs_s), until_s=until_s, retry_after_s=retry_after_s)
     assert seen.used >= 0.93
     assert seen.refused <= 0.025
 
 
-@pytest.mark.parametrize(("limit", "jobs_s", "used"), [(10, 10, 0.95), (50, 10, 0.93), (50, 5, 0.95)])
+@pytest.mark.parametrize(
+    ("limit", "jobs_s", "used"), [(10, 10, 0.95), (50, 10, 0.97), (50, 5, 0.97), (50, 60, 0.95)]
+)
 def test_a_limit_on_calls_a_second_is_found_and_used(limit, jobs_s, used):
     seen = after_a_minute(limit, Jobs(jobs_s), by_rate=True)
     assert seen.used >= used
@@ -130,6 +138,12 @@ def test_a_ceiling_that_was_confirmed_often_is_tried_rarely():
     assert waits_s[-1] >= 10 * waits_s[0]
 
 
+def test_a_window_full_of_posts_that_wait_for_their_turn_does_not_grow():
+    window = Window()
+    assert not window.has_room(AUTO_START, 0.0, waiting=True)
+    assert window.has_room(AUTO_START, 0.0)
+
+
 def test_a_request_that_waits_in_a_queue_stops_the_growth_for_a_while():
     limits = Adaptive()
     limits.queued("m", 100.0)
@@ -196,6 +210,72 @@ def test_a_refused_rate_is_held_a_little_below_what_was_let_through():
     assert waits_s == pytest.approx([0, 1 / rate.level_per_s, 2 / rate.level_per_s])
     rate.refused(30.0, 1.0)
     assert rate.line == line + 1
+
+
+def limited_to(per_s):
+    """Limits that know that rate, and jobs of the model ``m``: 5 calls in 10 seconds."""
+    limits = Adaptive()
+    limits.rate.level_per_s = per_s
+    limits.expects("m", 4.0, 10.0)
+    return limits
+
+
+def test_if_calls_are_the_limit_posts_come_as_fast_as_they_can_be_polled():
+    limits = limited_to(20.0)
+    waits_s = [limits.spacing_s("m", 0.0) for _ in range(3)]
+    apart_s = 5.0 / (POST_GAIN * 20.0)
+    assert waits_s == pytest.approx([0.0, apart_s, 2 * apart_s])
+
+
+def test_if_calls_are_the_limit_no_more_are_under_way_than_can_be_polled():
+    limits = limited_to(20.0)
+    enough = LOAD_SHARE * 20.0 * 10.0 / 5.0
+    assert limits.serves("m", int(enough) - 1)
+    assert not limits.serves("m", int(enough) + 1)
+    assert limits.serves("m", 0)
+    assert Adaptive().serves("m", 10_000)
+
+
+def test_models_share_the_calls_that_their_requests_need():
+    limits = limited_to(20.0)
+    limits.expects("other", 4.0, 10.0)
+    assert limits.serves("other", 20)
+    assert not limits.serves("m", 51)
+    assert not limits.serves("other", 20)
+    for _ in range(51):
+        limits.window("m").finished(10.0)
+    assert limits.serves("other", 20)
+
+
+def test_a_slot_limit_is_worth_more_polls_and_a_limit_on_calls_fewer():
+    limits = Adaptive()
+    assert limits.polls("m", 4.0) == 4.0
+    limits.refused_post("m", 20, 0.0, 1.0)
+    assert (limits.polls("m", 4.0), limits.polls("other", 4.0)) == (4.0 * POLLS_FACTOR, 4.0)
+    limits = limited_to(20.0)
+    assert limits.polls("m", 4.0) == 4.0  # its window is too small to need that many calls
+    limits.window("m").limit = 50.0
+    assert limits.polls("m", 4.0) == pytest.approx(4.0 - POLLS_SAVED)
+    assert limits.polls("m", 2.0) == POLLS_FEWEST
+
+
+def test_a_rate_grows_only_if_calls_come_nearly_that_fast():
+    for per_s, grows in ((20, True), (10, False)):
+        rate = CallRate(level_per_s=20.0)
+        for number in range(5 * per_s):
+            for _ in range(20 * (number == 4 * per_s)):
+                rate.reserve_s(number / per_s)  # a line of calls
+            rate.answered(number / per_s)
+        assert (rate.level_per_s > 20.0) == grows
+
+
+def test_a_post_refused_while_a_higher_rate_is_tried_came_too_fast():
+    limits = limited_to(20.0)
+    limits.rate._beyond_since_s = 0.0
+    limits.window("m").limit = 40.0
+    limits.refused_post("m", 20, 1.0, 1.0)
+    assert limits.window("m").limit == 40.0
+    assert limits.rate.line == 1
 
 
 @settings(max_examples=60)
@@ -324,6 +404,48 @@ async def test_a_window_full_of_requests_that_nobody_watches_gives_no_slot_any_m
         slots.strand("m")
     assert not await slots.acquire("m")
     assert await slots.acquire("another")
+
+
+@in_virtual_time
+async def test_requests_that_nobody_watches_need_no_calls():
+    slots = AutoSlots(LoopClock())
+    slots.adaptive.window("m").limit = 100.0
+    slots.adaptive.rate.level_per_s = 1.0
+    slots.expects("m", 4.0, 10.0)
+    for _ in range(50):
+        slots.hold("m")
+        slots.strand("m")
+        slots.free("m")
+    assert await slots.acquire("m")
+
+
+def too_fast(api, per_s):
+    """An API that turns away calls beyond ``per_s`` in the last second."""
+    submit, result, calls = api.submit, api.result, []
+
+    def limited(call):
+        async def checked(*arguments):
+            now_s = asyncio.get_running_loop().time()
+            if sum(at_s > now_s - 1.0 for at_s in calls[-per_s:]) >= per_s:
+                raise TurnedAway("too fast", retry_after_s=1.0)
+            calls.append(now_s)
+            return await call(*arguments)
+
+        return checked
+
+    api.submit, api.result = limited(submit), limited(result)
+    return calls
+
+
+@in_virtual_time
+async def test_auto_uses_the_rate_of_calls_that_an_api_accepts(batch):
+    batch.api.takes_s = 10.0
+    calls = too_fast(batch.api, 20)
+    ended = await batch.run(some_jobs(300), adapts=True)
+    assert ended.states == {"done": 300}
+    steady = [at_s for at_s in calls if 30.0 <= at_s < calls[-1] - 20.0]
+    assert len(steady) >= 0.75 * 20 * (calls[-1] - 50.0)
+    assert batch.api.peak <= 150
 
 
 @in_virtual_time

@@ -187,6 +187,23 @@ def test_the_longer_jobs_take_the_more_polls_they_are_worth():
     assert calls_for(0.1) == calls_for(2.0) < calls_for(60.0) < 6 < calls_for(3600.0) < 11
 
 
+def test_a_request_worth_more_polls_is_seen_sooner():
+    def outlook(factor):
+        history = Remembered()
+        for span in [Span(by_s - 2.0, by_s) for by_s in range(50, 80)]:
+            history.add(span)
+        polls = LearnedPolls(history, Random(1))
+        polls.worth = lambda model, usual: factor * usual
+        watch = polls.watch(KEY, 0.0)
+        assert polls.outlook(watch) is None
+        watch.first_s()
+        return polls.outlook(watch)
+
+    usual, twice = outlook(1.0), outlook(2.0)
+    assert twice.polls >= 1.3 * usual.polls
+    assert 64 < twice.takes_s < usual.takes_s
+
+
 def test_before_anything_is_learned_steps_grow():
     watch = watch_of([Span(50.0, 60.0)] * (LEARNED_FROM - 1))
     assert watch.first_s() == pytest.approx(1, rel=0.11)
