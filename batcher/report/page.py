@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from functools import cache
 from importlib import resources
 from typing import Any
 
 import msgspec
+
+from batcher.terminal import legible
 
 SCRIPTS = (
     "core.js",
@@ -33,7 +36,7 @@ def render(title: str, data: dict[str, Any]) -> str:
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     return environment.from_string(asset(_TEMPLATE)).render(
-        title=title,
+        title=legible(title),
         policy=_policy(style, script, served="view" in data),
         style=_trusted(style),
         script=_trusted(script),
@@ -43,7 +46,11 @@ def render(title: str, data: dict[str, Any]) -> str:
 
 def embedded(data: Any) -> str:
     """``data`` as JSON that is safe inside a script element."""
-    return msgspec.json.encode(data).decode().translate(_UNSAFE_IN_SCRIPT)
+    try:
+        text = msgspec.json.encode(data).decode()
+    except UnicodeEncodeError:  # the name of a run directory that is not UTF-8
+        text = json.dumps(msgspec.to_builtins(data))
+    return text.translate(_UNSAFE_IN_SCRIPT)
 
 
 def _policy(style: str, script: str, *, served: bool) -> str:

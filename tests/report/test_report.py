@@ -1,6 +1,7 @@
 """The report as people meet it: opened from disk in a real browser, and its numbers."""
 
 import json
+import os
 import re
 
 import msgspec
@@ -306,6 +307,20 @@ async def test_variables_of_templates_are_axes_and_filters(page, tmp_path):
 
 @in_browser
 @on_one_loop
+@pytest.mark.parametrize("tab", ["gallery", "compare"])
+async def test_no_text_is_cut_inside_an_emoji(page, tmp_path, tab):
+    made = RunMaker(tmp_path / "run")
+    for name, hand in [("yes", "👍"), ("no", "👎")]:
+        await made.done(job(name, prompt="a hand", up=hand * 40, down=f"a{hand * 40}"), clip(name))
+    await made.end()
+    report(tmp_path / "run")
+    await page.open(tmp_path / "run/report.html", f"#tab={tab}")
+    assert "👍…" in await page.js("document.body.textContent")
+    assert await page.js("document.body.textContent.isWellFormed()")
+
+
+@in_browser
+@on_one_loop
 async def test_a_comparison_is_marked_by_key_and_keeps_its_titles_in_sight(page, tmp_path):
     await page.window(1280, 400)
     await page.open(await variants(tmp_path), "#tab=compare")
@@ -380,6 +395,19 @@ def test_data_in_a_script_element_can_not_leave_it():
     text = embedded(nasty)
     assert not set(text) & set("<>&\u2028\u2029")
     assert json.loads(text) == nasty
+
+
+async def test_a_run_directory_whose_name_is_not_utf_8_has_a_report(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        path.mkdir()
+    except OSError:
+        pytest.skip("no such names here")
+    made = RunMaker(path).begin(total=1)
+    made.submitted(job("a"))
+    await made.end()
+    assert report(path).total == 1
+    assert "<title>caf\\xe9" in (path / "report.html").read_text("utf-8")
 
 
 async def test_a_live_or_crashed_run_without_outputs_has_a_report(tmp_path):

@@ -73,7 +73,7 @@ function matrixOf({ rows, cols }) {
   const columns = [...new Set(found.map((entry) => valueOf(entry.job, cols)))].sort(naturally).slice(0, COLUMNS_MAX);
   const labels = rows === "prompt" ? [...cells.keys()] : [...cells.keys()].sort(naturally);
   const label = (name) => (dimensions.find((d) => d.name === name) || {}).label || "";
-  const long = (value) => (value.length > VALUE_CHARS ? `${value.slice(0, VALUE_CHARS - 1)}…` : value);
+  const long = (value) => cut(value, VALUE_CHARS);
   const most = Math.max(0, ...[...cells.values()].flatMap((line) => [...line.values()].map((found) => found.length)));
   const tilePx = tilePxOf(most, columns.length);
   const body = h("tbody");

@@ -145,7 +145,11 @@ let entries, dimensions, filterable;
 // How much of a value stands on a card: the end of an address or a path, the beginning of a text.
 function short(value) {
   const name = /^(https?:\/\/|\.{0,2}\/|[^ ]+\/)\S*$/i.test(value) ? value.split(/[?#]/)[0].split("/").filter(Boolean).at(-1) || value : value;
-  return name.length > LONG_CHARS ? `${name.slice(0, LONG_CHARS - 1)}…` : name;
+  return cut(name, LONG_CHARS);
+}
+// No half of an emoji at its end.
+function cut(text, chars) {
+  return text.length > chars ? `${text.slice(0, chars - 1).replace(/[\ud800-\udbff]$/, "")}…` : text;
 }
 const isVariable = (dimension) => dimension.name.startsWith("var.");
 const groupRank = (dimension) => ["var", "input", "meta"].indexOf(dimension.name.split(".")[0]);

@@ -25,7 +25,7 @@ function matches() {
 
 function choice(label, value, options, change) {
   const select = h("select", { "aria-label": label, onchange: (event) => change(event.target.value) },
-    options.map(([key, name]) => h("option", { value: key, selected: key === value, title: name }, name.length > OPTION_CHARS ? `${name.slice(0, OPTION_CHARS - 1)}…` : name)));
+    options.map(([key, name]) => h("option", { value: key, selected: key === value, title: name }, cut(name, OPTION_CHARS))));
   return h("label", { class: value ? "field on" : "field" }, h("span", {}, label), select);
 }
 
