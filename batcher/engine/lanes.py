@@ -85,7 +85,7 @@ def lanes_of(deps: Deps, pace: Pace, budget: Budget) -> Lanes:
 
     lines = Lines(deps.providers, line_to, control, deps.observer.warn, deps.vendors)
     terms = Terms(budget, limits.rate, clock, pace.concurrency, deps.account)
-    watcher = Watcher(lines, clock, deps.rng)
+    watcher = Watcher(lines, clock, deps.rng, deps.observer.warn)
     outputs = Outputs(deps.run_dir, deps.metadata, deps.inspector)
     on_free = deps.account.lingered if deps.account is not None else None
     polls = LearnedPolls(snapshot.timings, deps.rng, pace.poll_interval_s)

@@ -32,6 +32,8 @@ ODD_COST_ANSWERS = 3
 DOUBT_STEP_MAX_S = 8.0
 RETRY_BASE_S = 1.0
 RETRY_CAP_S = 30.0
+STEP_MIN_S = 0.05
+GIVEN_UP_TOLD = 3
 COSTS_LOOK_S = 1.0
 COST_WAITS_S = (2.0, 5.0, 15.0, 60.0)
 """Seconds from the job's end to the first request for its cost, then between requests."""
@@ -90,10 +92,12 @@ class Gone(CallError):
 class Watcher:
     """Polls requests. Errors of single polls never end the polling; only final answers do."""
 
-    def __init__(self, lines: Lines, clock: Clock, rng: Random) -> None:
+    def __init__(self, lines: Lines, clock: Clock, rng: Random, warn: Callable[[str], None]) -> None:
         self._lines = lines
         self._clock = clock
         self._rng = rng
+        self._warn = warn
+        self._told = 0
 
     async def ask(self, request: Handle, timeout_s: float | None = None) -> Result | None:
         """The request's current result; retries transient errors and implausible answers.
@@ -101,8 +105,13 @@ class Watcher:
         None if the token was refused, or only errors came for ``timeout_s`` seconds.
         Raises Gone if the API no longer knows the request, and Silent.
         """
+        answer = await self._answer(request, timeout_s)
+        return None if isinstance(answer, CallError) else answer
+
+    async def _answer(self, request: Handle, timeout_s: float | None) -> Result | CallError | None:
+        """As :meth:`ask`; the last error if only errors came."""
         absence, doubt, failures, began_s = Absence(), Doubt(), 0, self._clock.monotonic()
-        line = self._lines.of(request.model)
+        line, last = self._lines.of(request.model), None
         while timeout_s is None or not failures or self._clock.monotonic() - began_s < timeout_s:
             try:
                 result = await line.call(lambda: line.provider.result(request))
@@ -122,11 +131,27 @@ class Watcher:
                     ),
                 )
                 return None
-            except CallError:
+            except CallError as error:
                 delay_s = full_jitter_s(failures, self._rng, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S)
-                failures += 1
-                await self._clock.sleep(delay_s)
-        return None
+                failures, last = failures + 1, error
+                await self._sleep_within(delay_s, began_s, timeout_s)
+        return last
+
+    async def _sleep_within(self, delay_s: float, began_s: float, timeout_s: float | None) -> None:
+        """Sleep, but not much longer than until ``timeout_s`` seconds after ``began_s``."""
+        if timeout_s is not None:
+            left_s = began_s + timeout_s - self._clock.monotonic()
+            delay_s = min(delay_s, max(left_s, STEP_MIN_S))  # never so short that the clock stands still
+        await self._clock.sleep(delay_s)
+
+    def _tell(self, request: Handle, error: CallError) -> None:
+        """Say why a request that may long be finished is left, for the first few of them."""
+        self._told += 1
+        if self._told <= GIVEN_UP_TOLD:
+            self._warn(
+                f"request {request.id} is not watched any longer (--job-timeout); the last answer about "
+                f"it was an error: {error.message}"
+            )
 
     def hears_costs(self, model: str | None) -> bool:
         """Whether the provider of ``model`` ever names a cost.
@@ -150,13 +175,17 @@ class Watcher:
         await self._clock.sleep(first_s)
         began_s, left_s = self._clock.monotonic(), timeout_s
         while True:
-            result = await self.ask(request, left_s)
+            result = await self._answer(request, left_s)
+            if isinstance(result, CallError):
+                self._tell(request, result)
+                return None
             if result is None or result.phase.terminal:
                 return result
             now_s = self._clock.monotonic()
             if timeout_s is not None and now_s - began_s >= timeout_s:
                 return None
-            await self._clock.sleep(schedule.next_s(now_s - watched_s, result.queue_position))
+            next_s = schedule.next_s(now_s - watched_s, result.queue_position)
+            await self._sleep_within(next_s, began_s, timeout_s)
             if timeout_s is not None:
                 left_s = timeout_s - (self._clock.monotonic() - began_s)
 
