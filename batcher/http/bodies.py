@@ -23,6 +23,7 @@ _CODE = re.compile(r"[0-9]{1,9}")
 _HEAD = re.compile(rb"HTTP/[0-9.]+ +([0-9]{3})\b.*?\r?\n\r?\n", re.DOTALL)
 _CHUNK_LINE = re.compile(rb"\r\n[0-9A-Fa-f]{1,8}(;[^\r\n]*)?\r\n")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+INT_DIGITS_MAX = 300
 _AFTER_JSON = b" \t\r\n\0"
 _BEFORE_JSON = _AFTER_JSON + _BYTE_ORDER_MARK + b"\xff\xfe"
 
@@ -40,11 +41,17 @@ def document_of(body: bytes | None) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
+def _whole_number(digits: str) -> int | float:
+    """Python refuses to read very long ones, and one of them must not make the rest unreadable."""
+    return int(digits) if len(digits) <= INT_DIGITS_MAX else float(digits)
+
+
 def _lenient(body: bytes) -> Any:
     if not body.lstrip(_BEFORE_JSON).startswith(b"{") or not body.rstrip(_AFTER_JSON).endswith(b"}"):
         return None
     try:
-        document = json.loads(body.decode(json.detect_encoding(body), "replace").strip("\0\ufeff"))
+        text = body.decode(json.detect_encoding(body), "replace").strip("\0\ufeff")
+        document = json.loads(text, parse_int=_whole_number)
         # Half of a surrogate pair can't be written to our files.
         return json.loads(json.dumps(document, ensure_ascii=False).encode(errors="replace"))
     except (RecursionError, ValueError):

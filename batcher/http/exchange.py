@@ -257,7 +257,10 @@ class Connection:
     def _told(self, error: Exception) -> str:
         """An exception's message in one line; a substitute if it is empty."""
         unworded = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-        told = clean(self.endpoint.redact(str(error))) or unworded
+        text = str(error)
+        if isinstance(error, aiohttp.ClientResponseError):  # its own text shows "400", which nobody sent
+            text = f"an answer that is not HTTP: {error.message}"
+        told = clean(self.endpoint.redact(text)) or unworded
         advice = ""
         if isinstance(error, BEFORE_SENDING):
             advice = self._network.advice(error, URL(self.endpoint.base_url))

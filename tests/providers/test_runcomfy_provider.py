@@ -310,6 +310,17 @@ async def test_an_answer_that_breaks_off(name: str, step: Any) -> None:
         assert name not in ("submit", "cancel") or len(server.requests) == 1
 
 
+async def test_what_is_not_http_is_told_without_a_status_that_nobody_sent() -> None:
+    async with (
+        ScriptedServer(broken_off(b"\x00garbage\r\n\r\n")) as server,
+        service_at(server.url) as service,
+    ):
+        error = await error_of("submit", service)
+        assert error.message.startswith("an answer that is not HTTP: ")
+        assert "400" not in error.message
+        assert server.url not in error.message
+
+
 async def test_a_connection_lost_in_the_middle_of_an_upload_is_unknown() -> None:
     async def reads_a_little(peer: Peer) -> bool:
         await peer.reader.read(1000)

@@ -511,6 +511,7 @@ LENIENT = {
     "bytes that are no UTF-8": b'{"request_id": "r1", "note": "caf\xe9"}',
     "half of a pair": rb'{"request_id": "r1", "note": "\ud800"}',
     "zeros behind it": b'{"request_id": "r1"}\0\0',
+    "a number of 5,000 digits": b'{"request_id": "r1", "cost": %s}' % (b"9" * 5000),
     "the same key twice": b'{"request_id": "r0", "request_id": "r1"}',
 }
 

@@ -183,9 +183,11 @@ async def test_a_result_of_another_request_is_not_believed() -> None:
         assert type(await error_of("cancel", service)) is Unavailable
 
 
-async def test_a_cost_that_is_no_number_costs_no_result() -> None:
+@pytest.mark.parametrize("cost", [b"NaN", b"9" * 5000, b"1e999"])
+async def test_a_cost_that_is_no_number_costs_no_result(cost: bytes) -> None:
     body = (
-        b'{"request_id": "r1", "status": "succeeded", "output": {"video": "https://x/a"}, "cost": NaN}'
+        b'{"request_id": "r1", "status": "succeeded", "output": {"video": "https://x/a"}, "cost": %s}'
+        % cost
     )
     async with ScriptedServer(answer(200, body)) as server, service_at(server.url) as service:
         found = await service.result(named("r1"))
