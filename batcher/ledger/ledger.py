@@ -234,12 +234,13 @@ class Ledger:
 
     def _committed(self, size_bytes: int) -> None:
         self.snapshot.pack(self._base + size_bytes)
-        if self._shard is None and self._commit.moved is None:
-            self._checkpoints.committed(size_bytes, self._commit.end)
         while self._not_durable and self._not_durable[0][0] < self._base + size_bytes:
             _, event = self._not_durable.popleft()
             if self.on_durable is not None:
                 self.on_durable(event)
+        if self._shard is None and self._commit.moved is None:
+            # Last, so that what it covers ends with a group of lines: the next one begins now.
+            self._checkpoints.committed(size_bytes, self._commit.end)
 
     @property
     def full(self) -> bool:

@@ -1,5 +1,6 @@
 """The checkpoint of a ledger: it counts only where the ledger still begins with what it is the fold of."""
 
+import asyncio
 import hashlib
 import io
 import os
@@ -148,6 +149,40 @@ async def test_they_are_few_and_none_covers_more_than_is_on_disk(tmp_path):
     assert all(covered_bytes <= synced_bytes for covered_bytes, synced_bytes in disk.kept)
     assert all(after >= before * 5 // 4 for before, after in pairwise(covered))
     assert 5 <= len(covered) <= 30
+
+
+async def test_each_ends_with_a_group_of_lines_while_many_are_written(tmp_path):
+    """What follows a checkpoint is folded, and a line begins its group or continues it."""
+    kept = tmp_path / ".batcher" / "checkpoint"
+    copies = []
+
+    class Copying(LocalDisk):
+        def write_whole(self, path, chunks):
+            super().write_whole(path, chunks)
+            if path == kept:
+                copies.append(path.read_bytes())
+
+    ledger = Ledger(tmp_path, Copying(), SystemClock())
+
+    def answer(event):
+        if event.event is EventName.SUBMITTING:
+            ledger.append(EventName.SUBMITTED, event.job, request_id=f"r-{event.job}")
+
+    ledger.on_durable = answer
+
+    for number in range(400):  # also while others are written
+        fields = {"model": "m", "digest": DIGEST, "input": {"prompt": "a"}}
+        ledger.append(EventName.SUBMITTING, f"job-{number}", attempt=1, price_usd=1.5, **fields)
+        await asyncio.sleep(0)
+    await ledger.settled()
+    await ledger._checkpoints.settled()
+    ledger.release()
+    told = facts(refolded(tmp_path))
+    assert len(copies) > 2
+    for copy in copies:
+        kept.write_bytes(copy)
+        assert was_used(tmp_path)
+        assert facts(read_snapshot(tmp_path, LocalDisk())) == told
 
 
 async def test_one_that_covers_lines_not_yet_on_disk_waits_for_them(tmp_path):
