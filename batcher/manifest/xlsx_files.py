@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from batcher.errors import ManifestError
 from batcher.manifest.files import ManifestFile
 
 MISSING = "reading XLSX needs openpyxl: pip install openpyxl (or save the sheet as CSV)"
+UNREADABLE = "a workbook that openpyxl can't read; save the sheet as CSV"
 EMPTY_ROWS_MAX = 10_000
 
 
@@ -87,7 +88,10 @@ _WRITERS: dict[type, Callable[[Any], str]] = {
 
 @contextmanager
 def _workbook(file: ManifestFile, *, values: bool) -> Iterator[Any]:
-    """The workbook, with the values of its formulas or the formulas themselves."""
+    """The workbook, with the values of its formulas or the formulas themselves.
+
+    Raises ManifestError, also in the body of ``with``: openpyxl ends a damaged file with any exception.
+    """
     try:
         import openpyxl
     except ImportError:
@@ -95,9 +99,12 @@ def _workbook(file: ManifestFile, *, values: bool) -> Iterator[Any]:
     with file.open() as stream:
         try:
             book = openpyxl.load_workbook(stream, read_only=True, data_only=values, keep_links=False)
-        except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+            with closing(book):
+                yield book
+        except ManifestError:
+            raise
+        except zipfile.BadZipFile as error:
             raise ManifestError([f"{file.shown}: not an XLSX workbook: {error}"]) from None
-        try:
-            yield book
-        finally:
-            book.close()
+        except Exception as error:  # noqa: BLE001 - whatever openpyxl raises, the file is the reason
+            what = " ".join(str(error).split()) or type(error).__name__
+            raise ManifestError([f"{file.shown}: {UNREADABLE} ({what:.200})"]) from None

@@ -3,6 +3,7 @@
 import datetime as dt
 import gzip
 import io
+import zipfile
 
 import openpyxl
 import pytest
@@ -50,6 +51,33 @@ def test_a_sheet_is_read_as_a_table_with_the_numbers_of_its_rows(tmp_path):
         found = read_text(tmp_path, name, gzip.compress(content) if name.endswith("gz") else content)
         assert found.problems == []
         assert [(job.source.line, job.input["duration"]) for job in found.jobs] == [(2, 5), (4, 10)]
+
+
+def _without(content, name, kept):
+    """The workbook with only the first ``kept`` bytes of one of its parts."""
+    changed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(changed, "w") as new:
+        for part in old.namelist():
+            new.writestr(part, old.read(part)[: kept if part == name else None])
+    return changed.getvalue()
+
+
+@pytest.mark.parametrize("part", ["xl/workbook.xml", "xl/worksheets/sheet1.xml", "xl/styles.xml"])
+@pytest.mark.parametrize("kept", [0, 100, -20])
+def test_a_workbook_that_is_damaged_inside_is_refused_with_a_way_out(tmp_path, part, kept):
+    content = _without(workbook(["prompt"], ["a cat"]), part, kept)
+    assert "save the sheet as CSV" in refusal(tmp_path, "a.xlsx", content)
+
+
+def test_a_sheet_of_a_chart_that_openpyxl_can_not_read_is_no_crash(tmp_path):
+    book = openpyxl.Workbook()
+    book.active.append(["prompt"])
+    book.create_chartsheet("chart", 0)
+    book.save(tmp_path / "a.xlsx")
+    content = (tmp_path / "a.xlsx").read_bytes()
+    assert "a workbook that openpyxl can't read; save the sheet as CSV" in refusal(
+        tmp_path, "b.xlsx", content
+    )
 
 
 def test_cells_are_read_as_they_were_typed(tmp_path):
