@@ -281,6 +281,7 @@ HEAVY_FOR_A_RUN = {
 
 def test_commands_import_what_they_need_and_no_more(server, tmp_path):
     write_pairs(tmp_path / "pairs.csv", 1)
+    assert not imported_by(server, tmp_path, "plan", "pairs.csv") & HEAVY_FOR_A_RUN
     assert not imported_by(server, tmp_path, "run", "pairs.csv", *FAST) & HEAVY_FOR_A_RUN
     assert not imported_by(server, tmp_path, "status", "output/pairs") & HEAVY
     assert not imported_by(server, tmp_path, "--help") & HEAVY
