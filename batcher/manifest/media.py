@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
 
@@ -146,6 +147,7 @@ class LocalFiles:
         except (OSError, ValueError):
             raise MediaError(
                 f"{shown(text)} is {'not' if kind == WORKFLOW_KIND else NO_URL_NOR} a file that exists"
+                f"{_other_spelling(text, directory)}"
             ) from None
         if not stat.S_ISREG(status.st_mode):
             raise MediaError(f"{shown(text)} is not a file")
@@ -167,6 +169,15 @@ class LocalFiles:
             if _is_torn(path, self._known[key][1]):
                 self._torn[str(path)] = None
         return self._known[key]
+
+
+def _other_spelling(text: str, directory: Path) -> str:
+    """The name of a file that ``text`` may mean: with Windows' separators, in quotes, or from a URL."""
+    plain = text.strip(" \"'")
+    for other in (plain, plain.replace("\\", "/"), unquote(plain)):
+        if other not in (text, "") and "\0" not in other and os.path.isfile(directory / other):  # noqa: PTH113 (false for what can be no path)
+            return f"; did you mean {shown(other)}?"
+    return ""
 
 
 def _is_torn(path: Path, media_type: str) -> bool:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -359,3 +360,13 @@ def test_the_plan_has_the_warning_of_a_picture_that_was_cut_off(tmp_path):
     write(tmp_path, "cat.png", PNG[:40])
     found = read_text(tmp_path, "m.csv", "prompt,image_url\na,cat.png\n")
     assert found.tally.warnings == [f"{tmp_path}/cat.png: the end of the picture is missing"]
+
+
+@pytest.mark.parametrize(
+    "text", ["pics\\a b.png", ".\\pics\\a b.png", '"pics/a b.png"', " pics/a b.png", "pics/a%20b.png"]
+)
+def test_a_path_as_other_programs_write_it_is_refused_with_the_file_that_is_there(tmp_path, text):
+    write(tmp_path, "pics/a b.png", PNG)
+    told = problem_of(text, "image", tmp_path)
+    assert re.search(r"a file that exists; did you mean '(\./)?pics/a b\.png'\?$", told)
+    assert "did you mean" not in problem_of("pics\\c\0.png", "image", tmp_path)
