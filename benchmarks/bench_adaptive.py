@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from statistics import fmean
 
 from aiohttp import web
 from simulated_limits import Client, Jobs, Outcome, Server, outcome
@@ -31,6 +32,7 @@ from tests.support.engine import Batch, some_jobs
 
 REAL_RUN_S, REAL_WARM_UP_S = 60.0, 20.0
 MINUTE_S = 60.0
+SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,21 @@ CASES = [
 
 
 def simulate(case: Case, retry_after_s: float | None) -> list[Outcome]:
+    """The mean of :data:`SEEDS` seeds, before the change of the limit and after it."""
+    seeds = zip(*(simulate_one(case, retry_after_s, seed) for seed in range(1, SEEDS + 1)), strict=True)
+    return [
+        Outcome(
+            fmean(one.used for one in same),
+            fmean(one.refused for one in same),
+            sum(one.calls for one in same),
+        )
+        for same in seeds
+    ]
+
+
+def simulate_one(case: Case, retry_after_s: float | None, seed: int) -> list[Outcome]:
     changes = [(5 * MINUTE_S, case.later)] if case.later is not None else []
-    client = Client(Server(case.limit, case.by_rate, changes), case.jobs, retry_after_s)
+    client = Client(Server(case.limit, case.by_rate, changes), case.jobs, retry_after_s, seed)
     client.run(15 * MINUTE_S)
     if case.later is None:
         return [outcome(client, case.limit, MINUTE_S, 15 * MINUTE_S)]

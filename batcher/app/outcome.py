@@ -31,8 +31,10 @@ def summarise(
     present = status_of(prepared.run_dir, snapshot)
     made = prepared.plan
     fields = {name: getattr(present, name) for name in present.__struct_fields__}
-    fields |= {"total": made.total, "duplicates": made.duplicates}
-    fields["pending"] += made.total - present.total
+    # A shard doesn't orphan rows that left the manifest: its ledger may list more than is planned.
+    total = max(made.total, sum(snapshot.counts.values()))
+    fields |= {"total": total, "duplicates": made.duplicates}
+    fields["pending"] += total - present.total
     return Summary(
         **fields,
         selected=made.selected,

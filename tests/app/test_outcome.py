@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from batcher.app.outcome import report_events, why_stopped
+from types import SimpleNamespace
+
+import pytest
+
+from batcher.app.outcome import report_events, summarise, why_stopped
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.errors import OutOfTimeError, RunDirError, StoppedError
@@ -59,6 +63,24 @@ def test_an_observer_listens_if_it_has_a_method_of_its_own():
     assert not listens(forwarding, "event")
     forwarding.event = Heard().event
     assert listens(forwarding, "event")
+
+
+@pytest.mark.parametrize("planned", [1, 2, 5])
+async def test_a_summary_counts_no_more_jobs_done_than_there_are(tmp_path, planned):
+    """As after a shard whose manifest lost rows that are done."""
+    ledger = Ledger(tmp_path, LocalDisk(), SystemClock())
+    for name in ("a", "b", "c"):
+        await ledger.record(EventName.SUBMITTING, name, attempt=1, price_usd=None)
+        await ledger.record(EventName.FAILED, name, stage=Stage.SUBMIT, message="no")
+    plan = SimpleNamespace(
+        total=planned, duplicates=0, selected=planned, invalid=0, count=lambda group: 0
+    )
+    options = SimpleNamespace(ignore_old_failures=False, policy=SimpleNamespace(redo=False))
+    prepared = SimpleNamespace(run_dir=tmp_path, plan=plan, options=options)
+    view = SimpleNamespace(done=0, submitted_now=0, cancelled_now=0, not_cancellable=0)
+    summary = summarise(prepared, ledger.snapshot, view, None, 1.0)
+    assert (summary.total, summary.failed, summary.pending) == (max(planned, 3), 3, max(planned - 3, 0))
+    await ledger.close()
 
 
 def test_what_stopped_a_run_counts_only_if_something_was_left_to_stop():
