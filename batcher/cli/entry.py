@@ -352,6 +352,12 @@ def _show(error: click.ClickException) -> None:
     click.echo(visible_lines(shown.getvalue().rstrip("\n")), err=True)
 
 
+def _nobody_reads() -> int:
+    """Standard output was closed, as by ``head``: what is left of it goes nowhere, and all is well."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
 def main() -> None:
     """The console script: exit codes are those of the README's table, and no traceback ever shows."""
     process.prepare()
@@ -371,8 +377,9 @@ def main() -> None:
     except process.EndedBySignal as end:
         code = end.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = _nobody_reads()
+    except SystemExit:  # click makes one of a closed pipe, and of nothing else if it isn't standalone
+        code = _nobody_reads()
     except Exception as error:  # noqa: BLE001 - the last line of defence
         click.echo(visible(f"batcher: internal error: {type(error).__name__}: {error}"), err=True)
         code = EX_SOFTWARE

@@ -100,7 +100,8 @@ class Runner:
 
     def _waits(self) -> Iterator[str]:
         """What the run is waiting for, for the messages during long waits."""
-        for waiting in (self._lanes.lines, self._queues, self._lanes.submitter):
+        lanes = self._lanes
+        for waiting in (lanes.lines, self._queues, lanes.submitter, lanes.unwatched):
             yield from waiting.waits()
         if (account := self._deps.account) is not None and account.crowded is not None:
             yield account.crowded.reason

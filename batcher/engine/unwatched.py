@@ -7,7 +7,7 @@ smaller of ``--job-timeout`` and 15 minutes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -70,9 +70,18 @@ class Unwatched:
 
     def tell(self, warn: Callable[[str], None]) -> None:
         """Warn, once, if such requests alone prevent all submissions."""
-        if not self._told and 0 < self.slots.limit <= self.slots.held == len(self._held):
+        if not self._told and self._fill_all:
             self._told = True
             warn(str(self))
+
+    def waits(self) -> Iterator[str]:
+        """The same, in words for the messages during long waits: it may have begun since."""
+        if self._fill_all:
+            yield str(self)
+
+    @property
+    def _fill_all(self) -> bool:
+        return 0 < self.slots.limit <= self.slots.held == len(self._held)
 
     def __str__(self) -> str:
         now_s = self.clock.monotonic()

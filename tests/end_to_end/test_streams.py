@@ -144,3 +144,22 @@ def test_a_working_directory_that_is_gone_is_named(server, tmp_path):
         check=False,
     )
     assert (ended.returncode, "working directory no longer exists" in ended.stderr) == (64, True)
+
+
+def test_a_reader_that_has_gone_is_no_failure_of_a_plan(tmp_path):
+    write_pairs(tmp_path / "pairs.csv", 2)
+    reading, writing = os.pipe()
+    os.close(reading)
+    planned = command("plan", "pairs.csv", "--sandbox")
+    ended = subprocess.run(
+        planned,
+        cwd=tmp_path,
+        env=environment(None, tmp_path),
+        stdin=subprocess.DEVNULL,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, b"")

@@ -137,6 +137,19 @@ async def test_what_is_waited_for_is_said_once(batch):
 
 
 @in_virtual_time
+async def test_slots_that_nothing_frees_are_named_in_every_long_wait(batch):
+    told = []
+
+    async def listen(runner):
+        await asyncio.sleep(30)
+        told.extend(runner.view.waits())
+
+    batch.api.posting["job-000"] = [LOST]
+    await batch.run(some_jobs(2), concurrency=1, meanwhile=listen)
+    assert "fill -c 1: waiting for up to 870 s" in told[-1]
+
+
+@in_virtual_time
 async def test_settled_by_hand_it_holds_nothing(batch):
     await batch.hold(*bought(job("lost"))[:1], ("deferred", "lost", {"reason": "by hand"}))
     await batch.run([job("lost"), *some_jobs(1)], concurrency=1)
