@@ -79,6 +79,10 @@ class SimSite:
     fetcher: SimFetcher
 
     @property
+    def vendors(self) -> dict[str, SimService]:
+        return {"": self.service}
+
+    @property
     def other_apis(self) -> dict[str, str]:
         return {}
 
