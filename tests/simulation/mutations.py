@@ -148,7 +148,7 @@ MUTATIONS = (
     Mutation(
         "a cost above the price is not expected of the next job",
         "engine/budget.py",
-        "        return self._snapshot.costs.expected_usd(price_key(job), job.model, price_usd)\n",
+        "        return self._snapshot.costs.expected_usd(priced_as, job.model, price_usd)\n",
         "        return price_usd\n",
     ),
     Mutation(
