@@ -259,7 +259,8 @@ class Connection:
         unworded = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
         text = str(error)
         if isinstance(error, aiohttp.ClientResponseError):  # its own text shows "400", which nobody sent
-            text = f"an answer that is not HTTP: {error.message}"
+            said = getattr(error, "message", "")
+            text = f"an answer that is not HTTP: {said}" if said else ""
         told = clean(self.endpoint.redact(text)) or unworded
         advice = ""
         if isinstance(error, BEFORE_SENDING):

@@ -171,6 +171,9 @@ async def test_each_ends_with_a_group_of_lines_while_many_are_written(tmp_path):
     ledger.on_durable = answer
 
     for number in range(400):  # also while others are written
+        if number % 20 == 0:
+            await ledger.settled()
+            await ledger._checkpoints.settled()
         fields = {"model": "m", "digest": DIGEST, "input": {"prompt": "a"}}
         ledger.append(EventName.SUBMITTING, f"job-{number}", attempt=1, price_usd=1.5, **fields)
         await asyncio.sleep(0)
