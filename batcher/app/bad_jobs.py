@@ -7,6 +7,7 @@ from itertools import islice
 
 from batcher.jobs.lifecycle import State
 from batcher.ledger.snapshot import Snapshot
+from batcher.ledger.summary import Summary
 
 NAMED = 10
 _BAD = frozenset({State.FAILED, State.CANCELLED, State.UNKNOWN})
@@ -40,3 +41,10 @@ class BadJobs:
     def count(self, *states: State) -> int:
         """How many jobs are in one of ``states``."""
         return sum(state in states for state, _ in self.jobs.values())
+
+
+def note_new(summary: Summary, snapshot: Snapshot, before: BadJobs) -> None:
+    """Say in the summary what failed or became unknown since ``before``."""
+    fresh = BadJobs.of(snapshot).since(before)
+    summary.failed_now = fresh.count(State.FAILED, State.CANCELLED)
+    summary.unknown_now, summary.newly = fresh.count(State.UNKNOWN), fresh.first()

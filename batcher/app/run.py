@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batcher.app.account import open_account
-from batcher.app.bad_jobs import BadJobs
+from batcher.app.bad_jobs import BadJobs, note_new
 from batcher.app.calls import timed
 from batcher.app.connect import Site, apis_in, check_same_api, connect, models_to_ask
 from batcher.app.outcome import report_events, spending_of, summarise, why_stopped
@@ -264,9 +264,7 @@ async def _execute(prepared: Prepared, site: Site, targets: _Targets, host: Host
     )
     elapsed_s = host.clock.monotonic() - began_s
     summary = summarise(prepared, ledger.snapshot, runner.view, stopped_by, elapsed_s)
-    fresh = BadJobs.of(ledger.snapshot).since(before)
-    summary.failed_now = fresh.count(State.FAILED, State.CANCELLED)
-    summary.unknown_now, summary.newly = fresh.count(State.UNKNOWN), fresh.first()
+    note_new(summary, ledger.snapshot, before)
     ledger.close_run(_closing(opening, summary, iso(host.clock.now())))
     return summary
 

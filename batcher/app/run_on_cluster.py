@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from batcher.app.bad_jobs import BadJobs, note_new
 from batcher.app.outcome import summarise
 from batcher.app.plan import plan
 from batcher.app.prepare import Prepared, confirm
@@ -34,11 +35,15 @@ async def run_on_cluster(options: Options, address: str, run_shard: RunShard, ho
     confirm(prepared, host)
     division = _division_of(prepared)
     _check_free(division.run_dir, host)
+    before = BadJobs.of(_snapshot(division.run_dir, host))
     async with connected(place) as client:
         began_s = host.clock.monotonic()
         end = await run_division(client, division, run_shard, host)
         elapsed_s = host.clock.monotonic() - began_s
-        return summarise(prepared, _snapshot(division.run_dir, host), end.view, end.error, elapsed_s)
+        snapshot = _snapshot(division.run_dir, host)
+        summary = summarise(prepared, snapshot, end.view, end.error, elapsed_s)
+        note_new(summary, snapshot, before)
+        return summary
 
 
 def _division_of(prepared: Prepared) -> Division:

@@ -254,6 +254,7 @@ def test_failures_of_all_shards_count_together_and_one_that_stops_stops_all(shar
     assert (ended.returncode, answer["submitted"]) == (3, 0), ended.stderr
     assert "--max-failures" in answer["stopped"]
     assert 2 < answer["failed"] < 45 <= answer["pending"]
+    assert answer["failed_now"] == answer["failed"], "none of them failed in an earlier run"
 
 
 def test_a_shard_that_dask_gives_up_is_given_out_again(shared, tmp_path):
