@@ -39,9 +39,13 @@ class Question(NamedTuple):
     flag: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prepared:
-    """A manifest checked against schemas and ledger: what a run would do with it."""
+    """A manifest checked against schemas and ledger: what a run would do with it.
+
+    Without a repr, which would be that of a table of a million ids: ``asyncio.run`` makes one of what
+    its main task returns, when it looks for its signal handler.
+    """
 
     options: Options
     run_dir: Path

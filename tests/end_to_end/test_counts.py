@@ -14,6 +14,7 @@ from unittest.mock import patch
 import pytest
 
 import batcher
+from batcher.app.prepare import prepare
 from batcher.disk import LocalAppendFile
 from batcher.engine.lanes import BACKLOG_PER_DOWNLOAD
 from batcher.jobs.identity import HASH_CHARS
@@ -22,7 +23,10 @@ from batcher.jobs.lifecycle import EventName, Record, State
 from batcher.layout import LEDGER_NAME
 from batcher.ledger.finished import FinishedJobs
 from batcher.ledger.ledger import Ledger, read_snapshot
-from batcher.ledger.snapshot import KEPT_OPEN
+from batcher.ledger.snapshot import KEPT_OPEN, Snapshot
+from batcher.manifest.load import open_manifest
+from batcher.options.facts import Overrides
+from batcher.options.run import Options
 from batcher.providers import json_body as body
 from batcher.providers.json_body import request_body
 from batcher.sandbox.catalogue import catalogue
@@ -400,3 +404,17 @@ def test_a_row_of_a_table_costs_so_many_calls_of_functions(tmp_path, case, most)
     bench_validate.write_table(many, 1_100)
     case(few)  # what is imported and compiled once
     assert calls_in(lambda: case(many)) - calls_in(lambda: case(few)) <= most * 1_000
+
+
+def test_a_plan_has_no_text_of_its_own_that_grows_with_its_rows(tmp_path):
+    """``asyncio.run`` makes a repr of what its main task returns."""
+    table = tmp_path / "many.csv"
+    bench_validate.write_table(table, 500)
+    options = Options(manifest=table, overrides=Overrides(model=bench_validate.MODEL))
+    manifest = open_manifest(table, options.overrides)
+    steps = prepare(options, manifest, bench_validate.specs(), Snapshot(), tmp_path / "run")
+    with pytest.raises(StopIteration) as ended:
+        while True:
+            next(steps)
+    assert ended.value.value.plan.to_buy == 500
+    assert len(repr(ended.value.value)) < 200
