@@ -2,11 +2,19 @@
 
 import os
 import shutil
+import signal
 
 from hypothesis import settings
 
 settings.register_profile("suite", deadline=None, max_examples=50)  # no failure for a loaded machine
 settings.load_profile("suite")
+
+# A shell ignores these in what it runs in the background, and what a test starts would inherit that.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(
+            _number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL
+        )
 
 MOST_WORKERS = 16
 IN_MEMORY, NEEDED_BYTES = "/dev/shm", 4 << 30
