@@ -34,8 +34,8 @@ from yarl import URL
 
 from batcher.clock import Deadline
 from batcher.errors import CallError, NotSent, OutcomeUnknown, Rejected, Unavailable
-from batcher.http.bodies import as_it_is, is_whole_object
-from batcher.http.connections import HEADER_LIMITS, OneExchange, ProxyRefused
+from batcher.http.bodies import as_it_is, id_in, is_whole_object
+from batcher.http.connections import HEADER_LIMITS, OneExchange, ProxyRefused, heard_before
 from batcher.http.endpoint import Endpoint, origin_of
 from batcher.http.network import Network
 from batcher.http.words import clean
@@ -189,7 +189,7 @@ class Connection:
     async def submit(self, call: Call) -> ApiAnswer:
         """An exchange that may cost money. Raises NotSent, OutcomeUnknown.
 
-        The cause of an OutcomeUnknown holds the bytes received (see ``connections.heard_before``).
+        The cause of an OutcomeUnknown holds the bytes received: see ``id_told``.
         """
         data, limit_s = _data(call.body), self._limits.post_total_s(len(call.body or b""))
         if not isinstance(data, _Upload):  # it goes out with the headers: the silence begins now
@@ -205,6 +205,16 @@ class Connection:
             raise
         except Exception as error:
             raise OutcomeUnknown(self._told(error)) from error
+
+    def id_told(self, error: OutcomeUnknown) -> str:
+        """The request id in an answer to ``submit`` that could not be read as HTTP.
+
+        Raises ``error`` if there is none.
+        """
+        found = id_in(heard_before(error), self.endpoint.redact)
+        if found is None:
+            raise error
+        return found
 
     async def ask(self, call: Call) -> ApiAnswer:
         """An exchange that may be repeated. Raises NotSent or Unavailable."""

@@ -18,8 +18,7 @@ from msgspec.structs import replace
 
 from batcher.clock import Clock
 from batcher.errors import CallError, CredentialsError, NotFound, OutcomeUnknown, Rejected, UsageError
-from batcher.http.bodies import document_of, id_in, usable_id
-from batcher.http.connections import heard_before
+from batcher.http.bodies import document_of, usable_id
 from batcher.http.endpoint import Endpoint, Token, origin_of, safe_base_url
 from batcher.http.exchange import ApiAnswer, Call, Connection, is_at
 from batcher.http.network import Network
@@ -107,10 +106,7 @@ class Deployments:
         try:
             answer = self._masked(await self._connection.submit(call))
         except OutcomeUnknown as error:
-            request_id = id_in(heard_before(error), self._connection.endpoint.redact)
-            if request_id is None:
-                raise
-            return Handle(model, request_id)
+            return Handle(model, self._connection.id_told(error))
         return meaning.submission(answer, self._clock.now(), model, self._connection.endpoint.origin)
 
     async def result(self, request: Handle) -> Result:

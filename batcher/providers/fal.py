@@ -18,8 +18,7 @@ import msgspec
 
 from batcher.clock import Clock
 from batcher.errors import CallError, CredentialsError, OutcomeUnknown, Rejected, UsageError
-from batcher.http.bodies import id_in, usable_id
-from batcher.http.connections import heard_before
+from batcher.http.bodies import usable_id
 from batcher.http.endpoint import Endpoint, Token
 from batcher.http.exchange import Call, Connection, is_at
 from batcher.http.words import clean
@@ -105,10 +104,7 @@ class Fal:
         try:
             answer = await self._connection.submit(call)
         except OutcomeUnknown as error:
-            request_id = id_in(heard_before(error), self._connection.endpoint.redact)
-            if request_id is None:
-                raise
-            return Handle(model, request_id)
+            return Handle(model, self._connection.id_told(error))
         base_url = self._connection.endpoint.base_url
         request = submission(answer, self._clock.now(), model, base_url)
         self._new.add(request.id)

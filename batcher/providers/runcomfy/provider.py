@@ -11,8 +11,7 @@ from urllib.parse import quote
 
 from batcher.clock import Clock
 from batcher.errors import CredentialsError, OutcomeUnknown, Rejected
-from batcher.http.bodies import id_in, usable_id
-from batcher.http.connections import heard_before
+from batcher.http.bodies import usable_id
 from batcher.http.endpoint import Endpoint, Token
 from batcher.http.exchange import Call, Connection
 from batcher.http.words import clean
@@ -54,10 +53,7 @@ class RunComfy:
         try:
             answer = await self._connection.submit(call)
         except OutcomeUnknown as error:
-            request_id = id_in(heard_before(error), self._connection.endpoint.redact)
-            if request_id is None:
-                raise
-            return Handle(model, request_id)
+            return Handle(model, self._connection.id_told(error))
         return Handle(model, answers.submission(answer, self._clock.now()))
 
     async def result(self, request: Handle) -> Result:
