@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from batcher.app.overview import overviews, run_dirs
 from batcher.cli.entry import cli
 from batcher.disk import LocalDisk
-from tests.support.api_server import TOKEN, ApiServer
+from tests.support.api_server import TOKEN, served
 from tests.support.engine import FakeClock
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -23,9 +23,8 @@ class Noon(FakeClock):
 
 @pytest.fixture
 def server():
-    served = ApiServer(balance={"balance_usd": 12.5}).start()
-    yield served
-    served.stop()
+    with served(balance={"balance_usd": 12.5}) as server:
+        yield server
 
 
 @pytest.fixture

@@ -21,22 +21,18 @@ from batcher.app.notify import Notifier, event_of, send
 from batcher.app.observers import Ending, ObserverGroup
 from batcher.app.systemd import Systemd
 from batcher.ports import EndedCall, Phase, RunView, Silence
-from batcher.sandbox.catalogue import catalogue
 from tests.end_to_end.test_blackbox import FAST, KLING
 from tests.end_to_end.test_faults_disk import small_disk
 from tests.forked import popen
-from tests.support.api_server import ApiServer, command, environment, run_command, run_typed
+from tests.support.api_server import command, environment, run_command, run_typed, served
 from tests.support.engine import FakeClock, in_virtual_time
 from tests.support.faults import write_pairs
 
 
 @pytest.fixture
 def server():
-    served = ApiServer()
-    served.catalogue = {KLING: catalogue()[KLING].listing(include_schema=True)}
-    served.start()
-    yield served
-    served.stop()
+    with served(KLING) as server:
+        yield server
 
 
 class Hook:

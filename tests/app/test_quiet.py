@@ -12,21 +12,17 @@ from aiohttp import web
 from batcher.app.run_dir_checks import LOOK_EVERY_S, when_free
 from batcher.disk import LocalDisk
 from batcher.errors import LockedError
-from batcher.sandbox.catalogue import catalogue
 from tests.end_to_end.test_blackbox import FAST, KLING, write_pairs
 from tests.forked import popen
-from tests.support.api_server import ApiServer, command, environment, run_command, run_typed
+from tests.support.api_server import command, environment, run_command, run_typed, served
 
 QUIET = (*FAST, "--quiet", "-o", "out")
 
 
 @pytest.fixture
 def server():
-    served = ApiServer()
-    served.catalogue = {KLING: catalogue()[KLING].listing(include_schema=True)}
-    served.start()
-    yield served
-    served.stop()
+    with served(KLING) as server:
+        yield server
 
 
 def refuse(prompt):

@@ -14,12 +14,19 @@ from types import SimpleNamespace
 import pytest
 from aiohttp import web
 
-from batcher.sandbox.catalogue import catalogue
 from batcher.sandbox.faults import Fault
 from batcher.sandbox.server import Sandbox
 from batcher.sandbox.settings import SandboxSettings
 from tests.forked import popen
-from tests.support.api_server import TOKEN, ApiServer, command, environment, run_command, run_typed
+from tests.support.api_server import (
+    TOKEN,
+    ApiServer,
+    command,
+    environment,
+    run_command,
+    run_typed,
+    served,
+)
 
 KLING = "kling/kling-2-1/master/image-to-video"
 FAST = ("--poll", "0.1")
@@ -27,11 +34,8 @@ FAST = ("--poll", "0.1")
 
 @pytest.fixture
 def server():
-    served = ApiServer()
-    served.catalogue = {KLING: catalogue()[KLING].listing(include_schema=True)}
-    served.start()
-    yield served
-    served.stop()
+    with served(KLING) as server:
+        yield server
 
 
 def write_pairs(path, rows):

@@ -29,10 +29,9 @@ from batcher.options.facts import Overrides
 from batcher.options.run import Options
 from batcher.providers import json_body as body
 from batcher.providers.json_body import request_body
-from batcher.sandbox.catalogue import catalogue
 from benchmarks import bench_validate
 from benchmarks.simulated_polls import lognormal
-from tests.support.api_server import TOKEN, ApiServer
+from tests.support.api_server import TOKEN, served
 from tests.support.engine import (
     Api,
     Batch,
@@ -45,6 +44,7 @@ from tests.support.engine import (
     some_jobs,
 )
 from tests.support.engine_polls import EnginePolls
+from tests.support.steps import result_of
 
 MODEL = "blackforestlabs/flux-1/dev/text-to-image"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
@@ -77,13 +77,10 @@ async def test_a_batch_that_is_done_costs_no_request(tmp_path):
 
 @pytest.fixture
 def server(monkeypatch):
-    served = ApiServer(generate_s=0.0)
-    served.catalogue = {MODEL: catalogue()[MODEL].listing(include_schema=True)}
-    served.start()
-    monkeypatch.setenv("RUNCOMFY_MODEL_API_BASE", served.base)
-    monkeypatch.setenv("RUNCOMFY_TOKEN", TOKEN)
-    yield served
-    served.stop()
+    with served(MODEL, generate_s=0.0) as server:
+        monkeypatch.setenv("RUNCOMFY_MODEL_API_BASE", server.base)
+        monkeypatch.setenv("RUNCOMFY_TOKEN", TOKEN)
+        yield server
 
 
 async def test_over_the_wire_it_is_the_same_three(server, tmp_path):
@@ -412,9 +409,8 @@ def test_a_plan_has_no_text_of_its_own_that_grows_with_its_rows(tmp_path):
     bench_validate.write_table(table, 500)
     options = Options(manifest=table, overrides=Overrides(model=bench_validate.MODEL))
     manifest = open_manifest(table, options.overrides)
-    steps = prepare(options, manifest, bench_validate.specs(), Snapshot(), tmp_path / "run")
-    with pytest.raises(StopIteration) as ended:
-        while True:
-            next(steps)
-    assert ended.value.value.plan.to_buy == 500
-    assert len(repr(ended.value.value)) < 200
+    prepared = result_of(
+        prepare(options, manifest, bench_validate.specs(), Snapshot(), tmp_path / "run")
+    )
+    assert prepared.plan.to_buy == 500
+    assert len(repr(prepared)) < 200

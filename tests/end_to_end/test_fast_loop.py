@@ -11,7 +11,7 @@ import pytest
 
 from batcher.cli.event_loop import fast_loop
 from tests.forked import ROOT
-from tests.support.api_server import ApiServer, command, environment, run_command
+from tests.support.api_server import command, environment, run_command, served
 from tests.support.faults import KLING
 
 pytest.importorskip("uvloop")
@@ -21,9 +21,8 @@ SAYS_WHICH = "import asyncio, sys; from batcher.cli.event_loop import fast_loop;
 
 @pytest.fixture
 def server():
-    served = ApiServer().start()
-    yield served
-    served.stop()
+    with served() as server:
+        yield server
 
 
 def manifest(folder, jobs):

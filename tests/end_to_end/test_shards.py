@@ -9,10 +9,9 @@ import pytest
 
 from batcher.errors import UsageError
 from batcher.jobs.shard import Shard, shard_number, shard_of_environment
-from batcher.sandbox.catalogue import catalogue
 from tests.end_to_end.test_blackbox import FAST, KLING, wait_for, write_pairs
 from tests.forked import popen
-from tests.support.api_server import ApiServer, command, environment, run_command
+from tests.support.api_server import command, environment, run_command, served
 
 
 def slurm(task, first, last, count):
@@ -69,11 +68,8 @@ def test_an_environment_that_does_not_say_it_is_refused(environ, why):
 
 @pytest.fixture
 def server():
-    served = ApiServer()
-    served.catalogue = {KLING: catalogue()[KLING].listing(include_schema=True)}
-    served.start()
-    yield served
-    served.stop()
+    with served(KLING) as server:
+        yield server
 
 
 def start(server, cwd, *arguments, **env):

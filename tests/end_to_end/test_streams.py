@@ -9,15 +9,14 @@ import sys
 import pytest
 
 from tests.forked import popen
-from tests.support.api_server import ApiServer, command, environment, run_command
+from tests.support.api_server import command, environment, run_command, served
 from tests.support.faults import KLING, events, write_pairs
 
 
 @pytest.fixture
 def server():
-    served = ApiServer().start()
-    yield served
-    served.stop()
+    with served() as server:
+        yield server
 
 
 def batcher(server, cwd, shell, *arguments, **env):

@@ -22,9 +22,8 @@ from batcher.ledger.book import Book, Crowded, Limits
 from batcher.ledger.book_file import BOOK_NAME, WAIT, BookFile
 from batcher.options.facts import Pace
 from batcher.options.run import Options
-from batcher.sandbox.catalogue import catalogue
 from tests.ledger.test_book import FLUX, SetClock, book, lines, reserve
-from tests.support.api_server import ApiServer, environment, run_typed, typed
+from tests.support.api_server import environment, run_typed, served, typed
 from tests.support.engine import (
     Api,
     Batch,
@@ -245,11 +244,8 @@ async def test_a_run_settles_by_its_ledger_what_another_that_died_has_left_in_th
 
 @pytest.fixture
 def server():
-    served = ApiServer(generate_s=0.3)
-    served.catalogue = {FLUX: catalogue()[FLUX].listing(include_schema=True)}
-    served.start()
-    yield served
-    served.stop()
+    with served(FLUX, generate_s=0.3) as server:
+        yield server
 
 
 def manifest(path, name, count):

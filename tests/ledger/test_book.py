@@ -16,9 +16,8 @@ from batcher.errors import LedgerError, RunDirError
 from batcher.ledger.book import Book, Limits, Periods, reservation
 from batcher.ledger.book_file import BOOK_NAME, BookFile, state_dir
 from batcher.ledger.book_fold import folded, paid_number
-from batcher.sandbox.catalogue import catalogue
 from tests.forked import popen
-from tests.support.api_server import ApiServer, environment, run_typed, typed
+from tests.support.api_server import environment, run_typed, served, typed
 
 FLUX = "blackforestlabs/flux-1/dev/text-to-image"
 PRICE_USD = 0.025
@@ -222,11 +221,8 @@ def test_the_directory_knows_what_it_paid_for_and_its_ledger_lost(tmp_path):
 
 @pytest.fixture
 def server():
-    served = ApiServer(generate_s=0.05)
-    served.catalogue = {FLUX: catalogue()[FLUX].listing(include_schema=True)}
-    served.start()
-    yield served
-    served.stop()
+    with served(FLUX, generate_s=0.05) as server:
+        yield server
 
 
 def manifest(path, name, *prompts):

@@ -9,18 +9,14 @@ from batcher.cli.plan_view import plan_json, plan_page
 from batcher.errors import InputError, LedgerError, RunDirError
 from batcher.ledger.book_file import BOOK_NAME
 from batcher.options.facts import Policy
-from batcher.sandbox.catalogue import catalogue
 from tests.engine.test_spending import FLUX, PRICE_USD, Bench
-from tests.support.api_server import ApiServer
+from tests.support.api_server import served
 
 
 @pytest.fixture
 def bench(tmp_path):
-    served = ApiServer()
-    served.catalogue = {FLUX: catalogue()[FLUX].listing(include_schema=True)}
-    served.start()
-    yield Bench(served, tmp_path)
-    served.stop()
+    with served(FLUX) as server:
+        yield Bench(server, tmp_path)
 
 
 def elsewhere(bench):

@@ -10,13 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
+from batcher.sandbox.catalogue import catalogue
 from tests import forked
 
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -193,6 +195,17 @@ class ApiServer:
         if self.on_media and (answer := self.on_media(self, {"id": made.id})) is not None:
             return answer
         return web.Response(body=made.media, content_type="video/mp4", headers={"ETag": f'"{made.id}"'})
+
+
+@contextmanager
+def served(*models: str, **settings: Any) -> Iterator[ApiServer]:
+    """A started server whose catalogue has ``models``, with ``settings``."""
+    listed = {model: catalogue()[model].listing(include_schema=True) for model in models}
+    server = ApiServer(catalogue=listed, **settings).start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 def command(*arguments: object) -> list[str]:
