@@ -6,7 +6,7 @@ import random
 import pytest
 
 from batcher.clock import time_of_day
-from batcher.engine.gateway import ApiLine
+from batcher.engine.gateway import ApiLine, Silent
 from batcher.engine.stop import Control
 from batcher.errors import (
     CallError,
@@ -138,6 +138,14 @@ async def test_an_api_that_can_not_be_reached_is_not_hammered(bench):
         with pytest.raises(NotSent):
             await bench.call(MISSES[0])
     assert bench.clock.at_s > 0
+
+
+async def test_a_line_that_gave_up_makes_no_call_any_more(bench):
+    assert await bench.fails_until(1e6, MISSES[1]) is not None
+    assert bench.line.silent
+    assert not bench.line.is_open
+    with pytest.raises(Silent):
+        await bench.call("fine")
 
 
 async def test_what_all_calls_wait_for_is_told_with_its_end():

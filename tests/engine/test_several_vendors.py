@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from batcher.errors import AuthRefused, BalanceExhausted, NotSent, OutcomeUnknown, Unavailable
+from batcher.errors import AuthRefused, BalanceExhausted, NotFound, NotSent, OutcomeUnknown, Unavailable
 from batcher.jobs.lifecycle import State
 from batcher.ports import Tracing, Traits
 from tests.support.engine import Api, Batch, Silence, bought, in_virtual_time, job
@@ -90,6 +90,7 @@ async def test_a_lost_submission_at_a_vendor_that_fell_silent_stays_unknown(batc
     fal.posting["fal 0"] = [OutcomeUnknown("the connection was lost")]
     ended = await batch.run([*of("fal", 1), *of("own", 5)])
     assert ended.states == {"done": 5, "unknown": 1}
+    assert ended.runner.view.unknown == 1
     assert ended.error.exit_code == 69
     assert len(fal.posts) == 1
 
@@ -116,6 +117,26 @@ async def test_a_token_or_a_balance_is_of_one_vendor(batch, refusal, code):
     assert fal.prompts[:2] == ["fal 0", "fal 1"]
     assert len(fal.posts) <= 3, "nothing more is submitted there"
     assert ended.records["fal-0"].state is State.DONE, "its request is polled to its end"
+
+
+@in_virtual_time
+async def test_a_token_that_every_vendor_refuses_stops_the_run(batch):
+    fal = batch.others["fal"]
+    fal.from_s = 1e9
+    fal.posting["fal 0"], batch.api.posting["own 0"] = [AuthRefused("who?")], [AuthRefused("who?")]
+    ended = await batch.run([*of("fal", 1), *of("own", 5)], concurrency=1)
+    assert ended.runner.control.draining
+    assert len(batch.api.posts) == 1
+
+
+@in_virtual_time
+async def test_a_model_that_does_not_exist_stops_the_whole_run(batch):
+    fal = batch.others["fal"]
+    fal.from_s = 1e9
+    fal.posting["fal 0"] = [NotFound("no such model", http_status=404)]
+    ended = await batch.run([*of("fal", 1), *of("own", 20)], concurrency=1)
+    assert ended.error.exit_code == 3
+    assert batch.api.posts == []
 
 
 @in_virtual_time

@@ -11,6 +11,7 @@ import pytest
 from batcher.app import run as app
 from batcher.app.plan import plan as app_plan
 from batcher.app.spend import entries_of
+from batcher.engine.gateway import Silent
 from batcher.engine.host import Host
 from batcher.engine.poll import LateCosts
 from batcher.errors import InputError, InterruptedRunError, OutcomeUnknown, TurnedAway, UnreachableError
@@ -277,6 +278,31 @@ async def test_a_cost_that_comes_when_its_job_was_bought_again_is_not_that_of_th
     await costs.take_over(lambda job_id: True)
     record = ledger.snapshot.records["cat"]
     assert (record.request_id, record.reported_usd) == ("r2", None)
+    await ledger.close()
+
+
+class OneSilent:
+    """A watcher of two vendors, of which one has stopped answering."""
+
+    def hears_costs(self, model):
+        return True
+
+    async def ask(self, request, timeout_s):
+        if request.id == "r1":
+            raise Silent("has stopped answering")
+        await asyncio.sleep(1.0)
+        return answer(cost_usd=0.5)
+
+
+@in_virtual_time
+async def test_costs_of_a_vendor_that_stopped_answering_keep_no_other_cost_away(batch):
+    ledger = Ledger(batch.path, batch.disk, batch.clock)
+    for number, name in enumerate(("cat", "dog"), 1):
+        ledger.append(EventName.SUBMITTING, name, price_usd=1.0)
+        ledger.append(EventName.SUBMITTED, name, request_id=f"r{number}")
+        ledger.append(EventName.FAILED, name, stage=Stage.GENERATE)
+    await LateCosts(OneSilent(), ledger, batch.clock, wanted=True).take_over(lambda job_id: True)
+    assert ledger.snapshot.records["dog"].reported_usd == 0.5
     await ledger.close()
 
 
