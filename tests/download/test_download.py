@@ -335,8 +335,7 @@ async def test_two_minutes_without_a_byte_are_enough(bench: Any) -> None:
 
 async def test_a_server_that_is_gone_stalls(bench: Any) -> None:
     async with bench(Reply(503)) as b:
-        b.server._server.close()
-        await b.server._server.wait_closed()
+        await b.server.end()
         with pytest.raises(DownloadStalled):
             await b.fetch()
 

@@ -36,14 +36,6 @@ HOLDER = ".batcher/holder.json"
 ROWS = 4
 
 
-class ResumingProxy(FaultyProxy):
-    """A store that may come back."""
-
-    async def resume(self) -> None:
-        port = int(self.url.rpartition(":")[2])
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", port)
-
-
 @dataclass
 class Desk:
     """A manifest, an API, and a bucket behind a proxy."""
@@ -428,7 +420,7 @@ async def test_a_claim_that_was_deleted_by_hand_does_not_lose_what_the_other_wro
 
 
 async def test_a_server_that_comes_back_is_waited_for(desk, moto, signed_in):
-    async with ResumingProxy(moto) as proxy:
+    async with FaultyProxy(moto) as proxy:
         signed_in.setenv("AWS_ENDPOINT_URL", proxy.url)
         hold = Fault("hold", "PUT", times=ROWS)
         desk.server.on_media = lambda server, asked: (proxy.plan(hold), None)[1]

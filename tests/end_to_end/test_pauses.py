@@ -19,6 +19,7 @@ from batcher.engine.gateway import ApiLine
 from batcher.engine.stop import Control
 from batcher.errors import DownloadInterrupted, DownloadStalled, Unavailable
 from batcher.pacing.gate import Gate
+from tests.support.connections import Connections
 from tests.support.engine import Api, LoopClock, in_virtual_time
 
 
@@ -176,8 +177,8 @@ async def test_an_answer_that_came_while_the_process_was_stopped_is_read(loop):
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    server = Connections(serve)
+    url = f"http://127.0.0.1:{await server.listen()}/v1"
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(CHILD), url, loop],
         stdout=subprocess.PIPE,
@@ -194,5 +195,5 @@ async def test_an_answer_that_came_while_the_process_was_stopped_is_read(loop):
         out, err = await asyncio.to_thread(process.communicate, timeout=60)
     finally:
         process.kill()
-        server.close()
+        await server.close()
     assert out == "r1\n", err

@@ -26,6 +26,7 @@ from batcher.http.endpoint import Endpoint, Token
 from batcher.http.network import Network
 from batcher.providers.runcomfy.provider import RunComfy
 from tests.download.test_download_trust import FakeResolver
+from tests.support.connections import Connections
 from tests.support.model_api import model_api
 
 API = URL("https://api.corp.test/v1")
@@ -184,21 +185,23 @@ async def behind_a_proxy(folder: Path) -> AsyncIterator[Site]:
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         await asyncio.gather(_pipe(reader, far_writer), _pipe(far_reader, writer))
 
-    proxy = await asyncio.start_server(tunnel, "127.0.0.1", 0)
-    found.proxy = f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+    proxy = Connections(tunnel)
+    found.proxy = f"http://127.0.0.1:{await proxy.listen()}"
     try:
         yield found
     finally:
-        proxy.close()
+        await proxy.close()
         await runner.cleanup()
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(ConnectionError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+    try:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+    finally:
+        writer.close()
 
 
 def service(network: Network) -> AbstractAsyncContextManager[RunComfy]:

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Self
 
+from tests.support.connections import Connections
+
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8
 MP4 = b"\x00\x00\x00\x18ftypmp42" + bytes(range(256)) * 8
 
@@ -122,18 +124,18 @@ class MediaServer:
         self._cut_pause_s = cut_pause_s
         self.requests: list[Request] = []
         self.at_once = self.most_at_once = 0
+        self._connections = Connections(self._connected)
 
     async def __aenter__(self) -> Self:
-        self._connections: set[asyncio.Task[None]] = set()
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.port = await self._connections.listen()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await self.end()
+
+    async def end(self) -> None:
+        """Answer nobody from now on."""
+        await self._connections.close()
 
     @property
     def origin(self) -> str:
@@ -144,17 +146,9 @@ class MediaServer:
         return f"{self.origin}/cat.png"
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        try:
-            # Cancelled is how the server ends; start_server would report it as an error.
-            with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                while await self._serve(reader, writer):
-                    pass
-        finally:
-            self._connections.discard(task)
-            writer.close()
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while await self._serve(reader, writer):
+                pass
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         request = await _read(reader, writer)

@@ -22,6 +22,7 @@ from typing import Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
 from batcher.store.objects.interface import StoreRetries
+from tests.support.connections import Connections
 
 SECRET = "SECRETSECRETSECRET"
 QUICK = StoreRetries(
@@ -137,12 +138,11 @@ class FaultyProxy:
     def __init__(self, upstream: str) -> None:
         self._upstream = urlsplit(upstream)
         self._faults: list[Fault] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._connections = Connections(self._serve)
         self.requests: list[Request] = []
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self.url = f"http://127.0.0.1:{await self._connections.listen()}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -150,10 +150,11 @@ class FaultyProxy:
 
     async def die(self) -> None:
         """From now on nobody answers, and what was under way breaks off."""
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._connections.close()
+
+    async def resume(self) -> None:
+        """Answer again, at the same port."""
+        await self._connections.listen(urlsplit(self.url).port or 0)
 
     def plan(self, *faults: Fault) -> None:
         self._faults = list(faults)
@@ -164,12 +165,6 @@ class FaultyProxy:
             for request in self.requests
             if request.method == method and query in urlsplit(request.target).query
         ]
-
-    # A plain callback: asyncio complains of a cancelled coroutine that it started itself.
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

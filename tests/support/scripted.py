@@ -22,6 +22,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
+from tests.support.connections import Connections
+
 
 @dataclass(frozen=True)
 class Request:
@@ -129,20 +131,14 @@ class ScriptedServer:
         self.requests: list[Request] = []
         self.connections = 0
         self.port = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._connections = Connections(self._serve)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.port = await self._connections.listen(self.port)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._connections.close()
 
     @property
     def origin(self) -> str:
@@ -161,13 +157,9 @@ class ScriptedServer:
         """Forget the script and go on with this one."""
         self.steps = list(steps)
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(self._serve(Peer(reader, writer, self.connections)))
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = Peer(reader, writer, self.connections)
         self.connections += 1
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, peer: Peer) -> None:
         try:
             if self.welcome is not None and not await self.welcome(peer):
                 return
