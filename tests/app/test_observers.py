@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -21,12 +20,10 @@ from batcher.app.notify import Notifier, event_of, send
 from batcher.app.observers import Ending, ObserverGroup
 from batcher.app.systemd import Systemd
 from batcher.ports import EndedCall, Phase, RunView, Silence
-from tests.end_to_end.test_blackbox import FAST, KLING
 from tests.end_to_end.test_faults_disk import small_disk
-from tests.forked import popen
-from tests.support.api_server import command, environment, run_command, run_typed, served
+from tests.support.api_server import command, in_background, run_command, run_typed, served
 from tests.support.engine import FakeClock, in_virtual_time
-from tests.support.faults import write_pairs
+from tests.support.faults import FAST, KLING, write_pairs
 
 
 @pytest.fixture
@@ -176,10 +173,11 @@ def test_a_run_that_is_told_to_end_tells_of_its_end_and_one_that_is_killed_can_n
     for number, expected in ((signal.SIGTERM, ["start", "failure"]), (signal.SIGKILL, ["start"])):
         hook.got.clear()
         write_pairs(tmp_path / "pairs.csv", 1)
-        process = popen(
+        process = in_background(
+            server,
+            tmp_path,
             command("run", "pairs.csv", *FAST, "--quiet", "--notify", hook.url, "-o", f"out{number}"),
-            cwd=tmp_path, env=environment(server, tmp_path), stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         until = time.monotonic() + 60
         while not hook.got and time.monotonic() < until:
             time.sleep(0.05)

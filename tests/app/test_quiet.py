@@ -12,9 +12,8 @@ from aiohttp import web
 from batcher.app.run_dir_checks import LOOK_EVERY_S, when_free
 from batcher.disk import LocalDisk
 from batcher.errors import LockedError
-from tests.end_to_end.test_blackbox import FAST, KLING, write_pairs
-from tests.forked import popen
-from tests.support.api_server import command, environment, run_command, run_typed, served
+from tests.support.api_server import command, in_background, run_command, run_typed, served
+from tests.support.faults import FAST, KLING, write_pairs
 
 QUIET = (*FAST, "--quiet", "-o", "out")
 
@@ -108,10 +107,12 @@ def test_a_run_waits_for_the_one_before_it(server, tmp_path):
     write_pairs(tmp_path / "pairs.csv", 1)
     assert run_command(server, tmp_path, "run", "pairs.csv", *QUIET).returncode == 0
     release = LocalDisk().lock(tmp_path / "out/.batcher/lock")
-    waits = popen(
-        command("run", "pairs.csv", *QUIET, "--on-lock", "wait=1ms"), cwd=tmp_path,
-        env=environment(server, tmp_path), stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    waits = in_background(
+        server,
+        tmp_path,
+        command("run", "pairs.csv", *QUIET, "--on-lock", "wait=1ms"),
+        stderr=subprocess.PIPE,
+    )
     assert (waits.wait(30), "another run holds" in waits.communicate()[1]) == (75, True)
     release()
 

@@ -1,7 +1,6 @@
 """The installed command against a real HTTP server, from outside: what users see."""
 
 import asyncio
-import csv
 import json
 import os
 import random
@@ -23,29 +22,18 @@ from tests.support.api_server import (
     ApiServer,
     command,
     environment,
+    in_background,
     run_command,
     run_typed,
     served,
 )
-
-KLING = "kling/kling-2-1/master/image-to-video"
-FAST = ("--poll", "0.1")
+from tests.support.faults import FAST, KLING, wait_for, write_pairs
 
 
 @pytest.fixture
 def server():
     with served(KLING) as server:
         yield server
-
-
-def write_pairs(path, rows):
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["Prompt", "Image URL", "Duration", "Model"])
-        writer.writerows(
-            [f"cat number {n}", f"https://example.com/{n}.png", 5, KLING] for n in range(rows)
-        )
-    return path
 
 
 def ledger(run_dir):
@@ -95,14 +83,7 @@ def test_the_token_goes_to_the_api_and_nowhere_else(server, tmp_path):
 def killed_at_work(server, cwd, after_s, *arguments):
     """Start the command, and kill it ``after_s`` after its first call to the API."""
     calls = len(server.posts) + server.polls
-    process = popen(
-        command(*arguments),
-        cwd=cwd,
-        env=environment(server, cwd),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = in_background(server, cwd, command(*arguments))
     try:
         while len(server.posts) + server.polls == calls:
             assert process.poll() is None, "it ended before it called"
@@ -138,14 +119,12 @@ def test_kill_9_at_random_moments_never_posts_a_job_twice(server, tmp_path):
 def test_the_first_signal_leaves_a_whole_ledger_and_remote_work_running(server, tmp_path, number, code):
     server.generate_s = 2.0
     write_pairs(tmp_path / "pairs.csv", 30)
-    process = popen(
+    process = in_background(
+        server,
+        tmp_path,
         command("run", "pairs.csv", *FAST, "-c", 6),
-        cwd=tmp_path,
-        env=environment(server, tmp_path),
-        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
     wait_for(lambda: len(server.posts) >= 6)
     process.send_signal(number)
@@ -160,24 +139,10 @@ def test_the_first_signal_leaves_a_whole_ledger_and_remote_work_running(server, 
     assert len({post["prompt"] for post in server.posts}) == len(server.posts) == 30
 
 
-def wait_for(condition, timeout_s=20.0):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "gave up waiting"
-        time.sleep(0.01)
-
-
 def test_two_runs_at_once_the_second_exits_75(server, tmp_path):
     server.generate_s = 60.0
     write_pairs(tmp_path / "pairs.csv", 2)
-    first = popen(
-        command("run", "pairs.csv", *FAST),
-        cwd=tmp_path,
-        env=environment(server, tmp_path),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-    )
+    first = in_background(server, tmp_path, command("run", "pairs.csv", *FAST))
     wait_for(lambda: len(server.posts) == 2)
     second = run_command(server, tmp_path, "run", "pairs.csv", *FAST)
     assert second.returncode == 75
@@ -294,14 +259,7 @@ def test_commands_import_what_they_need_and_no_more(server, tmp_path):
 def test_status_of_a_live_run_counts_what_is_being_submitted(server, tmp_path):
     server.posts_held = True
     write_pairs(tmp_path / "pairs.csv", 2)
-    process = popen(
-        command("run", "pairs.csv", *FAST),
-        cwd=tmp_path,
-        env=environment(server, tmp_path),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = in_background(server, tmp_path, command("run", "pairs.csv", *FAST))
     wait_for(lambda: len(server.posts) == 2)
     live = json.loads(run_command(server, tmp_path, "status", "output/pairs", "--json").stdout)
     assert (live["unknown"], live["submitting"], live["live"]) == (2, 2, True)
@@ -349,14 +307,7 @@ def test_verify_finds_a_damaged_and_a_missing_file_and_run_fetches_what_is_missi
 def test_cancel_tells_cancelled_from_not_cancellable(server, tmp_path):
     server.generate_s = 60.0
     write_pairs(tmp_path / "pairs.csv", 3)
-    process = popen(
-        command("run", "pairs.csv", *FAST),
-        cwd=tmp_path,
-        env=environment(server, tmp_path),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = in_background(server, tmp_path, command("run", "pairs.csv", *FAST))
     ledger = tmp_path / "output/pairs/ledger.jsonl"
     wait_for(lambda: ledger.exists() and ledger.read_text().count('"event":"submitted"') == 3)
     process.send_signal(signal.SIGINT)

@@ -9,8 +9,7 @@ import pytest
 
 from batcher.jobs.job import explicit_id_problem
 from batcher.manifest.tally import ALIKE_SHOWN
-from tests.forked import popen
-from tests.support.api_server import command, environment, run_command
+from tests.support.api_server import command, in_background, run_command
 from tests.support.faults import KLING, SlowServer, ledger, run
 
 IMAGE = "https://example.com/a.png"
@@ -26,14 +25,12 @@ def server():
 
 def planned(tmp_path, name, *arguments):
     """``batcher plan`` on a file, within MEMORY_BYTES."""
-    with popen(
+    with in_background(
+        None,
+        tmp_path,
         command("plan", name, "--model", KLING, *arguments),
-        cwd=tmp_path,
-        env=environment(None, tmp_path),
-        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     ) as process:
         resource.prlimit(process.pid, resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
         out, err = process.communicate(timeout=60)

@@ -19,7 +19,7 @@ from batcher.cli.entry import cli
 from batcher.errors import InputError
 from batcher.sandbox.journal import Journal, Spurned
 from tests.sandbox.test_sandbox import CAT, KLING, LONG_S, TEXT_TO_IMAGE, Caller, FakeClock, serving
-from tests.support.api_server import command, environment
+from tests.support.api_server import command, in_background
 from tests.support.faults import wait_for, write_pairs
 
 JOB = {"prompt": "a lighthouse"}
@@ -129,16 +129,7 @@ def keys_seen(state: Path, turns: list[tuple[int, bool]]) -> list[list[Any]]:
 
 def shard(cwd: Path, number: int) -> subprocess.Popen[str]:
     words = command("run", "pairs.csv", *FAST, "--shard", f"{number}/2", "-o", "out")
-    devnull = subprocess.DEVNULL
-    return subprocess.Popen(
-        words,
-        cwd=cwd,
-        env=environment(None, cwd),
-        stdin=devnull,
-        stdout=devnull,
-        stderr=devnull,
-        text=True,
-    )
+    return in_background(None, cwd, words)
 
 
 def test_shards_share_a_sandbox_and_a_kill_buys_nothing_twice(tmp_path):

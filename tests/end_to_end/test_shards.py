@@ -9,9 +9,8 @@ import pytest
 
 from batcher.errors import UsageError
 from batcher.jobs.shard import Shard, shard_number, shard_of_environment
-from tests.end_to_end.test_blackbox import FAST, KLING, wait_for, write_pairs
-from tests.forked import popen
-from tests.support.api_server import command, environment, run_command, served
+from tests.support.api_server import command, in_background, run_command, served
+from tests.support.faults import FAST, KLING, wait_for, write_pairs
 
 
 def slurm(task, first, last, count):
@@ -73,14 +72,8 @@ def server():
 
 
 def start(server, cwd, *arguments, **env):
-    return popen(
-        command("run", "pairs.csv", *FAST, *arguments),
-        cwd=cwd,
-        env=environment(server, cwd, **env),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+    return in_background(
+        server, cwd, command("run", "pairs.csv", *FAST, *arguments), env=env, stderr=subprocess.PIPE
     )
 
 

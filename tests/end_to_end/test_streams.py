@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from tests.forked import popen
-from tests.support.api_server import command, environment, run_command, served
+from tests.support.api_server import command, environment, in_background, run_command, served
 from tests.support.faults import KLING, events, write_pairs
 
 
@@ -84,12 +83,11 @@ def test_a_terminal_without_a_size_shows_progress_and_a_broken_variable_stops_no
     import termios
 
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
-    process = popen(
+    process = in_background(
+        server,
+        tmp_path,
         command("run", "pairs.csv", "--poll", "0.05"),
-        cwd=tmp_path,
-        env=environment(server, tmp_path, TQDM_NCOLS="abc", TQDM_MININTERVAL="x"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        env={"TQDM_NCOLS": "abc", "TQDM_MININTERVAL": "x"},
         stderr=theirs,
     )
     os.close(theirs)

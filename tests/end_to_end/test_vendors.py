@@ -12,7 +12,7 @@ from pathlib import Path
 from batcher.app.connect import models_to_ask
 from batcher.jobs.lifecycle import EventName, Stage
 from batcher.ledger.ledger import read_snapshot
-from tests.support.api_server import command, environment
+from tests.support.api_server import command, in_background
 from tests.support.engine import Batch, bought, in_virtual_time, job
 from tests.support.faults import wait_for
 
@@ -37,16 +37,7 @@ def write_batch(path: Path) -> None:
 
 def start(cwd: Path) -> subprocess.Popen[str]:
     words = ("--sandbox", "--sandbox-speed", 20, "--poll", 0.05, "--yes", "--assume-price", 0.1, "-c", 6)
-    devnull = subprocess.DEVNULL
-    return subprocess.Popen(
-        command("run", "all.csv", *words, "-o", "out"),
-        cwd=cwd,
-        env=environment(None, cwd),
-        stdin=devnull,
-        stdout=devnull,
-        stderr=devnull,
-        text=True,
-    )
+    return in_background(None, cwd, command("run", "all.csv", *words, "-o", "out"))
 
 
 def test_a_batch_over_four_vendors_is_killed_and_resumed_and_nothing_is_bought_twice(tmp_path):

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +22,7 @@ from batcher.ledger.book_file import BOOK_NAME, WAIT, BookFile
 from batcher.options.facts import Pace
 from batcher.options.run import Options
 from tests.ledger.test_book import FLUX, SetClock, book, lines, reserve
-from tests.support.api_server import environment, run_typed, served, typed
+from tests.support.api_server import in_background, run_typed, served, typed
 from tests.support.engine import (
     Api,
     Batch,
@@ -254,11 +253,9 @@ def manifest(path, name, count):
 
 
 def start(server, path, name, *words):
-    return subprocess.Popen(
-        typed("run", name, "--yes", "--poll", "0.05", "--account-concurrency", "3", *words),
-        cwd=path, env=environment(server, path), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    return in_background(
+        server, path, typed("run", name, "--yes", "--poll", "0.05", "--account-concurrency", "3", *words)
+    )
 
 
 def test_requests_of_a_run_that_was_killed_count_until_its_ledger_says_otherwise(server, tmp_path):

@@ -20,7 +20,7 @@ from batcher.sandbox.journal import JobCreated, read_entries
 from batcher.sandbox.server import Sandbox
 from batcher.sandbox.settings import SandboxSettings
 from tests import forked
-from tests.support.api_server import command, environment
+from tests.support.api_server import command, environment, in_background
 
 KEY = "0123abcd-key:s3cr3t-0123456789abcdef"
 FAST = ("--poll", "0.1")
@@ -52,15 +52,8 @@ class Bench:
 
     async def killed_after(self, posts: int, *arguments: object) -> None:
         """Start a command and kill it once the sandbox has seen so many more POSTs."""
-        before, quiet = self.sandbox.stats.posts, subprocess.DEVNULL
-        process = forked.popen(
-            command(*arguments),
-            cwd=self.folder,
-            env=environment(None, self.folder, **self.env),
-            stdin=quiet,
-            stdout=quiet,
-            stderr=quiet,
-        )
+        before = self.sandbox.stats.posts
+        process = in_background(None, self.folder, command(*arguments), env=self.env)
         try:
             while self.sandbox.stats.posts < before + posts:
                 assert process.poll() is None, "it ended before it was killed"

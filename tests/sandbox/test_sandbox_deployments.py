@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,9 +16,8 @@ import pytest
 from batcher.sandbox.faults import Fault
 from batcher.sandbox.server import Sandbox
 from batcher.sandbox.settings import SandboxSettings
-from tests.forked import popen
 from tests.sandbox.test_sandbox import LONG_S, Caller, serving
-from tests.support.api_server import TOKEN, command, environment, run_command
+from tests.support.api_server import TOKEN, command, in_background, run_command
 from tests.support.faults import wait_for
 
 PORTRAIT, LORA = "demo-portrait", "demo-lora"
@@ -210,10 +208,8 @@ def journal(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def killed_on_the_way(cwd: Path, run_dir: Path, *words: object) -> None:
-    ledger, quiet = run_dir / "ledger.jsonl", subprocess.DEVNULL
-    process = popen(
-        command(*words), cwd=cwd, env=environment(None, cwd), stdin=quiet, stdout=quiet, stderr=quiet
-    )
+    ledger = run_dir / "ledger.jsonl"
+    process = in_background(None, cwd, command(*words))
     wait_for(lambda: ledger.exists() and ledger.read_bytes().count(b'"event":"submitted"') > 4)
     process.kill()
     assert process.wait() == -signal.SIGKILL

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,6 +223,20 @@ def environment(server: ApiServer | None, home: Path, **extra: str) -> dict[str,
     kept = {name: os.environ[name] for name in ("PATH", "COVERAGE_PROCESS_CONFIG") if name in os.environ}
     base = {"RUNCOMFY_MODEL_API_BASE": server.base, "RUNCOMFY_TOKEN": TOKEN} if server else {}
     return kept | base | {"HOME": str(home)} | forked.AT_START | extra
+
+
+def in_background(
+    server: ApiServer | None,
+    cwd: Path,
+    words: list[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    **options: Any,
+) -> subprocess.Popen[str]:
+    """Start ``words`` in ``cwd``, without a terminal. What it prints is dropped, unless ``options`` say."""
+    nothing = subprocess.DEVNULL
+    settings = {"stdin": nothing, "stdout": nothing, "stderr": nothing, "text": True, **options}
+    return forked.popen(words, cwd=cwd, env=environment(server, cwd, **(env or {})), **settings)
 
 
 def run_command(

@@ -17,10 +17,10 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.forked import popen
-from tests.support.api_server import ApiServer, command, environment, run_command
+from tests.support.api_server import ApiServer, command, in_background, run_command
 
 KLING = "kling/kling-2-1/master/image-to-video"
+FAST = ("--poll", "0.1")
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGTERM, 143)]
 
 
@@ -85,17 +85,8 @@ def started(
     server: ApiServer | None, cwd: Path, *arguments: object, **options: Any
 ) -> Iterator[subprocess.Popen[str]]:
     """The command under way; it is over, one way or the other, at the end of the block."""
-    env = environment(server, cwd, **options.pop("env", {}))
-    process = popen(
-        command(*arguments),
-        cwd=cwd,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    process = in_background(server, cwd, command(*arguments), **piped)
     try:
         yield process
     finally:
