@@ -134,6 +134,10 @@ class StoppedError(BatcherError):
     exit_code = 3
 
 
+class ModelCapReached(StoppedError):
+    """A cap on the cost of some models has no room: their jobs stay pending, others continue."""
+
+
 class OutOfTimeError(StoppedError):
     """``--max-runtime`` is over. What still runs at the API is left to the next run."""
 

@@ -230,9 +230,10 @@ def confirm(prepared: Prepared, host: Host, moved: str | None = None) -> None:
             raise InputError(
                 f"{question.text}. Nothing was submitted; if that is meant, add {question.flag}"
             )
-        if host.unattended and not options.money.has_cap:
+        if host.unattended and not options.money.caps_all:
+            cap = "no cap for all of them" if options.money.has_cap else "no cap"
             raise UsageError(
-                f"{made.to_buy} jobs would be bought, there is no terminal to ask on, and no cap was "
+                f"{made.to_buy} jobs would be bought, there is no terminal to ask on, and {cap} was "
                 "given: add --max-cost USD, --max-cost-per day=USD, or --yes. Nothing was submitted"
             )
         return

@@ -188,10 +188,9 @@ def _budget_lines(prepared: Prepared) -> Iterator[str]:
 
 def _period_lines(planned: Planned) -> Iterator[str]:
     """The rest under the account's caps, over all run directories."""
-    made = planned.prepared.plan
     for room in planned.rooms:
-        cost_usd = made.estimated_cost_usd
-        if not made.to_buy or cost_usd is None:
+        cost_usd = planned.prepared.survey.estimate.cost_usd(room.covers)
+        if not cost_usd:
             yield f"{room}, {money(room.left_usd)} left until {room.opens}"
         elif room.has(cost_usd):
             yield f"{room}, room for all of it"
@@ -256,7 +255,7 @@ def plan_json(planned: Planned) -> dict[str, Any]:
         "orphaned": made.gone.count,
         "to_buy": made.to_buy,
         **_money_json(prepared),
-        "max_cost_per": {room.period: _room_json(room) for room in planned.rooms},
+        "max_cost_per": {room.name: _room_json(room) for room in planned.rooms},
         "balance_usd": _rounded(planned.balance_usd),
         "estimated_s": planned.forecast.duration_s,
         "concurrency": "auto" if pace.adapts else pace.concurrency,

@@ -24,6 +24,7 @@ from batcher.errors import (
     BalanceExhausted,
     BatcherError,
     CallError,
+    ModelCapReached,
     OutcomeUnknown,
     RetryKind,
     RunDirError,
@@ -150,6 +151,9 @@ class Submitter:
         refused = await account.reserve(job, attempt, budget.price_usd(job, priced_as))
         if isinstance(refused, Crowded):
             return Outcome.PUT_OFF
+        if isinstance(refused, ModelCapReached):
+            self._control.note(refused)
+            return Outcome.LEFT
         if refused is not None:
             self._control.drain(refused)
             return Outcome.LEFT

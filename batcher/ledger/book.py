@@ -13,10 +13,12 @@ clock was set back) counts for the current day and month.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+import shlex
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, tzinfo
+from fnmatch import fnmatchcase
 from pathlib import Path
 from threading import Lock, RLock
 from typing import NamedTuple
@@ -24,11 +26,10 @@ from typing import NamedTuple
 import msgspec
 
 from batcher.clock import Clock, iso
-from batcher.errors import StoppedError
+from batcher.errors import ModelCapReached, StoppedError
 from batcher.ledger.book_file import FOLD, RESERVE, SETTLE, UNTIL, WAIT, BookFile, Entry
 from batcher.ledger.book_fold import Attempts, is_begun_anew, paid_number
 
-PERIODS = ("day", "month")
 UNFINISHED_AT_MOST = timedelta(days=1)
 """No request counts as unfinished for longer."""
 WAITS_FOR = timedelta(seconds=45)
@@ -64,7 +65,10 @@ def _midnight(day: date, local: datetime, zone: tzinfo | None) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``caps``: USD by period, ``{"day": 20.0}``. ``unfinished``: of all runs together."""
+    """``caps``: USD by period, of some models or all: ``{"day": 20.0, "day:fal:*": 5.0}``.
+
+    ``unfinished``: requests of all runs together.
+    """
 
     caps: Mapping[str, float] = field(default_factory=dict)
     unfinished: int | None = None
@@ -74,12 +78,29 @@ class Limits:
 
 
 class PeriodRoom(NamedTuple):
-    """What ``--max-cost-per`` leaves of the current day or month, and when the next one begins."""
+    """What ``--max-cost-per`` leaves of the current day or month, and when the next one begins.
 
-    period: str
+    ``name`` is the period, or ``day:PATTERN`` if the cap is about the models that match.
+    """
+
+    name: str
     cap_usd: float
     spent_usd: float
     ends: datetime
+
+    @property
+    def period(self) -> str:
+        """``day`` or ``month``."""
+        return self.name.partition(":")[0]
+
+    @property
+    def models(self) -> str | None:
+        """The pattern of the models that count; None if all do."""
+        return self.name.partition(":")[2] or None
+
+    def covers(self, model: str | None) -> bool:
+        """Whether the cost of ``model`` counts."""
+        return is_among(model, self.models)
 
     def has(self, usd: float) -> bool:
         """Whether ``usd`` more fit."""
@@ -96,10 +117,9 @@ class PeriodRoom(NamedTuple):
         return self.ends.isoformat(" ", "minutes")
 
     def __str__(self) -> str:
-        return (
-            f"--max-cost-per {self.period}={self.cap_usd:g}: ${self.spent_usd:.2f} of this "
-            f"{self.period} is spent"
-        )
+        typed = shlex.quote(f"{self.name}={self.cap_usd:g}")
+        spent = f"--max-cost-per {typed}: ${self.spent_usd:.2f} of this {self.period} is spent"
+        return spent if self.models is None else f"{spent} on these models"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +150,7 @@ class Book:
         self._attempts = Attempts()
         self._unfinished: dict[tuple[str, str, int], Entry] = {}
         self._waiting: dict[str, datetime] = {}
-        self._spent_usd: dict[datetime, float] = {}
+        self._spent_usd: defaultdict[tuple[datetime, str | None], float] = defaultdict(float)
         self._paid: dict[int, str] = {}
         self._days: dict[str, datetime] = {}
 
@@ -176,10 +196,11 @@ class Book:
         with self._threads:
             return list(self._unfinished.values())
 
-    def spent_usd(self, period: str) -> float:
-        """USD counted for the current day or month."""
+    def spent_usd(self, period: str, models: str | None = None) -> float:
+        """USD counted for the current day or month, of the models that match a pattern or of all."""
         begin = Periods.at(self._clock.now(), self.zone).begins[period]
-        return sum(usd for day, usd in self._spent_usd.items() if day >= begin)
+        sums = self._spent_usd.items()
+        return sum(usd for (day, model), usd in sums if day >= begin and is_among(model, models))
 
     def reserve(self, entry: Entry) -> StoppedError | Crowded | None:
         """Write ``entry`` before its intent; if a limit has no room, returns why, and writes nothing.
@@ -194,7 +215,7 @@ class Book:
         try:
             with self._threads:
                 self.refresh()
-                refused = self.crowded() or self._full(entry.usd)
+                refused = self.crowded() or self._full(entry)
                 if refused is None:
                     self._put(entry)
                 return refused
@@ -269,9 +290,8 @@ class Book:
 
     def _note_spent(self, before: Entry | None, entry: Entry) -> None:
         if before is not None:
-            self._spent_usd[self._day(before.at)] -= before.usd
-        day = self._day(entry.at)
-        self._spent_usd[day] = self._spent_usd.get(day, 0.0) + entry.usd
+            self._spent_usd[self._day(before.at), before.model] -= before.usd
+        self._spent_usd[self._day(entry.at), entry.model] += entry.usd
         was_paid = before is not None and before.usd > 0
         if entry.run_dir != self.run_dir and (entry.kind == FOLD or was_paid != (entry.usd > 0)):
             self._note_paid(entry)
@@ -301,19 +321,27 @@ class Book:
     def rooms(self) -> list[PeriodRoom]:
         """What each cap leaves now."""
         ends = Periods.at(self._clock.now(), self.zone).ends
-        return [
-            PeriodRoom(name, cap_usd, self.spent_usd(name), ends[name])
-            for name, cap_usd in self.limits.caps.items()
-        ]
+        found = []
+        for name, cap_usd in self.limits.caps.items():
+            period, _, models = name.partition(":")
+            spent_usd = self.spent_usd(period, models or None)
+            found.append(PeriodRoom(name, cap_usd, spent_usd, ends[period]))
+        return found
 
-    def _full(self, usd: float) -> StoppedError | None:
-        for room in self.rooms():
-            if not room.has(usd):
-                return StoppedError(
-                    f"{room}, and the next job may cost ${usd:.2f}; the rest stays pending until "
-                    f"{room.opens}"
-                )
-        return None
+    def _full(self, entry: Entry) -> StoppedError | None:
+        """Why ``entry`` doesn't fit. A cap on all models comes first: it ends the run."""
+        full = [room for room in self.rooms() if room.covers(entry.model) and not room.has(entry.usd)]
+        if not full:
+            return None
+        room = next((room for room in full if room.models is None), full[0])
+        reason = f"{room}, and the next job may cost ${entry.usd:.2f}; the rest stays pending until "
+        kind = StoppedError if room.models is None else ModelCapReached
+        return kind(reason + room.opens)
+
+
+def is_among(model: str | None, pattern: str | None) -> bool:
+    """Whether ``model`` matches ``pattern``; without one every model does, unknown ones too."""
+    return pattern is None or (model is not None and fnmatchcase(model, pattern))
 
 
 def reservation(

@@ -21,6 +21,8 @@ DEFAULT_OUTAGE_S = 600.0
 FIRST_ANSWER_S = 60.0
 """How long the API may fail to answer before its first answer, without ``--outage-timeout``."""
 DEFAULT_MAX_ATTEMPTS = 3
+PERIODS = ("day", "month")
+"""Over which a cap of the account counts."""
 DEFAULT_MAX_FILE_BYTES = 2 << 30
 
 
@@ -189,12 +191,17 @@ class Money:
     existing: bool = False
     """Never begin a new run directory."""
     max_cost_per: Mapping[str, float] = field(default_factory=dict)
-    """USD by ``day`` and ``month``, over all run directories of the account."""
+    """USD over all run directories: by ``day``, ``month``, or ``day:PATTERN`` for some models."""
 
     @property
     def has_cap(self) -> bool:
-        """Whether spending is bounded."""
+        """Whether any spending is bounded, so that prices must be known."""
         return self.max_cost_usd is not None or bool(self.max_cost_per)
+
+    @property
+    def caps_all(self) -> bool:
+        """Whether all spending is bounded: a cap on some models leaves the others free."""
+        return self.max_cost_usd is not None or not self.max_cost_per.keys().isdisjoint(PERIODS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from batcher.options.facts import PERIODS
+
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _WHOLE_MAX_DIGITS = 9
 _DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -115,11 +117,12 @@ def dollars(text: str) -> float:
 
 
 def per_period(text: str) -> tuple[str, float]:
-    """``day=20`` or ``month=300``: an amount of USD by period."""
-    name, equals, amount = text.strip().partition("=")
-    if not equals or name.strip() not in ("day", "month"):
-        raise ValueError(f"{text!r}: write day=USD, month=USD or both")
-    return name.strip(), dollars(amount)
+    """``day=20``, ``month=300`` or ``day:fal:*=5``: USD by period, and by period and models."""
+    name, _, amount = text.strip().rpartition("=")
+    period, colon, models = (part.strip() for part in name.partition(":"))
+    if period not in PERIODS or (colon and not models):
+        raise ValueError(f"{text!r}: write day=USD, month=USD, or day:MODELS=USD as in day:fal:*=5")
+    return f"{period}{colon}{models}", dollars(amount)
 
 
 def whole_above_0(text: str) -> int:

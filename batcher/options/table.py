@@ -259,7 +259,7 @@ TABLE: Final[tuple[Option, ...]] = (
             "max-cost-per",
             PER_PERIOD,
             MONEY,
-            "Maximum cost of all runs of the account: day=20,month=300.",
+            "Maximum cost of all runs of the account: day=20,month=300; 'day:fal:*=5': of these models.",
             many=LIST,
         ),
         Option(

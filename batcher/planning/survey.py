@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -73,6 +73,13 @@ class Estimate:
         for alike in self._alike.values():
             counts[alike.line] += alike.jobs
         return +counts
+
+    def cost_usd(self, is_counted: Callable[[str], bool]) -> float | None:
+        """What the added jobs of some models cost in USD; None if the price of any is unknown."""
+        counted = [(line.usd, count) for line, count in self.lines.items() if is_counted(line.model)]
+        if any(usd is None for usd, _ in counted):
+            return None
+        return sum(usd * count for usd, count in counted if usd is not None)
 
     def jobs_by_model(self) -> Counter[str]:
         """The number of added jobs by model."""

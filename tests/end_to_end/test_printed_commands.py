@@ -80,6 +80,7 @@ SPELLINGS = [
     "2GiB",
     "day=20,month=300",
     "day=20",
+    "day:fal:*=5",
     "a=b",
     "*",
     "=",

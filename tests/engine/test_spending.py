@@ -439,6 +439,20 @@ def bench(server, tmp_path):
     return Bench(server, tmp_path)
 
 
+def test_a_cap_of_some_models_leaves_their_jobs_pending_and_the_others_go_on(bench):
+    """The exit code is that of a cap, and the message names it."""
+    other = "blackforestlabs/flux-1/schnell/text-to-image"
+    bench.server.catalogue[other] = bench.server.catalogue[FLUX] | {"model_id": other}
+    jobs = [{"prompt": f"cat {n}", "model": (FLUX, other)[n % 2]} for n in range(8)]
+    bench.manifest.write_text(json.dumps({"jobs": jobs}))
+    caps = {"day": 9.0, "day:*/dev/*": 2.5 * PRICE_USD}
+    for _ in range(2):  # the second run finds its cap full at once
+        summary = bench.run(max_cost_per=caps)
+        assert (summary.done, summary.pending, summary.exit_code) == (6, 2, 3)
+        assert len(bench.server.posts) == 6
+        assert "is spent on these models" in summary.stopped
+
+
 NAMES = [f"n{number:02d}" for number in range(24)]
 
 

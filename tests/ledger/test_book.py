@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.disk import LocalDisk
-from batcher.errors import LedgerError, RunDirError
+from batcher.errors import LedgerError, ModelCapReached, RunDirError
 from batcher.ledger.book import Book, Limits, Periods, reservation
 from batcher.ledger.book_file import BOOK_NAME, BookFile, state_dir
 from batcher.ledger.book_fold import folded, paid_number
@@ -136,6 +137,64 @@ def test_the_cap_is_never_passed_whatever_is_reserved_and_settled(tmp_path_facto
     for one in books:
         one.write()
     assert book(folder).spent_usd("day") == pytest.approx(spent_usd)
+
+
+def reserve_of(one, job, model, usd):
+    refused = one.reserve(reservation((one.api, one.run_dir), (job, 1, model, "d"), usd, NOON))
+    one.write()
+    return refused
+
+
+def test_a_cap_of_some_models_counts_and_refuses_only_them(tmp_path):
+    caps = {"day": 3.0, "day:fal:*": 1.0}
+    one = book(tmp_path, caps=caps)
+    assert reserve_of(one, "a", "fal:flux", 0.75) is None
+    full = reserve_of(book(tmp_path, "/b", caps), "b", "fal:wan", 0.5)
+    assert isinstance(full, ModelCapReached)
+    assert str(full).startswith(
+        "--max-cost-per 'day:fal:*=1': $0.75 of this day is spent on these models, and the next job may"
+    )
+    assert reserve_of(one, "c", "kling", 2.25) is None
+    all_full = reserve_of(one, "d", "fal:wan", 0.5)  # both are: nothing more fits, whatever its model
+    assert not isinstance(all_full, ModelCapReached)
+    assert str(all_full).startswith("--max-cost-per day=3:")
+
+
+def test_a_cap_of_some_models_counts_what_was_folded(tmp_path):
+    long_ago = SetClock(NOON.replace(day=2))
+    old = book(tmp_path, clock=long_ago)
+    for job, model in (("a", "fal:flux"), ("b", "kling")):
+        old.reserve(reservation((old.api, "/a"), (job, 1, model, "d"), 1.0, long_ago.at))
+        old.settle(("/a", job, 1), 1.0)
+    old.write()
+    short = folded(BookFile(tmp_path, LocalDisk()).news(), NOON, UTC)
+    assert {entry.kind for entry in short} == {"until", "fold"}
+    BookFile(tmp_path, LocalDisk()).replace(short)
+    one = book(tmp_path, "/b", {"month:fal:*": 1.5, "month": 9.0})
+    assert [room.spent_usd for room in one.rooms()] == [1.0, 2.0]
+    assert isinstance(reserve_of(one, "c", "fal:wan", 1.0), ModelCapReached)
+    assert reserve_of(one, "c", "kling", 1.0) is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1), st.sampled_from(["fal:a", "fal:b", "kling"]), st.integers(1, 300))
+    ),
+    st.integers(0, 900),
+    st.integers(0, 900),
+)
+def test_no_cap_is_passed_whatever_models_are_bought(tmp_path_factory, deeds, all_cents, some_cents):
+    folder = tmp_path_factory.mktemp("book")
+    caps = {"day": all_cents / 100, "day:fal:*": some_cents / 100}
+    books = [book(folder, f"/{number}", caps) for number in range(2)]
+    spent = Counter()
+    for number, (which, model, cents) in enumerate(deeds):
+        fits = spent.total() + cents <= all_cents
+        if model.startswith("fal:"):
+            fits = fits and spent["fal:a"] + spent["fal:b"] + cents <= some_cents
+        taken = reserve_of(books[which], f"j{number}", model, cents / 100) is None
+        assert taken == fits
+        spent[model] += cents * taken
 
 
 # The file

@@ -179,3 +179,24 @@ def test_the_page_of_options_is_made_from_the_table():
     written = (Path(batcher.__file__).parents[1] / "docs/options.md").read_text("utf-8")
     assert written == page(), "python -m batcher.options.page > docs/options.md"
     assert all(f"--{option.name}" in written for option in TABLE)
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        ("day=20", ("day", 20.0)),
+        ("month = $3", ("month", 3.0)),
+        ("day:fal:*=5", ("day:fal:*", 5.0)),
+        (" month : kling/* =0.5", ("month:kling/*", 0.5)),
+    ],
+)
+def test_a_cap_names_a_period_and_maybe_models(text, pair):
+    assert kinds.per_period(text) == pair
+
+
+@pytest.mark.parametrize(
+    "text", ["", "20", "=20", "week=1", "day:=1", "fal:*=5", "day=", "day=x", "dayfal:*=5"]
+)
+def test_a_cap_of_anything_else_is_refused(text):
+    with pytest.raises(ValueError, match=r"write day=USD|not an amount"):
+        kinds.per_period(text)

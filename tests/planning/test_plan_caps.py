@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from batcher.cli.plan_view import plan_json, plan_page
-from batcher.errors import InputError, LedgerError, RunDirError
+from batcher.errors import InputError, LedgerError, RunDirError, UsageError
 from batcher.ledger.book_file import BOOK_NAME
 from batcher.options.facts import Policy
 from tests.engine.test_spending import FLUX, PRICE_USD, Bench
@@ -41,6 +41,27 @@ def test_a_plan_shows_what_the_account_has_left_and_when_it_opens_again(bench):
     assert told["day"]["opens_at"] > bench.host().clock.now().isoformat()[:10]
     json.dumps(told)
     assert bench.plan().rooms == ()
+
+
+def test_a_plan_shows_what_a_cap_of_some_models_leaves_for_their_jobs(bench):
+    elsewhere(bench)
+    bench.write("a cat", "a dog", "a fox")
+    caps = {"day:blackforestlabs/*": 0.06, "day:fal:*": 0.01}
+    shown = "\n".join(plan_page(bench.plan(max_cost_per=caps)))
+    assert (
+        "'day:blackforestlabs/*=0.06': $0.05 of this day is spent on these models, room for $0.01"
+        in shown
+    )
+    assert "'day:fal:*=0.01': $0.00 of this day is spent on these models, $0.01 left until" in shown
+
+
+def test_a_cap_of_some_models_is_not_enough_for_a_run_that_nobody_watches(bench):
+    bench.write("a cat")
+    with pytest.raises(UsageError, match="no cap for all of them"):
+        bench.run(bench.host(unattended=True), assume_yes=False, max_cost_per={"day:fal:*": 1.0})
+    assert not bench.server.posts
+    host = bench.host(unattended=True)
+    assert bench.run(host, assume_yes=False, max_cost_per={"day:fal:*": 1.0, "day": 1.0}).done == 1
 
 
 def test_a_plan_names_jobs_that_another_directory_has_paid_for_as_the_run_does(bench):
