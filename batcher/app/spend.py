@@ -14,8 +14,9 @@ import msgspec
 from batcher.disk import Disk, reading
 from batcher.engine.host import Host
 from batcher.jobs.lifecycle import SANDBOX_API
+from batcher.ledger.book_attempts import Attempts
 from batcher.ledger.book_file import RESERVE, SETTLE, BookFile, Entry, state_dir
-from batcher.ledger.book_fold import Attempts, folded
+from batcher.ledger.book_fold import folded
 from batcher.ledger.lines import lines_of
 from batcher.ledger.segments import segments_in
 from batcher.providers.registry import vendor_of

@@ -27,8 +27,10 @@ import msgspec
 
 from batcher.clock import Clock, iso
 from batcher.errors import ModelCapReached, StoppedError
-from batcher.ledger.book_file import FOLD, RESERVE, SETTLE, UNTIL, WAIT, BookFile, Entry
-from batcher.ledger.book_fold import Attempts, is_begun_anew, paid_number
+from batcher.ledger.book_attempts import Attempts, EndedAttempts, is_begun_anew
+from batcher.ledger.book_file import FOLD, RESERVE, SETTLE, UNTIL, WAIT, BookFile, Entry, Key
+from batcher.ledger.book_fold import paid_number
+from batcher.ledger.packed import PackedMap
 
 UNFINISHED_AT_MOST = timedelta(days=1)
 """No request counts as unfinished for longer."""
@@ -147,11 +149,12 @@ class Book:
         self._forget()
 
     def _forget(self) -> None:
-        self._attempts = Attempts()
-        self._unfinished: dict[tuple[str, str, int], Entry] = {}
+        self._attempts = Attempts(EndedAttempts(self.api))
+        self._unfinished: dict[Key, Entry] = {}
         self._waiting: dict[str, datetime] = {}
         self._spent_usd: defaultdict[tuple[datetime, str | None], float] = defaultdict(float)
-        self._paid: dict[int, str] = {}
+        self._paid = PackedMap()
+        self._payers: dict[str, int] = {}
         self._days: dict[str, datetime] = {}
 
     def refresh(self) -> None:
@@ -167,11 +170,12 @@ class Book:
     @property
     def knows_others(self) -> bool:
         """Whether another run directory has paid for anything."""
-        return bool(self._paid)
+        return len(self._paid) > 0
 
     def paid_elsewhere(self, job: str, digest: str) -> str | None:
         """Another directory that has already paid for this same job, if there is one and it exists."""
-        run_dir = self._paid.get(paid_number(job, digest))
+        payer = self._paid.get(str(paid_number(job, digest)))
+        run_dir = next((name for name, number in self._payers.items() if number == payer), None)
         return run_dir if run_dir is not None and Path(run_dir).exists() else None
 
     def paid_here(self, is_known: Callable[[str], bool], *, is_empty: bool) -> set[int]:
@@ -179,16 +183,13 @@ class Book:
 
         A reservation counts if the ledger ``is_empty``; else its run may have died before the intent.
         """
-        kinds = (SETTLE, RESERVE) if is_empty else (SETTLE,)
+        kinds = (FOLD, SETTLE, RESERVE) if is_empty else (FOLD, SETTLE)
+        ours = (entry for entry in self._file.readable() if entry.run_dir == self.run_dir)
+        unknown = (entry for entry in ours if entry.kind == FOLD or not is_known(entry.job))
         found: set[int] = set()
-        with self._threads:
-            for entry in self._attempts.by_key.values():
-                if entry.run_dir != self.run_dir or entry.usd <= 0 or entry.api != self.api:
-                    continue
-                if entry.kind == FOLD:
-                    found.update(entry.paid)
-                elif entry.kind in kinds and not is_known(entry.job):
-                    found.add(paid_number(entry.job, entry.digest))
+        for entry in Attempts.of(unknown).by_key.values():
+            if entry.usd > 0 and entry.api == self.api and entry.kind in kinds:
+                found.update(_paid_numbers(entry))
         return found
 
     def reservations(self) -> list[Entry]:
@@ -222,11 +223,11 @@ class Book:
         finally:
             release()
 
-    def settle(self, key: tuple[str, str, int], usd: float, *, unfinished: bool = False) -> None:
+    def settle(self, key: Key, usd: float, *, unfinished: bool = False) -> None:
         """Note the cost of an attempt (run directory, job, number), and if it has ended. Idempotent."""
         kind = RESERVE if unfinished else SETTLE
         with self._threads:
-            known = self._attempts.by_key.get(key)
+            known = self._attempts.last(key)
             if known is not None and (known.kind != kind or abs(known.usd - usd) > _DUST_USD):
                 self._note(msgspec.structs.replace(known, kind=kind, usd=usd))
 
@@ -279,7 +280,7 @@ class Book:
             return
         if entry.kind == WAIT:
             self._waiting[entry.run_dir] = datetime.fromisoformat(entry.at)
-        before = self._attempts.by_key.get(entry.key)
+        before = self._attempts.last(entry.key)
         if before is not None and is_begun_anew(before, entry):
             before = None
         if not self._attempts.takes(entry) or entry.api != self.api:
@@ -297,11 +298,13 @@ class Book:
             self._note_paid(entry)
 
     def _note_paid(self, entry: Entry) -> None:
-        numbers = entry.paid if entry.kind == FOLD else (paid_number(entry.job, entry.digest),)
-        if entry.usd > 0:
-            self._paid.update(dict.fromkeys(numbers, entry.run_dir))
-        elif numbers and self._paid.get(numbers[0]) == entry.run_dir:  # it was refused, or given back
-            del self._paid[numbers[0]]
+        payer = self._payers.setdefault(entry.run_dir, len(self._payers))
+        for number in map(str, _paid_numbers(entry)):
+            if entry.usd > 0:
+                self._paid.drop(number)
+                self._paid.setdefault(number, payer)
+            elif self._paid.get(number) == payer:  # it was refused, or given back
+                self._paid.drop(number)
 
     def _note_unfinished(self, entry: Entry) -> None:
         if entry.kind == RESERVE:
@@ -337,6 +340,10 @@ class Book:
         reason = f"{room}, and the next job may cost ${entry.usd:.2f}; the rest stays pending until "
         kind = StoppedError if room.models is None else ModelCapReached
         return kind(reason + room.opens)
+
+
+def _paid_numbers(entry: Entry) -> tuple[int, ...]:
+    return entry.paid if entry.kind == FOLD else (paid_number(entry.job, entry.digest),)
 
 
 def is_among(model: str | None, pattern: str | None) -> bool:

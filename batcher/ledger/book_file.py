@@ -25,6 +25,8 @@ XDG_STATE_VARIABLE = "XDG_STATE_HOME"
 BOOK_NAME = "book.jsonl"
 LOCK_S = 30.0
 RESERVE, SETTLE, FOLD, UNTIL, WAIT = "reserve", "settle", "fold", "until", "wait"
+Key = tuple[str, str, int]
+"""Run directory, job, number of the attempt."""
 
 
 class Entry(msgspec.Struct, omit_defaults=True, gc=False):
@@ -48,7 +50,7 @@ class Entry(msgspec.Struct, omit_defaults=True, gc=False):
     paid: tuple[int, ...] = ()
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> Key:
         """The attempt that the line is about."""
         return self.run_dir, self.job, self.attempt
 
@@ -145,13 +147,10 @@ class BookFile:
 
     def readable(self) -> Iterator[Entry]:
         """Every readable line from the beginning; skips the others without an error."""
-        try:
-            lines = self.path.read_bytes().splitlines()
-        except OSError:
-            return
-        for raw in lines:
-            with suppress(LedgerError):
-                yield self._entry(raw)
+        with suppress(OSError), self.path.open("rb") as file:
+            for raw in file:
+                with suppress(LedgerError):
+                    yield self._entry(raw)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

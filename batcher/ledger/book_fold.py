@@ -12,64 +12,13 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import NamedTuple
 
-import msgspec
-
 from batcher.clock import iso
-from batcher.ledger.book_file import FOLD, RESERVE, SETTLE, UNTIL, WAIT, BookFile, Entry
+from batcher.ledger.book_attempts import Attempts
+from batcher.ledger.book_file import FOLD, SETTLE, UNTIL, BookFile, Entry
 
 FOLD_FROM_LINES = 20_000
 FOLD_AFTER = timedelta(days=8)
 FOLD_RESERVED_AFTER = timedelta(days=92)
-Key = tuple[str, str, int]
-
-
-class Attempts:
-    """The last line of each attempt, and the lines that replace many."""
-
-    def __init__(self) -> None:
-        self.by_key: dict[Key, Entry] = {}
-        self.folded_until = ""
-
-    def takes(self, entry: Entry) -> bool:
-        """Whether ``entry`` counts; keeps it if so.
-
-        A correction of an attempt that is part of a fold does not: its amount would count twice. An
-        attempt that is reserved once more is set aside and goes on counting, see `is_begun_anew`.
-        """
-        if entry.kind == UNTIL:
-            self.folded_until = max(self.folded_until, entry.at)
-            return False
-        late = entry.kind == SETTLE and entry.at < self.folded_until and entry.key not in self.by_key
-        if late or entry.kind == WAIT:
-            return False
-        if (before := self.by_key.get(entry.key)) is not None and is_begun_anew(before, entry):
-            self._set_aside(before)
-        self.by_key[entry.key] = entry
-        return True
-
-    def _set_aside(self, entry: Entry) -> None:
-        """Keep it under a number that no attempt has: -1, -2, ..."""
-        number = -1
-        while (entry.run_dir, entry.job, number) in self.by_key:
-            number -= 1
-        aside = msgspec.structs.replace(entry, kind=SETTLE, attempt=number)
-        self.by_key[aside.key] = aside
-
-    @classmethod
-    def of(cls, entries: Iterable[Entry]) -> Attempts:
-        """What ``entries`` amount to."""
-        made = cls()
-        for entry in entries:
-            made.takes(entry)
-        return made
-
-
-def is_begun_anew(before: Entry, entry: Entry) -> bool:
-    """Whether ``entry`` buys what ``before``, of the same number, has bought.
-
-    It does if the run directory was deleted or moved, and its attempts are counted from 1 again.
-    """
-    return entry.kind == RESERVE and before.usd > 0 and before.at < entry.at
 
 
 def paid_number(job: str, digest: str | None) -> int:
@@ -133,6 +82,8 @@ def fold_file(file: BookFile, now: datetime, zone: tzinfo | None = None) -> bool
     """
     release = file.lock(0.0)
     try:
+        if sum(entry.at < iso(now - FOLD_AFTER) for entry in file.readable()) < FOLD_FROM_LINES // 2:
+            return False  # without keeping them: a week's lines may be a million
         reader = BookFile(file.path.parent, file.disk)
         short = folded(reader.news(), now, zone)
         if reader.lines - len(short) < max(FOLD_FROM_LINES // 2, len(short)):

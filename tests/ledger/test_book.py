@@ -24,6 +24,7 @@ FLUX = "blackforestlabs/flux-1/dev/text-to-image"
 PRICE_USD = 0.025
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")
+DIGEST = "0123456789abcdef"
 
 
 class SetClock:
@@ -44,7 +45,7 @@ def book(folder, run_dir="/a", caps=None, clock=None, unfinished=None):
 
 def reserve(one, job, usd, attempt=1):
     owner = (one.api, one.run_dir)
-    refused = one.reserve(reservation(owner, (job, attempt, "m", "d"), usd, one._clock.now()))
+    refused = one.reserve(reservation(owner, (job, attempt, "m", DIGEST), usd, one._clock.now()))
     one.write()
     return refused
 
@@ -140,7 +141,7 @@ def test_the_cap_is_never_passed_whatever_is_reserved_and_settled(tmp_path_facto
 
 
 def reserve_of(one, job, model, usd):
-    refused = one.reserve(reservation((one.api, one.run_dir), (job, 1, model, "d"), usd, NOON))
+    refused = one.reserve(reservation((one.api, one.run_dir), (job, 1, model, DIGEST), usd, NOON))
     one.write()
     return refused
 
@@ -164,7 +165,7 @@ def test_a_cap_of_some_models_counts_what_was_folded(tmp_path):
     long_ago = SetClock(NOON.replace(day=2))
     old = book(tmp_path, clock=long_ago)
     for job, model in (("a", "fal:flux"), ("b", "kling")):
-        old.reserve(reservation((old.api, "/a"), (job, 1, model, "d"), 1.0, long_ago.at))
+        old.reserve(reservation((old.api, "/a"), (job, 1, model, DIGEST), 1.0, long_ago.at))
         old.settle(("/a", job, 1), 1.0)
     old.write()
     short = folded(BookFile(tmp_path, LocalDisk()).news(), NOON, UTC)
@@ -270,7 +271,7 @@ def test_the_directory_knows_what_it_paid_for_and_its_ledger_lost(tmp_path):
             one.settle(("/a", job, 1), 0.0 if job == "free" else usd)
     reserve(book(tmp_path, "/b"), "other", 1.0)
     one.refresh()
-    lost, begun = paid_number("lost", "d"), paid_number("begun", "d")
+    lost, begun = paid_number("lost", DIGEST), paid_number("begun", DIGEST)
     assert one.paid_here(lambda job: job == "kept", is_empty=False) == {lost}
     assert one.paid_here(lambda job: job == "kept", is_empty=True) == {lost, begun}
 
