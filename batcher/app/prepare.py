@@ -12,9 +12,11 @@ from batcher.dataset.card import path_warning
 from batcher.dataset.metadata_rows import ColumnTypes
 from batcher.engine.host import Host
 from batcher.errors import InputError, UnreachableError, UsageError
+from batcher.jobs.identity import price_key
 from batcher.jobs.job import Job
 from batcher.jobs.marks import marks_named
 from batcher.layout import MARKS_NAME
+from batcher.ledger.costs import Costs
 from batcher.ledger.marks_file import marked
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.id_table import Roll
@@ -65,6 +67,12 @@ class Prepared:
         if choice is None or self.plan.to_buy <= choice.jobs:
             return frozenset()
         return choice.ids()
+
+    @property
+    def expected_cost_usd(self) -> float | None:
+        """The estimated cost, corrected by the costs that the API has reported, as a cap counts it."""
+        cost_usd = self.plan.estimated_cost_usd
+        return None if cost_usd is None else cost_usd + self.survey.estimate.surplus_usd
 
     def unpriced_models(self) -> set[str]:
         """The models of jobs that would be submitted without a known price."""
@@ -124,7 +132,7 @@ def prepare(
     manifest.keep_rule(snapshot.rule)
     options = _with_marks(options, snapshot, run_dir)
     tally, columns, roll = ManifestTally(), ColumnTypes(), Roll()
-    survey = _survey(specs, options.money)
+    survey = _survey(specs, options.money, snapshot.costs)
     only = options.selection.only
     unmet = set(only) if isinstance(only, frozenset) else set()
     jobs = _meeting(unmet, columns.watch(roll.note(manifest.jobs(specs.by_model, tally))))
@@ -138,9 +146,8 @@ def prepare(
     if not len(snapshot.records) and (warning := path_warning(run_dir)):
         tally.warnings.append(warning)
     made.duplicates, made.invalid = tally.duplicates, tally.invalid
-    prepared = Prepared(
-        options, run_dir, manifest, specs, made, tally, columns, survey, snapshot.spent_usd, roll
-    )
+    spent_usd = snapshot.counted_usd(options.money.assume_price_usd)
+    prepared = Prepared(options, run_dir, manifest, specs, made, tally, columns, survey, spent_usd, roll)
     _check_limits(prepared, snapshot)
     return prepared
 
@@ -186,9 +193,14 @@ def _discarding(unmet: set[str], jobs: Iterator[Job]) -> Iterator[Job]:
         yield job
 
 
-def _survey(specs: Specs, money: Money) -> Survey:
+def _survey(specs: Specs, money: Money, costs: Costs) -> Survey:
     canary = CanaryChoice(money.canary) if money.canary is not None else None
-    return Survey(Estimate(specs.by_model, money.assume_price_usd), UrlWatch(), canary)
+
+    def expected_usd(job: Job, price_usd: float) -> float:
+        return costs.expected_usd(price_key(job), job.model, price_usd) or price_usd
+
+    expected = expected_usd if costs.exceed_prices else None
+    return Survey(Estimate(specs.by_model, money.assume_price_usd, expected), UrlWatch(), canary)
 
 
 def _check_limits(prepared: Prepared, snapshot: Snapshot) -> None:
@@ -272,7 +284,7 @@ def _check_prices_known(prepared: Prepared) -> None:
 
 def balance_warning(prepared: Prepared, balance_usd: float | None) -> str | None:
     """A warning if the balance is too low for the plan; None if it suffices or is unknown."""
-    made, cost_usd = prepared.plan, prepared.plan.estimated_cost_usd
+    made, cost_usd = prepared.plan, prepared.expected_cost_usd
     if balance_usd is None or not made.to_buy or not cost_usd:
         return None
     cap_usd = prepared.options.money.max_cost_usd

@@ -15,6 +15,7 @@ from batcher.app.prepare import Prepared
 from batcher.app.show_bodies import ShownJob
 from batcher.cli.amounts import duration, money
 from batcher.ledger.book import PeriodRoom
+from batcher.ledger.costs import DUST_USD
 from batcher.options.run import Options
 from batcher.planning.plan import NOT_SUBMITTED, BucketTotal, Plan, PlanGroup
 from batcher.planning.survey import PriceLine
@@ -171,7 +172,9 @@ def _factors(quote: Quote) -> str:
 
 
 def _budget_lines(prepared: Prepared) -> Iterator[str]:
-    spent_usd, cost_usd = prepared.spent_usd, prepared.plan.estimated_cost_usd
+    spent_usd, cost_usd = prepared.spent_usd, prepared.expected_cost_usd
+    if prepared.survey.estimate.surplus_usd > DUST_USD:
+        yield f"up to {money(cost_usd)} by the costs that the API has reported so far"
     if spent_usd:
         yield f"already spent in this run directory {money(spent_usd)}"
     if (retries := prepared.options.policy.retries) and prepared.plan.to_buy:
@@ -180,7 +183,7 @@ def _budget_lines(prepared: Prepared) -> Iterator[str]:
     if cap_usd is None or cost_usd is None:
         return
     room_usd = max(cap_usd - spent_usd, 0.0)
-    if cost_usd <= room_usd:
+    if cost_usd <= room_usd + DUST_USD:
         yield f"--max-cost {money(cap_usd)} has room for all of it"
     else:
         yield f"--max-cost {money(cap_usd)} has room for {money(room_usd)}: the rest would stay pending"

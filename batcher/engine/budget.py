@@ -9,10 +9,10 @@ from batcher.errors import StoppedError
 from batcher.jobs.identity import price_key
 from batcher.jobs.job import Job
 from batcher.jobs.shard import Shard
+from batcher.ledger.costs import DUST_USD
 from batcher.ledger.ledger import Ledger
 from batcher.planning.plan import PriceOf
 
-_CENT_FRACTION_USD = 1e-9
 NEARLY_SPENT = 0.8
 
 
@@ -61,7 +61,7 @@ class Budget:
             return True
         price_usd = self.price_usd(job, price_key(job))
         after_usd = self.spent_usd() + self._snapshot.costs.missing_usd() + (price_usd or 0.0)
-        fits = price_usd is not None and after_usd <= self.max_cost_usd + _CENT_FRACTION_USD
+        fits = price_usd is not None and after_usd <= self.max_cost_usd + DUST_USD
         self.left_out += not fits
         return fits
 
@@ -77,7 +77,7 @@ class Budget:
     def spent_usd(self) -> float:
         """USD counted so far, for this shard if there are several; never less than was surely spent."""
         if self._shard is None:
-            return self._snapshot.spent_usd + self._snapshot.unpriced_attempts * self._assume_price_usd
+            return self._snapshot.counted_usd(self._assume_price_usd)
         return self._spent_by_shard_usd()[self._shard.number - 1]
 
     def warning(self) -> str | None:

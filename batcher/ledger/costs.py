@@ -7,7 +7,8 @@ import msgspec
 from batcher.jobs.lifecycle import Record
 
 KEYS_MAX = 4096
-_DUST_USD = 1e-9
+DUST_USD = 1e-9
+"""Less than this is an error of rounding."""
 
 
 class SavedCosts(msgspec.Struct, array_like=True):
@@ -41,7 +42,7 @@ class Costs:
         self.under_way.pop(job, None)
         if record.priced_as is not None:
             _raise(self._highest_usd, record.priced_as, usd)
-        if record.price_usd and usd > record.price_usd + _DUST_USD:
+        if record.price_usd and usd > record.price_usd + DUST_USD:
             _raise(self._factors, record.model or "", usd / record.price_usd)
 
     def expected_usd(self, key: str, model: str, price_usd: float | None) -> float | None:
@@ -56,6 +57,11 @@ class Costs:
         if seen_usd is None:
             return price_usd * self._factors.get(model, 1.0)
         return max(seen_usd, price_usd)
+
+    @property
+    def exceed_prices(self) -> bool:
+        """Whether a reported cost was higher than its price."""
+        return bool(self._factors)
 
     def missing_usd(self) -> float:
         """The amount by which the expected cost of the attempts under way exceeds what they count."""

@@ -78,6 +78,10 @@ class Snapshot:
         self._began = 0
         self._ripe: deque[str] = deque()
 
+    def counted_usd(self, assume_price_usd: float | None) -> float:
+        """USD that caps count: the known costs and prices, and ``assume_price_usd`` if there is none."""
+        return self.spent_usd + self.unpriced_attempts * (assume_price_usd or 0.0)
+
     @property
     def rule(self) -> int:
         """The rule for making this run directory's ids; later versions keep it."""

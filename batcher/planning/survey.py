@@ -43,17 +43,21 @@ class _Alike:
     line: PriceLine
     usd: float | None
     jobs: int = 0
+    surplus_usd: float = 0.0
+    """The sum by which their expected costs exceed their prices."""
 
 
 @dataclass(slots=True)
 class Estimate:
     """Prices the jobs that a plan would buy, each once, and keeps the parts of the sum.
 
-    A price is computed once for each model and each set of values that it depends on.
+    A price is computed once for each model and each set of values that it depends on. If reported
+    costs were higher than prices, ``expected_usd`` is what a job of a price may cost by them.
     """
 
     specs: Mapping[str, ModelSpec]
     assume_price_usd: float | None = None
+    expected_usd: Callable[[Job, float], float] | None = None
     _alike: dict[tuple[str, str], _Alike] = field(init=False, default_factory=dict)
 
     def price_usd(self, job: Job) -> float | None:
@@ -64,6 +68,8 @@ class Estimate:
         """The same, and count the job."""
         alike = self._of(job)
         alike.jobs += 1
+        if self.expected_usd is not None and alike.usd is not None:
+            alike.surplus_usd += self.expected_usd(job, alike.usd) - alike.usd
         return alike.usd
 
     @property
@@ -74,12 +80,17 @@ class Estimate:
             counts[alike.line] += alike.jobs
         return +counts
 
+    @property
+    def surplus_usd(self) -> float:
+        """The sum by which the expected costs of the added jobs exceed their prices."""
+        return sum(alike.surplus_usd for alike in self._alike.values())
+
     def cost_usd(self, is_counted: Callable[[str], bool]) -> float | None:
-        """What the added jobs of some models cost in USD; None if the price of any is unknown."""
-        counted = [(line.usd, count) for line, count in self.lines.items() if is_counted(line.model)]
-        if any(usd is None for usd, _ in counted):
+        """The expected cost of the added jobs of some models; None if the price of any is unknown."""
+        counted = [one for one in self._alike.values() if one.jobs and is_counted(one.line.model)]
+        if any(one.usd is None for one in counted):
             return None
-        return sum(usd * count for usd, count in counted if usd is not None)
+        return sum(one.usd * one.jobs + one.surplus_usd for one in counted if one.usd is not None)
 
     def jobs_by_model(self) -> Counter[str]:
         """The number of added jobs by model."""

@@ -103,3 +103,39 @@ def test_a_plan_says_what_retries_may_add(bench):
     bench.write("a cat")
     shown = "\n".join(plan_page(bench.plan(policy=replace(Policy(), retries=2))))
     assert "--retries 2: a generation that fails may be bought up to 2 times more" in shown
+
+
+def page(bench, **money):
+    return "\n".join(plan_page(bench.plan(**money)))
+
+
+def test_a_cap_of_exactly_the_price_has_room_for_all_of_it(bench):
+    bench.server.catalogue[FLUX]["base_price_usd"] = 0.1
+    bench.write("a cat", "a dog", "a fox")
+    assert 0.1 + 0.1 + 0.1 > 0.3
+    assert "--max-cost $0.30 has room for all of it" in page(bench, max_cost_usd=0.3)
+    assert bench.run(max_cost_usd=0.3).exit_code == 0
+
+
+def test_a_plan_counts_earlier_attempts_without_a_price_at_the_assumed_one_as_its_run_does(bench):
+    del bench.server.catalogue[FLUX]["base_price_usd"]
+    bench.write("a cat", "a dog")
+    assert bench.run().done == 2
+    bench.write("a cat", "a dog", "a fox")
+    capped = {"assume_price_usd": 0.5, "max_cost_usd": 1.25}
+    shown = page(bench, **capped)
+    assert "already spent in this run directory $1.00" in shown
+    assert "--max-cost $1.25 has room for $0.25: the rest would stay pending" in shown
+    assert bench.run(**capped).exit_code == 3
+
+
+def test_a_plan_fills_a_cap_at_the_costs_reported_so_far_as_its_run_does(bench):
+    bench.server.cost_usd = 10 * PRICE_USD
+    bench.write("a cat")
+    bench.run()
+    bench.write("a cat", "a dog", "a fox")
+    shown = page(bench, max_cost_usd=0.6)
+    assert "total $0.05" in shown
+    assert "up to $0.50 by the costs that the API has reported so far" in shown
+    assert "--max-cost $0.60 has room for $0.35: the rest would stay pending" in shown
+    assert bench.run(max_cost_usd=0.6).exit_code == 3
