@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from batcher.download.patience import DownloadLimits
 from batcher.download.trust import TrustPolicy
 from batcher.download.way import Way
 from batcher.engine.host import Host
-from batcher.errors import CredentialsError, LedgerError, UsageError
+from batcher.errors import BatcherError, CredentialsError, LedgerError, UsageError
 from batcher.http.network import Network
 from batcher.jobs.lifecycle import SANDBOX_API, Record, Stage, State
 from batcher.layout import HIDDEN_NAME, SANDBOX_NAME
@@ -47,13 +47,19 @@ class Site:
             if name not in self.vendors:
                 await self._connect(name, self._around)
 
-    async def reach_all(self) -> None:
-        """Connect to every vendor that is set up: that has a token and an address to use it at."""
-        around = replace(self._around, needs_token=True)
+    async def reach_all(self) -> dict[str, BatcherError]:
+        """Connect to every vendor that is set up: that has a token and an address to use it at.
+
+        Returns why the others can't be reached.
+        """
+        around, missing = replace(self._around, needs_token=True), dict[str, BatcherError]()
         for name in OPENERS:
             if name not in self.vendors:
-                with suppress(CredentialsError, UsageError):
+                try:
                     await self._connect(name, around)
+                except (CredentialsError, UsageError) as error:
+                    missing[name] = error
+        return missing
 
     @property
     def other_apis(self) -> dict[str, str]:

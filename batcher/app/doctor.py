@@ -26,18 +26,15 @@ from batcher.errors import (
     UnreachableError,
 )
 from batcher.http.network import CA_VARIABLES
+from batcher.jobs.nodes import PARTNER_VARIABLE
 from batcher.layout import HIDDEN_NAME
+from batcher.ledger.book_file import XDG_STATE_VARIABLE
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.run_dir_lock import check_free
 from batcher.ledger.segments import segments_in
 from batcher.ports import Handle
-from batcher.providers.registry import RUNCOMFY
-from batcher.providers.runcomfy.credentials import (
-    BASE_VARIABLE,
-    LAST_RESORT_VARIABLE,
-    PRIMARY_VARIABLE,
-    find_token,
-)
+from batcher.providers.registry import RUNCOMFY, vendors_of
+from batcher.providers.runcomfy.credentials import LAST_RESORT_VARIABLE, XDG_CONFIG_VARIABLE, find_token
 from batcher.providers.runcomfy.server_time import server_time
 from batcher.terminal import visible
 
@@ -45,6 +42,9 @@ CRON_PATH = "/usr/bin:/bin"
 NO_SUCH_REQUEST = "00000000-0000-0000-0000-000000000000"
 SKEW_MAX_S = 60.0
 FREE_MIN_BYTES = 1 << 30
+_PREFIXES = ("BATCHER_", "RUNCOMFY_", "REPLICATE_", "FAL_", "AWS_", "GOOGLE_", "AZURE_")
+"""Of the variables of batcher, of the vendors, and of the stores for buckets."""
+_NAMED = (LAST_RESORT_VARIABLE, PARTNER_VARIABLE, XDG_CONFIG_VARIABLE, XDG_STATE_VARIABLE)
 _PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY")
 
 
@@ -65,7 +65,8 @@ class Check:
 
 async def checks(run_dir: Path | None, host: Host) -> AsyncIterator[Check]:
     """All checks, in the order in which a run needs what they check."""
-    async for check in _account(host):
+    used = _used_vendors(run_dir, host)
+    async for check in _account(host, used):
         yield check
     if run_dir is not None:
         yield _ledger(run_dir, host)
@@ -75,37 +76,62 @@ async def checks(run_dir: Path | None, host: Host) -> AsyncIterator[Check]:
     yield _cron(host)
 
 
-async def _account(host: Host) -> AsyncIterator[Check]:
+def _used_vendors(run_dir: Path | None, host: Host) -> frozenset[str]:
+    """The vendors of the run directory's jobs; RunComfy if none are known."""
+    try:
+        snapshot = read_snapshot(run_dir, host.disk) if run_dir is not None else None
+    except BatcherError:
+        snapshot = None
+    if snapshot is None:
+        return frozenset((RUNCOMFY,))
+    unfinished = (record.model or "" for _, record in snapshot.unfinished())
+    return frozenset(vendors_of((*snapshot.timings.by_model(), *unfinished))) or frozenset((RUNCOMFY,))
+
+
+async def _account(host: Host, used: frozenset[str]) -> AsyncIterator[Check]:
+    found = None
     try:
         found = find_token(host.env, host.home)
+        yield Check("token", "; ".join((f"in {found.origin}", *found.warnings)), 0, bool(found.warnings))
     except CredentialsError as error:
-        yield Check("token", str(error), error.exit_code)
-        return
-    yield Check("token", "; ".join((f"in {found.origin}", *found.warnings)), 0, bool(found.warnings))
+        yield Check("token", str(error), error.exit_code if RUNCOMFY in used else 0, is_warning=True)
     try:
-        async with connect(None, host, None) as site:
-            api = await _api(site, host)
-            yield api
-            if not api.exit_code:
-                yield await _balance(site, host)
-            yield await _clock(site, host)
-            await site.reach_all()
+        async with connect(None, host, None, spending=False) as site:
+            if found is not None:
+                async for check in _model_api(site, host):
+                    yield check
+            missing = await site.reach_all()
             for name in site.others():
-                yield await _vendor(name, site)
+                yield await _vendor(name, site, is_needed=name in used)
+            for name in sorted(used & missing.keys()):
+                yield Check(name, str(missing[name]), missing[name].exit_code)
     except BatcherError as error:
         yield Check("API", str(error), error.exit_code)
 
 
-async def _vendor(name: str, site: Site) -> Check:
-    """Whether another vendor that there is a token for takes it. Nothing depends on it yet."""
+async def _model_api(site: Site, host: Host) -> AsyncIterator[Check]:
+    api = await _api(site, host)
+    yield api
+    if not api.exit_code:
+        yield await _balance(site, host)
+    yield await _clock(site, host)
+
+
+async def _vendor(name: str, site: Site, *, is_needed: bool) -> Check:
+    """Whether another vendor that there is a token for takes it; a run fails only if it needs it."""
     vendor = site.vendors[name]
     try:
         await vendor.catalog.search(limit=1)
     except CallError as error:
-        return Check(name, f"{vendor.api}: {error}", is_warning=True)
+        cause = CredentialsError if isinstance(error, AuthRefused) else UnreachableError
+        code = cause.exit_code if is_needed else 0
+        return Check(name, f"{vendor.api}: {error}", code, is_warning=True)
     usd = await vendor.balance_usd() if not vendor.wallet else None
     balance = "" if usd is None else f", balance ${usd:,.2f}"
-    return Check(name, f"{vendor.api} took the token{balance}")
+    is_empty = is_needed and usd is not None and usd <= 0
+    return Check(
+        name, f"{vendor.api} took the token{balance}", StoppedError.exit_code if is_empty else 0
+    )
 
 
 async def _api(site: Site, host: Host) -> Check:
@@ -195,8 +221,9 @@ def _cron(host: Host) -> Check:
         here = shutil.which("batcher", path=host.env.get("PATH", ""))
         where = str(Path(here).parent) if here is not None else "the folder of batcher"
         lacks.append(f"PATH={where}:{CRON_PATH}")
-    names = (PRIMARY_VARIABLE, LAST_RESORT_VARIABLE, BASE_VARIABLE, *_PROXIES, *CA_VARIABLES)
-    lacks += [name for name in names if host.env.get(name)]
+    named = (*_NAMED, *_PROXIES, *CA_VARIABLES)
+    ours = [name for name in sorted(host.env) if name.startswith(_PREFIXES) and name not in named]
+    lacks += [name for name in (*ours, *named) if host.env.get(name)]
     if not lacks:
         return Check("cron", "a crontab line would find the program, and the same settings")
     return Check("cron", f"a crontab needs, above its lines: {', '.join(map(visible, lacks))}")

@@ -7,9 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from click.testing import CliRunner
 
+from batcher.app.doctor import checks
 from batcher.app.overview import overviews, run_dirs
 from batcher.cli.entry import cli
 from batcher.disk import LocalDisk
+from batcher.engine.host import Host
+from batcher.sandbox.server import Sandbox
+from batcher.sandbox.settings import SandboxSettings
 from tests.support.api_server import TOKEN, served
 from tests.support.engine import FakeClock
 
@@ -176,6 +180,36 @@ def test_the_doctor_exits_as_a_run_would(tmp_path, called, server, monkeypatch):
     release()
     (run_dir / "ledger.jsonl").write_text("{}\n{}\n")
     assert look(called, run_dir)[0] == 65
+
+
+def test_the_doctor_names_every_variable_that_a_crontab_lacks(called, monkeypatch):
+    ours = ["BATCHER_MAX_COST", "FAL_KEY", "REPLICATE_API_TOKEN", "RUNCOMFY_TOKEN_FILE", "HTTPS_PROXY"]
+    for name in ours:
+        monkeypatch.setenv(name, "1")
+    shown = look(called)[1]["cron"][1]
+    assert [name for name in ours if f", {name}" not in shown] == []
+    assert "HOME" not in shown
+
+
+async def code_of(run_dir, **env):
+    """The exit code of the checks, and the marks of those that have any but the machine's."""
+    host = Host(env=env, home=run_dir.parent)
+    made = [check async for check in checks(run_dir, host)]
+    return max(check.exit_code for check in made), {check.name: check.mark for check in made}
+
+
+@pytest.mark.parametrize(("model", "code"), [("fal:fal-ai/flux/dev", 0), ("kling/kling-2-1", 77)])
+async def test_the_doctor_needs_the_tokens_of_the_vendors_whose_jobs_a_run_directory_has(
+    tmp_path, model, code
+):
+    intent = {"event": "submitting", "at": "2026-11-27T09:00:00.000Z", "job": "a", "attempt": 1}
+    run_dir = write_ledger(tmp_path / "a", {**intent, "model": model, "input": {}})
+    assert (await code_of(run_dir))[0] == 77
+    async with Sandbox(SandboxSettings()) as base:
+        fal = {"FAL_KEY": "anything", "FAL_QUEUE_RUN_HOST": f"{base.removesuffix('/v1')}/fal/queue"}
+        needed, marks = await code_of(run_dir, **fal)
+        assert (needed, marks["token"], marks["fal"]) == (code, "bad" if code else "careful", "ok")
+        assert (await code_of(run_dir, **fal | {"FAL_KEY": "revoked"}))[0] == 77
 
 
 def test_the_doctor_leaves_nothing_behind(tmp_path, called):
