@@ -1,4 +1,4 @@
-"""Makes text safe to print on a terminal.
+"""Text for people: safe to print on a terminal, with counts in words.
 
 Messages come from servers, ids and paths from manifests and from ledgers that anyone may have edited. An
 escape sequence in them could move the cursor, overwrite printed text, or set a title; a bidirectional
@@ -27,6 +27,11 @@ def visible(text: str) -> str:
 def visible_lines(text: str) -> str:
     """:func:`visible` for text of several lines that this package composed."""
     return "\n".join(map(visible, text.split("\n")))
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """A count and what is counted: ``1 job is``, ``2 jobs are``."""
+    return f"{count} {one if count == 1 else many}"
 
 
 def legible(path: Path | str) -> str:

@@ -20,7 +20,7 @@ from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.options.run import Options
 from batcher.planning.plan import PlanGroup
-from batcher.terminal import legible
+from batcher.terminal import counted, legible
 
 _HERE = (
     "this run directory (its ledger, which was deleted, moved away or replaced, doesn't know of it: put "
@@ -102,7 +102,10 @@ def bought_elsewhere(prepared: Prepared, snapshot: Snapshot, book: Book | None) 
         return None
     most, count = places.most_common(1)[0]
     more = f" and {places.total() - count} in others" if len(places) > 1 else ""
-    return f"{count} of the jobs that would be bought were already paid for in {most}{more}"
+    some = counted(
+        count, "of the jobs that would be bought was", "of the jobs that would be bought were"
+    )
+    return f"{some} already paid for in {most}{more}"
 
 
 def _correct_other_runs(account: Account, host: Host) -> None:

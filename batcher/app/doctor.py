@@ -36,7 +36,7 @@ from batcher.ports import Handle
 from batcher.providers.registry import RUNCOMFY, vendors_of
 from batcher.providers.runcomfy.credentials import LAST_RESORT_VARIABLE, XDG_CONFIG_VARIABLE, find_token
 from batcher.providers.runcomfy.server_time import server_time
-from batcher.terminal import visible
+from batcher.terminal import counted, visible
 
 CRON_PATH = "/usr/bin:/bin"
 NO_SUCH_REQUEST = "00000000-0000-0000-0000-000000000000"
@@ -175,7 +175,10 @@ def _ledger(run_dir: Path, host: Host) -> Check:
         unknown = sum(1 for _ in read_snapshot(run_dir, host.disk).unfinished())
     except BatcherError as error:
         return Check("ledger", str(error), error.exit_code)
-    return Check("ledger", f"{run_dir}: can be read, {unknown} jobs in it are not done")
+    return Check(
+        "ledger",
+        f"{run_dir}: can be read, {counted(unknown, 'job in it is', 'jobs in it are')} not done",
+    )
 
 
 def _lock(run_dir: Path, host: Host) -> Check:

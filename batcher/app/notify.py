@@ -23,6 +23,7 @@ from batcher.http.webhook import post
 from batcher.jobs.signatures import public_address
 from batcher.ledger.summary import Summary
 from batcher.ports import RunView
+from batcher.terminal import counted
 
 EVENTS = ("start", "success", "failure", "attention")
 PATIENCE_S = 15.0
@@ -63,7 +64,7 @@ class Notifier(Reporter):
 
     def started(self, view: RunView) -> None:
         if not self._begun:
-            text = f"{self._facts['batch']}: started, {view.selected} jobs"
+            text = f"{self._facts['batch']}: started, {counted(view.selected, 'job', 'jobs')}"
             self._put("start", text, {"selected": view.selected, "run": view.run})
 
     def ended(self, ending: Ending) -> None:

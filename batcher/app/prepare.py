@@ -30,6 +30,7 @@ from batcher.planning.media_urls import MediaUrl, UrlWatch, media_urls
 from batcher.planning.plan import Decision, Plan, decide, make_plan
 from batcher.planning.survey import CanaryChoice, Estimate, Survey
 from batcher.providers.catalog import Specs
+from batcher.terminal import counted
 
 ASK_FROM_JOBS = 20
 
@@ -244,8 +245,9 @@ def confirm(prepared: Prepared, host: Host, moved: str | None = None) -> None:
             )
         if host.unattended and not options.money.caps_all:
             cap = "no cap for all of them" if options.money.has_cap else "no cap"
+            jobs = counted(made.to_buy, "job", "jobs")
             raise UsageError(
-                f"{made.to_buy} jobs would be bought, there is no terminal to ask on, and {cap} was "
+                f"{jobs} would be bought, there is no terminal to ask on, and {cap} was "
                 "given: add --max-cost USD, --max-cost-per day=USD, or --yes. Nothing was submitted"
             )
         return
@@ -260,8 +262,9 @@ def question_before(prepared: Prepared, moved: str | None) -> Question | None:
     money, made = prepared.options.money, prepared.plan
     if not made.to_buy or money.assume_yes or prepared.options.sandbox is not None:
         return None
+    paid = counted(made.left_paid, "job already paid for is", "jobs already paid for are")
     leavers = (
-        f"{made.left_paid} jobs already paid for are no longer in the manifest, and {made.to_buy} "
+        f"{paid} no longer in the manifest, and {made.to_buy} "
         "would be bought (an edit of `defaults` looks like that: every job becomes a new one)"
     )
     removed = made.left_paid > 0 and not money.allow_removed
@@ -293,7 +296,7 @@ def balance_warning(prepared: Prepared, balance_usd: float | None) -> str | None
     if needs_usd <= balance_usd:
         return None
     jobs = max(int(balance_usd / (cost_usd / made.to_buy)), 0)
-    where = f"after about {jobs} jobs" if jobs else "before the first job"
+    where = f"after about {counted(jobs, 'job', 'jobs')}" if jobs else "before the first job"
     return f"needs ${needs_usd:.2f}, balance ${balance_usd:.2f}: stops {where}"
 
 

@@ -54,7 +54,7 @@ from batcher.providers.kept import keep_entries
 from batcher.store.bucket import open_run_dir
 from batcher.store.local import RunDir
 from batcher.store.lost_ledger import check_nothing_lost
-from batcher.terminal import legible
+from batcher.terminal import counted, legible
 
 
 async def run(options: Options, host: Host) -> Summary:
@@ -256,8 +256,8 @@ async def _execute(prepared: Prepared, site: Site, targets: _Targets, host: Host
         unwritten = _closed(metadata)
     if prepared.roll.added:
         host.observer.warn(
-            f"{prepared.roll.added} rows were added to the manifest, or changed, during the run: none "
-            "of them was bought; run again to buy them"
+            f"{counted(prepared.roll.added, 'row was', 'rows were')} added to the manifest, or changed, "
+            "during the run: none was bought; run again to buy what is new"
         )
     stopped_by = why_stopped(
         runner.view.done >= prepared.plan.selected, runner.control.error, unwritten, runner.shortfall()

@@ -20,6 +20,7 @@ from batcher.ledger.ledger import Ledger
 from batcher.ledger.snapshot import Snapshot
 from batcher.ports import Lost, Trace, Tracing
 from batcher.store.local import RunDir
+from batcher.terminal import counted
 
 SHOWN = 5
 
@@ -46,12 +47,14 @@ class Traced:
         """The findings as lines for the user."""
         yield from self.problems
         if self.found:
-            yield f"{len(self.found)} unknown jobs were found at their provider: {_some(self.found)}"
+            found = counted(len(self.found), "unknown job was", "unknown jobs were")
+            yield f"{found} found at their provider: {_some(self.found)}"
         if self.not_created:
-            made = _some(self.not_created)
-            yield f"{len(self.not_created)} unknown jobs had created nothing, and are pending: {made}"
+            nothing = counted(len(self.not_created), "unknown job", "unknown jobs")
+            yield f"{nothing} had created nothing, now pending: {_some(self.not_created)}"
         if self.undecided:
-            yield f"{len(self.undecided)} jobs stay unknown: {_some(self.undecided)}"
+            left = counted(len(self.undecided), "job stays", "jobs stay")
+            yield f"{left} unknown: {_some(self.undecided)}"
 
 
 def traceable(

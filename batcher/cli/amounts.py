@@ -1,11 +1,6 @@
-"""Amounts as people read them: counts, money, bytes, durations."""
+"""Amounts as people read them: money, bytes, durations."""
 
 from __future__ import annotations
-
-
-def counted(count: int, one: str, many: str) -> str:
-    """A count and what is counted: ``1 job is``, ``2 jobs are``."""
-    return f"{count} {one if count == 1 else many}"
 
 
 def money(usd: float | None) -> str:

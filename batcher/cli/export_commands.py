@@ -14,7 +14,7 @@ from batcher.jobs.marks import marks_named
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.marks_file import marked
 from batcher.options.ids import ids_in, strangers
-from batcher.terminal import visible
+from batcher.terminal import counted, visible
 
 
 def export_run(given: dict[str, Any]) -> int:
@@ -36,7 +36,8 @@ def export_run(given: dict[str, Any]) -> int:
         done = export(order, disk, lambda _, size_bytes: advance(size_bytes))
     kept = f", {len(done.kept)} of them there already" if done.kept else ""
     shards = len(done.written) + len(done.kept)
-    click.echo(f"{order.target}: {done.rows} rows, {size(done.bytes)} of media, {shards} files{kept}")
+    rows, files = counted(done.rows, "row", "rows"), counted(shards, "file", "files")
+    click.echo(f"{order.target}: {rows}, {size(done.bytes)} of media, {files}{kept}")
     if order.cut.split_by is not None and order.format != "captions":
         _tell_left_out(beside_splits([*done.written, *done.kept]))
     return 0

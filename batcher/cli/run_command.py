@@ -41,7 +41,7 @@ from batcher.ledger.summary import Summary
 from batcher.options.run import Options
 from batcher.planning.plan import Plan
 from batcher.ports import Observer, Silence
-from batcher.terminal import visible, visible_json, visible_lines
+from batcher.terminal import counted, visible, visible_json, visible_lines
 
 INTERNAL_ERROR = 70
 GC_THRESHOLDS = (10_000, 20, 100)
@@ -217,7 +217,7 @@ def _confirm(observer: Observer, plan: Plan, run_dir: Path, warning: str | None)
     if warning is not None:
         click.echo(f"careful: {warning}", err=True)
     price = money(plan.estimated_cost_usd)
-    return agreed(f"Buy {plan.to_buy} jobs, price {price}?")
+    return agreed(f"Buy {counted(plan.to_buy, 'job', 'jobs')}, price {price}?")
 
 
 def _go_on(observer: Observer, asks: bool, report: CanaryReport) -> bool:

@@ -9,7 +9,7 @@ import click
 from batcher.app.spend import By, entries_of, rebuild, totals
 from batcher.cli.amounts import money
 from batcher.engine.host import Host
-from batcher.terminal import visible, visible_json
+from batcher.terminal import counted, visible, visible_json
 
 
 def show_spending(root: Path | None, by: str, *, anew: bool, as_json: bool) -> int:
@@ -17,7 +17,8 @@ def show_spending(root: Path | None, by: str, *, anew: bool, as_json: bool) -> i
     host = Host()
     if anew:
         count = rebuild(host, root or Path())
-        click.echo(f"the book was rebuilt from the ledgers: {count} attempts", err=True)
+        found = counted(count, "attempt", "attempts")
+        click.echo(f"the book was rebuilt from the ledgers: {found}", err=True)
         root = None
     sums = totals(entries_of(host, root), By(by))
     total_usd = sum(sums.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from batcher.cli.amounts import counted, duration, money, size
+from batcher.cli.amounts import duration, money, size
 from batcher.jobs.lifecycle import EXPIRED, NO_OUTPUT, SANDBOX_API, Record, Stage, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
@@ -14,6 +14,7 @@ from batcher.options.command import as_path, command
 from batcher.options.given import Given
 from batcher.providers.registry import DEPLOYMENTS, RUNCOMFY, vendors_of
 from batcher.store.bucket import outputs_place
+from batcher.terminal import counted
 
 PROBLEMS_SHOWN = 10
 GENERATIONS_PAGE = "the Generations page of your RunComfy account"
@@ -49,7 +50,7 @@ def status_lines(status: Status, given: Given | None = None) -> Iterator[str]:
 def _cost(status: Status) -> str:
     known = money(status.cost_usd)
     if status.unpriced_attempts:
-        known += f" and {status.unpriced_attempts} attempts of unknown price"
+        known += " and " + counted(status.unpriced_attempts, "attempt", "attempts") + " of unknown price"
     if not status.reported_cost_usd:
         return known
     all_of_it = status.reported_cost_usd == status.cost_usd

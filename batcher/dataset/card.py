@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from batcher.dataset.metadata_rows import FLAG, INTEGER, NOTHING, NUMBER, OWN_COLUMNS, TEXT, TEXTS
-from batcher.terminal import legible
+from batcher.terminal import counted, legible
 
 MARK = "written by batcher; without this line it is yours, and stays as it is"
 _PATTERN = re.compile(r"\[[^/]+\]")
@@ -57,7 +57,9 @@ def card(name: str, columns: dict[str, str], kinds: Counter[str]) -> str:
         "data_files": [{"split": "train", "path": ["metadata.jsonl", "media/**"]}],
         "features": features,
     }
-    counts = ", ".join(f"{count} {kind} files" for kind, count in sorted(kinds.items()))
+    counts = ", ".join(
+        counted(count, f"{kind} file", f"{kind} files") for kind, count in sorted(kinds.items())
+    )
     return _TEXT.format(
         mark=MARK,
         config=_yaml(config),

@@ -12,6 +12,7 @@ from batcher.jobs.shard import Shard
 from batcher.ledger.costs import DUST_USD
 from batcher.ledger.ledger import Ledger
 from batcher.planning.plan import PriceOf
+from batcher.terminal import counted
 
 NEARLY_SPENT = 0.8
 
@@ -70,8 +71,8 @@ class Budget:
         if not self.left_out:
             return None
         return StoppedError(
-            f"{self.left_out} jobs did not fit into --max-cost ${self.max_cost_usd:.2f}: they stay "
-            "pending"
+            f"{counted(self.left_out, 'job', 'jobs')} did not fit into --max-cost "
+            f"${self.max_cost_usd:.2f}: left for a later run"
         )
 
     def spent_usd(self) -> float:

@@ -22,6 +22,7 @@ from batcher.ledger.ledger import Ledger
 from batcher.media.file_types import HEAD_BYTES, MEDIA_TYPES, FileType, identify
 from batcher.ports import Phase, Result
 from batcher.store.local import RunDir
+from batcher.terminal import counted
 
 ASK_AGAIN_S = 120.0
 STALLED = "stalled"
@@ -45,7 +46,9 @@ class PartlyFetched(DownloadError):
     """Some outputs are complete and in the dataset; others could not be fetched."""
 
     def __init__(self, missing: DownloadError, whole: tuple[Artifact, ...]) -> None:
-        super().__init__(f"{len(whole)} other outputs are in place; {missing}")
+        super().__init__(
+            f"{counted(len(whole), 'other output is', 'other outputs are')} in place; {missing}"
+        )
         self.code = missing.code if isinstance(missing, DownloadRefused) else STALLED
         self.whole = whole
 

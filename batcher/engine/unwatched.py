@@ -16,6 +16,7 @@ from batcher.engine.slots import Slots
 from batcher.jobs.lifecycle import Record, State
 from batcher.ledger.snapshot import Snapshot
 from batcher.pacing.timings import seconds_between
+from batcher.terminal import counted
 
 LEAST_HOLD_S = 60.0
 UNTIMED_HOLD_S = 900.0
@@ -86,8 +87,9 @@ class Unwatched:
     def __str__(self) -> str:
         now_s = self.clock.monotonic()
         left_s = min(one.since_s + self._may_take_s(one.model) - now_s for one in self._held)
+        held = counted(len(self._held), "request", "requests")
         return (
-            f"{len(self._held)} requests that nothing watches may be unfinished at the API and fill -c "
+            f"{held} that nothing watches may be unfinished at the API and fill -c "
             f"{self.slots.limit}: waiting for up to {max(left_s, 0.0):.0f} s before more is submitted "
             "(`batcher resolve` frees their slots)"
         )

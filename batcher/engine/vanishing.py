@@ -11,6 +11,7 @@ from batcher.clock import Clock, iso
 from batcher.engine.gateway import Lines
 from batcher.ledger.snapshot import Snapshot
 from batcher.pacing.timings import seconds_between
+from batcher.terminal import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,9 @@ class Vanishing:
         late = Counter(self._provider(job) for job in jobs if self._left_s(job, now) < 0)
         for (name, kept_s), count in late.items():
             kept = timedelta(seconds=kept_s)
+            jobs_were = counted(count, "job was", "jobs were")
             yield (
-                f"{count} jobs were submitted longer ago than {name} keeps results ({kept}): what is "
+                f"{jobs_were} submitted longer ago than {name} keeps results ({kept}): what is "
                 "gone was paid for, and fails at download with the code expired"
             )
 

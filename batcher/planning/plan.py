@@ -13,6 +13,7 @@ from batcher.jobs.refusals import is_refusal
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
 from batcher.options.facts import Policy, Selection
+from batcher.terminal import counted
 
 EXAMPLES_SHOWN = 3
 JOBS_PER_STEP = 64
@@ -85,7 +86,8 @@ def _exhausted(record: JobRecord, policy: Policy) -> Decision:
     """
     unasked = _by_state(record, Policy())
     over = policy.redo or (unasked.action is Action.LEAVE and record.state is not State.UNKNOWN)
-    reason = f"{record.state} after {record.attempt} attempts (--max-attempts)"
+    after = counted(record.attempt, "attempt", "attempts")
+    reason = f"{record.state} after {after} (--max-attempts)"
     return Decision(PlanGroup.EXHAUSTED if over else unasked.bucket, unasked.action, reason)
 
 

@@ -23,7 +23,7 @@ from batcher.ledger.lines import lines_of
 from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.store.local import RunDir
-from batcher.terminal import visible
+from batcher.terminal import counted, visible
 
 NAMES_SHOWN = 5
 _SUPERSEDED = re.compile(r"(.+)\.attempt-([0-9]+)(\.[^.]*)?")
@@ -97,8 +97,9 @@ def check_buys_nothing_twice(run_dir: Path, bought: Iterable[str], outputs: dict
     paths = sorted({outputs[job_id] for job_id in bought if job_id in outputs})
     if paths:
         shown = ", ".join(paths[:NAMES_SHOWN]) + (" ..." if len(paths) > NAMES_SHOWN else "")
+        held = counted(len(paths), "output", "outputs")
         raise LedgerError(
-            f"{run_dir}: holds {len(paths)} outputs of jobs that, by {LEDGER_NAME}, were never bought "
+            f"{run_dir}: holds {held} of jobs that, by {LEDGER_NAME}, were never bought "
             f"({visible(shown)}): an older ledger was put back, or lines were lost, and a run would buy "
             "them again. Put the newest ledger back from a backup. If buying again is meant, move these "
             "files out of the directory, or choose another one with -o"

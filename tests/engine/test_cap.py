@@ -132,7 +132,7 @@ async def test_what_is_waited_for_is_said_once(batch):
     await batch.hold(*bought(job("lost"))[:1])
     await batch.run([job("lost"), *some_jobs(3)], concurrency=1)
     (line,) = told
-    assert "1 requests" in line
+    assert "1 request that" in line
     assert "waiting for up to 900 s" in line
 
 

@@ -412,7 +412,7 @@ async def test_what_does_not_fit_into_the_budget_stays_pending(batch):
     ended = await batch.run(some_jobs(10))
     assert ended.states == {"done": 3}
     assert ended.error.exit_code == 3
-    assert str(ended.error) == "7 jobs did not fit into --max-cost $3.00: they stay pending"
+    assert str(ended.error) == "7 jobs did not fit into --max-cost $3.00: left for a later run"
 
 
 @in_virtual_time
