@@ -363,6 +363,7 @@ def main() -> None:
     process.prepare()
     try:
         process.check_working_directory()
+        process.allow_open_files()
         code = cli(standalone_mode=False)
     except click.exceptions.Exit as stop:
         code = stop.exit_code

@@ -5,10 +5,11 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -16,6 +17,9 @@ from batcher.cli import streams
 from batcher.errors import OutputError, UsageError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NEEDED_FILES = 128
+"""Connections, outputs being written, and what Python itself opens."""
+USEFUL_FILES = 4096
 
 
 class EndedBySignal(KeyboardInterrupt):
@@ -46,6 +50,24 @@ def check_working_directory() -> None:
         os.getcwd()  # noqa: PTH109 - only its existence matters
     except FileNotFoundError:
         raise UsageError("the working directory no longer exists; change to one that does") from None
+
+
+def allow_open_files() -> None:
+    """Raise the soft limit of open files as far as is useful: some systems begin with 256.
+
+    Raises UsageError if it stays so low that a run could break off in the middle.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = USEFUL_FILES if hard == resource.RLIM_INFINITY else min(hard, USEFUL_FILES)
+    if resource.RLIM_INFINITY not in (soft, limit) and soft < limit:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            soft = limit
+    if soft != resource.RLIM_INFINITY and soft < NEEDED_FILES:
+        raise UsageError(
+            f"only {soft} files may be open at once here, and batcher needs {NEEDED_FILES}: raise the "
+            "limit (ulimit -n 1024)"
+        )
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
 
 import pytest
 
-from tests.support.api_server import command, environment, in_background, run_command, served
+from tests.support.api_server import command, environment, in_background, run_command, served, typed
 from tests.support.faults import KLING, events, write_pairs
 
 
@@ -160,3 +161,21 @@ def test_a_reader_that_has_gone_is_no_failure_of_a_plan(tmp_path):
     )
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("limit", "code"), [("-n 40", 64), ("-n 127", 64), ("-n 128", 0), ("-S -n 40", 0), ("-n 8", 64)]
+)
+def test_a_shell_that_allows_too_few_open_files_is_told_before_anything_is_sent(tmp_path, limit, code):
+    """A soft limit is raised: macOS begins with 256."""
+    words = shlex.join(typed("--version"))
+    ended = subprocess.run(
+        ["sh", "-c", f"ulimit {limit}; exec {words}"],
+        cwd=tmp_path,
+        env=environment(None, tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, "ulimit -n 1024" in ended.stderr) == (code, bool(code)), ended.stderr
