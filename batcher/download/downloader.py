@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 import aiohttp
 
 from batcher.download.patience import Patience
-from batcher.download.sink import PIECE_BYTES, PartialFile, Writers
+from batcher.download.sink import GROUP_FILES, PIECE_BYTES, PartialFile, Writers
 from batcher.download.transfer import Transfer, Wire
 from batcher.download.way import Way
 from batcher.errors import DownloadError, DownloadRefused, UrlExpired
@@ -69,8 +69,10 @@ class Downloader:
         self._clock = clock
         self._rng = rng
         self._way = way or Way()
-        # A transfer holds its slot only during an attempt: one that waits to retry blocks no other.
+        # A transfer holds its slot only while it receives: one that waits to retry, or for the disk,
+        # blocks no other. As many files as one group of small ones may wait for the disk meanwhile.
         self._slots = asyncio.Semaphore(limits.downloads)
+        self._unfinished = asyncio.Semaphore(limits.downloads + GROUP_FILES)
         self._held = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -116,9 +118,11 @@ class Downloader:
 
     async def _in_turn(self, transfer: Transfer, url: str, patience: Patience) -> Fetched:
         queued_at_s = self._clock.monotonic()
-        async with self._slots:
-            patience.forgive(self._clock.monotonic() - queued_at_s)
-            return await transfer.attempt(url)
+        async with self._unfinished:
+            async with self._slots:
+                patience.forgive(self._clock.monotonic() - queued_at_s)
+                received = await transfer.receive(url)
+            return await transfer.finish(received)
 
     def _session(self, resolver: AbstractResolver) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(

@@ -56,6 +56,15 @@ class Wire:
     guard: TrustedResolver
 
 
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A body that has arrived to its end; ``tells_its_end`` if a length or a last chunk showed that."""
+
+    final_url: URL
+    answer: MediaAnswer
+    tells_its_end: bool
+
+
 class Transfer:
     """One download over several attempts; received bytes are kept between them."""
 
@@ -69,8 +78,8 @@ class Transfer:
         self._format: FileType | None = None
         self._packed = False
 
-    async def attempt(self, url: str) -> Fetched:
-        """Get the file, or continue where the last attempt stopped.
+    async def receive(self, url: str) -> Received:
+        """Get the file, or continue where the last attempt stopped. :meth:`finish` must follow.
 
         Raises DownloadRefused for content that must not be accepted, another DownloadError if another
         attempt may succeed (UrlExpired: with a fresh URL), and RunDirError if a write fails.
@@ -84,7 +93,26 @@ class Transfer:
                 tells_its_end = self._total_bytes is not None or _is_chunked(response)
         except (aiohttp.ClientError, OSError) as error:
             raise DownloadInterrupted(f"{self._shown}: {_reason(error)}") from error
-        return await self._finish(response.url, answer, tells_its_end=tells_its_end)
+        return Received(response.url, answer, tells_its_end)
+
+    async def finish(self, received: Received) -> Fetched:
+        """Make the file durable and check it, without a connection. Raises what :meth:`receive` does."""
+        sha256 = await self._sink.finish()
+        size_bytes = self._sink.size_bytes
+        if self._packed:
+            return await self._unpacked(received)
+        assert self._format is not None
+        extension = self._format.extension
+        is_complete = received.tells_its_end or await self._sink.look(
+            partial(is_whole, extension=extension)
+        )
+        if not is_complete:
+            await self._restart()
+            raise Endless(
+                f"{self._shown}: came without a length, and its format ({extension}) does not say that "
+                "it is whole"
+            )
+        return Fetched(size_bytes, sha256, extension, self._format.media_type)
 
     async def _keep_or_restart(self, url: str) -> None:
         """Keep the received bytes only if the rest can be requested by name and version.
@@ -222,22 +250,7 @@ class Transfer:
             what = f"a page or a message ({kind})" if head else "an empty body"
             raise NotMedia(f"{self._shown}: answered with {what} instead of media")
 
-    async def _finish(self, final_url: URL, answer: MediaAnswer, *, tells_its_end: bool) -> Fetched:
-        sha256 = await self._sink.finish()
-        size_bytes = self._sink.size_bytes
-        if self._packed:
-            return await self._unpacked(final_url, answer)
-        assert self._format is not None
-        extension = self._format.extension
-        if not tells_its_end and not await self._sink.look(partial(is_whole, extension=extension)):
-            await self._restart()
-            raise Endless(
-                f"{self._shown}: came without a length, and its format ({extension}) does not say that "
-                "it is whole"
-            )
-        return Fetched(size_bytes, sha256, extension, self._format.media_type)
-
-    async def _unpacked(self, final_url: URL, answer: MediaAnswer) -> Fetched:
+    async def _unpacked(self, received: Received) -> Fetched:
         """The content of a gzip body; its checksum shows that it is complete."""
         limit = self._wire.limits.max_file_bytes
         try:
@@ -248,7 +261,7 @@ class Transfer:
         if found is None:
             self._check_size(limit + 1)
         assert found is not None
-        await self._identify(found.head, final_url, answer.media_type)
+        await self._identify(found.head, received.final_url, received.answer.media_type)
         assert self._format is not None
         return Fetched(found.size_bytes, found.sha256, self._format.extension, self._format.media_type)
 

@@ -7,6 +7,8 @@ import hashlib
 import os
 import random
 import resource
+import threading
+from asyncio import timeout
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -151,6 +153,46 @@ async def test_many_files_share_the_connections_that_are_allowed(bench: Any) -> 
         assert all(partial.read_bytes() == PNG for partial in partials)
     assert b.server.most_at_once <= 3
     assert len({request.port for request in b.requests}) <= 3
+
+
+class HeldDisk:
+    """Holds up every fsync until it is released, and then lets all through."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._released = threading.Event()
+        fsync = os.fsync
+
+        def held_up(fd: int) -> None:
+            self._released.wait(10)
+            fsync(fd)
+
+        monkeypatch.setattr(os, "fsync", held_up)
+
+    def release(self) -> None:
+        self._released.set()
+
+
+@pytest.mark.parametrize(("body", "most"), [(PNG, 1 + 4), (BIG, 2)])
+async def test_files_that_wait_for_the_disk_keep_no_connection_from_others(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: bytes, most: int
+) -> None:
+    disk = HeldDisk(monkeypatch)
+    monkeypatch.setattr("batcher.download.downloader.GROUP_FILES", 4)
+    async with bench(RangedFile(body), limits=DownloadLimits(downloads=1)) as b, timeout(10):
+        fetches = [
+            asyncio.create_task(b.downloader.fetch(b.server.url, tmp_path / f"{n}", no_refresh))
+            for n in range(most + 2)
+        ]
+        try:
+            while len(b.requests) < most:
+                await asyncio.sleep(0.005)
+            assert b.server.most_at_once == 1
+            await asyncio.sleep(0.05)
+            assert len(b.requests) <= 1 + 4, "what waits for the disk is bounded"
+        finally:
+            disk.release()
+        assert len({fetched.sha256 for fetched in await asyncio.gather(*fetches)}) == 1
+    assert len(b.requests) == most + 2
 
 
 # --- Breaking off and going on
