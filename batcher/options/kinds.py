@@ -36,6 +36,7 @@ class ValueKind:
     ``at_last_equals``: in ``NAME=VALUE`` the name may contain ``=`` (or be empty), the value may not.
     ``is_secret``: a URL that grants access to anyone who knows it: it is never shown completely.
     ``bare_name``: the name of a value without ``NAME=`` in a mapping; None if each needs a name.
+    ``name`` reads the name in a pair, as ``parse`` its value.
     """
 
     metavar: str
@@ -47,6 +48,7 @@ class ValueKind:
     at_last_equals: bool = False
     bare_name: str | None = None
     is_secret: bool = False
+    name: Callable[[str], str] = str
 
 
 def _text(text: str) -> str:
@@ -116,13 +118,12 @@ def dollars(text: str) -> float:
     return amount
 
 
-def per_period(text: str) -> tuple[str, float]:
-    """``day=20``, ``month=300`` or ``day:fal:*=5``: USD by period, and by period and models."""
-    name, _, amount = text.strip().rpartition("=")
-    period, colon, models = (part.strip() for part in name.partition(":"))
-    if period not in PERIODS or (colon and not models):
-        raise ValueError(f"{text!r}: write day=USD, month=USD, or day:MODELS=USD as in day:fal:*=5")
-    return f"{period}{colon}{models}", dollars(amount)
+def period(name: str) -> str:
+    """``day``, ``month``, or one of them and a pattern of models: ``day:fal:*``."""
+    when, colon, models = (part.strip() for part in name.partition(":"))
+    if when not in PERIODS or (colon and not models):
+        raise ValueError(f"{name!r}: write day=USD, month=USD, or day:MODELS=USD as in day:fal:*=5")
+    return f"{when}{colon}{models}"
 
 
 def whole_above_0(text: str) -> int:
@@ -310,10 +311,7 @@ POLL = ValueKind(
 SIZE = ValueKind("SIZE", size_bytes, show=_show_size)
 USD = ValueKind("USD", dollars, show=show_number)
 PER_PERIOD = ValueKind(
-    "day=USD,month=USD",
-    per_period,
-    show=lambda pair: f"{pair[0]}={show_number(pair[1])}",
-    separator=",",
+    "day=USD,month=USD", dollars, show=show_number, separator=",", at_last_equals=True, name=period
 )
 SHARE = ValueKind("N|N%", share, show=_show_share)
 ON_LOCK = ValueKind(

@@ -135,7 +135,7 @@ class Option:
             for name, value in given.items():
                 if self.kind.bare_name is not None and re.search(r"[,=]", str(name)):
                     raise ValueError(f"{name!r:.80}: a name can't contain , or =")
-                yield str(name), self.kind.parse(input_text(value))
+                yield self.kind.name(str(name)), self.kind.parse(input_text(value))
             return
         for text in self._texts(given):
             last = self.kind.at_last_equals
@@ -144,7 +144,7 @@ class Option:
                 name, equals, value = self.kind.bare_name, "=", text
             if not equals or not (last or name.strip()):
                 raise ValueError(f"{text!r:.120}: write {self.kind.metavar}")
-            yield name.strip(), self.kind.parse(value)
+            yield self.kind.name(name.strip()), self.kind.parse(value)
 
     def shown(self, value: Any) -> list[str]:
         """A value as it would be typed, one text for each time that the option is given."""

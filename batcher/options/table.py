@@ -260,7 +260,7 @@ TABLE: Final[tuple[Option, ...]] = (
             PER_PERIOD,
             MONEY,
             "Maximum cost of all runs of the account: day=20,month=300; 'day:fal:*=5': of these models.",
-            many=LIST,
+            many=MAP,
         ),
         Option(
             "assume-price",

@@ -16,6 +16,7 @@ from batcher.cli.run_options import typed
 from batcher.options import kinds
 from batcher.options.command import as_path, command, quoted
 from batcher.options.given import Given
+from batcher.options.kinds import PER_PERIOD
 from batcher.options.option import Many, Shapes
 from batcher.options.record import given_of, record_of
 from batcher.options.table import BY_KEY, TABLE, options_of
@@ -80,7 +81,6 @@ SPELLINGS = [
     "2GiB",
     "day=20,month=300",
     "day=20",
-    "day:fal:*=5",
     "a=b",
     "*",
     "=",
@@ -104,7 +104,10 @@ def value_of(option):
         one = one.filter(lambda field: "=" not in field)
     if option.many is Many.MAP:
         models = NAMES.map(lambda name: name.replace(",", "").replace("=", "").strip() or "*")
-        return st.dictionaries(models if option.kind.bare_name else NAMES, one, min_size=1, max_size=3)
+        names = models if option.kind.bare_name else NAMES
+        if option.kind is PER_PERIOD:
+            names = st.sampled_from(["day", "month"]) | models.map(lambda name: f"day:{name}")
+        return st.dictionaries(names, one, min_size=1, max_size=3)
     return st.lists(one, min_size=1, max_size=3).map(tuple) if option.many is Many.LIST else one
 
 

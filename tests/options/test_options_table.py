@@ -181,22 +181,40 @@ def test_the_page_of_options_is_made_from_the_table():
     assert all(f"--{option.name}" in written for option in TABLE)
 
 
+CAP = BY_KEY["max_cost_per"]
+
+
 @pytest.mark.parametrize(
-    ("text", "pair"),
+    ("given", "caps"),
     [
-        ("day=20", ("day", 20.0)),
-        ("month = $3", ("month", 3.0)),
-        ("day:fal:*=5", ("day:fal:*", 5.0)),
-        (" month : kling/* =0.5", ("month:kling/*", 0.5)),
+        ("day=20", {"day": 20.0}),
+        (" month = $3 , day=1", {"month": 3.0, "day": 1.0}),
+        ("day:fal:*=5,day=20", {"day:fal:*": 5.0, "day": 20.0}),
+        (["day=20", "month:kling/*=0.5"], {"day": 20.0, "month:kling/*": 0.5}),
+        ({"day": 20, "day : fal:*": "$5"}, {"day": 20.0, "day:fal:*": 5.0}),
     ],
 )
-def test_a_cap_names_a_period_and_maybe_models(text, pair):
-    assert kinds.per_period(text) == pair
+def test_a_cap_names_a_period_and_maybe_models(given, caps):
+    assert CAP.value(given) == caps
+    assert CAP.value(CAP.shown(caps)) == caps
 
 
 @pytest.mark.parametrize(
-    "text", ["", "20", "=20", "week=1", "day:=1", "fal:*=5", "day=", "day=x", "dayfal:*=5"]
+    "given",
+    [
+        "",
+        "20",
+        "=20",
+        "week=1",
+        "day:=1",
+        "fal:*=5",
+        "day=",
+        "day=x",
+        "dayfal:*=5",
+        {"week": 1},
+        {"day": None},
+    ],
 )
-def test_a_cap_of_anything_else_is_refused(text):
+def test_a_cap_of_anything_else_is_refused(given):
     with pytest.raises(ValueError, match=r"write day=USD|not an amount"):
-        kinds.per_period(text)
+        CAP.value(given)
