@@ -8,6 +8,7 @@
     │   ├── ManifestError           rows with problems, all of them at once
     │   └── LedgerError             a ledger that can't be read, or isn't ours to write
     ├── UnreachableError       69   the API does not answer
+    ├── MachineError           71   this machine has no memory, or no files, left for it
     ├── RunDirError            73   the run directory can't be written
     ├── OutputError            74   standard output can't be written
     ├── LockedError            75   another run holds the run directory
@@ -102,6 +103,12 @@ class UnreachableError(BatcherError):
     """No call to the API succeeded within the time limit."""
 
     exit_code = 69
+
+
+class MachineError(BatcherError):
+    """The process has reached its limit of memory, or of open files. Nothing is lost."""
+
+    exit_code = 71
 
 
 class RunDirError(BatcherError):

@@ -382,6 +382,8 @@ def main() -> None:
     except SystemExit:  # click makes one of a closed pipe, and of nothing else if it isn't standalone
         code = _nobody_reads()
     except Exception as error:  # noqa: BLE001 - the last line of defence
-        click.echo(visible(f"batcher: internal error: {type(error).__name__}: {error}"), err=True)
-        code = EX_SOFTWARE
+        limit = process.at_a_limit(error)
+        told = str(limit) if limit else f"internal error: {type(error).__name__}: {error}"
+        click.echo(visible(f"batcher: {told}"), err=True)
+        code = limit.exit_code if limit else EX_SOFTWARE
     process.leave(code or 0)

@@ -29,7 +29,7 @@ def observer_for(quiet: bool, log_format: str, verbose: bool = False) -> Observe
 def _watcher(log_format: str) -> Bar | LogLines:
     if log_format == "json":
         return JsonLines(sys.stderr, SystemClock())
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         return Bar(sys.stderr, colour="NO_COLOR" not in os.environ)
     return LogLines(sys.stderr, SystemClock())
 

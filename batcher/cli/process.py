@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import os
 import resource
@@ -14,12 +15,21 @@ from types import FrameType
 from typing import NoReturn
 
 from batcher.cli import streams
-from batcher.errors import OutputError, UsageError
+from batcher.errors import MachineError, OutputError, UsageError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NEEDED_FILES = 128
 """Connections, outputs being written, and what Python itself opens."""
 USEFUL_FILES = 4096
+
+
+def at_a_limit(error: Exception) -> MachineError | None:
+    """The error to tell if the process has reached a limit of its own; None for any other error."""
+    if isinstance(error, MemoryError):
+        return MachineError("out of memory: allow more (ulimit -v, or the container's limit)")
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return MachineError("too many open files: allow more, such as with ulimit -n 1024")
+    return None
 
 
 class EndedBySignal(KeyboardInterrupt):

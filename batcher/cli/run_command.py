@@ -79,6 +79,8 @@ def _run_for_real(options: Options, given: dict[str, Any]) -> int:
     except process.EndedBySignal as end:
         return _told_nothing_ran(observer, interrupted(end.number), given)
     except Exception as error:
+        if limit := process.at_a_limit(error):
+            return _told_nothing_ran(observer, limit, given)
         observer.ended(Ending(INTERNAL_ERROR, error=f"internal error: {type(error).__name__}"))
         raise
     observer.ended(Ending(summary.exit_code, summary))

@@ -18,6 +18,7 @@ from batcher.download.trust import TrustPolicy
 from batcher.download.way import Way
 from batcher.errors import BatcherError
 from batcher.http.connections import HEADER_LIMITS
+from batcher.http.words import error_text
 
 USER_AGENT: Final = "batcher"
 GONE: Final = frozenset({404, 410})
@@ -161,4 +162,4 @@ def _size_bytes(response: aiohttp.ClientResponse) -> int | None:
 def _told(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "can't be reached: no answer in time"
-    return f"can't be reached: {str(error) or type(error).__name__}".partition("\n")[0]
+    return f"can't be reached: {error_text(error) or type(error).__name__}".partition("\n")[0]

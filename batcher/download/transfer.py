@@ -16,6 +16,7 @@ from batcher.download.coding import Broken, is_packed, is_unreadable, unpack
 from batcher.download.patience import Endless, NotMedia, ServerBusy
 from batcher.download.trust import shown
 from batcher.errors import DownloadInterrupted, DownloadRefused, UrlExpired
+from batcher.http.words import error_text
 from batcher.media.file_types import HEAD_BYTES, identify, path_extension
 from batcher.media.wholeness import is_whole
 
@@ -273,5 +274,5 @@ def _is_chunked(response: aiohttp.ClientResponse) -> bool:
 
 def _reason(error: Exception) -> str:
     """An exception in one short line. Some have no text, and some show the URL with its signature."""
-    text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+    text = error.message if isinstance(error, aiohttp.ClientResponseError) else error_text(error)
     return " ".join((text or type(error).__name__).split())[:_REASON_MAX_CHARS]

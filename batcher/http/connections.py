@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
+from batcher.http.words import error_text
+
 if TYPE_CHECKING:
     from aiohttp import ClientRequest, ClientTimeout
     from aiohttp.tracing import Trace
@@ -121,4 +123,4 @@ def heard_before(error: BaseException | None) -> bytes:
 def _told(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientResponseError):
         return f"the proxy answered HTTP {error.status} {error.message}".rstrip()
-    return f"the proxy made no tunnel: {str(error) or type(error).__name__}"
+    return f"the proxy made no tunnel: {error_text(error) or type(error).__name__}"

@@ -38,7 +38,7 @@ from batcher.http.bodies import as_it_is, id_in, is_whole_object
 from batcher.http.connections import HEADER_LIMITS, OneExchange, ProxyRefused, heard_before
 from batcher.http.endpoint import Endpoint, origin_of
 from batcher.http.network import Network
-from batcher.http.words import clean
+from batcher.http.words import clean, error_text
 
 if TYPE_CHECKING:
     from batcher.clock import Clock
@@ -267,7 +267,7 @@ class Connection:
     def _told(self, error: Exception) -> str:
         """An exception's message in one line; a substitute if it is empty."""
         unworded = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-        text = str(error)
+        text = error_text(error)
         if isinstance(error, aiohttp.ClientResponseError):  # its own text shows "400", which nobody sent
             said = getattr(error, "message", "")
             text = f"an answer that is not HTTP: {said}" if said else ""

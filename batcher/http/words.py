@@ -26,6 +26,7 @@ WRAPPERS: Final = ("data", "result", "response", "body")
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
 _UNSHOWN = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
+_TLS = re.compile(r" ssl:(<[^>]*>|\w+)(?= \[)")
 
 
 def said(document: dict[str, Any]) -> str:
@@ -93,3 +94,8 @@ def _field(loc: object) -> str:
     parts = loc if isinstance(loc, list) else [loc]
     named = [str(part) for part in parts if isinstance(part, str | int)]
     return ".".join(named[1:] if named[:1] == ["body"] else named)
+
+
+def error_text(error: Exception) -> str:
+    """An exception's text, without the TLS context that aiohttp shows as an object with its address."""
+    return _TLS.sub("", str(error))

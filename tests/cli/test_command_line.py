@@ -1,5 +1,6 @@
 """The command line as people expect it: help in groups, hints, completion, versions, ``config``."""
 
+import errno
 import json
 import os
 import shlex
@@ -11,8 +12,10 @@ from pathlib import Path
 import click
 import pytest
 
+from batcher.cli import process
 from batcher.cli.commands import HINTS
-from batcher.cli.entry import cli
+from batcher.cli.entry import cli, main
+from batcher.cli.observers import observer_for
 from batcher.errors import BatcherError, UsageError
 from batcher.options.option import Group
 from batcher.options.table import TABLE, options_of
@@ -184,3 +187,26 @@ def test_help_and_the_import_of_the_package_load_nothing_heavy(module):
     program = f"import sys, {module}; print(*sorted(sys.modules.keys() & {heavy!r}))"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert told.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(OSError(errno.EMFILE, "Too many"), "ulimit -n"), (MemoryError(), "out of memory")],
+)
+def test_a_limit_of_the_machine_is_told_in_one_line(monkeypatch, capsys, error, told):
+    def fail(**_):
+        raise error
+
+    monkeypatch.setattr("batcher.cli.entry.cli", fail)
+    monkeypatch.setattr(process, "prepare", lambda: None)
+    monkeypatch.setattr(process, "leave", print)
+    main()
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n"), told in shown.err) == ("71\n", 1, True)
+
+
+@pytest.mark.parametrize(("term", "kind"), [("dumb", "LogLines"), ("xterm", "Bar")])
+def test_a_terminal_that_can_only_print_gets_lines(monkeypatch, term, kind):
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert type(observer_for(quiet=False, log_format="text")).__name__ == kind

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from batcher.cli.entry import cli
 from batcher.clock import iso
 from batcher.disk import LocalDisk
-from batcher.errors import BatcherError
+from batcher.errors import BatcherError, UsageError
 from batcher.jobs.lifecycle import RunEvent
 from batcher.report.render import keep_writing
 from tests.support.dataset import RunMaker, mixed_run
@@ -163,3 +163,17 @@ def test_variables_and_the_source_row_come_out_as_columns(tmp_path, monkeypatch)
     kept = typed("export", "out", "--format", "csv", "-o", "rome", "--filter", "var.place == 'Rome'")
     assert kept.output.startswith("rome: 1 row, "), kept.output
     assert "- `var.place`: string" in (tmp_path / "out/README.md").read_text()
+
+
+@pytest.mark.parametrize("inside", [".", "media", "train/shards"])
+def test_an_export_never_goes_where_loaders_would_take_it_for_outputs(run_dir, inside):
+    before = sorted(run_dir.rglob("*"))
+    said = typed("export", run_dir, "--format", "captions", "-o", run_dir / inside)
+    assert isinstance(said.exception, UsageError)
+    assert sorted(run_dir.rglob("*")) == before
+
+
+def test_an_export_is_no_stream(run_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "not a stream" in str(typed("export", run_dir, "--format", "csv", "-o", "-").exception)
+    assert not (tmp_path / "-").exists()

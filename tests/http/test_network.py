@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from yarl import URL
@@ -24,6 +25,7 @@ from batcher.download.way import Way
 from batcher.errors import DownloadRefused, NotSent, UsageError
 from batcher.http.endpoint import Endpoint, Token
 from batcher.http.network import Network
+from batcher.http.words import error_text
 from batcher.providers.runcomfy.provider import RunComfy
 from tests.download.test_download_trust import FakeResolver
 from tests.support.connections import Connections
@@ -285,3 +287,15 @@ async def test_a_host_that_resolves_to_a_private_address_is_refused_behind_a_pro
             await fetcher.fetch(
                 "https://cdn.runcomfy.net/a.png", tmp_path / "part", lambda: asyncio.sleep(0, "")
             )
+
+
+async def test_an_unreachable_server_is_told_without_the_tls_context():
+    with pytest.raises(aiohttp.ClientConnectorError) as failed:
+        async with aiohttp.ClientSession() as session, session.get("https://127.0.0.1:1"):
+            pass
+    assert " ssl:" in str(failed.value)
+    assert error_text(failed.value).startswith("Cannot connect to host 127.0.0.1:1 [")
+    made = aiohttp.ClientConnectorError(
+        failed.value._conn_key._replace(ssl=ssl.create_default_context()), OSError(1, "x")
+    )
+    assert error_text(made) == "Cannot connect to host 127.0.0.1:1 [x]"

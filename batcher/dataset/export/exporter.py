@@ -24,6 +24,7 @@ from batcher.dataset.export.typed import typed
 from batcher.dataset.export.writer import Writer
 from batcher.dataset.metadata_rows import OWN_COLUMNS, ColumnTypes, Rows
 from batcher.disk import Disk, cannot_write
+from batcher.errors import UsageError
 from batcher.ledger.ledger import read_snapshot
 
 TABLES = ("webdataset", "parquet", "csv")
@@ -62,6 +63,7 @@ def export(order: ExportOrder, disk: Disk, progress: Progress = lambda rows, siz
     format is not installed), RunDirError (the target can't be written, or a bucket with the media can't
     be read), CredentialsError.
     """
+    _check_target(order)
     if order.format in FOLDERS:
         return _fill(order, disk, progress)
     rows, result = _rows(order, disk), Exported()
@@ -77,6 +79,14 @@ def export(order: ExportOrder, disk: Disk, progress: Progress = lambda rows, siz
     except OSError as error:
         raise cannot_write(order.target, error) from error
     return result
+
+
+def _check_target(order: ExportOrder) -> None:
+    """Loaders would take what is exported into a run directory for more of its own outputs."""
+    if order.target.resolve().is_relative_to(order.run_dir.resolve()):
+        raise UsageError(f"-o {order.target} is in the run directory: choose a folder outside of it")
+    if str(order.target) == "-":
+        raise UsageError("an export is a folder of files, not a stream: name one with -o")
 
 
 def _fill(order: ExportOrder, disk: Disk, progress: Progress) -> Exported:
