@@ -33,7 +33,7 @@ def read_marks(run_dir: Path) -> dict[str, JobMark]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise RunDirError(f"{path}: can't be read: {error}") from None
+        raise RunDirError(f"{path}: can't be read: {error.strerror or error}") from None
     marks: dict[str, JobMark] = {}
     for line in content.removeprefix(b"\xef\xbb\xbf").splitlines():
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -26,8 +26,10 @@ def ids_in(path: Path, option: str) -> frozenset[str]:
         content = path.read_bytes()
         wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         lines = content.decode("utf-16" if wide else "utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{option} @{path}: can't be read: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{option} @{path}: can't be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{option} @{path}: can't be read: not text in UTF-8 or UTF-16") from None
     ids = set()
     for number, line in enumerate(lines, 1):
         text = line.strip()

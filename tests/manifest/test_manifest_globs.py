@@ -80,8 +80,10 @@ def test_a_list_of_ids_is_read_as_people_write_it(tmp_path, content):
 
 
 def test_a_list_of_ids_that_can_t_be_read_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="can't be read"):
+    with pytest.raises(UsageError, match=r"can't be read: not text in UTF-8 or UTF-16$"):
         ids_in(write(tmp_path, "ids.txt", b"\xff\xfea"), "--only")
+    with pytest.raises(UsageError, match=r"can't be read: No such file or directory$"):
+        ids_in(tmp_path / "none.txt", "--only")
     with pytest.raises(UsageError, match="without a job"):
         ids_in(write(tmp_path, "ids.txt", b'{"id": 1}'), "--only")
 
