@@ -69,8 +69,9 @@ class Downloader:
         self._clock = clock
         self._rng = rng
         self._way = way or Way()
-        # A transfer holds its slot only while it receives: one that waits to retry, or for the disk,
-        # blocks no other. As many files as one group of small ones may wait for the disk meanwhile.
+        # A transfer that waits to retry holds no slot, nor does a small file that waits for the disk:
+        # as many as one group may wait. A large file keeps its slot until it is durable: more of them
+        # at once are hardly faster and take CPU from submissions.
         self._slots = asyncio.Semaphore(limits.downloads)
         self._unfinished = asyncio.Semaphore(limits.downloads + GROUP_FILES)
         self._held = AsyncExitStack()
@@ -122,6 +123,8 @@ class Downloader:
             async with self._slots:
                 patience.forgive(self._clock.monotonic() - queued_at_s)
                 received = await transfer.receive(url)
+                if not received.is_in_memory:
+                    return await transfer.finish(received)
             return await transfer.finish(received)
 
     def _session(self, resolver: AbstractResolver) -> aiohttp.ClientSession:

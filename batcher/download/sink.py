@@ -158,6 +158,11 @@ class PartialFile:
         self._file: Any = None
         self._writing: asyncio.Task[None] | None = None
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether nothing is written yet: :meth:`finish` writes it with other small files."""
+        return self._raw is None
+
     async def add(self, chunk: bytes) -> None:
         """Append ``chunk``."""
         if len(self.head) < HEAD_BYTES:

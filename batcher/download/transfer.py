@@ -59,11 +59,16 @@ class Wire:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A body that has arrived to its end; ``tells_its_end`` if a length or a last chunk showed that."""
+    """A body that has arrived to its end.
+
+    ``tells_its_end`` if a length or a last chunk showed that; ``is_in_memory`` if nothing of it is
+    written yet.
+    """
 
     final_url: URL
     answer: MediaAnswer
     tells_its_end: bool
+    is_in_memory: bool
 
 
 class Transfer:
@@ -94,7 +99,7 @@ class Transfer:
                 tells_its_end = self._total_bytes is not None or _is_chunked(response)
         except (aiohttp.ClientError, OSError) as error:
             raise DownloadInterrupted(f"{self._shown}: {_reason(error)}") from error
-        return Received(response.url, answer, tells_its_end)
+        return Received(response.url, answer, tells_its_end, self._sink.is_in_memory)
 
     async def finish(self, received: Received) -> Fetched:
         """Make the file durable and check it, without a connection. Raises what :meth:`receive` does."""
