@@ -21,7 +21,7 @@ from batcher.manifest.fit import fit_names, fit_nodes, give_types, hinted, judge
 from batcher.manifest.folders import FILE_NAME, media_of
 from batcher.manifest.id_table import Claim, IdTable
 from batcher.manifest.media import LocalFiles, MediaError, check_body_size, is_public_url, several_urls
-from batcher.manifest.pattern import Pattern
+from batcher.manifest.pattern import FittedRow, Pattern
 from batcher.manifest.rows import LocalPath
 from batcher.manifest.tally import ManifestTally, Repeated
 from batcher.schema.dialect import may_name_media, media_kind
@@ -79,19 +79,48 @@ class Checker:
 
         ``source`` is the position of its row, ``scope`` what encloses it.
         """
-        self._number += 1
-        if self._number == self._next_left_out:
-            self._next_left_out = next(self._left_out, 0)
+        if self._is_left_out():
             return None
-        job = None
         try:
             job = self._checked(draft, source, scope)
-        finally:
-            if job is None:
-                self._tally.dropped.append(self._number)
-        return job
+        except Rejects:
+            self._tally.dropped.append(self._number)
+            raise
+        return self._admitted(job, draft.explicit, scope)
 
-    def _checked(self, draft: Draft, source: Source, scope: Scope) -> Job | None:
+    def fitted_job(self, fitted: FittedRow, source: Source, scope: Scope) -> Job | None:
+        """:meth:`job` for a row whose inputs fit a :meth:`pattern`. Raises Rejects."""
+        if self._is_left_out():
+            return None
+        inputs, digest, meta = fitted
+        job_id = generated_id(inputs, digest, scope.setting.rule)
+        job = Job(job_id, scope.model or "", inputs, meta, source, digest)
+        return self._admitted(job, None, scope)
+
+    def _is_left_out(self) -> bool:
+        """Count one more draft; whether an earlier pass has rejected it."""
+        self._number += 1
+        if self._number != self._next_left_out:
+            return False
+        self._next_left_out = next(self._left_out, 0)
+        return True
+
+    def _admitted(self, job: Job, explicit: str | None, scope: Scope) -> Job | None:
+        """``job`` if its id can be used, with a number if ids are per row; None if it is a duplicate."""
+        admitted = None
+        try:
+            if not job.id.isascii():
+                _check_file_name(job.id)
+            if scope.setting.per_row:
+                admitted = self._own_job(job, explicit)
+            elif not self._compares or self._is_new(job, explicit):
+                admitted = job
+        finally:
+            if admitted is None:
+                self._tally.dropped.append(self._number)
+        return admitted
+
+    def _checked(self, draft: Draft, source: Source, scope: Scope) -> Job:
         model = draft.model
         if model is None:
             raise Rejects([*draft.problems, ("model", NO_MODEL)])
@@ -100,30 +129,32 @@ class Checker:
         job_id = generated_id(inputs, digest, scope.setting.rule) if draft.id is None else draft.id
         if draft.sample > 1:
             job_id = f"{job_id}-{draft.sample}"
-        if not job_id.isascii():
-            _check_file_name(job_id)
-        job = Job(job_id, model, inputs, draft.meta, source, digest, draft.id is not None, draft.vars)
-        if scope.setting.per_row:
-            return self._own_job(job, draft)
-        return job if not self._compares or self._is_new(job, draft) else None
+        return Job(job_id, model, inputs, draft.meta, source, digest, draft.id is not None, draft.vars)
+
+    def pattern(self, model: str, inputs: Iterable[str]) -> Pattern | None:
+        """The pattern of inputs with these names; None if the model has no schema."""
+        spec = self._specs.get(model)
+        if spec is None:
+            return None
+        names = (model, *inputs)
+        pattern = self._patterns.get(names)
+        if pattern is None:
+            if len(self._patterns) >= PATTERNS_KEPT:
+                self._patterns.clear()
+            pattern = self._patterns[names] = Pattern(model, names[1:], spec)
+        return pattern
 
     def _by_pattern(self, draft: Draft, model: str, scope: Scope) -> str:
         """Check and type the inputs by the pattern of their names; returns their digest.
 
         An empty one means that nothing was done, because there may be problems: see :meth:`_in_full`.
         """
-        spec = self._specs.get(model)
-        if spec is None or draft.problems or scope.setting.rule != RULE:
+        if draft.problems or scope.setting.rule != RULE:
             return ""
         if draft.explicit is not None and explicit_id_problem(draft.explicit):
             return ""
-        names = (model, *draft.inputs)
-        pattern = self._patterns.get(names)
-        if pattern is None:
-            if len(self._patterns) >= PATTERNS_KEPT:
-                self._patterns.clear()
-            pattern = self._patterns[names] = Pattern(model, draft.inputs, spec)
-        fitted = pattern.fitted(draft.inputs.values())
+        pattern = self.pattern(model, draft.inputs)
+        fitted = pattern.fitted(draft.inputs.values()) if pattern is not None else None
         if fitted is None:
             return ""
         draft.inputs, digest = fitted
@@ -214,41 +245,41 @@ class Checker:
             except MediaError as error:
                 problems.append((name, str(error)))
 
-    def _is_new(self, job: Job, draft: Draft) -> bool:
+    def _is_new(self, job: Job, explicit: str | None) -> bool:
         """Claim the job's id. Raises Rejects if another job has it."""
         mark = _mark(job)
-        claim, first, first_mark = self._claim(job, draft, mark)
+        claim, first, first_mark = self._claim(job, explicit, mark)
         if claim is Claim.TAKEN:
-            raise Rejects([("id", self._taken(job, draft, first))])
+            raise Rejects([("id", self._taken(job, explicit, first))])
         if claim is Claim.SAME:
             meta_differs = (mark ^ first_mark) & _HALF_MASK != 0
             inputs_differ = (mark ^ first_mark) >> _HALF_BITS != 0
             self._tally.repeat(Repeated(job.source, self._place(first), meta_differs, inputs_differ))
         return claim is Claim.NEW
 
-    def _own_job(self, job: Job, draft: Draft) -> Job:
+    def _own_job(self, job: Job, explicit: str | None) -> Job:
         """The job with its own id: the k-th row with the same inputs gets ``-k``, like samples."""
         base = job.id
         while True:
-            claim, first, _ = self._claim(job, draft, 0)
+            claim, first, _ = self._claim(job, explicit, 0)
             if claim is Claim.NEW:
                 return job
             if claim is Claim.TAKEN:
-                raise Rejects([("id", self._taken(job, draft, first))])
+                raise Rejects([("id", self._taken(job, explicit, first))])
             self._repeats[base] = count = self._repeats.get(base, 1) + 1
             job = msgspec.structs.replace(job, id=f"{base}-{count}")
 
-    def _claim(self, job: Job, draft: Draft, mark: int) -> tuple[Claim, int, int]:
+    def _claim(self, job: Job, explicit: str | None, mark: int) -> tuple[Claim, int, int]:
         source, numbers = job.source, self._file_numbers
         if source.file not in numbers:
             numbers[source.file] = len(numbers)
         place = numbers[source.file] << _LINE_BITS | source.line
-        meaning = job.digest if draft.explicit != job.id else ("own", job.digest)
+        meaning = job.digest if explicit != job.id else ("own", job.digest)
         return self._ids.claim(job.id, meaning, place, mark)
 
-    def _taken(self, job: Job, draft: Draft, first: int) -> str:
+    def _taken(self, job: Job, explicit: str | None, first: int) -> str:
         where = self._place(first)
-        if draft.explicit == job.id:
+        if explicit == job.id:
             return f"{job.id!r} is taken by other inputs, or in other letter case, at {where}"
         return f"{job.id!r}, made for this job, is the id of another one, at {where}"
 

@@ -6,10 +6,12 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from batcher.errors import ManifestError
 from batcher.jobs.column_rules import IGNORED, INPUT, KEY, META, NONE, ColumnRules, Place
+from batcher.manifest.delimited import Record
 from batcher.manifest.headers import AGAIN, TITLES_MAX, header_in
 from batcher.manifest.rows import LocalPath, ManifestChanged, Row, put, set_reserved
 from batcher.schema.dialect import boolean_in, integer_in, json_value, number_in
@@ -17,8 +19,8 @@ from batcher.schema.problems import shown
 
 COLUMNS_MAX = 4096
 
-Records = Callable[[], Iterator[tuple[int, list[str]]]]
-"""Starts a pass over the records of a table: line and cells of each, including blank ones."""
+Records = Callable[[], Iterator[list[Record]]]
+"""Starts a pass over the records of a table, many at a time, including blank ones."""
 
 _AS_JSON = frozenset({"matrix", "vars", "meta", "input"})
 
@@ -118,25 +120,46 @@ class Table:
         """The reserved keys that rows of this table may have."""
         return frozenset(c.place.name for c in self.others if c.place.role == KEY)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether rows have only inputs and metadata, none of which needs a conversion."""
+        return not self.others
+
     def rows(self) -> Iterator[Row]:
         """The rows that are not blank. Raises ManifestError if the file can't be read any further."""
-        names, meta, header_line, width = self.names, self.meta, self.header_line, len(self.names)
-        header = self.header
-        for line, cells in self.records():
+        return (self.row(*record) for block in self.blocks() for record in block)
+
+    def blocks(self) -> Iterator[list[Record]]:
+        """The records of :meth:`rows`, many at a time, with a cell for each column.
+
+        Raises ManifestError, after the records before it.
+        """
+        return map(self._filled, self.records())
+
+    def _filled(self, block: list[Record]) -> list[Record]:
+        header_line, width = self.header_line, len(self.names)
+        filled = []
+        for record in block:
+            line, cells = record
             if line <= header_line or (not (cells and cells[0].strip()) and _is_blank(cells)):
                 continue
             if len(cells) < width:
                 cells.extend([""] * (width - len(cells)))
-            inputs = {name: cell for name, cell in zip(names, cells) if cell}  # noqa: B905 (twice as fast)
-            inputs.pop("", None)
-            row = Row(line, inputs, meta={name: cells[at] for at, name in meta if cells[at]} or None)
-            if self.others or len(cells) > width:
-                self._put_others(row, cells)
-            else:
-                row.is_plain = "{{" not in "".join(cells)
-            if cells == header:
-                row.blame("", AGAIN)
-            yield row
+            filled.append(record)
+        return filled
+
+    def row(self, line: int, cells: list[str]) -> Row:
+        """The row of one record of a block."""
+        inputs = {name: cell for name, cell in zip(self.names, cells) if cell}  # noqa: B905 (twice as fast)
+        inputs.pop("", None)
+        row = Row(line, inputs, meta={name: cells[at] for at, name in self.meta if cells[at]} or None)
+        if self.others or len(cells) > len(self.names):
+            self._put_others(row, cells)
+        else:
+            row.is_plain = "{{" not in "".join(cells)
+        if cells == self.header:
+            row.blame("", AGAIN)
+        return row
 
     def _put_others(self, row: Row, cells: list[str]) -> None:
         joined: dict[str, list[Any]] = {}
@@ -152,7 +175,7 @@ def open_table(shown_as: str, records: Records, columns: ColumnRules) -> Table:
     """Read the header of the table ``shown_as``. Raises ManifestError if it has none or a bad one."""
     first = _first_filled(records)
     if not first:
-        last = max((line for line, _ in records()), default=1)
+        last = max((line for line, _ in chain.from_iterable(records())), default=1)
         raise ManifestError([f"{shown_as}:{last}: no header: the file is empty"])
     for line, cells in first:
         if len(cells) > COLUMNS_MAX:
@@ -166,7 +189,7 @@ def open_table(shown_as: str, records: Records, columns: ColumnRules) -> Table:
 def _first_filled(records: Records) -> list[tuple[int, list[str]]]:
     """The first records that are not blank. Read errors after a header are left to the rows."""
     first: list[tuple[int, list[str]]] = []
-    filled = (record for record in records() if not _is_blank(record[1]))
+    filled = (record for record in chain.from_iterable(records()) if not _is_blank(record[1]))
     try:
         first.extend(itertools.islice(filled, TITLES_MAX))
     except ManifestChanged:

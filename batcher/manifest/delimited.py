@@ -8,6 +8,7 @@ are parsed here.
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from batcher.errors import ManifestError
 from batcher.manifest.files import ManifestFile
 
 CELL_MAX_CHARS = 1024 * 1024
+BLOCK_RECORDS = 256
 DELIMITERS = (",", "\t", ";", "|")
 
 Record = tuple[int, list[str]]
@@ -22,6 +24,8 @@ Record = tuple[int, list[str]]
 
 _EXCEL_HINT = re.compile(r'"?sep=([,;\t|])"?[,;\t|]*[\r\n]*')
 _QUOTED = re.compile(r' *"((?:[^"]|"")*)" *')
+_CLOSED = re.compile(r' *"(?:[^"]|"")*"(?!") *')
+"""The same, if no later line can close the quote."""
 
 
 def delimiter_of(file: ManifestFile) -> str:
@@ -35,18 +39,43 @@ def delimiter_of(file: ManifestFile) -> str:
     return DELIMITERS[0]
 
 
-def records(file: ManifestFile, delimiter: str) -> Iterator[Record]:
-    """Each record, including blank ones, but without Excel's ``sep=`` line. Raises ManifestError."""
+def records(file: ManifestFile, delimiter: str) -> Iterator[list[Record]]:
+    """Each record, including blank ones, but without Excel's ``sep=`` line: many at a time.
+
+    Raises ManifestError, after the records before it.
+    """
     found = iter(_Records(file, delimiter))
-    for line, cells in found:
-        if line > 1 or not _EXCEL_HINT.fullmatch(delimiter.join(cells)):
-            yield line, cells
+    for first in found:
+        line, cells = first[0]
+        yield first[line == 1 and _EXCEL_HINT.fullmatch(delimiter.join(cells)) is not None :]
         break
     yield from found
 
 
+def in_blocks(records: Iterator[Record]) -> Iterator[list[Record]]:
+    """``records``, many at a time. A ManifestError is raised after the records before it."""
+    block: list[Record] = []
+    chars = 0
+    try:
+        for record in records:
+            block.append(record)
+            chars += sum(map(len, record[1]))
+            if len(block) >= BLOCK_RECORDS or chars >= CELL_MAX_CHARS:
+                yield block
+                block, chars = [], 0
+    except ManifestError:
+        if block:
+            yield block
+        raise
+    if block:
+        yield block
+
+
 class _Records:
-    """Feeds lines to ``csv.reader`` and keeps those of the record that is being read.
+    """Reads blocks of lines, at once if each line is a record and needs no repair.
+
+    Any other block is read record by record: its lines, and more if its last record needs them, are fed
+    to ``csv.reader``, and those of the record that is being read are kept.
 
     After a record that the reader rejects, all its lines but the first are read ``again``. Cells longer
     than the process's limit are rare: after the first one, each record is read with a higher limit.
@@ -55,18 +84,27 @@ class _Records:
     def __init__(self, file: ManifestFile, delimiter: str) -> None:
         self._file = file
         self._delimiter = delimiter
-        self._lines = file.lines()
+        self._blocks = file.blocks()
         self._again: list[str] = []
         self._held: list[str] = []
         self._begins = 1
         self._is_long = csv.field_size_limit() > CELL_MAX_CHARS
 
-    def __iter__(self) -> Iterator[Record]:
-        done = False
-        while not done:
+    def __iter__(self) -> Iterator[list[Record]]:
+        while lines := next(self._blocks, []):
+            records = self._simple(lines)
+            if records is None:
+                self._again = lines[::-1]
+                yield from in_blocks(self._one_by_one())
+            else:
+                yield [*zip(itertools.count(self._begins), records)]
+                self._begins += len(records)
+
+    def _one_by_one(self) -> Iterator[Record]:
+        """The records of the lines to be read again, and of those that the last one of them needs."""
+        while self._again:
             try:
                 yield from self._read()
-                done = True
             except csv.Error as error:
                 if "field larger" in str(error) and not self._is_long:
                     self._is_long = True
@@ -76,6 +114,16 @@ class _Records:
                     cells = self._repaired(str(error))
                     yield self._begins, cells
                     self._begins += 1
+
+    def _simple(self, lines: list[str]) -> list[list[str]] | None:
+        """The records of ``lines``, one for each; None if that is not certain."""
+        if self._is_long or ' "' in "".join(lines):
+            return None
+        try:
+            records = [*csv.reader(lines, delimiter=self._delimiter, strict=True)]
+        except csv.Error:
+            return None
+        return records if len(records) == len(lines) else None
 
     def _read(self) -> Iterator[Record]:
         reader = csv.reader(self._fed(), delimiter=self._delimiter, strict=True)
@@ -87,13 +135,21 @@ class _Records:
             held.clear()
             self._begins = begins + count
             yield begins, cells
+            if not self._again:
+                return
 
     def _fed(self) -> Iterator[str]:
-        held, lines = self._held, self._lines
-        while line := self._again.pop() if self._again else next(lines, ""):
+        held = self._held
+        while self._again or self._refill():
+            line = self._again.pop()
             is_spaced = ' "' in line and not held  # a record begins: outside of all quotes
             held.append(line)
             yield self._closed_up(line) if is_spaced else line
+
+    def _refill(self) -> bool:
+        """Whether there is another block; its lines are to be read ``again``."""
+        self._again = next(self._blocks, [])[::-1]
+        return bool(self._again)
 
     def _closed_up(self, line: str) -> str:
         try:
@@ -193,7 +249,7 @@ def _closed_up(line: str, delimiter: str) -> str:
     while at < len(line):
         begins, at = at, at + len(line[at:]) - len(line[at:].lstrip(" "))
         opens = line.startswith('"', at)
-        quoted = _QUOTED.match(line, at)
+        quoted = _CLOSED.match(line, at)
         if quoted is not None and line[quoted.end() :][:1] in (delimiter, "\r", "\n", ""):
             begins, end = at, quoted.end()
         elif quoted is None and opens and at > begins and delimiter != "\t":

@@ -128,13 +128,21 @@ class Scope:
             or _is_special(setting.inputs)
         )
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all rows with only inputs and metadata differ in nothing else (then :meth:`only_draft`
+        has a draft for each without a template, with the model of all)."""
+        given = self.bases or self.vars or self.setting.variables or self.overridden
+        return self._simple and not given and self.setting.rule == RULE
+
     def only_draft(self, row: Row) -> Draft | None:
         """The only job of ``row`` if nothing varies and it has no templates; else see ``expanded``."""
         if not self._simple or (not row.is_plain and _needs_expansion(row)):
             return None
-        meta = {**self.meta, **row.meta} if row.meta and self.meta else row.meta or self.meta
         bases = self.bases_of(row) if self.bases else None
-        draft = Draft(self.inputs_of(row), self.model_of(row), meta, row.id, row.id, 1, bases)
+        draft = Draft(
+            self.inputs_of(row), self.model_of(row), self.meta_of(row.meta), row.id, row.id, 1, bases
+        )
         if row.vars or self.vars or self.setting.variables:
             draft.vars = _kept({**self.vars, **(row.vars or {}), **self.setting.variables})
         return draft
@@ -148,6 +156,10 @@ class Scope:
             else:
                 inputs[name] = text
         return inputs
+
+    def meta_of(self, own: dict[str, Any] | None) -> dict[str, Any]:
+        """The metadata of a row with its ``own``, if nothing varies."""
+        return {**self.meta, **own} if own and self.meta else own or self.meta
 
     def model_of(self, row: Row) -> str | None:
         """The model of ``row``, without regard to a matrix."""

@@ -21,7 +21,8 @@ from batcher.manifest.rows import ManifestChanged
 from batcher.manifest.spool import Spool
 
 LINE_MAX_CHARS = 64 * 1024 * 1024
-LINES_BETWEEN_CHECKS = 32
+LINES_BETWEEN_CHECKS = 256
+CHARS_BETWEEN_CHECKS = 1024 * 1024
 WHOLE_FILE_MAX_CHARS = 512 * 1024 * 1024
 BYTE_ORDER_MARK = "\ufeff"
 GZIP_MARK = b"\x1f\x8b"
@@ -118,20 +119,42 @@ class ManifestFile:
         Raises ManifestChanged (a few lines late, but never after the last), or ManifestError for a
         line beyond LINE_MAX_CHARS, for a NUL, and for bytes that are not in the file's encoding.
         """
+        for block in self.blocks(errors):
+            yield from block
+
+    def blocks(self, errors: str = "strict") -> Iterator[list[str]]:
+        """:meth:`lines`, many at a time. An error is raised after the lines before it."""
         number = 0
         with self._opened_as_text("", errors) as file:
-            while line := file.readline(LINE_MAX_CHARS):
-                number += 1
-                if line[0] == BYTE_ORDER_MARK:  # a second one, or that of the next file after `cat a b`
-                    line = line.lstrip(BYTE_ORDER_MARK) or "\n"
-                if number % LINES_BETWEEN_CHECKS == 0:
-                    self.check_unchanged(file)
-                if "\0" in line:
-                    raise ManifestError([f"{self.shown}:{number}: {NUL}"])
-                if len(line) == LINE_MAX_CHARS:
-                    raise ManifestError([f"{self.shown}:{number}: a line of {len(line)} characters"])
-                yield line
-            self.check_unchanged(file)
+            while True:
+                block: list[str] = []
+                try:
+                    self._read_block(file, number, block)
+                except (ManifestError, UnicodeDecodeError):
+                    yield block
+                    raise
+                self.check_unchanged(file)
+                if not block:
+                    return
+                yield block
+                number += len(block)
+
+    def _read_block(self, file: io.TextIOWrapper, number: int, block: list[str]) -> None:
+        """Add lines to ``block``; ``number`` is that of the line before them."""
+        chars = 0
+        while len(block) < LINES_BETWEEN_CHECKS and chars < CHARS_BETWEEN_CHECKS:
+            line = file.readline(LINE_MAX_CHARS)
+            if line[:1] == BYTE_ORDER_MARK:  # a second one, or that of the next file after `cat a b`
+                line = line.lstrip(BYTE_ORDER_MARK) or "\n"
+            if "\0" in line:
+                raise ManifestError([f"{self.shown}:{number + len(block) + 1}: {NUL}"])
+            if len(line) == LINE_MAX_CHARS:
+                what = f"a line of {len(line)} characters"
+                raise ManifestError([f"{self.shown}:{number + len(block) + 1}: {what}"])
+            if not line:
+                return
+            block.append(line)
+            chars += len(line)
 
     def text(self) -> str:
         """The whole file as text whose lines end in LF. Raises ManifestError."""

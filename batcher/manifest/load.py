@@ -14,13 +14,14 @@ from batcher.jobs.column_rules import ColumnRules
 from batcher.jobs.identity import RULE
 from batcher.jobs.job import Job, Source
 from batcher.manifest.check import Checker, Rejects
+from batcher.manifest.columns import fitted_rows
 from batcher.manifest.expand import ExpandError, FieldProblem, Setting, expanded
 from batcher.manifest.media import LocalFiles
 from batcher.manifest.rows import Head, ManifestChanged, Row
 from batcher.manifest.sources import is_stream, listing, open_source
 from batcher.manifest.tally import ManifestTally, problem_line
 from batcher.manifest.templates import TemplateError, filled, names_in
-from batcher.manifest.walk import Found, Tree
+from batcher.manifest.walk import Block, Found, Tree
 from batcher.options.facts import Overrides
 from batcher.schema.problems import shown
 from batcher.schema.spec import ModelSpec
@@ -162,8 +163,11 @@ class Manifest:
         seen = earlier.dropped if earlier is not None else None
         checker = Checker(specs, self._media, tally, seen)
         try:
-            for found in self._tree.rows(tally):
-                yield from _jobs_of(found, checker, tally)
+            for part in self._tree.parts(tally):
+                if isinstance(part, Block):
+                    yield from _jobs_in(part, checker, tally)
+                else:
+                    yield from _jobs_of(part, checker, tally)
             if tally.rows:
                 tally.extend(self._tree.unnamed())
             else:
@@ -174,6 +178,24 @@ class Manifest:
         except ManifestError as error:
             tally.extend(error.problems)
             raise tally.error() from None
+
+
+def _jobs_in(block: Block, checker: Checker, tally: ManifestTally) -> Iterator[Job]:
+    """The valid jobs of a block: of most rows by column, of the others row by row, in their order."""
+    for record, fitted in zip(block.records, fitted_rows(block, checker), strict=True):
+        if fitted is None:
+            if (found := block.found(record, tally)) is not None:
+                yield from _jobs_of(found, checker, tally)
+            continue
+        tally.rows += 1
+        source = Source(block.document.file.shown, record[0])
+        try:
+            job = checker.fitted_job(fitted, source, block.scope)
+        except Rejects as rejects:
+            _reject(block.table.row(*record), source, rejects.problems, tally)
+        else:
+            if job is not None:
+                yield job
 
 
 def _jobs_of(found: Found, checker: Checker, tally: ManifestTally) -> Iterable[Job]:

@@ -7,7 +7,7 @@ full check (``check.py``), which has the same result for all others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from batcher.jobs.identity import Spelling, digest_of
@@ -18,6 +18,10 @@ from batcher.schema.spec import ModelSpec
 
 VALUES_KEPT = 256
 
+Fitted = tuple[dict[str, Any], str]
+"""The inputs of a row as they are sent, and their digest."""
+FittedRow = tuple[dict[str, Any], str, dict[str, Any]]
+"""The same with the row's metadata."""
 Cell = Callable[[Any], tuple[Any, Any] | None]
 """For a value of one input: as it is sent, and as it is compared; None if that is not certain."""
 
@@ -38,7 +42,12 @@ class Pattern:
         ]
         """Name, name as compared, check, and the first different cells: most columns repeat a few."""
 
-    def fitted(self, values: Iterable[Any]) -> tuple[dict[str, Any], str] | None:
+    @property
+    def may_fit(self) -> bool:
+        """Whether any values can be certainly right."""
+        return bool(self._columns) and all(cell is not _uncertain for _, _, cell, _ in self._columns)
+
+    def fitted(self, values: Iterable[Any]) -> Fitted | None:
         """The inputs with these values, typed and checked, and their digest; None: check them in full.
 
         ``values`` are in the order of the names.
@@ -52,12 +61,52 @@ class Pattern:
                 found = cell(value)
                 if found is None:
                     return None
-                if is_text and len(known) < VALUES_KEPT and len(value) <= SCALAR_MAX_CHARS:
+                if len(known) < VALUES_KEPT and _lasts(value, found):
                     known[value] = found
             sent[name], compared[key] = found
-        if self._spec.problems(sent):
-            return None
-        return sent, digest_of(self._model, compared)
+        return self._judged(sent, compared)
+
+    def fitted_rows(self, columns: Sequence[Sequence[Any]]) -> Iterator[Fitted | None]:
+        """:meth:`fitted` for many rows, given by column."""
+        found = [
+            _found(cells, *column[2:]) for cells, column in zip(columns, self._columns, strict=True)
+        ]
+        names = [name for name, _, _, _ in self._columns]
+        keys = [key for _, key, _, _ in self._columns]
+        for row in zip(*found, strict=True):
+            if None in row:
+                yield None
+                continue
+            sent, compared = zip(*row, strict=True)
+            yield self._judged(dict(zip(names, sent)), dict(zip(keys, compared)))  # noqa: B905 (slow)
+
+    def _judged(self, sent: dict[str, Any], compared: dict[str, Any]) -> Fitted | None:
+        return None if self._spec.problems(sent) else (sent, digest_of(self._model, compared))
+
+
+def _found(
+    values: Sequence[Any], cell: Cell, known: dict[str, tuple[Any, Any]]
+) -> Sequence[tuple[Any, Any] | None]:
+    """What ``cell`` makes of each value of a column."""
+    found = [*map(known.get, values)]
+    if None in found:
+        found = [seen or cell(value) for seen, value in zip(found, values, strict=True)]
+        if len(known) < VALUES_KEPT:
+            _keep(known, zip(values, found, strict=True))
+    return found
+
+
+def _keep(known: dict[str, tuple[Any, Any]], pairs: Iterable[tuple[Any, Any]]) -> None:
+    """Remember the first different texts of a column."""
+    lasting = (pair for pair in pairs if _lasts(*pair))
+    for value, found in lasting:
+        if len(known) >= VALUES_KEPT:
+            break
+        known[value] = found
+
+
+def _lasts(value: Any, found: tuple[Any, Any] | None) -> bool:
+    return type(value) is str and found is not None and len(value) <= SCALAR_MAX_CHARS
 
 
 def _cell_of(name: str, spec: ModelSpec) -> Cell:

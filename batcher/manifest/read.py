@@ -11,8 +11,8 @@ from typing import Any
 
 from batcher.errors import ManifestError
 from batcher.jobs.column_rules import ColumnRules
-from batcher.manifest.csv_files import open_table
-from batcher.manifest.delimited import delimiter_of, records
+from batcher.manifest.csv_files import Table, open_table
+from batcher.manifest.delimited import delimiter_of, in_blocks, records
 from batcher.manifest.detect_format import looks_like, mistaken
 from batcher.manifest.files import ManifestFile
 from batcher.manifest.json_files import (
@@ -43,8 +43,9 @@ class Document:
     ``row_keys`` are the reserved keys that rows may have. ``held`` counts rows kept in memory: 0
     if they are streamed. ``base`` is the folder of relative paths in the file, None: its own directory.
     ``warnings`` are lines about the file as a whole, ``remarks`` the warnings of this pass about its
-    rows. In a table, cells with only blanks are empty. ``rest`` is the role of its columns that are not
-    inputs of the model. A listing is not a file, only names of others.
+    rows. In a table, cells with only blanks are empty; ``table`` is set if ``rows`` are just its rows.
+    ``rest`` is the role of its columns that are not inputs of the model. A listing is not a file, only
+    names of others.
     """
 
     file: ManifestFile
@@ -56,6 +57,7 @@ class Document:
     base: Path | None = None
     remarks: Remarks = field(default_factory=Remarks)
     is_table: bool = False
+    table: Table | None = None
     rest: str | None = None
     is_listing: bool = False
 
@@ -143,7 +145,9 @@ def _read_table(source: ManifestSource, delimiter: str | None = None) -> Documen
     file = source.file
     delimiter = source.delimiter or delimiter or delimiter_of(file)
     table = open_table(file.shown, partial(records, file, delimiter), source.columns)
-    return Document(file, Head(), table.rows, table.row_keys, warnings=table.told, is_table=True)
+    return Document(
+        file, Head(), table.rows, table.row_keys, warnings=table.told, is_table=True, table=table
+    )
 
 
 def _read_text(source: ManifestSource) -> Document:
@@ -155,9 +159,11 @@ def _read_text(source: ManifestSource) -> Document:
 def _read_xlsx(source: ManifestSource) -> Document:
     file = source.file
     sheet, told = sheet_of(file, source.inside)
-    table = open_table(file.shown, partial(sheet_records, file, sheet), source.columns)
+    table = open_table(file.shown, lambda: in_blocks(sheet_records(file, sheet)), source.columns)
     warnings = (*(f"{file.shown}: {what}" for what in told), *table.told)
-    return Document(file, Head(), table.rows, table.row_keys, warnings=warnings, is_table=True)
+    return Document(
+        file, Head(), table.rows, table.row_keys, warnings=warnings, is_table=True, table=table
+    )
 
 
 def _read_parquet(source: ManifestSource) -> Document:

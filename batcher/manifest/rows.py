@@ -36,6 +36,8 @@ _MISSING = "(?i:nan|none|null|nil|n/a|undefined|\\[object Object\\])"
 """What programs write for a value that is missing."""
 _BEGINNING = re.compile(f"\0(?:[\0#= \t\r\n\v\f]|{_MISSING}\0)")
 """The beginning of a text that needs a check, between NULs; two of them are an empty text."""
+_ODD = re.compile(f"{_BEGINNING.pattern}|\0[{re.escape(_BLANKS)}]|{_GARBLED.pattern}")
+"""The same for texts that are not ASCII, and what garbled text has anywhere."""
 _PROMPTS = frozenset({"prompt", "text"})
 _CODE_PAGES = ("cp1252", "latin-1", "mac-roman")
 
@@ -320,22 +322,22 @@ def judge(row: Row, remarks: Remarks, *, is_table: bool) -> None:
 
     In a table, a cell with only blanks is empty.
     """
-    if _needs_look(row.inputs.values()):
+    if needs_look(row.inputs.values()):
         texts = [(name, value) for name, value in row.inputs.items() if type(value) is str]
-        for name in [name for name, value in texts if _needs_look((value,))]:
+        for name in [name for name, value in texts if needs_look((value,))]:
             _look_at(row, name, remarks, is_table)
     for name, value in row.vars.items() if row.vars else ():
         if isinstance(value, str) and (what := sheet_problem(value, is_table=is_table)):
             row.blame(name, what)
 
 
-def _needs_look(values: Collection[Any]) -> bool:
+def needs_look(values: Collection[Any]) -> bool:
     """Whether any text in ``values`` needs a check. Few rows have one, so one search covers all."""
     try:
         text = "\0".join(("", *values, ""))
     except TypeError:  # numbers, lists
         return True
-    return not text.isascii() or _BEGINNING.search(text) is not None
+    return (_BEGINNING if text.isascii() else _ODD).search(text) is not None
 
 
 def _look_at(row: Row, name: str, remarks: Remarks, is_table: bool) -> None:

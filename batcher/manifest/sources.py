@@ -86,7 +86,7 @@ def _open_folder(path: Path, shown_as: str, columns: ColumnRules, reading: Readi
     if index is not None:
         shown = str(Path(shown_as) / index.name)
         inner = open_document(index, shown, columns, reading)
-        return replace(inner, rows=partial(_with_media, inner))
+        return replace(inner, rows=partial(_with_media, inner), table=None)
     found = media_in(path)
     if not found:
         raise ManifestError([f"{shown_as}: a folder without media{_manifests_in(path)}"])

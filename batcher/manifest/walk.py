@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from batcher.errors import ManifestError
 from batcher.jobs.column_rules import ColumnRules
+from batcher.manifest.csv_files import Table
+from batcher.manifest.delimited import Record
 from batcher.manifest.expand import RowLayer, Scope, Setting
 from batcher.manifest.globs import Globs
 from batcher.manifest.read import HELD_ROWS_HINT, Document
@@ -20,6 +23,20 @@ INCLUDE_DEPTH_MAX = 20
 
 Found = tuple[Scope, Row, Document]
 """A row, what encloses it, and its file."""
+
+
+class Block(NamedTuple):
+    """Records of a plain ``table``, whose rows may be checked by column, and what encloses them."""
+
+    scope: Scope
+    records: list[Record]
+    table: Table
+    document: Document
+
+    def found(self, record: Record, tally: ManifestTally) -> Found | None:
+        """The row of one record, if it has no problem; counted in ``tally``."""
+        row = self.table.row(*record)
+        return (self.scope, row, self.document) if _is_valid(row, self.document, tally) else None
 
 
 class Tree:
@@ -44,7 +61,17 @@ class Tree:
 
         Raises ManifestError if a file can't be read any further, ManifestChanged if it has changed.
         """
-        return self._rows((self.top,), (), tally)
+        for part in self.parts(tally):
+            if not isinstance(part, Block):
+                yield part
+                continue
+            for record in part.records:
+                if (found := part.found(record, tally)) is not None:
+                    yield found
+
+    def parts(self, tally: ManifestTally) -> Iterator[Found | Block]:
+        """The same, except that rows in blocks are neither checked nor counted."""
+        return self._parts((self.top,), (), tally)
 
     def unnamed(self) -> Iterator[str]:
         """After a pass: a message for each column that an option names but no file has."""
@@ -57,9 +84,9 @@ class Tree:
         layers = (RowLayer(document.head.layer, document.directory, rest=document.rest), *around)
         return Scope(layers, document.directory, self._setting, self._globs)
 
-    def _rows(
+    def _parts(
         self, trail: tuple[Document, ...], around: tuple[RowLayer, ...], tally: ManifestTally
-    ) -> Iterator[Found]:
+    ) -> Iterator[Found | Block]:
         document = trail[-1]
         scope = self.scope(document, around)
         document.remarks.clear()
@@ -69,20 +96,23 @@ class Tree:
                 f"{document.file.shown}: {document.held} jobs are held in memory; "
                 "CSV or JSONL stream (also from YAML, with `from: jobs.csv`)"
             )
-        for row in document.rows():
-            tally.rows += row.include is None
-            judge(row, document.remarks, is_table=document.is_table)
-            if row.problems:
-                tally.reject(document.file.shown, row.problems)
-            elif row.include is None:
-                yield scope, row, document
-            else:
-                yield from self._included_rows(row, trail, scope.layers, tally)
+        table = document.table
+        if table is not None and table.is_plain and scope.is_uniform:
+            for records in table.blocks():
+                yield Block(scope, records, table, document)
+        else:
+            for row in document.rows():
+                if not _is_valid(row, document, tally):
+                    continue
+                if row.include is None:
+                    yield scope, row, document
+                else:
+                    yield from self._rows_inside(row, trail, scope.layers, tally)
         tally.warnings += document.remarks.lines(document.file.shown)
 
-    def _included_rows(
+    def _rows_inside(
         self, entry: Row, trail: tuple[Document, ...], around: tuple[RowLayer, ...], tally: ManifestTally
-    ) -> Iterator[Found]:
+    ) -> Iterator[Found | Block]:
         document = trail[-1]
         try:
             inner = self._open(entry, trail)
@@ -98,7 +128,7 @@ class Tree:
                 f"includes don't count; they belong into {self.top.file.shown}"
             )
         layer = RowLayer(entry, document.directory, is_entry=True)
-        yield from self._rows((*trail, inner), (layer, *around), tally)
+        yield from self._parts((*trail, inner), (layer, *around), tally)
 
     def _open(self, entry: Row, trail: tuple[Document, ...]) -> Document:
         """The document that ``entry`` includes. Raises ManifestError with complete lines."""
@@ -133,3 +163,13 @@ class Tree:
                     inner = replace(inner, base=outer.directory / include.base)
                 self._included[key] = inner
         return self._included[key]
+
+
+def _is_valid(row: Row, document: Document, tally: ManifestTally) -> bool:
+    """Whether ``row`` has no problem by itself; counts it in ``tally``."""
+    tally.rows += row.include is None
+    judge(row, document.remarks, is_table=document.is_table)
+    if row.problems:
+        tally.reject(document.file.shown, row.problems)
+        return False
+    return True

@@ -100,6 +100,11 @@ def test_a_quote_after_a_space_inside_quotes_is_left_alone(tmp_path):
     ]
 
 
+def test_a_space_before_a_quote_of_a_cell_that_a_later_line_closes_is_kept(tmp_path):
+    (row,) = rows(tmp_path, "a.csv", b'x,y\n1,"say, ""no\nand go"\n')
+    assert row.inputs == {"x": "1", "y": 'say, "no\nand go'}
+
+
 def test_lines_within_quotes_after_a_space_are_refused(tmp_path):
     assert refusal(tmp_path, "a.csv", 'x,prompt\n1, "one\ntwo"\n').startswith(
         "a.csv:2: a quote opens after"

@@ -1,0 +1,271 @@
+"""Rows that are checked by column, many at a time, are the jobs that each would be alone."""
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batcher.errors import ManifestError
+from batcher.ledger.snapshot import Snapshot
+from batcher.manifest import files
+from batcher.manifest.csv_files import Table
+from batcher.manifest.expand import Scope
+from batcher.manifest.load import open_manifest
+from batcher.manifest.rows import ManifestChanged
+from batcher.manifest.tally import ManifestTally
+from batcher.options.facts import Overrides, Policy, Selection
+from batcher.planning.media_urls import UrlWatch
+from batcher.planning.plan import make_plan
+from batcher.planning.survey import Estimate, Survey
+from batcher.schema.spec import ModelSpec
+from tests.support.manifest_files import PNG, URL, read_text, write
+
+FIELDS = {
+    "prompt": {"type": "string", "maxLength": 60},
+    "image_url": {"type": "string"},
+    "mask": {"type": "string"},
+    "duration": {"type": "integer", "minimum": 1, "maximum": 10, "default": 5},
+    "cfg": {"type": "number"},
+    "loop": {"type": "boolean"},
+    "numSteps": {"type": "integer"},
+}
+
+
+def spec(model, price_usd, fields):
+    schema = {"required": ["prompt"], "properties": fields}
+    entry = {"model_id": model, "base_price_usd": price_usd, "price_unit": "second"}
+    return ModelSpec.from_catalogue({**entry, "input_schema": schema})
+
+
+SPECS = {
+    "m": spec("m", 0.1, FIELDS),
+    "n": spec("n", 0.3, {**FIELDS, "images": {"type": "array", "items": {"type": "string"}}}),
+}
+HEADERS = [
+    *("prompt", "image_url", "mask", "duration", "cfg", "loop", "numsteps", "Num Steps", "images"),
+    *("id", "model", "meta.split", "meta.n:int", "vars.x", "promt", "", "repeat", "duration:int"),
+]
+PLAIN = ["prompt", "image_url", "duration", "cfg", "meta.split", "loop", "numsteps"]
+CELLS = [
+    *(
+        "",
+        "",
+        " ",
+        "a cat",
+        "A cat",
+        "a" * 70,
+        "5",
+        "05",
+        "5.0",
+        "1e1",
+        "0,5",
+        " 7 ",
+        "99",
+        "true",
+        "No",
+    ),
+    *(
+        "é",
+        "caf\u00c3\u00a9",
+        "\u00a0",
+        "\u4e00\u4e01",
+        "\ufeffa",
+        "\u00bfa",
+        "x\r\ny",
+        "x\ny",
+        'say "a"',
+        ' "b"',
+    ),
+    *(
+        "nan",
+        "None",
+        "#REF!",
+        "#\u00a1VALOR!",
+        "=A1",
+        "{{ x }}",
+        "{",
+        "[1]",
+        "cat.png",
+        "gone.png",
+        "a, b",
+    ),
+    *(
+        URL,
+        f"{URL}?a=1",
+        f"{URL}?X-Amz-Signature=c&X-Amz-Date=b",
+        f"{URL},{URL}",
+        "https://10.0.0.1/a.png",
+    ),
+    *("h", "data:x", "m", "n", "x-1", "X-1"),
+]
+A_CELL = st.sampled_from(CELLS)
+LIKELY = {
+    "prompt": ["a cat", "a dog", "h", "", "\u4e00\u4e01", "x\ny", 'say "a"'],
+    "image_url": [URL, f"{URL}?a=1", ""],
+    "duration": ["5", "10", "", " 7 "],
+    "model": ["m", "n"],
+    "id": ["x-1", "x-2", ""],
+}
+
+
+def a_cell(header):
+    return st.one_of(st.sampled_from(LIKELY.get(header, ["5", "1", "", "true"])), A_CELL)
+
+
+def rows_under(headers):
+    row = st.tuples(*map(a_cell, headers))
+    ragged = st.one_of(st.none(), st.none(), st.none(), st.integers(0, len(headers) + 1))
+    return st.tuples(st.just(headers), st.lists(st.tuples(row, ragged, st.booleans()), max_size=14))
+
+
+def some_of(headers):
+    return st.lists(st.sampled_from(headers), min_size=1, max_size=6, unique=True).flatmap(rows_under)
+
+
+TABLES = st.one_of(some_of(PLAIN), some_of(PLAIN), some_of(HEADERS))
+OVERRIDES = st.fixed_dictionaries(
+    {
+        "model": st.sampled_from(["m", "m", "m", "n", "unknown", None]),
+        "vars": st.sampled_from([{}, {}, {}, {"x": "a"}]),
+    },
+    optional={
+        "per_row": st.booleans(),
+        "set": st.dictionaries(st.sampled_from(["duration", "loop", "prompt"]), A_CELL, max_size=2),
+    },
+)
+LAYERS = [
+    "",
+    "model: n\n",
+    "defaults: {duration: 7, cfg: 0.5}\n",
+    "meta: {a: b}\n",
+    "vars: {x: y}\n",
+    "repeat: 2\n",
+]
+
+
+def as_text(table):
+    headers, rows = table
+    lines = [",".join(headers)]
+    for cells, width, spaced in rows:
+        cut = [*cells, "more"][: len(cells) if width is None else width]
+        lines.append((", " if spaced else ",").join(map(quoted, cut)))
+    return "\n".join(lines) + "\n"
+
+
+def quoted(cell):
+    return '"' + cell.replace('"', '""') + '"' if set(cell) & set(',"\r\n') else cell
+
+
+def one_pass(manifest, earlier=None):
+    tally = ManifestTally()
+    survey = Survey(Estimate(SPECS), UrlWatch())
+    jobs, problem = [], None
+
+    def seen():
+        for job in manifest.jobs(SPECS, tally, earlier):
+            jobs.append((job, [(name, type(value)) for name, value in job.input.items()], [*job.meta]))
+            yield job
+
+    steps = make_plan(seen(), Snapshot(), Selection(), Policy(), survey.price_usd)
+    plan = None
+    try:
+        while True:
+            next(steps)
+    except StopIteration as ended:
+        plan = ended.value
+    except ManifestError as error:
+        problem = error.problems, error.total
+    return tally, jobs, problem, plan, survey.estimate.lines, survey.urls
+
+
+def everything(path, overrides):
+    """What two passes find, and the models."""
+    try:
+        manifest = open_manifest(path, Overrides(**overrides))
+    except ManifestError as error:
+        return error.problems
+    first = one_pass(manifest)
+    return first, one_pass(manifest, first[0])
+
+
+def by_row():
+    return patch.object(Scope, "is_uniform", property(lambda _: False))
+
+
+def assert_same(folder, name, overrides):
+    by_column = everything(folder / name, overrides)
+    with by_row():
+        assert everything(folder / name, overrides) == by_column
+
+
+@pytest.mark.parametrize("header", PLAIN)
+@pytest.mark.parametrize(
+    "layer", ["", "vars: {x: y}\n", "model: n\n", "defaults: {duration: 7, prompt: b}\n"]
+)
+def test_each_cell_is_the_same_by_column_and_by_row(tmp_path, header, layer):
+    headers = list(dict.fromkeys(["prompt", header]))
+    rows = [(f"dog {number}", cell)[-len(headers) :] for number, cell in enumerate(CELLS)]
+    rows += [
+        headers,
+        ["dog 3"],
+        ["dog 3", "", ""],
+        ["dog", "5", "6"],
+        ["dog 3", CELLS[3]][-len(headers) :],
+    ]
+    write(tmp_path, "cat.png", PNG)
+    write(tmp_path, "a.csv", as_text((headers, [(row, None, False) for row in rows])))
+    write(tmp_path, "a.yaml", f"{layer}jobs: [from: a.csv]\n")
+    assert_same(tmp_path, "a.yaml" if layer else "a.csv", {"model": "m"})
+
+
+@settings(max_examples=150)
+@given(TABLES, TABLES, OVERRIDES, st.lists(st.sampled_from(LAYERS), max_size=3), st.integers(1, 20))
+def test_a_table_has_the_same_jobs_prices_and_problems_by_column_and_by_row(
+    table, other, overrides, layers, lines_at_once
+):
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as patches:
+        patches.enter_context(patch.object(files, "LINES_BETWEEN_CHECKS", lines_at_once))
+        write(Path(folder), "cat.png", PNG)
+        write(Path(folder), "b.csv", as_text(other).encode("utf-8-sig"))
+        path = write(Path(folder), "a.csv", as_text(table))
+        if layers:
+            head = "".join(dict.fromkeys(layers))
+            path = write(
+                Path(folder), "a.yaml", f"{head}jobs: [from: a.csv, from: b.csv, prompt: a cat]\n"
+            )
+        assert_same(Path(folder), path.name, overrides)
+
+
+def test_only_odd_rows_are_read_row_by_row_in_their_place(tmp_path):
+    lines = [f'"cat {number}, low",{URL},{number % 10 + 1}' for number in range(600)]
+    lines[100] = f"cat {{{{ x }}}},{URL},1"
+    lines[400] = f"cat,{URL},none"
+    lines[401] = f"{lines[401]},more"
+    lines[402] = '"two\nlines",,'
+    one_row, read = Table.row, []
+
+    def noted(table, line, cells):
+        read.append(line)
+        return one_row(table, line, cells)
+
+    with patch.object(Table, "row", noted):
+        found = read_text(
+            tmp_path, "a.csv", "prompt,image_url,duration\n" + "\n".join(lines), SPECS, model="m"
+        )
+    assert read == [102, 402, 403]
+    assert (len(found.jobs), found.tally.rows, found.tally.invalid) == (597, 600, 3)
+    assert [job.source.line for job in found.jobs[398:401]] == [401, 404, 406]
+
+
+def test_a_change_of_the_file_is_noticed_after_the_rows_that_were_read_before_it(tmp_path):
+    path = write(tmp_path, "a.csv", "prompt\n" + "a cat\n" * 3)
+    jobs = open_manifest(path, Overrides(model="m", per_row=True)).jobs(SPECS, ManifestTally())
+    next(jobs)
+    write(tmp_path, "a.csv", "prompt\n" + "a dog\n" * 4)
+    assert [next(jobs).input["prompt"] for _ in range(2)] == ["a cat"] * 2
+    with pytest.raises(ManifestChanged):
+        next(jobs)
