@@ -76,7 +76,8 @@ def give_types(inputs: dict[str, Any], spec: ModelSpec) -> None:
         if isinstance(value, str):
             inputs[name] = read(value)
         elif isinstance(value, float) and value.is_integer():
-            inputs[name] = read(repr(value))
+            whole = read(repr(value))
+            inputs[name] = value if isinstance(whole, str) else whole
         elif isinstance(value, list) and name in spec.lists:
             inputs[name] = [
                 spec.item_of(name, item) if isinstance(item, str) else item for item in value

@@ -92,6 +92,7 @@ class LocalFiles:
         if not isinstance(value, str):
             return value
         if not isinstance(value, LocalPath):
+            value = _trimmed(value, directory)
             if (what := several_urls(value)) is not None:
                 raise MediaError(what)
             if is_public_url(value):
@@ -114,11 +115,8 @@ class LocalFiles:
             return [self.perhaps(item, directory, strict=strict) for item in value]
         if not isinstance(value, str) or not may_be_file(value):
             return value
-        try:
-            is_there = (directory / value).is_file()
-        except (OSError, ValueError):
-            is_there = False
-        return self._local(value, None, directory) if is_there or strict else value
+        is_sent = strict or _is_file(directory / value)
+        return self._local(value, None, directory) if is_sent else value
 
     def _workflow(self, value: Any, directory: Path) -> Any:
         """A workflow: a map as it is, the path of a JSON file as LocalMedia. Raises MediaError."""
@@ -253,6 +251,20 @@ def _host_problem(host: str) -> str | None:
     if len(name) > HOST_MAX_CHARS or not all(_LABEL.fullmatch(label) for label in labels):
         return "is not a host name"
     return None
+
+
+def _trimmed(text: str, directory: Path) -> str:
+    """``text`` without the spaces around it (``a, https://...``), unless a file has just that name."""
+    trimmed = text.strip()
+    return text if trimmed == text or _is_file(directory / text) else trimmed
+
+
+def _is_file(path: Path) -> bool:
+    """Whether ``path`` is one; a text that can't be a path is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _address_problem(text: str) -> str | None:

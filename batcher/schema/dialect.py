@@ -269,11 +269,17 @@ def _from_text(schema: Any, types: set[str], text: str) -> Any:
     if types - {"null"} == {"array"}:
         return [reader_of(schema.get("items"))(text)]
     if "string" in types:
-        return text
+        return _choice_in(schema.get("enum"), text)
     for name, convert in CONVERSIONS.items():
         if name in types and (value := convert(text.strip())) is not None:
             return value
     return text
+
+
+def _choice_in(choices: Any, text: str) -> str:
+    """``text``, or what it is without the spaces around it, if only that is one of ``choices``."""
+    trimmed = text.strip()
+    return trimmed if isinstance(choices, list) and text not in choices and trimmed in choices else text
 
 
 def integer_in(text: str) -> int | None:

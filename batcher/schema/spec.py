@@ -176,7 +176,7 @@ class ModelSpec:
             "typed": {
                 name: reader_of(schema)
                 for name, schema in fields.items()
-                if types_of(schema) - {"string", "null"}
+                if types_of(schema) - {"string", "null"} or "enum" in schema
             },
             "lists": frozenset(
                 n for n, schema in fields.items() if types_of(schema) - {"null"} == {"array"}

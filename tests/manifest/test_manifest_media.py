@@ -51,6 +51,22 @@ def test_a_public_https_url_is_sent_as_it_is(url):
     assert LocalFiles().resolved(url, "image", None) == url
 
 
+@pytest.mark.parametrize("around", [" {}", "{} ", "\t{}\n", "\u00a0{}"])
+def test_spaces_around_a_url_or_a_path_are_no_part_of_it(tmp_path, around):
+    """As in a CSV with a space after each comma, and as a cell that was copied from a page."""
+    write(tmp_path, "cat.png", PNG)
+    files = LocalFiles()
+    assert files.resolved(around.format(URL), "image", tmp_path) == URL
+    assert files.resolved([around.format(URL)], "image", tmp_path) == [URL]
+    assert files.resolved(around.format("cat.png"), "image", tmp_path).path.endswith("/cat.png")
+
+
+def test_a_file_whose_name_has_spaces_around_it_is_found(tmp_path):
+    write(tmp_path, " cat.png", PNG)
+    write(tmp_path, "cat.png", PNG + b"other")
+    assert LocalFiles().resolved(" cat.png", "image", tmp_path).path.endswith("/ cat.png")
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -363,7 +379,7 @@ def test_the_plan_has_the_warning_of_a_picture_that_was_cut_off(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["pics\\a b.png", ".\\pics\\a b.png", '"pics/a b.png"', " pics/a b.png", "pics/a%20b.png"]
+    "text", ["pics\\a b.png", ".\\pics\\a b.png", '"pics/a b.png"', "pics/a%20b.png"]
 )
 def test_a_path_as_other_programs_write_it_is_refused_with_the_file_that_is_there(tmp_path, text):
     write(tmp_path, "pics/a b.png", PNG)

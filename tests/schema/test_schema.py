@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from batcher.errors import BatcherError
 from batcher.jobs.job import LocalMedia
+from batcher.manifest.fit import give_types
 from batcher.schema.dialect import SchemaError, media_kind
 from batcher.schema.spec import BUILT_IN, KLING, ModelSpec
 
@@ -509,3 +510,30 @@ def test_the_rest_of_an_answer_is_taken_along_or_left_out():
     assert (made.origin, made.price_unit) == ("catalogue", "output")
     bare = spec({}, display_name=5, categories="x", pricing_note=[])
     assert (bare.display_name, bare.categories, bare.pricing_note) == ("a/b", (), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        (" 16:9 ", "16:9"),
+        ("16:9\n", "16:9"),
+        ("16:9", "16:9"),
+        (" a ", " a "),
+        ("16 : 9", "16 : 9"),
+        (" 1:1", " 1:1"),
+    ],
+)
+def test_spaces_around_a_choice_are_no_part_of_it(text, sent):
+    """Unless they are part of a choice."""
+    ratio = {"type": "string", "enum": ["16:9", "a", " a ", "9:16"]}
+    made = spec({"ratio": ratio, "ratios": {"type": "array", "items": ratio}})
+    assert made.type_text("ratio", text) == sent
+    assert made.type_text("ratios", text) == [sent]
+
+
+def test_a_number_does_not_become_a_choice_by_its_spelling():
+    inputs = {"size": 2.0}
+    made = spec({"size": {"type": "string", "enum": ["2", "2.0"]}})
+    give_types(inputs, made)
+    assert inputs == {"size": 2.0}
+    assert made.problems(inputs)
