@@ -19,6 +19,7 @@ from batcher.errors import CallError, NotFound, RetryKind, Unavailable
 from batcher.http.exchange import Call, Connection
 from batcher.http.words import clean
 from batcher.providers.fal_answers import checked
+from batcher.schema.spec import amount
 
 PREFIX: Final = "fal:"
 IDS_PER_CALL: Final = 50
@@ -177,7 +178,7 @@ def _entry(item: dict[str, Any]) -> dict[str, Any]:
 
 def _price(item: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """A usable price as a part of an entry, with its model. A unit is named in the singular."""
-    unit_usd, unit = _usd(item.get("unit_price")), item.get("unit")
+    unit_usd, unit = amount(item.get("unit_price")), item.get("unit")
     named = isinstance(unit, str) and isinstance(item.get("endpoint_id"), str)
     if named and unit_usd is not None and _is_usd(item):
         single = str(unit).removesuffix("s") if str(unit).isalpha() else unit
@@ -261,14 +262,9 @@ def _is_usd(item: dict[str, Any]) -> bool:
 
 
 def _cost_usd(event: dict[str, Any]) -> float | None:
-    cost_usd = _usd(event.get("cost_total"))
-    nano_usd = _usd(event.get("cost_estimate_nano_usd"))
+    cost_usd = amount(event.get("cost_total"))
+    nano_usd = amount(event.get("cost_estimate_nano_usd"))
     return nano_usd * NANO if cost_usd is None and nano_usd is not None else cost_usd
-
-
-def _usd(value: Any) -> float | None:
-    number = _number(value)
-    return number if number is not None and number >= 0 else None
 
 
 def _number(value: Any) -> float | None:

@@ -120,7 +120,7 @@ class _Number(NamedTuple):
 
 
 def amount(value: Any) -> float | None:
-    """``value`` if it is a number that can be an amount: finite, and not negative."""
+    """``value`` if it is a number that can be an amount: not negative, and sums of many are finite."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if 0 <= value < INT_MAX else None

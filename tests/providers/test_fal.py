@@ -276,7 +276,7 @@ async def test_a_key_that_may_not_ask_for_costs_asks_once(status, times):
         assert api.asked.count(EVENTS) == times
 
 
-@pytest.mark.parametrize("cost", [-1, "0.1", True, None, [], 1e400])
+@pytest.mark.parametrize("cost", [-1, "0.1", True, None, [], 1e300, 1e400])
 async def test_a_cost_that_is_no_amount_is_unknown(cost):
     event = json.dumps({"billing_events": [{"request_id": "r1", "cost_total": cost}]})
     async with fal(ended(["r1"]) | {EVENTS: answer(200, event.encode())}) as api:

@@ -404,6 +404,7 @@ def test_a_queue_position_is_an_integer_or_nothing(position: object) -> None:
         (1, 1.0),
         (0.28, 0.28),
         (-0.1, None),
+        (1e300, None),
         ("0.28", None),
         (True, None),
         (None, None),

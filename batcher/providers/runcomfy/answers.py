@@ -32,7 +32,6 @@ charged; polling it shows its state. If the id were dropped, it would be lost.
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime
 from typing import Any, Final
 
@@ -63,6 +62,7 @@ from batcher.http.words import clean, page_words, said, snippet, words
 from batcher.jobs.job import recorded
 from batcher.ports import CancelOutcome, Phase, Result
 from batcher.providers.runcomfy.outputs import output_texts, output_urls
+from batcher.schema.spec import amount
 
 OUTPUT_MAX_BYTES: Final = 32 << 10
 ACCEPTED: Final = 202
@@ -221,7 +221,7 @@ def _error(
 
 def _result(answer: ApiAnswer, document: dict[str, Any], word: str, code: int | str | None) -> Result:
     phase, position = phase_of(word), document.get("queue_position")
-    cost_usd = _cost_usd(document.get("cost"))
+    cost_usd = amount(document.get("cost"))
     told = said(document) if phase is Phase.FAILED else words(document.get("error"))
     return Result(
         phase=phase,
@@ -249,12 +249,6 @@ def _model(document: dict[str, Any], answer: ApiAnswer) -> str | None:
     """The model that an answer names: not documented, so used only if it is clearly there."""
     named = document.get("model_id", document.get("model"))
     return _shown(named, answer) if isinstance(named, str) else None
-
-
-def _cost_usd(value: object) -> float | None:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    return float(value) if 0 <= value <= sys.float_info.max else None
 
 
 def _cancel_outcome(document: dict[str, Any]) -> CancelOutcome | None:
