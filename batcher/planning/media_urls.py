@@ -16,6 +16,7 @@ from batcher.jobs.job import Job, Source
 from batcher.jobs.signatures import mask_url
 from batcher.schema.dialect import media_kind
 from batcher.schema.spec import ModelSpec
+from batcher.terminal import counted
 
 EXAMPLES_SHOWN = 3
 UNKNOWN_RUN_S = 3600.0
@@ -37,6 +38,18 @@ _PRIVATE_LABELS = frozenset(
     }
 )
 _RESERVED_DOMAINS = frozenset({"test", "invalid", "onion", "corp", "home"})
+_PAGE_HOSTS = frozenset(
+    {
+        *("drive.google.com", "docs.google.com", "photos.google.com", "photos.app.goo.gl"),
+        *("dropbox.com", "www.dropbox.com", "1drv.ms", "onedrive.live.com"),
+        *("github.com", "huggingface.co", "imgur.com", "www.imgur.com"),
+    }
+)
+_FILE_ON_SUCH_A_HOST = re.compile(
+    r"drive\.google\.com/uc\?|(?:www\.)?dropbox\.com/.*[?&](?:dl|raw)=1\b|(?:www\.)?imgur\.com/.*\.\w{3,4}$|"
+    r"github\.com/[^/]+/[^/]+/(?:raw|releases/download)/|github\.com/.*[?&]raw=|huggingface\.co/.*/resolve/",
+    re.IGNORECASE,
+)
 _STAMP = re.compile(r"\d{8}T\d{6}Z")
 _STAMP_FORMAT = "%Y%m%dT%H%M%SZ"
 _VENDORS = ("x-amz-", "x-goog-", "x-oss-")
@@ -117,10 +130,17 @@ def looks_private(url: str) -> bool:
     return _is_private_name(url.partition("://")[2].partition("/")[0])
 
 
+def looks_like_page(url: str) -> bool:
+    """Whether it is a known kind of link to a page that shows a file, and not to the file."""
+    address = url.partition("://")[2]
+    return address.partition("/")[0].lower() in _PAGE_HOSTS and not _FILE_ON_SUCH_A_HOST.match(address)
+
+
 def _needs_look(value: Any) -> bool:
     """Whether an input may hold the URL of media that can't be fetched, or not for long."""
     if isinstance(value, str):
-        return "?" in value or _is_private_name(value.partition("://")[2].partition("/")[0])
+        host = value.partition("://")[2].partition("/")[0]
+        return "?" in value or _is_private_name(host) or host.lower() in _PAGE_HOSTS
     return value is not None
 
 
@@ -135,7 +155,9 @@ class UrlWatch:
     """Collects URLs that the API may not be able to fetch, or only for too short a time."""
 
     private: int = 0
+    pages: int = 0
     _private_examples: list[MediaUrl] = field(default_factory=list)
+    _page_examples: list[MediaUrl] = field(default_factory=list)
     _expiries_s: array[float] = field(default_factory=lambda: array("d"))
     _soonest: list[tuple[float, int, MediaUrl]] = field(default_factory=list)
 
@@ -153,6 +175,10 @@ class UrlWatch:
             self.private += 1
             if len(self._private_examples) < EXAMPLES_SHOWN:
                 self._private_examples.append(media)
+        if looks_like_page(media.url):
+            self.pages += 1
+            if len(self._page_examples) < EXAMPLES_SHOWN:
+                self._page_examples.append(media)
         expiry = expires_at(media.url)
         if expiry is not None:
             self._note_expiry(expiry.timestamp(), media)
@@ -171,6 +197,13 @@ class UrlWatch:
         if self.private:
             what = "on hosts whose names sound private: the API has to reach them"
             yield _line(self.private, what, self._private_examples)
+        if self.pages:
+            what = (
+                "probably of a page that shows a file, not of the file: use its direct link (Dropbox: "
+                "?raw=1; GitHub: /raw/ and Hugging Face: /resolve/ for /blob/; Google Drive: "
+                "/uc?export=download&id=ID)"
+            )
+            yield _line(self.pages, what, self._page_examples)
         within_s = UNKNOWN_RUN_S if duration_s is None else duration_s
         end_s = now.timestamp() + within_s
         late = sum(at_s <= end_s for at_s in self._expiries_s)
@@ -178,11 +211,12 @@ class UrlWatch:
             until = "within the hour" if duration_s is None else "before the run's likely end"
             soonest = sorted((-at_s, number, media) for at_s, number, media in self._soonest)
             first = datetime.fromtimestamp(soonest[0][0], UTC)
-            what = f"signed and expire {until}, the first at {first:%Y-%m-%d %H:%M} UTC"
+            expire = "expires" if late == 1 else "expire"
+            what = f"signed and {expire} {until}, the first at {first:%Y-%m-%d %H:%M} UTC"
             yield _line(late, what, [media for at_s, _, media in soonest if at_s <= end_s])
 
 
 def _line(count: int, what: str, examples: list[MediaUrl]) -> str:
     shown = "; ".join(map(str, examples))
     more = f"; and {count - len(examples)} more" if count > len(examples) else ""
-    return f"{count} media URLs are {what} ({shown}{more})"
+    return f"{counted(count, 'media URL is', 'media URLs are')} {what} ({shown}{more})"

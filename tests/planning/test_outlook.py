@@ -185,10 +185,39 @@ class TestMediaUrls:
         watch = UrlWatch()
         watch.look_at(job("x", image_urls=urls, prompt="https://files.corp/5.png"), None)
         private, expiring = watch.warnings(NOW, 60.0)
-        assert private.startswith("1 media URLs are on hosts")
+        assert private.startswith("1 media URL is on hosts")
         assert "image_urls: https://nas.lan.acme.com/2.png" in private
-        assert expiring.startswith("1 media URLs are signed")
+        assert expiring.startswith("1 media URL is signed and expires")
         assert "https://a.com/3.png" in expiring
+
+    @pytest.mark.parametrize(
+        ("url", "is_page"),
+        [
+            ("drive.google.com/file/d/1AbC/view?usp=sharing", True),
+            ("drive.google.com/open?id=1AbC", True),
+            ("drive.google.com/uc?export=download&id=1AbC", False),
+            ("photos.app.goo.gl/abc", True),
+            ("www.dropbox.com/s/abc/cat.png?dl=0", True),
+            ("www.dropbox.com/s/abc/cat.png", True),
+            ("www.dropbox.com/scl/fi/abc/cat.png?rlkey=x&raw=1", False),
+            ("dl.dropboxusercontent.com/s/abc/cat.png", False),
+            ("github.com/acme/pets/blob/main/cat.png", True),
+            ("github.com/acme/pets/raw/main/cat.png", False),
+            ("GitHub.com/acme/pets/blob/main/cat.png?raw=true", False),
+            ("raw.githubusercontent.com/acme/pets/main/cat.png", False),
+            ("huggingface.co/datasets/acme/pets/blob/main/cat.png", True),
+            ("huggingface.co/datasets/acme/pets/resolve/main/cat.png", False),
+            ("imgur.com/a/AbC", True),
+            ("imgur.com/AbC.png", False),
+            ("example.com/drive.google.com/file/d/1AbC/view", False),
+        ],
+    )
+    def test_a_link_to_a_page_that_shows_a_file_is_told_from_one_to_the_file(self, url, is_page):
+        watch = UrlWatch()
+        watch.look_at(job("x", image_url=f"https://{url}"), None)
+        told = [line for line in watch.warnings(NOW, 60.0) if "use its direct link" in line]
+        assert len(told) == is_page
+        assert not told or told[0].startswith("1 media URL is probably of a page that shows a file")
 
     def test_warnings_count_and_name_the_soonest_without_its_signature(self):
         watch = UrlWatch()
