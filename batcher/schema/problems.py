@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,9 @@ SHOWN_CHARS = 60
 WHAT_MAX_CHARS = 300
 NEAR_ENOUGH = 0.7
 """The minimum similarity of a suggested name: "aspect" doesn't suggest "caption"."""
+
+_NO_VALUE = frozenset({"n/a", "na", "none", "null", "nan", "nil", "-", "--", "–", "—", "?", "tbd"})
+_WITH_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:[a-zA-Z]{1,8}\.?|%)\s*")
 
 Problem = tuple[str, str]
 """A field (``image_urls[1]``) and its problem."""
@@ -72,22 +76,41 @@ def _below(path: str, name: str) -> str:
 
 def unknown_field(name: str, known: Collection[str]) -> str:
     """A message that ``name`` is unknown, with the nearest of ``known``."""
+    near = _nearest(name.lower(), known)
+    return f"unknown field, did you mean {near}?" if near else "unknown field"
+
+
+def _nearest(text: str, known: Collection[str]) -> str | None:
     from difflib import get_close_matches
 
-    near = get_close_matches(name.lower(), known, n=1, cutoff=NEAR_ENOUGH)
-    return f"unknown field, did you mean {near[0]}?" if near else "unknown field"
+    return next(iter(get_close_matches(text, known, n=1, cutoff=NEAR_ENOUGH)), None)
 
 
 def _not_one_of(value: Any, details: Mapping[str, Any]) -> str:
-    options = ", ".join(o if isinstance(o, str) else shown(o) for o in details["options"])
-    return f"{shown(value)} is not one of {options}"
+    choices = details["options"]
+    options = ", ".join(o if isinstance(o, str) else shown(o) for o in choices)
+    what = f"{shown(value)} is not one of {options}"
+    if not isinstance(value, str):
+        return what
+    near = _nearest(value, [one for one in choices if isinstance(one, str)])
+    hint = f"; did you mean {near}?" if near else _nothing_meant(value)
+    return _cut(what, WHAT_MAX_CHARS - len(hint)) + hint
 
 
 def _not_of_type(value: Any, details: Mapping[str, Any]) -> str:
     types = details["types"]
     what = f"{shown(value)} is not {' or '.join(_TYPES[name] for name in types)}"
-    textual = isinstance(value, int | float) and "string" in types
-    return f"{what}; put it in quotes" if textual else what
+    if isinstance(value, int | float) and "string" in types:
+        return f"{what}; put it in quotes"
+    if not isinstance(value, str):
+        return what
+    if not {"integer", "number"}.isdisjoint(types) and (match := _WITH_UNIT.fullmatch(value)):
+        return f"{what}; write {match[1]}"
+    return f"{what}{_nothing_meant(value)}"
+
+
+def _nothing_meant(value: str) -> str:
+    return "; leave it empty if there is none" if value.strip().lower() in _NO_VALUE else ""
 
 
 def _bound(what: str) -> Callable[[Any, Mapping[str, Any]], str]:

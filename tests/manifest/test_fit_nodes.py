@@ -97,7 +97,7 @@ jobs:
     assert [line.partition(" (--meta")[0] for line in found(tmp_path, text).problems] == [
         "m.yaml:3: overrides.3.inputs.steps: 1000 is more than the maximum 100",
         "m.yaml:4: overrides.3.inputs.steps: 'many' is not an integer",
-        "m.yaml:5: overrides.3.inputs.sampler_name: 'eulr' is not one of euler, uni_pc",
+        "m.yaml:5: overrides.3.inputs.sampler_name: 'eulr' is not one of euler, uni_pc; did you mean euler?",
         "m.yaml:6: overrides.3.inputs.stps: unknown field, did you mean overrides.3.inputs.steps?",
         "m.yaml:7: overrides.99.inputs.text: unknown field, did you mean overrides.6.inputs.text?",
         "m.yaml:8: overrides.3.steps: leads to no input of a node: write overrides.NODE.inputs.NAME",

@@ -537,3 +537,40 @@ def test_a_number_does_not_become_a_choice_by_its_spelling():
     give_types(inputs, made)
     assert inputs == {"size": 2.0}
     assert made.problems(inputs)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("5s", "'5s' is not an integer; write 5"),
+        (" 10 sec. ", "' 10 sec. ' is not an integer; write 10"),
+        ("N/A", "'N/A' is not an integer; leave it empty if there is none"),
+        ("-", "'-' is not an integer; leave it empty if there is none"),
+        ("five", "'five' is not an integer"),
+        ("5s 6s", "'5s 6s' is not an integer"),
+    ],
+)
+def test_what_is_no_number_is_told_with_what_may_be_meant(value, told):
+    made = spec({"n": {"type": "integer"}})
+    assert made.problems({"n": made.type_text("n", value)}) == [("n", told)]
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        ("16x9", "; did you mean 16:9?"),
+        ("16:09", "; did you mean 16:9?"),
+        ("none", "; leave it empty if there is none"),
+        ("wide", ""),
+    ],
+)
+def test_what_is_no_choice_is_told_with_what_may_be_meant(value, hint):
+    made = spec({"ratio": {"type": "string", "enum": ["16:9", "1:1"]}})
+    assert made.problems({"ratio": value}) == [("ratio", f"{value!r} is not one of 16:9, 1:1{hint}")]
+
+
+def test_a_choice_that_may_be_meant_is_told_however_many_there_are():
+    made = spec({"name": {"type": "string", "enum": [f"checkpoint-{n}" for n in range(200)]}})
+    [(_, told)] = made.problems({"name": "checkpoint-199x"})
+    assert told.endswith("...; did you mean checkpoint-199?")
+    assert len(told) <= 300
