@@ -1,7 +1,8 @@
 """The attempts in the book: the last line of each, packed once it has ended.
 
 A run keeps all of them, since a cost that is reported late must replace what was counted before. There
-may be a million: a line as an object takes some 500 bytes, a packed one 45.
+may be a million: a line as an object takes some 500 bytes, a packed one 27, or 45 if the
+id of its job was chosen by hand.
 """
 
 from __future__ import annotations
@@ -16,20 +17,26 @@ import msgspec
 from batcher.clock import iso
 from batcher.jobs.identity import HASH_CHARS
 from batcher.ledger.book_file import RESERVE, SETTLE, UNTIL, WAIT, Entry, Key
-from batcher.ledger.packed import PackedMap
+from batcher.ledger.packed import PackedMap, PackedPairs
 
-_CELLS = struct.Struct(f"<qd{HASH_CHARS // 2}sH")
-"""Time of the reservation in milliseconds, USD, digest of the inputs, number of the model."""
-_MODELS_MAX = 1 << 16
+_WORD, _FLOAT = struct.Struct("<Q"), struct.Struct("<d")
+_HEX = frozenset("0123456789abcdef")
+_MODEL_BITS = 16
+_AT_BITS = 47
+"""Until the year 6429; with the model's bits and the mark of a digest they fill a word."""
 
 
 class EndedAttempts:
-    """Ended attempts of one API. Two with equal 64-bit hashes count as one, as in :class:`PackedMap`."""
+    """Ended attempts of one API. Two with equal 64-bit hashes count as one, as in :class:`PackedPairs`.
+
+    The numbers of an attempt are its time in milliseconds with the number of its model, and its USD. Its
+    digest is not kept if the id of its job ends with it, which is so unless the id was chosen by hand.
+    """
 
     def __init__(self, api: str) -> None:
         self._api = api
-        self._rows = PackedMap()
-        self._cells = bytearray()
+        self._rows = PackedPairs()
+        self._digests = PackedMap()
         self._models: list[str | None] = []
         self._model_numbers: dict[str | None, int] = {}
 
@@ -37,42 +44,50 @@ class EndedAttempts:
         return len(self._rows)
 
     def keeps(self, entry: Entry) -> bool:
-        """Keep an ended attempt; False if it isn't one, or can't be made again from a row."""
-        row = self._row(entry)
-        if row is None:
+        """Keep an ended attempt; False if it isn't one, or can't be made again from its numbers."""
+        if entry.kind != SETTLE or entry.api != self._api or entry.digest is None or entry.paid:
             return False
-        count = len(self._cells) // _CELLS.size
-        number = self._rows.setdefault(_text(entry.key), count)
-        self._cells[number * _CELLS.size : (number + 1) * _CELLS.size] = row
+        at_ms = round(datetime.fromisoformat(entry.at).timestamp() * 1000)
+        model = self._model_number(entry.model)
+        is_exact = _is_digest(entry.digest) and 0 <= at_ms < 1 << _AT_BITS and _at(at_ms) == entry.at
+        if not is_exact or model is None:
+            return False
+        text, is_named = _text(entry.key), entry.job.endswith(entry.digest)
+        if not is_named:
+            self._digests.drop(text)
+            self._digests.setdefault(text, int(entry.digest, 16))
+        first = (at_ms << 1 | is_named) << _MODEL_BITS | model
+        self._rows.put(text, first, _WORD.unpack(_FLOAT.pack(entry.usd))[0])
         return True
 
     def get(self, key: Key) -> Entry | None:
         """The line of an attempt, as it was kept."""
-        number = self._rows.get(_text(key))
-        if number is None:
+        text = _text(key)
+        if (numbers := self._rows.get(text)) is None:
             return None
-        at_ms, usd, digest, model = _CELLS.unpack_from(self._cells, number * _CELLS.size)
-        return Entry(SETTLE, _at(at_ms), self._api, *key, usd, self._models[model], digest.hex())
+        at_and_mark, model = divmod(numbers[0], 1 << _MODEL_BITS)
+        usd = _FLOAT.unpack(_WORD.pack(numbers[1]))[0]
+        is_named = at_and_mark & 1
+        digest = key[1][-HASH_CHARS:] if is_named else f"{self._digests.get(text):0{HASH_CHARS}x}"
+        return Entry(SETTLE, _at(at_and_mark >> 1), self._api, *key, usd, self._models[model], digest)
 
     def drop(self, key: Key) -> None:
         """Forget an attempt, if it is here."""
-        self._rows.drop(_text(key))
+        text = _text(key)
+        if self._rows.drop(text):
+            self._digests.drop(text)
 
-    def _row(self, entry: Entry) -> bytes | None:
-        if entry.kind != SETTLE or entry.api != self._api or entry.digest is None or entry.paid:
-            return None
-        at_ms = round(datetime.fromisoformat(entry.at).timestamp() * 1000)
-        try:
-            digest = bytes.fromhex(entry.digest)
-        except ValueError:
-            return None
-        is_exact = digest.hex() == entry.digest and len(entry.digest) == HASH_CHARS
-        if not is_exact or _at(at_ms) != entry.at or len(self._models) >= _MODELS_MAX:
-            return None
-        model = self._model_numbers.setdefault(entry.model, len(self._models))
-        if model == len(self._models):
-            self._models.append(entry.model)
-        return _CELLS.pack(at_ms, entry.usd, digest, model)
+    def _model_number(self, model: str | None) -> int | None:
+        """None if there are too many models."""
+        if model not in self._model_numbers and len(self._models) < 1 << _MODEL_BITS:
+            self._model_numbers[model] = len(self._models)
+            self._models.append(model)
+        return self._model_numbers.get(model)
+
+
+def _is_digest(text: str) -> bool:
+    """Whether it is a digest as we write them."""
+    return len(text) == HASH_CHARS and _HEX.issuperset(text)
 
 
 def _at(at_ms: int) -> str:

@@ -1,4 +1,4 @@
-"""Maps and sets of texts with about 17 and 9 bytes per entry, for millions of entries.
+"""Maps and sets of texts with about 9 bytes per entry and number, for millions of entries.
 
 A dict of a million strings takes ten times as much. Each text is one word, its hash, in a sorted
 ``array('Q')``; the hash's last bits choose one of so many arrays that lookup and insertion are two calls
@@ -166,6 +166,48 @@ class PackedMap(_Shards):
         if at < size and shard[at] == key:
             shard = self._to_change(key)
             del shard[size + at], shard[at]
+
+
+class PackedPairs(_Shards):
+    """Text → two numbers of up to 64 bits; texts are told apart as in a :class:`PackedSet`.
+
+    A shard has its keys first, then their first numbers, then their second numbers.
+    """
+
+    words_each = 3
+
+    def get(self, text: str) -> tuple[int, int] | None:
+        """The numbers of ``text``; None if it isn't there."""
+        shard, size, at = self._place(key := self._key(text))
+        is_there = at < size and shard[at] == key
+        return (shard[size + at], shard[2 * size + at]) if is_there else None
+
+    def put(self, text: str, first: int, second: int) -> None:
+        """Set the numbers of ``text``."""
+        shard, size, at = self._place(key := self._key(text))
+        is_there = at < size and shard[at] == key
+        shard = self._to_change(key)
+        if is_there:
+            shard[size + at], shard[2 * size + at] = first, second
+            return
+        shard.insert(2 * size + at, second)
+        shard.insert(size + at, first)
+        shard.insert(at, key)
+
+    def drop(self, text: str) -> bool:
+        """Remove ``text``; returns whether it was there."""
+        shard, size, at = self._place(key := self._key(text))
+        is_there = at < size and shard[at] == key
+        if is_there:
+            shard = self._to_change(key)
+            del shard[2 * size + at], shard[size + at], shard[at]
+        return is_there
+
+    def _place(self, key: int) -> tuple[array[int], int, int]:
+        """The shard of a key, how many keys it has, and at which of them the key is or would be."""
+        shard = self._shards[key % SHARDS]
+        size = len(shard) // 3
+        return shard, size, bisect_left(shard, key, 0, size)
 
 
 _EMPTY = array("Q")

@@ -14,7 +14,15 @@ from tests.ledger.test_book import NOON, SetClock, reserve
 
 API = "https://api/v1"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-DIGESTS = ["0123456789abcdef", "0123456789ABCDEF", "01 23456789abcdef", "0123", "no digest at all", None]
+DIGESTS = [
+    "0123456789abcdef",
+    "000000000000000f",
+    "0123456789ABCDEF",
+    "01 23456789abcdef",
+    "0123",
+    "no digest at all",
+    None,
+]
 TIMES = [*(iso(NOON + timedelta(milliseconds=n)) for n in (0, 1, 999, 86_400_000)), "2026-11-27T12:00Z"]
 
 ENTRIES = st.builds(
@@ -23,7 +31,7 @@ ENTRIES = st.builds(
     st.sampled_from(TIMES),
     st.sampled_from([API, "https://other/v1"]),
     st.sampled_from(["/a", "/b"]),
-    st.sampled_from(["x", "y", "Ünïcode", ""]),
+    st.sampled_from(["x", "y", "Ünïcode", "", "fox-0123456789abcdef"]),
     st.integers(-1, 2),
     st.sampled_from([0.0, 0.1, 1.25]),
     st.sampled_from(["kling", "fal:flux", None]),
@@ -67,5 +75,16 @@ def test_an_ended_attempt_takes_one_row_and_no_object(tmp_path):
     ours.refresh()
     attempts = ours._attempts
     assert (attempts.by_key, len(attempts._ended)) == ({}, 200)
-    assert len(attempts._ended._cells) == 200 * 26
+    assert len(attempts._ended._digests) == 200
     assert (ours.spent_usd("day"), len(ours._paid)) == (50.0, 100)
+
+
+def test_the_digest_of_a_job_that_is_named_after_it_is_not_kept_twice():
+    ended = EndedAttempts(API)
+    entries = [
+        Entry(SETTLE, TIMES[0], API, "/a", f"fox-{number:016x}", 1, 0.1, "m", f"{number:016x}")
+        for number in range(100)
+    ]
+    assert all(map(ended.keeps, entries))
+    assert (len(ended), len(ended._digests)) == (100, 0)
+    assert [ended.get(entry.key) for entry in entries] == entries

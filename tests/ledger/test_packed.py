@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.ledger import packed
-from batcher.ledger.packed import Bulk, PackedMap, PackedSet, SavedWords
+from batcher.ledger.packed import Bulk, PackedMap, PackedPairs, PackedSet, SavedWords
 
 NUMBERS = st.integers(0, 2**64 - 1)
 TEXTS = st.text(max_size=3) | st.sampled_from([f"job-{number}" for number in range(8)])
@@ -102,3 +102,23 @@ def test_ten_thousand_are_told_apart():
         ours.setdefault(f"job-{number}", number)
     assert all(ours.get(f"job-{number}") == number for number in range(10_000))
     assert ours.get("job-10000") is None
+
+
+@given(DEEDS)
+def test_pairs_do_what_a_dict_does(deeds):
+    """In two shards, so that keys are inserted before, between and behind others."""
+    before, packed.SHARDS = packed.SHARDS, 2
+    try:
+        ours, theirs = PackedPairs(), {}
+        for deed, text, number in deeds:
+            if deed == "set":
+                ours.put(text, number, 2**64 - 1 - number)
+                theirs[text] = (number, 2**64 - 1 - number)
+            elif deed == "drop":
+                ours.drop(text)
+                theirs.pop(text, None)
+            assert {one: ours.get(one) for one in theirs} == theirs
+            assert ours.get(text) == theirs.get(text)
+            assert len(ours) == len(theirs)
+    finally:
+        packed.SHARDS = before
