@@ -191,14 +191,25 @@ def _is_to_ask(record: Record) -> bool:
     return record.state in (State.UNKNOWN, State.SUBMITTED, State.COMPLETED)
 
 
+def _has_asked(snapshot: Snapshot, vendor: str) -> bool:
+    """Whether the ledger may know requests to ``vendor``. Packed jobs don't tell whose they are."""
+    records = snapshot.records
+    return len(records) > len(records.open) or any(
+        vendor_of(record.model or "") == vendor
+        and (record.request_id is not None or record.state is State.UNKNOWN)
+        for record in records.open.values()
+    )
+
+
 def check_same_api(snapshot: Snapshot, site: Site, run_dir: Path) -> None:
     """A run directory belongs to one API of each vendor: its request ids are unknown to any other.
 
-    Sandbox and real API, or two base URLs of a real API, never share one. Raises LedgerError.
+    Sandbox and real API, or two base URLs of a real API at which requests were made, never share one.
+    Raises LedgerError.
     """
     now = site.other_apis
     for name, before in apis_in(snapshot).items():
-        if now.get(name, before) != before:
+        if now.get(name, before) != before and _has_asked(snapshot, name):
             raise LedgerError(
                 f"{run_dir}: its requests to {name} were made at {visible(before)}, and {now[name]} "
                 "can't know them. Go on with that address, or choose another directory with -o"
@@ -210,6 +221,8 @@ def check_same_api(snapshot: Snapshot, site: Site, run_dir: Path) -> None:
         if SANDBOX_API in (first, site.api):
             held = "the sandbox" if first == SANDBOX_API else "the real API"
             raise LedgerError(f"{run_dir}: holds a run against {held}; choose another directory with -o")
+        if not _has_asked(snapshot, RUNCOMFY):
+            continue
         raise LedgerError(
             f"{run_dir}: its requests were made at {visible(first)}, and {site.api} can't know them. "
             f"Go on there with {BASE_VARIABLE}={shlex.quote(first)}, or choose "

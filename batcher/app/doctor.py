@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from batcher.app.connect import Site, connect
+from batcher.app.connect import Site, apis_in, connect
 from batcher.engine.host import Host
 from batcher.errors import (
     AuthRefused,
@@ -85,7 +85,8 @@ def _used_vendors(run_dir: Path | None, host: Host) -> frozenset[str]:
     if snapshot is None:
         return frozenset((RUNCOMFY,))
     unfinished = (record.model or "" for _, record in snapshot.unfinished())
-    return frozenset(vendors_of((*snapshot.timings.by_model(), *unfinished))) or frozenset((RUNCOMFY,))
+    named = {*vendors_of((*snapshot.timings.by_model(), *unfinished)), *apis_in(snapshot)}
+    return frozenset(named or (RUNCOMFY,))
 
 
 async def _account(host: Host, used: frozenset[str]) -> AsyncIterator[Check]:
