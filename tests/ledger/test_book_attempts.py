@@ -88,3 +88,15 @@ def test_the_digest_of_a_job_that_is_named_after_it_is_not_kept_twice():
     assert all(map(ended.keeps, entries))
     assert (len(ended), len(ended._digests)) == (100, 0)
     assert [ended.get(entry.key) for entry in entries] == entries
+
+
+def test_a_digest_is_replaced_and_dropped_with_its_attempt():
+    ended = EndedAttempts(API)
+    first, second = (
+        Entry(SETTLE, TIMES[0], API, "/a", "by hand", 1, 0.1, "m", digest) for digest in DIGESTS[:2]
+    )
+    assert ended.keeps(first)
+    assert ended.keeps(second)
+    assert (ended.get(first.key), len(ended._digests)) == (second, 1)
+    ended.drop(first.key)
+    assert (ended.get(first.key), len(ended), len(ended._digests)) == (None, 0, 0)
