@@ -97,7 +97,7 @@ class Disk(Protocol):
         ...
 
     def rename(self, source: Path, target: Path) -> None:
-        """Rename within one file system, making ``target``'s folder first.
+        """Rename within one file system, making ``target``'s folder if it is missing.
 
         Durable once both folders are synced.
         """
@@ -237,8 +237,11 @@ class LocalDisk:
         self.sync_dir(path.parent)
 
     def rename(self, source: Path, target: Path) -> None:
-        self.make_dirs(target.parent)
-        source.replace(target)
+        try:
+            source.replace(target)
+        except FileNotFoundError:
+            self.make_dirs(target.parent)
+            source.replace(target)
 
     def rename_obstacle(self, source: Path, target: Path) -> str | None:
         for folder in (source.parent, source, target):

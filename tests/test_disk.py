@@ -163,6 +163,21 @@ def test_renaming_makes_the_target_folder(tmp_path, disk):
     assert (tmp_path / "deep" / "down" / "b").read_bytes() == b"1"
 
 
+def test_a_move_looks_for_its_folder_only_if_it_fails(tmp_path):
+    asked = []
+
+    class Watched(LocalDisk):
+        def make_dirs(self, path):
+            asked.append(path.name)
+            super().make_dirs(path)
+
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+        Watched().rename(tmp_path / name, tmp_path / "media" / name)
+    assert asked.count("media") == 1
+    assert sorted(os.listdir(tmp_path / "media")) == ["a", "b"]
+
+
 def test_sizes_names_and_removals_do_not_mind_what_is_absent(tmp_path, disk):
     (tmp_path / "file").write_bytes(b"123")
     assert disk.size(tmp_path / "file") == 3
