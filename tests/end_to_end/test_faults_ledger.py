@@ -228,11 +228,14 @@ def test_new_inputs_under_an_old_id_are_bought_only_where_nothing_was_paid_for(
 
 
 def test_a_manifest_that_is_edited_while_it_runs_stops_the_run_in_good_order(server, tmp_path):
-    server.generate_s = 0.5
-    write_pairs(tmp_path / "pairs.csv", 120)
-    with started(server, tmp_path, "run", "pairs.csv", "-c", 2, "--yes", "--poll", 0.05) as process:
+    """Rows are read some hundred at a time: it is noticed when the next ones are."""
+    rows = 1500
+    server.posts_held = True
+    write_pairs(tmp_path / "pairs.csv", rows)
+    with started(server, tmp_path, "run", "pairs.csv", "-c", 64, "--yes", "--poll", 0.05) as process:
         wait_for(lambda: len(server.posts) >= 2)
-        write_pairs(tmp_path / "pairs.csv", 121)
+        write_pairs(tmp_path / "pairs.csv", rows + 1)
+        server.posts_held = False
         out, err = process.communicate(timeout=60)
     assert process.returncode == 1, err
     assert "changed while it was being read" in out + err
