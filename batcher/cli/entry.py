@@ -26,6 +26,7 @@ SHOW_WORDS = 2
 EXPORT_FORMATS = ["webdataset", "parquet", "csv", "folder", "captions"]
 PLACES = "RUN_DIR|MANIFEST..."
 RUN_DIR = RunDirType()
+THERE = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 @click.group(
@@ -156,7 +157,7 @@ def doctor(run_dir: Path | None, as_json: bool) -> int:
 
 
 @cli.command()
-@click.argument("root", type=RUN_DIR, required=False)
+@click.argument("root", type=THERE, required=False)
 @click.option(
     "--by",
     type=click.Choice(["day", "month", "model", "vendor", "run"]),

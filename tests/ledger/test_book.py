@@ -315,6 +315,11 @@ def test_a_cap_per_day_holds_over_dated_directories(server, tmp_path):
     assert spend(tmp_path, "out/1")["total_usd"] == pytest.approx(2 * PRICE_USD)
 
 
+def test_what_was_spent_below_no_folder_is_not_said_to_be_nothing(tmp_path):
+    ran = run_typed(None, tmp_path, "spend", "nosuch")
+    assert (ran.returncode, ran.stdout, "'nosuch' does not exist" in ran.stderr) == (64, "", True)
+
+
 def test_a_lost_or_damaged_book_is_made_again_from_the_ledgers(server, tmp_path):
     server.cost_usd = 0.04
     manifest(tmp_path, "a.yaml", "1", "2")
