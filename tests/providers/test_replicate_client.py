@@ -25,7 +25,8 @@ async def test_replicates_client_submits_polls_cancels_lists_and_fetches(monkeyp
         client = replicate.Client(api_token="anything", base_url=f"{origin}/replicate")
 
         made = await client.predictions.async_create(model=FLUX, input={"prompt": "a cat"})
-        assert (made.status, made.model) == ("starting", FLUX)
+        assert made.model == FLUX
+        assert made.status in {"starting", "processing", "succeeded"}  # by how soon the answer is read
         await made.async_wait()
         assert made.status == "succeeded"
         assert len(made.output) == 1
