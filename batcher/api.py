@@ -9,11 +9,11 @@ from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, Literal, TypedDict, Unpack, cast
+from typing import Any, Final, Literal, TypedDict, Unpack
 
 from batcher.app import run as app
 from batcher.app.asked import asked_of, options_from
-from batcher.app.observers import ObserverGroup, Reporter
+from batcher.app.observers import Guarded, ObserverGroup, Reporter
 from batcher.app.plan import plan as app_plan
 from batcher.app.progress import progress_bar
 from batcher.app.run_dir_checks import when_free
@@ -56,7 +56,8 @@ class RunOptions(TypedDict, total=False):
     ``"5/s"``, ``"20%"``) or plain numbers: seconds, bytes, USD. None means that an option is not given.
     ``progress`` shows a bar, in a notebook too. Instead, an ``observer`` can follow the run
     (``started``, ``changed`` and ``finished`` with a RunView, ``warn``, and if it has them ``event`` and
-    ``call``: see :class:`batcher.ports.Observer`). It is called on the event loop and must not block.
+    ``call``: see :class:`batcher.ports.Observer`). It is called on the event loop and must not block. If
+    it raises, its ``warn`` is told, and the run goes on.
     ``on_lock="skip"`` raises LockedError, like ``"fail"``.
     """
 
@@ -243,7 +244,7 @@ def _paths(manifest: Manifests) -> list[str]:
 def _observer(values: dict[str, Any]) -> Observer:
     observer, progress = values.pop("observer", None), values.pop("progress", False)
     if observer is not None:
-        return cast("Observer", observer)
+        return Guarded(observer)
     return progress_bar() if progress else Silence()
 
 

@@ -249,6 +249,8 @@ class JobEvent:
 class Observer(Protocol):
     """Follows a run. Called on the event loop: must neither block nor raise.
 
+    A caller's own one may raise: ``Guarded`` in ``app/observers.py`` is around it.
+
     Progress, logs, metrics, notifications and streams are observers; the engine knows only this
     protocol. A class that inherits from :class:`Silence` implements what it needs.
     """

@@ -6,12 +6,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import batcher
 from batcher import CredentialsError, IncompleteError, StoppedError, UsageError
+from batcher.app.observers import Guarded
 from batcher.ledger.summary import Summary
+from batcher.ports import listens
 from batcher.schema.dialect import json_value
 from batcher.schema.spec import KLING
 
@@ -211,3 +214,24 @@ async def test_a_notebook_runs_a_batch_and_an_interrupted_cell_frees_the_run(her
     assert [one["text"] for one in finished.outputs if one.get("name") == "stdout"][-1] == "3\n"
     # a widget if ipywidgets is installed, else text
     assert "3/3" in json.dumps(client.widget_state) + printed(finished), "no progress bar"
+
+
+@pytest.mark.parametrize("method", ["started", "changed", "event", "call", "warn", "finished"])
+async def test_an_observer_that_raises_ends_no_run(method):
+    """What it was told of may have been paid for, and not be on disk yet."""
+    told = []
+
+    def fail(_):
+        raise RuntimeError("mine")
+
+    observer = SimpleNamespace(**{"warn": told.append, method: fail})
+    summary = await batcher.run(jobs=ROWS, output="out", observer=observer, **QUICK)
+    assert (summary.done, summary.exit_code) == (3, 0)
+    assert f"the observer's {method}() failed: RuntimeError: mine" in told or method == "warn"
+
+
+def test_an_observer_that_ignores_events_and_calls_costs_nothing():
+    guarded = Guarded(SimpleNamespace(changed=print))
+    assert listens(guarded, "changed")
+    assert not listens(guarded, "event")
+    assert not listens(guarded, "call")

@@ -49,14 +49,7 @@ class CallTimer:
             raise
         finally:
             took_s = self._clock.monotonic() - began_s
-            self._report(EndedCall(kind, what, outcome, took_s, phase))
-
-    def _report(self, ended: EndedCall) -> None:
-        """An observer that raises must not cost the answer of a POST: its id is not on disk yet."""
-        try:
-            self._observer.call(ended)
-        except Exception as error:  # noqa: BLE001 - the caller's own code, which may raise anything
-            self._observer.warn(f"the observer's call() failed: {type(error).__name__}: {error}")
+            self._observer.call(EndedCall(kind, what, outcome, took_s, phase))
 
 
 class TimedProvider:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from batcher.ledger.summary import Summary
 from batcher.ports import EndedCall, JobEvent, Observer, RunView, Silence, listens
@@ -30,6 +31,25 @@ class Reporter(Silence):
     """
 
     def ended(self, ending: Ending) -> None: ...
+
+
+class Guarded(Silence):
+    """A caller's own observer. If it raises, that is told to it, and the run goes on.
+
+    A POST's answer, for one, is not on disk yet when ``call`` is told of it.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        for method in ("started", "changed", "event", "call", "warn", "finished"):
+            if listens(observer, method):
+                setattr(self, method, partial(self._tell, method, getattr(observer, method)))
+
+    def _tell(self, method: str, tell: Callable[[object], None], what: object) -> None:
+        try:
+            tell(what)
+        except Exception as error:  # noqa: BLE001 - it is the caller's code, which may raise anything
+            if method != "warn":
+                self.warn(f"the observer's {method}() failed: {type(error).__name__}: {error}")
 
 
 class ObserverGroup:

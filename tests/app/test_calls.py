@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
-from batcher.app.calls import CallTimer, timed
+from batcher.app.calls import timed
 from batcher.app.progress import JsonLines, LogLines, Verbose
 from batcher.cli.entry import cli
-from batcher.clock import SystemClock
 from batcher.download.transfer import Fetched
 from batcher.errors import OutcomeUnknown
 from batcher.ports import CancelOutcome, EndedCall, Handle, Phase, Result, RunView, Silence
@@ -122,19 +120,3 @@ def test_the_command_line_tells_each_call_of_a_run_when_asked_to(tmp_path):
         assert f"batcher: {kind}" in told
     assert "private words" not in told
     assert "?" not in told
-
-
-async def test_an_observer_that_raises_costs_no_answer():
-    warned = []
-
-    def fail(_):
-        raise RuntimeError("mine")
-
-    observer = SimpleNamespace(call=fail, warn=warned.append)
-
-    async def post():
-        return "r1"
-
-    timer = CallTimer(observer, SystemClock())
-    assert await timer.timed("submit", "m", post(), str) == "r1"
-    assert warned == ["the observer's call() failed: RuntimeError: mine"]
