@@ -139,7 +139,8 @@ class Post(Silence):
 
     def report(self) -> None:
         """Send the caller a report if anything changed."""
-        stopped = str(self.error) if isinstance(self.error, StoppedError) else None
+        stops_all = self._control is not None and self._control.draining
+        stopped = str(self.error) if stops_all and isinstance(self.error, StoppedError) else None
         warnings, self._warnings = tuple(self._warnings), []
         counts = counts_of(self.view or RunView())
         report = Report(self.task.run, self.task.number, counts, stopped, warnings)

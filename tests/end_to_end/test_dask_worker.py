@@ -11,7 +11,7 @@ from batcher.distributed.messages import SILENCE_S, VIEWS, Directive, Sight, Tas
 from batcher.distributed.worker import LOCK_PATIENCE_S, Post, _watch
 from batcher.engine.slots import RunLimits, Slots
 from batcher.engine.stop import Control
-from batcher.errors import InterruptedRunError, StoppedError
+from batcher.errors import InterruptedRunError, ModelCapReached, StoppedError
 from batcher.jobs.shard import Shard
 from batcher.options.facts import Selection
 from batcher.options.run import Options
@@ -166,3 +166,17 @@ async def test_only_news_is_reported():
 
 def test_whoever_takes_over_a_shard_waits_longer_than_a_lost_one_goes_on():
     assert LOCK_PATIENCE_S > SILENCE_S + 2
+
+
+@in_virtual_time
+async def test_only_a_reason_to_submit_nothing_more_stops_the_other_shards():
+    """A cap on some models leaves the others."""
+    async with Shift() as shift:
+        control = Control()
+        with shift.post.signals(control):
+            control.note(ModelCapReached("fal is full"))
+            shift.post.report()
+            control.drain(StoppedError("enough"))
+            shift.post.report()
+    stopped = [message["stopped"] for topic, message in shift.sent if topic == VIEWS]
+    assert stopped == [None, "fal is full"]
