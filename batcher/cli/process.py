@@ -65,7 +65,7 @@ def check_working_directory() -> None:
 def allow_open_files() -> None:
     """Raise the soft limit of open files as far as is useful: some systems begin with 256.
 
-    Raises UsageError if it stays so low that a run could break off in the middle.
+    Raises MachineError if it stays so low that a run could break off in the middle.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = USEFUL_FILES if hard == resource.RLIM_INFINITY else min(hard, USEFUL_FILES)
@@ -74,7 +74,7 @@ def allow_open_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
             soft = limit
     if soft != resource.RLIM_INFINITY and soft < NEEDED_FILES:
-        raise UsageError(
+        raise MachineError(
             f"only {soft} files may be open at once here, and batcher needs {NEEDED_FILES}: raise the "
             "limit (ulimit -n 1024)"
         )

@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import shlex
 import subprocess
 import sys
 
@@ -131,16 +130,21 @@ def test_processes_of_a_script_without_a_main_guard_are_told_of_it(tmp_path, mon
     )
 
 
-def test_a_working_directory_that_is_gone_is_named(server, tmp_path):
-    ended = subprocess.run(
-        ["sh", "-c", 'mkdir d && cd d && rmdir ../d && exec "$@"', "sh", *command("run", "m.yaml")],
-        cwd=tmp_path,
-        env=environment(server, tmp_path),
+def in_a_shell(script, cwd, words):
+    """Run ``words`` after ``script``."""
+    return subprocess.run(
+        ["sh", "-c", f'{script} && exec "$@"', "sh", *words],
+        cwd=cwd,
+        env=environment(None, cwd),
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+def test_a_working_directory_that_is_gone_is_named(tmp_path):
+    ended = in_a_shell("mkdir d && cd d && rmdir ../d", tmp_path, command("run", "m.yaml"))
     assert (ended.returncode, "working directory no longer exists" in ended.stderr) == (64, True)
 
 
@@ -164,18 +168,9 @@ def test_a_reader_that_has_gone_is_no_failure_of_a_plan(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("limit", "code"), [("-n 40", 64), ("-n 127", 64), ("-n 128", 0), ("-S -n 40", 0), ("-n 8", 64)]
+    ("limit", "code"), [("-n 40", 71), ("-n 127", 71), ("-n 128", 0), ("-S -n 40", 0), ("-n 8", 71)]
 )
 def test_a_shell_that_allows_too_few_open_files_is_told_before_anything_is_sent(tmp_path, limit, code):
     """A soft limit is raised: macOS begins with 256."""
-    words = shlex.join(typed("--version"))
-    ended = subprocess.run(
-        ["sh", "-c", f"ulimit {limit}; exec {words}"],
-        cwd=tmp_path,
-        env=environment(None, tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = in_a_shell(f"ulimit {limit}", tmp_path, typed("--version"))
     assert (ended.returncode, "ulimit -n 1024" in ended.stderr) == (code, bool(code)), ended.stderr
