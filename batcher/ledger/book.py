@@ -30,6 +30,7 @@ from batcher.errors import ModelCapReached, StoppedError
 from batcher.ledger.book_attempts import Attempts, EndedAttempts, is_begun_anew
 from batcher.ledger.book_file import FOLD, RESERVE, SETTLE, UNTIL, WAIT, BookFile, Entry, Key
 from batcher.ledger.book_fold import paid_number
+from batcher.ledger.costs import DUST_USD
 from batcher.ledger.packed import PackedMap
 
 UNFINISHED_AT_MOST = timedelta(days=1)
@@ -37,7 +38,6 @@ UNFINISHED_AT_MOST = timedelta(days=1)
 WAITS_FOR = timedelta(seconds=45)
 """How long a run that said so counts as waiting."""
 SAY_AGAIN = timedelta(seconds=20)
-_DUST_USD = 1e-9
 
 
 class Periods(NamedTuple):
@@ -106,7 +106,7 @@ class PeriodRoom(NamedTuple):
 
     def has(self, usd: float) -> bool:
         """Whether ``usd`` more fit."""
-        return self.spent_usd + usd <= self.cap_usd + _DUST_USD
+        return self.spent_usd + usd <= self.cap_usd + DUST_USD
 
     @property
     def left_usd(self) -> float:
@@ -154,7 +154,8 @@ class Book:
         self._waiting: dict[str, datetime] = {}
         self._spent_usd: defaultdict[tuple[datetime, str | None], float] = defaultdict(float)
         self._paid = PackedMap()
-        self._payers: dict[str, int] = {}
+        self._payers: list[str] = []
+        self._payer_numbers: dict[str, int] = {}
         self._days: dict[str, datetime] = {}
 
     def refresh(self) -> None:
@@ -175,7 +176,7 @@ class Book:
     def paid_elsewhere(self, job: str, digest: str) -> str | None:
         """Another directory that has already paid for this same job, if there is one and it exists."""
         payer = self._paid.get(str(paid_number(job, digest)))
-        run_dir = next((name for name, number in self._payers.items() if number == payer), None)
+        run_dir = None if payer is None else self._payers[payer]
         return run_dir if run_dir is not None and Path(run_dir).exists() else None
 
     def paid_here(self, is_known: Callable[[str], bool], *, is_empty: bool) -> set[int]:
@@ -228,7 +229,7 @@ class Book:
         kind = RESERVE if unfinished else SETTLE
         with self._threads:
             known = self._attempts.last(key)
-            if known is not None and (known.kind != kind or abs(known.usd - usd) > _DUST_USD):
+            if known is not None and (known.kind != kind or abs(known.usd - usd) > DUST_USD):
                 self._note(msgspec.structs.replace(known, kind=kind, usd=usd))
 
     def write(self) -> None:
@@ -298,11 +299,12 @@ class Book:
             self._note_paid(entry)
 
     def _note_paid(self, entry: Entry) -> None:
-        payer = self._payers.setdefault(entry.run_dir, len(self._payers))
+        payer = self._payer_numbers.setdefault(entry.run_dir, len(self._payers))
+        if payer == len(self._payers):
+            self._payers.append(entry.run_dir)
         for number in map(str, _paid_numbers(entry)):
             if entry.usd > 0:
-                self._paid.drop(number)
-                self._paid.setdefault(number, payer)
+                self._paid.put(number, payer)
             elif self._paid.get(number) == payer:  # it was refused, or given back
                 self._paid.drop(number)
 

@@ -1,8 +1,8 @@
 """The attempts in the book: the last line of each, packed once it has ended.
 
 A run keeps all of them, since a cost that is reported late must replace what was counted before. There
-may be a million: a line as an object takes some 500 bytes, a packed one 27, or 45 if the
-id of its job was chosen by hand.
+may be a million. As an object a line takes some 500 bytes, packed 27 (45 if the id of its job was chosen
+by hand).
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ class EndedAttempts:
             return False
         text, is_named = _text(entry.key), entry.job.endswith(entry.digest)
         if not is_named:
-            self._digests.drop(text)
-            self._digests.setdefault(text, int(entry.digest, 16))
+            self._digests.put(text, int(entry.digest, 16))
         first = (at_ms << 1 | is_named) << _MODEL_BITS | model
         self._rows.put(text, first, _WORD.unpack(_FLOAT.pack(entry.usd))[0])
         return True

@@ -157,6 +157,11 @@ class PackedMap(_Shards):
         shard.insert(at, key)
         return value
 
+    def put(self, text: str, value: int) -> None:
+        """Set the number of ``text``."""
+        self.drop(text)
+        self.setdefault(text, value)
+
     def drop(self, text: str) -> None:
         """Remove ``text``, if it is there."""
         key = self._key(text)
