@@ -2,5 +2,5 @@
 
 ``read`` opens a file of any format, ``walk`` follows ``from`` to other files, ``expand`` turns rows into
 drafts (defaults, matrix, templates, repeat), ``check`` turns drafts into jobs by the model's schema.
-Most rows of a table take a shorter way to the same jobs: ``columns`` checks them by column.
+``columns`` checks most rows of a table by column, which is faster and makes the same jobs.
 """

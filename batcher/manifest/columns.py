@@ -1,8 +1,8 @@
 """Checks a block of a table's rows by column. It only says which rows are certainly right.
 
 Rows with cells in the same columns share a pattern (``pattern.py``), and what is searched for in every
-row, such as templates, is searched for once in all of them. Rows that are not certainly right are left
-to the road of single rows (``load.py``), which has the same result for all others.
+row, such as templates, is searched for once in all of them. All other rows are checked one by one
+(``load.py``). That check has the same result for the rows that are certainly right.
 """
 
 from __future__ import annotations
