@@ -183,7 +183,8 @@ class Fleet:
 
     async def _send_order(self) -> None:
         try:
-            await asyncio.wait_for(self._client.log_event(ORDERS, packed(self._order)), BEAT_S)
+            async with asyncio.timeout(BEAT_S):
+                await self._client.log_event(ORDERS, packed(self._order))
         except (OSError, TimeoutError):
             return  # if the connection is lost for good, the shards' futures fail
 

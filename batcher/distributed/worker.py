@@ -199,7 +199,8 @@ async def _carry_out(run_shard: RunShard, task: Task, worker: Any, clock: Clock)
         async with _in_touch(post, worker):
             post.report()
             with suppress(TimeoutError):
-                await asyncio.wait_for(post.began.wait(), SILENCE_S)
+                async with asyncio.timeout(SILENCE_S):
+                    await post.began.wait()
             if not post.began.is_set():
                 raise interrupted(signal.SIGTERM)  # no caller waits for this shard: buy nothing
             check_sight(task.sight)

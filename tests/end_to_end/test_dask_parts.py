@@ -1,5 +1,7 @@
 """What ``--dask`` decides before and after any worker runs: parts, refusals, words on the wire."""
 
+import asyncio
+import signal
 import sys
 from dataclasses import replace
 from importlib.metadata import version
@@ -21,6 +23,7 @@ from batcher.distributed.messages import Ended, Sight, Task, counts_of, packed, 
 from batcher.distributed.outcome import accepted_since, sizes_of
 from batcher.distributed.worker import look, manifest_sha256
 from batcher.engine.host import Host, interrupted
+from batcher.engine.stop import Control
 from batcher.errors import BatcherError, InputError, ManifestError, UnreachableError, UsageError
 from batcher.jobs.shard import Shard
 from batcher.options.facts import Money, Pace, Selection
@@ -95,6 +98,39 @@ def test_shards_that_no_slot_can_come_to_any_more_are_told_to_end(slots, held, d
     fleet = Fleet(None, "run", tasks, run_here, Host())
     fleet._record_end(tasks[0], Ended(1, held=held))
     assert (fleet._order.drain is not None) is drains
+
+
+class SlowCluster:
+    """Takes each order ``turns`` turns of the event loop after it was sent; its shards never end."""
+
+    def __init__(self, turns):
+        self.turns = turns
+        self.orders = []
+
+    def subscribe_topic(self, topic, received):
+        pass
+
+    def submit(self, *shard, **how):
+        return asyncio.get_running_loop().create_future()
+
+    async def log_event(self, topic, order):
+        for _ in range(self.turns):
+            await asyncio.sleep(0)
+        self.orders.append(order)
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_second_signal_ends_the_wait_whatever_order_is_being_sent(turns):
+    there, control = SlowCluster(turns), Control()
+    fleet = Fleet(there, "run", [_task(1, 4, None)], run_here, Host())
+    fleet._heard = {1}
+    running = asyncio.create_task(fleet.run(control, grace_s=600.0))
+    await asyncio.sleep(0)
+    control.halt(interrupted(signal.SIGTERM))
+    control.abort(interrupted(signal.SIGTERM))
+    _, still = await asyncio.wait([running], timeout=5.0)
+    assert not still
+    assert (there.orders[-1]["halt"], there.orders[-1]["abort"]) == (signal.SIGTERM, True)
 
 
 def _task(number, slots, rate_per_s):

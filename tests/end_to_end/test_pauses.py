@@ -187,7 +187,8 @@ async def test_an_answer_that_came_while_the_process_was_stopped_is_read(loop):
         cwd=os.path.dirname(os.path.dirname(os.path.dirname(__file__))),
     )
     try:
-        await asyncio.wait_for(arrived.wait(), 60)
+        async with asyncio.timeout(60):
+            await arrived.wait()
         process.send_signal(signal.SIGSTOP)
         go_on.set()
         await asyncio.sleep(1.0)

@@ -51,7 +51,8 @@ async def test_replicates_client_submits_polls_cancels_lists_and_fetches(monkeyp
         deployed = await client.deployments.predictions.async_create(
             ("acme", "flux"), input={"prompt": "a dog"}
         )
-        await asyncio.wait_for(deployed.async_wait(), 10)
+        async with asyncio.timeout(10):
+            await deployed.async_wait()
         assert deployed.status == "succeeded"
         with pytest.raises(replicate.exceptions.ReplicateError, match=r"input\.prompt"):
             await client.predictions.async_create(model=FLUX, input={"prompt": 5})

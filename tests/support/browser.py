@@ -74,7 +74,8 @@ class Page:
         number = next(self._ids)
         self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": params})
-        said = await asyncio.wait_for(asyncio.shield(self._answers[number]), ANSWER_S)
+        async with asyncio.timeout(ANSWER_S):
+            said = await asyncio.shield(self._answers[number])
         assert "error" not in said, (method, said)
         return said["result"]
 
