@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from batcher.app.model_names import idle_caps
 from batcher.dataset.card import path_warning
 from batcher.dataset.metadata_rows import ColumnTypes
 from batcher.engine.host import Host
@@ -144,6 +145,7 @@ def prepare(
         _raise_if_invalid(tally, specs, options)
     if unmet:
         tally.warnings.append(strangers("--only", unmet, "this manifest"))
+    tally.warnings.extend(idle_caps(options, specs.sources))
     if not len(snapshot.records) and (warning := path_warning(run_dir)):
         tally.warnings.append(warning)
     made.duplicates, made.invalid = tally.duplicates, tally.invalid

@@ -26,6 +26,8 @@ class Given:
     origins: Mapping[str, str] = field(default_factory=dict)
     folder: str = field(default_factory=os.getcwd)
     """The folder that relative paths are relative to."""
+    shared: frozenset[tuple[str, str]] = frozenset()
+    """Entries of mappings, by key and name, that files and variables give for any manifest."""
 
     def complete(self) -> dict[str, Any]:
         """A value for each option. A mapping's defaults are merged with what was given."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
@@ -36,32 +36,33 @@ _KUBERNETES = re.compile(r"BATCHER_(SERVICE_(HOST|PORT(_.*)?)|PORT(_\d+_(TCP|UDP
 class Layer:
     """Options from one source: ``values`` as written there, and the place of each.
 
-    ``folder`` is the folder that paths are relative to; None: the working directory.
+    ``folder`` is the folder that paths are relative to; None: the working directory. ``is_shared``: it
+    applies to any manifest, as files of a folder and variables of a machine do.
     """
 
     values: Mapping[str, Any]
     places: Mapping[str, str]
     folder: Path | None = None
+    is_shared: bool = False
 
 
 def gathered(typed: Mapping[str, Any], manifests: Sequence[str], layers: Sequence[Layer]) -> Given:
-    """All layers and, over them, the values that were ``typed``. Raises UsageError."""
+    """All layers and, over them, the values that were ``typed``. Raises UsageError.
+
+    The later wins; mappings are merged, name by name.
+    """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for layer in layers:
-        for key, value in checked(layer).items():
-            _lay_over(values, BY_KEY[key], value)
-            origins[key] = layer.places[key]
-    for key, value in typed.items():
-        _lay_over(values, BY_KEY[key], value)
-        origins[key] = COMMAND_LINE
-    return Given(tuple(manifests), values, origins)
-
-
-def _lay_over(values: dict[str, Any], option: Option, value: Any) -> None:
-    """The later wins; mappings are merged, name by name."""
-    before = values.get(option.key) if option.many is Many.MAP else None
-    values[option.key] = {**before, **value} if before else value
+    shared: set[tuple[str, str]] = set()
+    said = [(checked(layer), layer.places, layer.is_shared) for layer in layers]
+    for found, places, is_shared in (*said, (typed, dict.fromkeys(typed, COMMAND_LINE), False)):
+        for key, value in found.items():
+            before = values.get(key) if BY_KEY[key].many is Many.MAP else None
+            values[key] = {**before, **value} if before else value
+            origins[key] = f"{origins[key]}; {places[key]}" if before else places[key]
+            entries = {(key, name) for name in value} if isinstance(value, dict) else set()
+            shared = shared | entries if is_shared else shared - entries
+    return Given(tuple(manifests), values, origins, shared=frozenset(shared))
 
 
 def checked(layer: Layer) -> dict[str, Any]:
@@ -117,7 +118,8 @@ def _file_layer(path: Path) -> Layer | None:
         document = document.get("tool", {}).get("batcher", {})
         if not isinstance(document, dict):
             raise UsageError(f"{path}: tool.batcher must be a table")
-    return named(document, lambda name: f"{path}:{_line_of(name, text, project)}: {name}", path.parent)
+    layer = named(document, lambda name: f"{path}:{_line_of(name, text, project)}: {name}", path.parent)
+    return replace(layer, is_shared=True)
 
 
 def _toml(path: Path, content: bytes) -> tuple[str, dict[str, Any]]:
@@ -187,4 +189,4 @@ def environment_layer(env: Mapping[str, str]) -> Layer:
         one = BY_KEY[key].many is Many.ONE
         values[key] = text if one else [line for line in text.splitlines() if line.strip()]
         places[key] = f"${variable}"
-    return Layer(values, places)
+    return Layer(values, places, is_shared=True)

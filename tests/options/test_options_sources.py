@@ -58,6 +58,12 @@ def test_the_facts_of_a_run_are_filled_from_all_places(here):
     assert options.overrides.set == {"duration": "5", "images": '["a","b"]'}
 
 
+def test_the_origin_of_a_merged_mapping_names_each_of_its_sources(here):
+    (here / "batcher.toml").write_text('concurrency = {"kling/*" = 2}\n')
+    given = asked({"concurrency": {"*": 4}})
+    assert given.origins["concurrency"] == f"batcher.toml:1: concurrency; {COMMAND_LINE}"
+
+
 def test_the_working_directory_counts_once_if_the_manifest_is_in_it(here):
     (here / "m.yaml").write_text(MANIFEST)
     (here / "batcher.toml").write_text("meta = 'split'\n")

@@ -55,6 +55,14 @@ def test_a_plan_shows_what_a_cap_of_some_models_leaves_for_their_jobs(bench):
     assert "'day:fal:*=0.01': $0.00 of this day is spent on these models, $0.01 left until" in shown
 
 
+def test_a_cap_that_no_model_matches_is_told_by_the_plan_and_by_the_run(bench):
+    bench.write("a cat")
+    [warning] = bench.plan(max_cost_per={"day:fal:*": 0.01}).warnings
+    assert warning.startswith("--max-cost-per 'day:fal:*=0.01' limits nothing")
+    assert bench.run(max_cost_per={"day:fal:*": 0.01}).done == 1
+    assert warning in bench.told
+
+
 def test_a_cap_of_some_models_is_not_enough_for_a_run_that_nobody_watches(bench):
     bench.write("a cat")
     with pytest.raises(UsageError, match="no cap for all of them"):
