@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from batcher.cli.amounts import duration, money, size
-from batcher.jobs.lifecycle import EXPIRED, NO_OUTPUT, SANDBOX_API, Record, Stage, State
+from batcher.jobs.lifecycle import EXPIRED, NO_OUTPUT, SANDBOX_API, Stage, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import REFUSED, Status, Summary
@@ -44,7 +48,10 @@ def status_lines(status: Status, given: Given | None = None) -> Iterator[str]:
     yield f"  {size(status.bytes)} in {outputs_place(Path(status.run_dir))}, cost {_cost(status)}"
     unfinished = status.pending + status.submitted + status.completed
     if unfinished and given is not None and not status.live:
-        yield f"  resume with: {given.resume_command()}"
+        chosen = " and ".join(given.chosen)
+        yield f"  resume {f'what {chosen} chose ' if chosen else ''}with: {given.resume_command()}"
+        if chosen:
+            yield f"  resume all with: {given.resume_command(limit=None, only=None, shard=None)}"
 
 
 def _cost(status: Status) -> str:
@@ -86,78 +93,136 @@ def needs_a_human(summary: Summary) -> str:
 
 
 def _remedies(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[str]:
-    again = given.resume_command()
     if summary.cancelled_now or summary.not_cancellable:
         cancelled = counted(summary.cancelled_now, "queued request was", "queued requests were")
         late = counted(summary.not_cancellable, "runs", "run")
         yield f"{cancelled} cancelled and cost nothing, {late} already and can't be cancelled"
-    running = [r for _, r in snapshot.unfinished() if r.state is State.SUBMITTED]
     if summary.not_redone:
         spared = counted(summary.not_redone, "job was", "jobs were")
         yield f"{spared} not bought again: all attempts are used (--max-attempts)"
-    if running:
-        requests, cost = counted(len(running), "request is", "requests are"), _running_cost(running)
+    ended = _End(summary, snapshot, given)
+    if running := ended.jobs(State.SUBMITTED, leavers=True):
+        requests = counted(len(running), "request is", "requests are")
+        cost, again = _running_cost(running), ended.again(running, "submitted")
         yield f"{requests} still running at the API, and may cost {cost}. Resume with: {again}"
-    if summary.completed:
-        generated = counted(summary.completed, "is", "are")
+    if completed := ended.jobs(State.COMPLETED, leavers=True):
+        generated = counted(len(completed), "is", "are")
+        again = ended.again(completed, "completed")
         yield f"{generated} generated but not yet downloaded. Resume with: {again}"
     if summary.pending:
         yield from _pending(summary, given)
-    yield from _failures(summary, snapshot, given)
-    yield from _unknowns(summary, snapshot, given)
+    yield from _failures(ended)
+    yield from _unknowns(ended)
+
+
+Found = list[tuple[str, JobRecord]]
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The end of a run of ``given``, and the jobs that it has left."""
+
+    summary: Summary
+    snapshot: Snapshot
+    given: Given
+
+    @property
+    def is_of_all(self) -> bool:
+        """Whether the run took all jobs of the manifest (of its shard, if it has one)."""
+        return not {"--limit", "--only"} & {*self.given.chosen}
+
+    def jobs(self, *states: State, leavers: bool = False) -> Found:
+        """The jobs in ``states``, those that reached it in this run first; of a shard, its own.
+
+        With ``leavers`` also jobs that left the manifest, if the run concerns them.
+        """
+        shard = self.given.values.get("shard")
+        found = [
+            (job_id, record)
+            for job_id, record in self.snapshot.unfinished()
+            if record.state in states
+            and (not record.orphaned or (leavers and self.is_of_all))
+            and (shard is None or shard.has(job_id))
+        ]
+        return sorted(found, key=lambda pair: pair[0] not in self.summary.newly)
+
+    def again(self, jobs: Found, states: str, **more: Any) -> str:
+        """The command that resumes ``jobs``, which are in ``states``: with the run's own selection if
+        that has all of them, else with a list of them.
+        """
+        if self.is_of_all or all(self._has(job_id) for job_id, _ in jobs):
+            return self.given.resume_command(**more)
+        return self.given.resume_listed(self.summary.run_dir, states, **more)
+
+    def _has(self, job_id: str) -> bool:
+        """Whether the run's selection surely has a job."""
+        if job_id in self.summary.newly:
+            return True
+        only, limit = self.given.values.get("only"), self.given.values.get("limit")
+        is_glob = isinstance(only, str) and not only.startswith("@") and limit is None
+        return is_glob and fnmatchcase(job_id, str(only))
 
 
 def _pending(summary: Summary, given: Given) -> Iterator[str]:
     """A run that was not stopped has left only what it was not asked for: its command would again."""
     pending = counted(summary.pending, "job is pending", "jobs are pending")
-    chosen = [f"--{key}" for key in ("limit", "only", "shard") if given.values.get(key)]
-    if summary.stopped or not chosen:
+    chosen = given.chosen
+    if not chosen or (summary.stopped and summary.selected == summary.total):
         yield f"{pending}. Resume with: {given.resume_command()}"
         return
-    text = f"{pending} that {' and '.join(chosen)} left out"
-    if "--shard" in chosen:
-        yield text
+    left_out = f"that {' and '.join(chosen)} left out"
+    if summary.stopped:
+        pending = (
+            f"{pending}, with those {left_out}. Resume this selection with: {given.resume_command()}"
+        )
     else:
-        yield f"{text}. To run them all: {given.resume_command(limit=None, only=None)}"
+        pending = f"{pending} {left_out}"
+    if "--shard" in chosen:
+        yield pending
+    else:
+        yield f"{pending}. To run them all: {given.resume_command(limit=None, only=None)}"
 
 
-def _running_cost(running: list[Record]) -> str:
-    unpriced = sum(record.charge_usd is None for record in running)
-    known = money(sum(record.charge_usd or 0.0 for record in running))
+def _running_cost(running: Found) -> str:
+    unpriced = sum(record.charge_usd is None for _, record in running)
+    known = money(sum(record.charge_usd or 0.0 for _, record in running))
     if not unpriced:
         return known
     return "an unknown amount" if unpriced == len(running) else f"{known} and more (prices unknown)"
 
 
-def _in_states(summary: Summary, snapshot: Snapshot, *states: State) -> list[tuple[str, JobRecord]]:
-    """The jobs of the manifest in ``states``, those that reached it in this run first."""
-    found = [
-        (job_id, record)
-        for job_id, record in snapshot.unfinished()
-        if record.state in states and not record.orphaned
-    ]
-    return sorted(found, key=lambda pair: pair[0] not in summary.newly)
-
-
-def _failures(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[str]:
-    bad = _in_states(summary, snapshot, State.FAILED, State.CANCELLED)
+def _failures(ended: _End) -> Iterator[str]:
+    bad = ended.jobs(State.FAILED, State.CANCELLED)
     failed = [pair for pair in bad if not pair[1].is_refused]
-    yield from _refusals([pair for pair in bad if pair[1].is_refused], summary, given)
+    yield from _refusals([pair for pair in bad if pair[1].is_refused], ended)
     if not failed:
         return
     yield f"{len(failed)} failed or {'was' if len(failed) == 1 else 'were'} cancelled:"
-    yield from _listed(failed, summary, "failed,cancelled")
-    others = [record for _, record in failed if not _is_fetched_again(record)]
-    if any(record.stage is Stage.DOWNLOAD for _, record in failed):
-        yield f"  downloads are tried again, at no cost, by: {given.resume_command()}"
-    at_most = given.complete()["max_attempts"]
-    over = [record.attempt for record in others if record.attempt >= at_most]
-    if len(over) < len(others):
-        again = given.resume_command(retry_failed=True)
-        yield f"  to try the others again, at their price: {again}"
+    yield from _listed(failed, ended.summary, "failed,cancelled")
+    downloads = [pair for pair in failed if pair[1].stage is Stage.DOWNLOAD]
+    if downloads:
+        yield f"  downloads are tried again, at no cost, by: {ended.again(downloads, 'failed')}"
+    yield from _retries(failed, ended)
+
+
+def _retries(failed: Found, ended: _End) -> Iterator[str]:
+    """How to buy failed jobs again: those with an attempt left, and the others."""
+    at_most = ended.given.complete()["max_attempts"]
+    bought = [pair for pair in failed if not _is_fetched_again(pair[1])]
+    over = [pair for pair in bought if pair[1].attempt >= at_most]
+    left = [pair for pair in bought if pair[1].attempt < at_most]
+    again = partial(ended.again, states="failed,cancelled", retry_failed=True)
+    if left:
+        them = (
+            f"{len(left)} of them" if len(left) < len(failed) else "it" if len(failed) == 1 else "them"
+        )
+        price = "at its price" if len(left) == 1 else "at their price"
+        yield f"  to try {them} again, {price}: {again(left)}"
     if over:
-        raised = given.resume_command(retry_failed=True, max_attempts=max(over) + 1)
-        yield f"  {len(over)} have had all of --max-attempts {at_most}; to try them too: {raised}"
+        have = counted(len(over), "has", "have")
+        them = ("it" if len(over) == 1 else "them") + (" too" if left else "")
+        raised = again(over, max_attempts=max(record.attempt for _, record in over) + 1)
+        yield f"  {have} had all of --max-attempts {at_most}; to try {them}: {raised}"
 
 
 def _is_fetched_again(record: JobRecord) -> bool:
@@ -165,16 +230,16 @@ def _is_fetched_again(record: JobRecord) -> bool:
     return record.stage is Stage.DOWNLOAD and record.code not in (EXPIRED, NO_OUTPUT)
 
 
-def _refusals(refused: list[tuple[str, JobRecord]], summary: Summary, given: Given) -> Iterator[str]:
+def _refusals(refused: Found, ended: _End) -> Iterator[str]:
     if not refused:
         return
     yield f"{counted(len(refused), 'was', 'were')} refused for their inputs, and would be refused again:"
-    yield from _listed(refused, summary, REFUSED)
+    yield from _listed(refused, ended.summary, REFUSED)
     yield "  fix their inputs in the manifest; to submit unchanged ones again, at their price:"
-    yield f"    {given.resume_command(retry_refused=True)}"
+    yield f"    {ended.again(refused, REFUSED, retry_refused=True)}"
 
 
-def _listed(jobs: list[tuple[str, JobRecord]], summary: Summary, states: str) -> Iterator[str]:
+def _listed(jobs: Found, summary: Summary, states: str) -> Iterator[str]:
     """The first few, and the command that lists all."""
     for job_id, record in jobs[:PROBLEMS_SHOWN]:
         where = f"at {record.stage}" if record.stage is not None else "cancelled"
@@ -185,8 +250,8 @@ def _listed(jobs: list[tuple[str, JobRecord]], summary: Summary, states: str) ->
         yield f"  ... and {len(jobs) - PROBLEMS_SHOWN} more: {listing}"
 
 
-def _unknowns(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[str]:
-    unknown = _in_states(summary, snapshot, State.UNKNOWN)
+def _unknowns(ended: _End) -> Iterator[str]:
+    unknown, run_dir = ended.jobs(State.UNKNOWN), ended.summary.run_dir
     if not unknown:
         return
     yield f"{len(unknown)} unknown: the POST left, no answer came, so each may have been charged:"
@@ -194,22 +259,23 @@ def _unknowns(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[st
         why = record.message or "this program ended before the answer"
         yield f"  {job_id}: sent {record.submitting_at}; {why}"
     if len(unknown) > PROBLEMS_SHOWN:
-        listing = _list_command(summary.run_dir, "unknown")
+        listing = _list_command(run_dir, "unknown")
         yield f"  ... and {len(unknown) - PROBLEMS_SHOWN} more: {listing}"
     vendors = vendors_of(record.model or "" for _, record in unknown)
     if not {RUNCOMFY, DEPLOYMENTS}.issuperset(vendors):
-        auto = command("resolve", as_path(summary.run_dir), "--auto")
+        auto = command("resolve", as_path(run_dir), "--auto")
         yield f"  those that their vendor lists are found by the next run, and by: {auto}"
-    first = command("resolve", as_path(summary.run_dir), unknown[0][0])
-    sandboxed = snapshot.last_run is not None and snapshot.last_run.api == SANDBOX_API
+    first = command("resolve", as_path(run_dir), unknown[0][0])
+    last_run = ended.snapshot.last_run
+    sandboxed = last_run is not None and last_run.api == SANDBOX_API
     place = "the sandbox's list" if sandboxed else _pages(vendors)
     yield f"  look for them on {place}, then resolve each, as in"
     if sandboxed:
-        yield f"    {command('sandbox', 'generations', as_path(summary.run_dir))}"
+        yield f"    {command('sandbox', 'generations', as_path(run_dir))}"
     yield f"    {first} --request-id ID"
     yield f"    {first} --not-created"
     yield "  or buy them once more, in any case:"
-    yield f"    {given.resume_command(retry_unknown=True)}"
+    yield f"    {ended.again(unknown, 'unknown', retry_unknown=True)}"
 
 
 def _pages(vendors: list[str]) -> str:

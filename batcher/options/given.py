@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from batcher.options.command import with_options
+from batcher.options.command import as_path, command, with_options
 from batcher.options.option import Shapes
 from batcher.options.table import BY_KEY, defaults
 
@@ -51,6 +51,20 @@ class Given:
         """
         lasting = {key: None for key in self.values if _once(key)}
         return self.command(**{**lasting, **more})
+
+    @property
+    def chosen(self) -> list[str]:
+        """The options by which the run takes only some of the manifest's jobs, as they are typed."""
+        return [f"--{key}" for key in ("limit", "only", "shard") if self.values.get(key)]
+
+    def resume_listed(self, run_dir: str, states: str, **more: Any) -> str:
+        """``resume_command`` for the jobs that are in ``states`` then, and no others.
+
+        ``states`` as in ``status --list``.
+        """
+        listing = command("status", as_path(run_dir), "--list", states)
+        file = f"{states.partition(',')[0]}.jsonl"
+        return f"{listing} > {file} && {self.resume_command(**more, only=f'@{file}', limit=None)}"
 
 
 def _once(key: str) -> bool:

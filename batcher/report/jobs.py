@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -15,8 +16,10 @@ from batcher.jobs.identity import prompt_of
 from batcher.jobs.job import Probed
 from batcher.jobs.lifecycle import State
 from batcher.ledger.finished import JobRecord
+from batcher.ledger.summary import REFUSED
 from batcher.media.file_types import MEDIA_TYPES
 from batcher.options.command import as_path, command
+from batcher.options.given import Given
 from batcher.options.record import given_of
 from batcher.report.history import Life, TimedSnapshot
 from batcher.store.bucket_outputs import bucket_url_of
@@ -66,13 +69,16 @@ class Jobs:
             "export": command("export", root, "--format", "webdataset", "-o"),
         }
         if given is not None:
+            every = partial(given.resume_command, limit=None, shard=None)
+            again = partial(_again, given, str(self._root))
             commands |= {
-                "resume": given.resume_command(),
-                "retry_failed": given.resume_command(retry_failed=True),
-                "retry_refused": given.resume_command(retry_refused=True),
-                "retry_unknown": given.resume_command(retry_unknown=True),
-                "redo_poor": given.resume_command(only="@poor.txt", redo=True),
-                "redo_rejects": given.resume_command(only="@rejects.txt", redo=True),
+                "resume": again("pending"),
+                "download": again("failed"),
+                "retry_failed": again("failed,cancelled", retry_failed=True),
+                "retry_refused": again(REFUSED, retry_refused=True),
+                "retry_unknown": again("unknown", retry_unknown=True),
+                "redo_poor": every(only="@poor.txt", redo=True),
+                "redo_rejects": every(only="@rejects.txt", redo=True),
             }
         return commands
 
@@ -161,6 +167,13 @@ class Jobs:
         nearby = self._root.resolve().parents[:_LOOK_ABOVE]
         found = (base / last.manifest for base in (Path(), *nearby))
         return next((path.parent for path in found if path.is_file()), None)
+
+
+def _again(given: Given, run_dir: str, states: str, **more: Any) -> str:
+    """The command that resumes the jobs in ``states``, also those that the last run did not select."""
+    if given.chosen:
+        return given.resume_listed(run_dir, states, **more, shard=None)
+    return given.resume_command(**more)
 
 
 def _names_media(field: str) -> bool:

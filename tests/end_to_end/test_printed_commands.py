@@ -291,3 +291,17 @@ def test_the_report_and_the_status_offer_the_command_of_the_run(clips, capsys):
         assert (plan["done"], plan["to_buy"], plan["max_cost_usd"]) == (2, 1, 6.0)
     [words] = words_of([f"{offered['resolve']} JOB --not-created"])
     assert words == ["batcher", "resolve", run_dir, "JOB", "--not-created"]
+
+
+def test_the_report_of_a_run_of_some_jobs_offers_commands_that_reach_what_the_page_lists(clips, capsys):
+    said(capsys, "run", *clips, "--limit", "1")
+    run_dir = "output/my clips-sandbox"
+    said(capsys, "report", run_dir)
+    page = Path(run_dir, "report.html").read_text()
+    offered = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["commands"]
+    listing, resume = offered["retry_failed"].split(" && ")
+    assert listing == f"batcher status '{run_dir}' --list failed,cancelled > failed.jsonl"
+    [[_, verb, *words]] = words_of([resume])
+    params = cli.commands[verb].make_context(verb, words).params
+    assert (params["only"], params["limit"], params["retry_failed"]) == ("@failed.jsonl", None, True)
+    assert "--limit" not in offered["redo_poor"]

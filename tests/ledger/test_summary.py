@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from batcher.cli.amounts import money
-from batcher.cli.summary_view import summary_lines
+from batcher.cli.summary_view import status_lines, summary_lines
 from batcher.clock import SystemClock
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import EventName, RunEvent, Stage, State
@@ -259,20 +259,20 @@ async def end_of(path, *events, **values):
     snapshot = read_snapshot(path, QuickDisk())
     present = status_of(path, snapshot)
     fields = {name: getattr(present, name) for name in present.__struct_fields__}
-    done = Summary(**{**fields, "pending": 0}, selected=1, elapsed_s=1.0, submitted_now=1, exit_code=1)
+    made = {"selected": 1, "elapsed_s": 1.0, "submitted_now": 1, "exit_code": 1, "pending": 0}
+    own = {name: values.pop(name) for name in ("newly", "stopped", "pending", "total") if name in values}
+    done = Summary(**{**fields, **made, "run_dir": "out", **own})
     return list(summary_lines(done, snapshot, Given(("m.csv",), values)))
 
 
 @pytest.mark.parametrize(
     ("attempt", "how", "told"),
     [
-        (1, {"stage": Stage.GENERATE}, ["  to try the others again, at their price: {} --retry-failed"]),
+        (1, {"stage": Stage.GENERATE}, ["  to try it again, at its price: {} --retry-failed"]),
         (
             3,
             {"stage": Stage.GENERATE},
-            [
-                "  1 have had all of --max-attempts 3; to try them too: {} --retry-failed --max-attempts 4"
-            ],
+            ["  1 has had all of --max-attempts 3; to try it: {} --retry-failed --max-attempts 4"],
         ),
         (1, {**DOWNLOAD, "code": "not_media"}, ["  downloads are tried again, at no cost, by: {}"]),
         (
@@ -280,7 +280,7 @@ async def end_of(path, *events, **values):
             {**DOWNLOAD, "code": "expired"},
             [
                 "  downloads are tried again, at no cost, by: {}",
-                "  to try the others again, at their price: {} --retry-failed",
+                "  to try it again, at its price: {} --retry-failed",
             ],
         ),
     ],
@@ -292,6 +292,105 @@ async def test_a_command_is_told_only_for_jobs_that_it_would_try(tmp_path, attem
         asked.append((EventName.COMPLETED, "x", {}))
     lines = await end_of(tmp_path, *begun, *asked, (EventName.FAILED, "x", how))
     assert lines[3:] == [line.format("batcher run m.csv") for line in told]
+
+
+def failures(*names, **how):
+    """The lines of jobs that failed while generating, in their first attempt unless ``how`` tells."""
+    ends = {"stage": Stage.GENERATE, "message": "m"} | how
+    return [
+        event
+        for name in names
+        for event in (
+            *life_of(name, (EventName.SUBMITTED, {"request_id": "r"})),
+            (EventName.FAILED, name, ends),
+        )
+    ]
+
+
+def life_of(name, *events, attempt=1):
+    intents = [bought(job(name), attempt=number)[0] for number in range(1, attempt + 1)]
+    return [*intents, *((event, name, fields) for event, fields in events)]
+
+
+async def test_how_many_of_the_failed_a_command_tries_is_said(tmp_path):
+    spent = life_of("c", (EventName.SUBMITTED, {"request_id": "r"}), attempt=3)
+    events = [*failures("a", "b"), *spent, (EventName.FAILED, "c", {"stage": Stage.GENERATE})]
+    lines = await end_of(tmp_path, *events)
+    assert lines[-2:] == [
+        "  to try 2 of them again, at their price: batcher run m.csv --retry-failed",
+        "  1 has had all of --max-attempts 3; to try it too: batcher run m.csv --retry-failed --max-attempts 4",
+    ]
+
+
+LISTED = "batcher status out --list {} > {}.jsonl && batcher run m.csv --only @{}.jsonl{}"
+FAILED = LISTED.format("failed,cancelled", "failed", "failed", " --retry-failed")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"only": "*"}, "batcher run m.csv --only '*' --retry-failed"),
+        ({"only": "a"}, FAILED),
+        ({"only": "a", "newly": ("a", "b")}, "batcher run m.csv --only a --retry-failed"),
+        ({"only": "@a.txt"}, FAILED),
+        ({"only": "*", "limit": 2}, FAILED),
+        ({"limit": 2, "newly": ("b", "a")}, "batcher run m.csv --limit 2 --retry-failed"),
+    ],
+)
+async def test_the_command_reaches_all_failures_that_are_told_and_buys_nothing_else(
+    tmp_path, values, told
+):
+    """Also those that the run's own selection left out: by a list of them, and not by the whole batch."""
+    lines = await end_of(tmp_path, *failures("a", "b"), pending=9, **values)
+    assert lines[-1] == f"  to try them again, at their price: {told}"
+
+
+async def test_so_do_those_for_what_is_running_refused_unknown_or_to_be_downloaded(tmp_path):
+    request = (EventName.SUBMITTED, {"request_id": "r"})
+    events = [
+        *life_of("running", request),
+        *life_of("made", request, (EventName.COMPLETED, {})),
+        *failures("refused", message="content policy violation"),
+        *life_of("lost"),
+        *life_of("stalled", request, (EventName.COMPLETED, {})),
+        (EventName.FAILED, "stalled", DOWNLOAD),
+    ]
+    told = "\n".join(await end_of(tmp_path, *events, only="other"))
+    assert f"Resume with: {LISTED.format(*['submitted'] * 3, '')}" in told
+    assert f"Resume with: {LISTED.format(*['completed'] * 3, '')}" in told
+    assert f"    {LISTED.format(*['refused'] * 3, ' --retry-refused')}" in told
+    assert f"    {LISTED.format(*['unknown'] * 3, ' --retry-unknown')}" in told
+    assert f"at no cost, by: {LISTED.format(*['failed'] * 3, '')}" in told
+
+
+async def test_a_shard_tells_its_own_failures(tmp_path):
+    names = [f"job-{number}" for number in range(8)]
+    shard = Shard(2, 1)
+    own = [name for name in names if shard.has(name)]
+    lines = await end_of(tmp_path, *failures(*names), shard=shard)
+    assert f"{len(own)} failed or were cancelled:" in lines
+    assert lines[-1].endswith("batcher run m.csv --shard 1/2 --retry-failed")
+
+
+async def test_a_selection_that_was_stopped_tells_what_it_left_and_what_it_left_out(tmp_path):
+    stopped = {"pending": 9, "total": 10, "stopped": "no balance"}
+    lines = await end_of(tmp_path, *failures("a"), only="a*", **stopped)
+    assert (
+        "9 jobs are pending, with those that --only left out. Resume this selection with: "
+        "batcher run m.csv --only 'a*'. To run them all: batcher run m.csv" in lines
+    )
+    lines = await end_of(tmp_path, only="*", **stopped | {"total": 1})
+    assert "9 jobs are pending. Resume with: batcher run m.csv --only '*'" in lines
+
+
+async def test_a_status_tells_how_to_resume_what_the_last_run_chose_and_all(tmp_path):
+    await write(tmp_path, *life_of("a", (EventName.DEFERRED, {"reason": "429"})), run=opening())
+    status = status_of(tmp_path, read_snapshot(tmp_path, QuickDisk()))
+    lines = list(status_lines(status, Given(("m.csv",), {"only": "a", "max_cost": 5.0})))
+    assert lines[-2:] == [
+        "  resume what --only chose with: batcher run m.csv --only a --max-cost 5",
+        "  resume all with: batcher run m.csv --max-cost 5",
+    ]
 
 
 async def test_what_was_refused_at_submit_cost_nothing_and_not_less(tmp_path):

@@ -19,7 +19,7 @@ const KINDS = [
     commands: () => [again("retry_failed", "--retry-failed")] },
   { state: "failed", of: (job) => job.state === "failed" && job.stage === "download", title: "Generated, but not downloaded",
     why: "These are paid for. The same command asks for the result again and downloads it, at no further cost.",
-    commands: () => [again("resume")] },
+    commands: () => [again("download")] },
   { state: "cancelled", of: (job) => job.state === "cancelled", title: "Cancelled at the API", why: "Left alone until you say otherwise.",
     commands: () => [again("retry_failed", "--retry-failed")] },
   { state: "unknown", of: (job) => job.state === "done" && job.quality, title: "Done, but not what was asked for",
