@@ -158,9 +158,10 @@ def _read_text(source: ManifestSource) -> Document:
 
 def _read_xlsx(source: ManifestSource) -> Document:
     file = source.file
-    sheet, told = sheet_of(file, source.inside)
+    sheet = sheet_of(file, source.inside)
     table = open_table(file.shown, lambda: in_blocks(sheet_records(file, sheet)), source.columns)
-    warnings = (*(f"{file.shown}: {what}" for what in told), *table.told)
+    below = (f"{file.shown}:{what}" for what in sheet.told_below(table.header_line))
+    warnings = (*(f"{file.shown}: {what}" for what in sheet.told), *table.told, *below)
     return Document(
         file, Head(), table.rows, table.row_keys, warnings=warnings, is_table=True, table=table
     )

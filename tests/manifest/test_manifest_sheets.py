@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from batcher.errors import ManifestError
 from batcher.jobs.column_rules import ColumnRules
+from batcher.manifest import xlsx_files
+from batcher.manifest.files import ManifestFile
 from batcher.manifest.read import open_document
 from batcher.options.facts import Reading
 from tests.support.manifest_files import URL, read_text, write
@@ -117,8 +119,86 @@ def test_the_first_sheet_with_anything_on_it_is_read_and_the_others_are_told(tmp
 
 def test_what_is_no_workbook_is_refused(tmp_path):
     assert refusal(tmp_path, "a.xlsx", "prompt\na\n").startswith("a.xlsx: not an XLSX workbook")
+    assert "it looks like text; --format csv reads it" in refusal(
+        tmp_path, "a.xlsx", "prompt,seed\na,1\n"
+    )
+    assert "it has a password" in refusal(tmp_path, "a.xlsx", b"\xd0\xcf\x11\xe0\xa1\xb1" + bytes(99))
+    assert "this is an HTML page" in refusal(tmp_path, "a.xlsx", "<html><table>")
     assert refusal(tmp_path, "a.xlsx", workbook()).startswith("a.xlsx: no header")
     assert "--format xlsx" in refusal(tmp_path, "a.csv", workbook(["prompt"], ["a"]))
+
+
+def edited(content, *edits, sheet="xl/worksheets/sheet1.xml"):
+    """The workbook with replacements in the XML of its first sheet."""
+    changed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(changed, "w") as new:
+        for part in old.namelist():
+            xml = old.read(part)
+            for before, after in edits if part == sheet else ():
+                assert before in xml
+                xml = xml.replace(before, after)
+            new.writestr(part, xml)
+    return changed.getvalue()
+
+
+def test_a_formula_whose_value_is_an_empty_text_is_an_empty_cell(tmp_path):
+    cell = b'<c r="B2" t="n"><v>5</v></c>'
+    for value in (b"<v></v>", b"<v/>", b""):
+        formula = b'<c r="B2" t="str"><f>IF(A2="x",5,"")</f>' + value + b"</c>"
+        content = edited(workbook(["prompt", "duration"], ["a", 5]), (cell, formula))
+        (row,) = rows(tmp_path, "a.xlsx", content)
+        assert row.inputs == {"prompt": "a"}
+
+
+def merged(*ranges):
+    mark = b"".join(b'<mergeCell ref="%s"/>' % each.encode() for each in ranges)
+    return b"</sheetData>", b"</sheetData><mergeCells>" + mark + b"</mergeCells>"
+
+
+def test_the_value_of_merged_cells_counts_for_each_of_their_rows(tmp_path):
+    content = edited(
+        workbook(["Shots"], ["prompt", "duration"], ["a", 10], ["b"], [], ["c"], ["d"]),
+        merged("A1:B1", "B3:B6", "D4:D5"),
+    )
+    found = read_text(tmp_path, "a.xlsx", content, **ANY)
+    assert [(job.source.line, job.input) for job in found.jobs] == [
+        (3, {"prompt": "a", "duration": "10"}),
+        (4, {"prompt": "b", "duration": "10"}),
+        (6, {"prompt": "c", "duration": "10"}),
+        (7, {"prompt": "d"}),
+    ]
+    assert found.tally.warnings[-1].endswith(
+        "a.xlsx:3: B3:B6 is merged: its value counts for each of its rows (2 such)"
+    )
+
+
+def test_rows_that_are_hidden_or_merged_like_headings_are_told(tmp_path):
+    content = edited(
+        workbook(["prompt", "x"], ["Outdoors"], ["a", 1], ["b", 2]),
+        (b'<row r="3">', b'<row r="3" spans="1:2" hidden="1" ht="0">'),
+        (b'<row r="1">', b'<row r="1" hidden="0">'),
+        merged("A2:B2"),
+    )
+    found = read_text(tmp_path, "a.xlsx", content, **ANY)
+    assert len(found.jobs) == 3
+    assert sorted(each.rpartition("/")[2] for each in found.tally.warnings) == [
+        "a.xlsx:2: A2:B2 is merged, as a heading is, but its row is read like the others",
+        "a.xlsx:3: this row is hidden, but read like the others",
+    ]
+
+
+def test_marks_of_a_sheet_are_found_wherever_chunks_of_it_end(tmp_path, monkeypatch):
+    content = edited(
+        workbook(["prompt", "x"], *[[f"a{n}", n] for n in range(200)]),
+        (b'<row r="77">', b'<row r="77" hidden="1">'),
+        merged("B2:B3"),
+    )
+    path = write(tmp_path, "a.xlsx", content)
+    for chunk in (64, 1000, 4099):
+        monkeypatch.setattr(xlsx_files, "CHUNK_BYTES", chunk)
+        sheet = xlsx_files.sheet_of(ManifestFile.at(path, "a.xlsx"), "")
+        assert sheet.hidden_rows == [77]
+        assert [one.shown for one in sheet.merged] == ["B2:B3"]
 
 
 TYPED = st.one_of(
