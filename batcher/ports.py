@@ -227,6 +227,8 @@ class RunView:
     not_cancellable: int = 0
     """Requests that ``--on-interrupt cancel`` could not cancel because they already run."""
     timed_out: list[str] = field(default_factory=list)
+    stopped: str | None = None
+    """Why the run ended early, once it has."""
     money: Callable[[], Spending] = field(default=Spending, repr=False, compare=False)
     """The current spending."""
     waits: Callable[[], Iterable[str]] = field(default=tuple, repr=False, compare=False)

@@ -223,7 +223,12 @@ class LogLines(Silence):
     def finished(self, view: RunView) -> None:
         if self._beat is not None:
             self._beat.cancel()
-        self._say(f"ended: {_so_far(view)}", view)
+        so_far = f"{_so_far(view)}{_left(view)}"
+        if view.stopped is None:
+            self._say(f"ended: {so_far}", view)
+        else:
+            reason = " ".join(view.stopped.split("\n"))
+            self._say(f"ended early: {so_far}; {reason}", view)
 
     def note(self, text: str, level: str = "info") -> None:
         """Print a line in addition to those once a minute."""
@@ -249,6 +254,12 @@ class LogLines(Silence):
 
 def _so_far(view: RunView) -> str:
     return f"{view.done}/{view.selected} done, {in_words(view)}".rstrip(", ")
+
+
+def _left(view: RunView) -> str:
+    """The jobs that a run has left as they were: neither done nor among those that it counts."""
+    counted = view.done + view.queued + view.downloading + view.failed + view.unknown
+    return f", {view.selected - counted} left for a later run" if view.selected > counted else ""
 
 
 def json_records(stream: TextIO, clock: Clock) -> LogRecords:

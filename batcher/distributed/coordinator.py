@@ -56,6 +56,8 @@ async def run_division(client: Any, division: Division, run_shard: RunShard, hos
         except UnreachableError as error:
             lost = error  # what was bought until then is in the ledger, and in the summary
         finally:
+            if reason := control.error or lost:
+                fleet.view.stopped = str(reason)
             host.observer.finished(fleet.view)
     end = verdict(fleet, control.error or lost, options)
     if segments_in(run_dir, host.disk):

@@ -82,6 +82,8 @@ T = TypeVar("T")
 Providers = Callable[[str], Provider]
 """The provider of a model, by the model's name. Raises KeyError if this run is not connected to it."""
 
+NO_ANSWER: Final = "the API does not answer"
+
 
 class Silent(UnreachableError):
     """A call was to go to a provider that has stopped answering: its job is left for a later run."""
@@ -132,10 +134,10 @@ class ApiLine:
         if self.silent:
             return
         if self._failing_since_s is not None:
-            since_s = now_s - self._failing_since_s
-            left_s = max(self._limit_s - since_s, 0.0)
+            failing_s = now_s - self._failing_since_s
+            left_s = max(self._limit_s - failing_s, 0.0)
             yield (
-                f"the API has not answered for {since_s:.0f} s; if that lasts, it is given up at "
+                f"{self._silence(failing_s)}; if that lasts, it is given up at "
                 f"{time_of_day(self._clock, left_s)}"
             )
         elif closed_s >= 1:
@@ -228,10 +230,12 @@ class ApiLine:
         failing_s = now_s - self._failing_since_s
         if failing_s >= self._limit_s and not self.silent:
             self.silent = True
-            self._on_silence(
-                self,
-                UnreachableError(f"the API has not answered for {failing_s:.0f} s ({error.message})"),
-            )
+            self._on_silence(self, UnreachableError(f"{self._silence(failing_s)} ({error.message})"))
+
+    def _silence(self, failing_s: float) -> str:
+        """How long the API has not answered, in words; planning counts if it never did."""
+        silent_s = failing_s + (0.0 if self._ever_answered else self._outage.spent_s)
+        return f"the API has not answered for {silent_s:.0f} s" if silent_s >= 1 else NO_ANSWER
 
 
 class Lines:

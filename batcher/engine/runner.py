@@ -87,6 +87,8 @@ class Runner:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
+            if self.view.done < self.view.selected and (error := self.control.error or self.shortfall()):
+                self.view.stopped = str(error)
             self._deps.observer.finished(self.view)
         await until_halted(self.control, lambda: self._guarded(costs.ask()))
         if self._pace.cancel_on_interrupt and self.control.interrupted:

@@ -87,10 +87,11 @@ class Unwatched:
     def __str__(self) -> str:
         now_s = self.clock.monotonic()
         left_s = min(one.since_s + self._may_take_s(one.model) - now_s for one in self._held)
+        wait_s = max(round(left_s), 1)
         held = counted(len(self._held), "request", "requests")
         return (
             f"{held} that nothing watches may be unfinished at the API and fill -c "
-            f"{self.slots.limit}: waiting for up to {max(left_s, 0.0):.0f} s before more is submitted "
+            f"{self.slots.limit}: waiting for up to {wait_s} s before more is submitted "
             "(`batcher resolve` frees their slots)"
         )
 

@@ -128,12 +128,14 @@ class Policy:
 class Outage(NamedTuple):
     """How long the API may fail to answer, in seconds: before its first answer in a run, and later.
 
-    ``is_asked``: ``--outage-timeout`` was given, so planning waits for the API, too.
+    ``is_asked``: ``--outage-timeout`` was given, so planning waits for the API, too. ``spent_s``: it has
+    failed to answer for so long already, while planning; ``first_s`` is the rest.
     """
 
     first_s: float = FIRST_ANSWER_S
     later_s: float = DEFAULT_OUTAGE_S
     is_asked: bool = False
+    spent_s: float = 0.0
 
     @classmethod
     def of(cls, limit_s: float | None) -> Outage:
@@ -142,7 +144,7 @@ class Outage(NamedTuple):
 
     def less(self, spent_s: float) -> Outage:
         """The rest after the API failed to answer for ``spent_s`` seconds while planning."""
-        return self._replace(first_s=max(self.first_s - spent_s, 0.0))
+        return self._replace(first_s=max(self.first_s - spent_s, 0.0), spent_s=spent_s)
 
 
 DEFAULT_OUTAGE = Outage()

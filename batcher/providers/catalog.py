@@ -285,7 +285,7 @@ class Catalog:
             async with asyncio.timeout(None if math.isinf(left_s) else left_s):
                 return await self._call(model)
         except TimeoutError:
-            raise Unavailable(f"no answer for {self.limit_s:.0f} s") from None
+            raise Unavailable(f"no answer for {self.limit_s:g} s") from None
 
     async def _call(self, model: str) -> dict[str, Any]:
         if self.service is None:

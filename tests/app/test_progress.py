@@ -71,6 +71,15 @@ def test_lines_say_how_far_the_run_is(stream, clock):
     )
 
 
+def test_the_last_line_of_a_run_that_was_stopped_says_why_and_what_is_left(stream, clock):
+    view = RunView(selected=9, done=2, failed=1, unknown=1, stopped="the API does not answer\n(lost)")
+    LogLines(stream, clock).finished(view)
+    assert stream.getvalue().partition("batcher: ")[2] == (
+        "ended early: 2/9 done, 1 failed, 1 unknown, 5 left for a later run; "
+        "the API does not answer (lost)\n"
+    )
+
+
 def test_lines_hold_no_carriage_returns_and_no_colour(clock):
     terminal, view = Terminal(), RunView(selected=3, failed=1)
     for watcher in (LogLines(terminal, clock), JsonLines(terminal, clock), Quiet(terminal)):
@@ -210,7 +219,7 @@ async def test_a_long_wait_is_told_once_a_minute_with_what_is_awaited_and_until_
         "batcher: odd",
         told,
         told,
-        "batcher: ended: 0/2 done, 1 at the API",
+        "batcher: ended: 0/2 done, 1 at the API, 1 left for a later run",
     ]
 
 

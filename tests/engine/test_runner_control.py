@@ -7,7 +7,7 @@ import pytest
 from batcher.engine.slots import Slots
 from batcher.engine.stop import Breaker, Control
 from batcher.errors import CredentialsError, InterruptedRunError, StoppedError, UnreachableError
-from tests.support.engine import in_virtual_time
+from tests.support.engine import Batch, in_virtual_time, observer_that, some_jobs
 
 BALANCE = StoppedError("balance")
 TOKEN = CredentialsError("token")
@@ -147,3 +147,13 @@ async def test_a_stranded_slot_never_comes_free_and_when_all_are_stranded_nobody
     slots.strand()
     slots.free()
     assert not await slots.acquire()
+
+
+@pytest.mark.parametrize(("cap_usd", "why"), [(1.0, "--max-cost"), (2.0, None)])
+@in_virtual_time
+async def test_a_run_that_ends_early_tells_its_observers_why(tmp_path, cap_usd, why):
+    ended = []
+    batch = Batch(tmp_path, max_cost_usd=cap_usd, observer=observer_that(finished=ended.append))
+    await batch.run(some_jobs(2))
+    [view] = ended
+    assert (why in view.stopped) if why else view.stopped is None

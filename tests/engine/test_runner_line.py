@@ -166,6 +166,8 @@ async def test_what_all_calls_wait_for_is_told_with_its_end():
     ]
     with pytest.raises(Unavailable):
         await line.exchange(lost)
+    [told] = line.waits()
+    assert told.startswith("the API does not answer; if that lasts, it is given up at ")
     clock.at_s += 45.0
     [told] = line.waits()
     assert told.startswith("the API has not answered for 45 s; if that lasts, it is given up at ")
@@ -175,6 +177,18 @@ async def test_what_all_calls_wait_for_is_told_with_its_end():
 async def test_an_outage_timeout_that_was_asked_for_holds_from_the_first_second(asked_s, until_s):
     bench = Bench(Outage.of(asked_s))
     assert await bench.fails_until(1000, MISSES[0], step_s=2.5) == until_s
+
+
+@pytest.mark.parametrize(
+    ("planned_s", "said"), [(61.4, "has not answered for 61 s"), (0.0, "does not answer")]
+)
+async def test_how_long_an_api_has_not_answered_is_told_with_the_time_that_planning_waited(
+    planned_s, said
+):
+    bench = Bench(Outage.of(60.0).less(planned_s)._replace(first_s=0.0))
+    with pytest.raises(NotSent):
+        await bench.call(MISSES[0])
+    assert str(bench.control.error) == f"the API {said} ({MISSES[0].message})"
 
 
 async def test_what_planning_waited_for_an_answer_is_not_waited_again():
