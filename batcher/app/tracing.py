@@ -41,7 +41,7 @@ class Traced:
     not_created: list[str] = field(default_factory=list)
     undecided: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    """Providers that could not be asked, and why."""
+    """Providers that could not be asked, or gave no usable answer, and why."""
 
     def lines(self) -> Iterator[str]:
         """The findings as lines for the user."""
@@ -101,7 +101,9 @@ async def trace(ledger: Ledger, lost: list[Lost], providers: Providers, clock: C
             traces = await patiently(clock, partial(provider.trace, asked, is_given))
         except CallError as error:
             traces = {}
-            told.problems.append(f"{provider.name} could not be asked: {error.message}")
+            told.problems.append(
+                f"{provider.name} can't tell what became of unknown jobs: {error.message}"
+            )
         for one in asked:
             await _record(ledger, one.job_id, traces.get(one.job_id), told)
     return told

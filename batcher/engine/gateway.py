@@ -82,8 +82,6 @@ T = TypeVar("T")
 Providers = Callable[[str], Provider]
 """The provider of a model, by the model's name. Raises KeyError if this run is not connected to it."""
 
-NO_ANSWER: Final = "the API does not answer"
-
 
 class Silent(UnreachableError):
     """A call was to go to a provider that has stopped answering: its job is left for a later run."""
@@ -117,6 +115,7 @@ class ApiLine:
         self._traffic = traffic or Unlimited()
         self._turns = Turns()
         self._failing_since_s: float | None = None
+        self._last_miss: CallError | None = None
         self._ever_answered = False
         self._pauses = clock.pauses
         self.closed: BatcherError | None = None
@@ -227,15 +226,24 @@ class ApiLine:
             self._pauses, self._failing_since_s = self._clock.pauses, None
         if self._failing_since_s is None:
             self._failing_since_s = began_s
+        self._last_miss = error
         failing_s = now_s - self._failing_since_s
         if failing_s >= self._limit_s and not self.silent:
             self.silent = True
-            self._on_silence(self, UnreachableError(f"{self._silence(failing_s)} ({error.message})"))
+            self._on_silence(self, UnreachableError(self._silence(failing_s)))
 
     def _silence(self, failing_s: float) -> str:
-        """How long the API has not answered, in words; planning counts if it never did."""
+        """How long the API has not answered, in words, with the last error.
+
+        The time of planning counts if it never did.
+        """
         silent_s = failing_s + (0.0 if self._ever_answered else self._outage.spent_s)
-        return f"the API has not answered for {silent_s:.0f} s" if silent_s >= 1 else NO_ANSWER
+        error = self._last_miss
+        has_answered = error is not None and error.http_status is not None
+        how = "given no usable answer" if has_answered else "not answered"
+        lasting = f" for {silent_s:.0f} s" if silent_s >= 1 else ""
+        why = f" ({error.message})" if error is not None else ""
+        return f"the API has {how}{lasting}{why}"
 
 
 class Lines:

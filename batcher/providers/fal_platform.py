@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Iterator
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -41,7 +42,7 @@ class Platform:
         """A model's entry in the catalogue's form. Raises NotFound and other CallErrors."""
         endpoint = model_id.removeprefix(PREFIX)
         found = await self._get("/models", {"endpoint_id": endpoint, "expand": "openapi-3.0"})
-        for item in _items(found, "models"):
+        for item in _listed(found, "models"):
             if item.get("endpoint_id") == endpoint:
                 return _entry(item) | (await self._prices([endpoint])).get(endpoint, {})
         raise NotFound(f"fal lists no model {clean(endpoint)!r}")
@@ -56,7 +57,7 @@ class Platform:
             return {"models": [], "total": offset}
         named = {"q": asked[0], "category": category, "limit": str(limit), "cursor": cursor}
         found = await self._get("/models", {key: value for key, value in named.items() if value})
-        items = [one for one in _items(found, "models") if isinstance(one.get("endpoint_id"), str)]
+        items = [one for one in _listed(found, "models") if isinstance(one.get("endpoint_id"), str)]
         end = offset + len(items)
         more = _cursor(found)
         if more:
@@ -115,9 +116,7 @@ class Platform:
         listed: list[dict[str, Any]] = []
         for _ in range(PAGES_MAX):
             found = await self._get("/models/requests/by-endpoint", named)
-            if not isinstance(found.get("items"), list):
-                raise Unavailable("fal listed its requests without items")
-            listed += _items(found, "items")
+            listed += _listed(found, "items")
             if not (cursor := _cursor(found)):
                 return listed
             named["cursor"] = cursor
@@ -127,7 +126,7 @@ class Platform:
         answer = await self._connection.ask(Call("GET", path, query))
         document = checked(answer, self._clock.now())
         if not document:
-            raise Unavailable("fal's Platform API answered without JSON", http_status=answer.status)
+            raise _not_understood("it is no JSON object", answer.status)
         return document
 
 
@@ -250,6 +249,17 @@ def _rewritten(value: Any) -> Any:
 def _items(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
     listed = document.get(name)
     return [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+
+
+def _listed(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The list that an answer must have. Raises Unavailable."""
+    if not isinstance(document.get(name), list):
+        raise _not_understood(f'it has no list "{name}"')
+    return _items(document, name)
+
+
+def _not_understood(why: str, status: int = HTTPStatus.OK) -> Unavailable:
+    return Unavailable(f"the answer of fal's Platform API was not understood: {why}", http_status=status)
 
 
 def _cursor(document: dict[str, Any]) -> str:

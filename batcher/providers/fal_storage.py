@@ -78,10 +78,12 @@ class Storage:
         name = f"{media.sha256}{PurePath(media.path).suffix}"
         asked = msgspec.json.encode({"file_name": name, "content_type": media.media_type})
         call = Call("POST", "/storage/upload/initiate", {"storage_type": "gcs"}, body=asked)
-        document = checked(await self._connection.ask(call), self._clock.now())
+        answer = await self._connection.ask(call)
+        document = checked(answer, self._clock.now())
         file_url, upload_url = document.get("file_url"), document.get("upload_url")
         if not self._is_usable(file_url) or not self._is_usable(upload_url):
-            raise Unavailable("fal named no usable address for an upload")
+            told = "fal named no usable address for an upload"
+            raise Unavailable(told, http_status=answer.status)
         await self._put(str(upload_url), content, media.media_type)
         return str(file_url)
 

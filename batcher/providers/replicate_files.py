@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
@@ -91,7 +92,7 @@ class Uploads:
         urls = document.get("urls")
         url = urls.get("get") if isinstance(urls, dict) else None
         if not isinstance(url, str) or not url.startswith(("https://", "http://")):
-            raise Unavailable("an upload was answered without a URL")
+            raise Unavailable("an upload was answered without a URL", http_status=HTTPStatus.OK)
         return Upload(url, _moment(document.get("expires_at")) or self.clock.now() + KEPT)
 
 

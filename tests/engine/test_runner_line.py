@@ -166,11 +166,18 @@ async def test_what_all_calls_wait_for_is_told_with_its_end():
     ]
     with pytest.raises(Unavailable):
         await line.exchange(lost)
-    [told] = line.waits()
-    assert told.startswith("the API does not answer; if that lasts, it is given up at ")
+    why = "(connection lost); if that lasts, it is given up at "
+    assert next(line.waits()).startswith(f"the API has not answered {why}")
     clock.at_s += 45.0
     [told] = line.waits()
-    assert told.startswith("the API has not answered for 45 s; if that lasts, it is given up at ")
+    assert told.startswith(f"the API has not answered for 45 s {why}")
+
+
+async def test_answers_that_can_not_be_used_are_not_told_as_no_answers(bench):
+    odd = Unavailable("it was not understood", http_status=200)
+    assert await bench.fails_until(900, odd) == 60
+    said = "the API has given no usable answer for 60 s (it was not understood)"
+    assert str(bench.control.error) == said
 
 
 @pytest.mark.parametrize(("asked_s", "until_s"), [(None, 60.0), (200.0, 200.0), (5.0, 5.0)])
@@ -180,7 +187,7 @@ async def test_an_outage_timeout_that_was_asked_for_holds_from_the_first_second(
 
 
 @pytest.mark.parametrize(
-    ("planned_s", "said"), [(61.4, "has not answered for 61 s"), (0.0, "does not answer")]
+    ("planned_s", "said"), [(61.4, "has not answered for 61 s"), (0.0, "has not answered")]
 )
 async def test_how_long_an_api_has_not_answered_is_told_with_the_time_that_planning_waited(
     planned_s, said

@@ -640,6 +640,29 @@ async def test_every_page_is_read_and_an_endless_list_decides_nothing():
         assert "expand=payloads" in query
 
 
+@pytest.mark.parametrize(
+    ("odd", "why"),
+    [
+        ({"rows": []}, 'it has no list "items"'),
+        ({"items": {"r1": {}}}, 'it has no list "items"'),
+        ([item()], "it is no JSON object"),
+    ],
+)
+async def test_a_list_of_another_shape_is_told_as_not_understood(odd, why):
+    async with fal({LIST: json_answer(odd, 200)}) as api:
+        with pytest.raises(Unavailable, match="was not understood") as raised:
+            await api.provider.trace([lost()], lambda _: False)
+        assert raised.value.message == f"the answer of fal's Platform API was not understood: {why}"
+        assert raised.value.http_status == 200
+
+
+async def test_a_catalogue_that_is_not_understood_does_not_say_that_there_is_no_such_model():
+    async with fal({MODELS: {"rows": []}}) as api:
+        specs = await api.vendor.catalog.specs([MODEL])
+        assert specs.unknown == ()
+        assert 'it has no list "models"' in specs.sources[MODEL].problem
+
+
 async def test_a_key_that_may_not_list_requests_finds_nothing_and_says_so():
     error = json_answer({"error": {"type": "authorization_error", "message": "admin only"}}, 403)
     async with fal({LIST: error}) as api:
