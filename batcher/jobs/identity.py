@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import MAX_EMAX, MIN_EMIN, Context
 from functools import lru_cache
+from itertools import repeat
 from typing import Any, Final
 
 import msgspec
@@ -30,6 +31,7 @@ HASH_CHARS = 16
 MATRIX_HASH_CHARS = 8
 SLUG_MAX_CHARS = 40
 SLUG_MAX_BYTES = 80
+SLUGGED_CHARS = 4 * SLUG_MAX_CHARS
 
 Texts = bool | Mapping[str, "Texts"]
 """Which part of an input is compared as text: all of it (True), no part for certain (False: a value of
@@ -45,6 +47,8 @@ _TRUTHS = frozenset({"true", "false"})
 _TRUTH_MAX_CHARS = len("false")
 _TEXT_NAMES = ("prompt", "text")
 _WORDS_APART = bytes(ord(chr(c).lower()) if c < 128 and chr(c).isalnum() else 32 for c in range(256))
+_DASHES_APART = b"\0" + _WORDS_APART[1:].replace(b" ", b"-")
+"""The same with dashes, except that NUL stays as it is."""
 _unicode = unicodedata.ucd_3_2_0  # frozen: the same text has the same slug in every version of Python
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 KEY_CHARS = 16
@@ -104,6 +108,34 @@ def digest_of(model: str, named: dict[str, Any]) -> str:
     return hashlib.sha256(text).hexdigest()[:HASH_CHARS]
 
 
+def digests_of(model: str, columns: Mapping[str, Sequence[Any]], count: int) -> list[str]:
+    """:func:`digest_of` for each of ``count`` rows that are given by column.
+
+    A column is one value for all rows, or a value for each. What all rows share is encoded once.
+    """
+    parts: list[Iterable[bytes]] = []
+    shared = b'{"input":{'
+    for key in sorted(columns):
+        values = columns[key]
+        shared += _encode_sorted(key) + b":"
+        if len(values) == 1:
+            shared += _encode_sorted(values[0]) + b","
+        else:
+            quote, encoded = _encoded(values)
+            parts += [repeat(shared + quote), encoded]
+            shared = quote + b","
+    shared = shared.removesuffix(b",") + b'},"model":' + _encode_sorted(model) + b"}"
+    texts = map(b"".join, zip(*parts, repeat(shared, count)))  # noqa: B905 (parts may have no end)
+    return [hashlib.sha256(text).hexdigest()[:HASH_CHARS] for text in texts]
+
+
+def _encoded(values: Sequence[Any]) -> tuple[bytes, Iterable[bytes]]:
+    """Each of ``values`` as JSON, without the quotes around it, which are returned first."""
+    if {*map(type, values)} == {str}:  # ``","`` can't be in a text, which has a backslash before quotes
+        return b'"', _encode_sorted(values)[2:-2].split(b'","')
+    return b"", map(_encode_sorted, values)
+
+
 def matrix_digest(values: dict[str, Any], rule: int = RULE) -> str:
     """The suffix that distinguishes the jobs that a matrix makes from one explicit id."""
     if rule == FIRST_RULE:
@@ -149,6 +181,16 @@ def _text_or_other(value: Any) -> Any:
     if type(value) is str:
         return value if value[:1] not in "hd" and "\r" not in value else _text(value)
     return canonical(value, True)
+
+
+def spelled_each(texts: Sequence[str], spelled: Spelling) -> Sequence[Any]:
+    """``spelled`` of each text of a column: one search shows that most columns stay as they are."""
+    if spelled is _text_or_other:
+        joined = "\0".join(texts)
+        may_be_signed = "?" in joined and "://" in joined
+        if not may_be_signed and "data:" not in joined and "\r" not in joined:
+            return texts
+    return [*map(spelled, texts)]
 
 
 def _text(text: str) -> str:
@@ -224,8 +266,19 @@ def generated_id(inputs: dict[str, Any], digest: str, rule: int = RULE) -> str:
     """The id of a job without an explicit id: slug of its prompt, then its digest."""
     if rule == FIRST_RULE:
         return identity_v1.generated_id(inputs, digest)
-    prompt = _text_or_other(prompt_of(inputs))
-    return f"{slug(prompt if isinstance(prompt, str) else '')}-{digest}"
+    return f"{slug(_slugged(prompt_of(inputs)))}-{digest}"
+
+
+def generated_ids(inputs: Sequence[Mapping[str, Any]], digests: Sequence[str]) -> list[str]:
+    """:func:`generated_id` for many jobs, whose inputs have the same names."""
+    starts = slugs([_slugged(prompt_of(one)) for one in inputs])
+    return [f"{start}-{digest}" for start, digest in zip(starts, digests, strict=True)]
+
+
+def _slugged(prompt: Any) -> str:
+    """The text of a prompt that a slug is made from."""
+    text = _text_or_other(prompt)
+    return text if isinstance(text, str) else ""
 
 
 def slug(text: str) -> str:
@@ -234,11 +287,23 @@ def slug(text: str) -> str:
     Latin letters lose their accents. "job" if nothing remains. Safe as a file name: up to 80 bytes, no
     characters that change the direction of text, and the same in every version of Unicode.
     """
-    text = text[: 4 * SLUG_MAX_CHARS]
+    text = text[:SLUGGED_CHARS]
     if not text.isascii():
         return _slug_of_any_script(text)
     words = b"-".join(text.encode("ascii").translate(_WORDS_APART).split())
     return words[:SLUG_MAX_CHARS].rstrip(b"-").decode() or "job"
+
+
+def slugs(texts: Sequence[str]) -> list[str]:
+    """:func:`slug` for each of many texts. Texts that are ASCII are changed all at once."""
+    joined = "\0".join([text[:SLUGGED_CHARS] for text in texts])
+    if not joined.isascii() or joined.count("\0") >= len(texts):
+        return [*map(slug, texts)]
+    words = joined.encode("ascii").translate(_DASHES_APART)
+    while b"--" in words:
+        words = words.replace(b"--", b"-")
+    found = words.decode().split("\0")
+    return [text.lstrip("-")[:SLUG_MAX_CHARS].rstrip("-") or "job" for text in found]
 
 
 def _slug_of_any_script(text: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
+from operator import itemgetter
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -19,9 +21,9 @@ from batcher.manifest.csv_files import json_list_in
 from batcher.manifest.expand import Draft, FieldProblem, Scope
 from batcher.manifest.fit import fit_names, fit_nodes, give_types, hinted, judged, nodes_missing
 from batcher.manifest.folders import FILE_NAME, media_of
-from batcher.manifest.id_table import Claim, IdTable
+from batcher.manifest.id_table import Claim, Claims, IdTable
 from batcher.manifest.media import LocalFiles, MediaError, check_body_size, is_public_url, several_urls
-from batcher.manifest.pattern import FittedRow, Pattern
+from batcher.manifest.pattern import Pattern
 from batcher.manifest.rows import LocalPath
 from batcher.manifest.tally import ManifestTally, Repeated
 from batcher.schema.dialect import may_name_media, media_kind
@@ -37,6 +39,9 @@ _LINE_MASK = (1 << _LINE_BITS) - 1
 _HALF_BITS = 32
 _HALF_MASK = (1 << _HALF_BITS) - 1
 """A mark in the id table: a hash of the inputs as sent, then of the metadata."""
+FittedRow = tuple[str, dict[str, Any], dict[str, Any], str, int]
+"""A row that fits a pattern: the job's id, inputs, metadata, digest and mark."""
+
 _encode_sorted = msgspec.json.Encoder(order="sorted", enc_hook=lambda media: media.sha256).encode
 
 
@@ -92,10 +97,26 @@ class Checker:
         """:meth:`job` for a row whose inputs fit a :meth:`pattern`. Raises Rejects."""
         if self._is_left_out():
             return None
-        inputs, digest, meta = fitted
-        job_id = generated_id(inputs, digest, scope.setting.rule)
+        job_id, inputs, meta, digest, _ = fitted
         job = Job(job_id, scope.model or "", inputs, meta, source, digest)
         return self._admitted(job, None, scope)
+
+    def fitted_jobs(
+        self, rows: Sequence[FittedRow], lines: Sequence[int], file: str, scope: Scope
+    ) -> list[Job] | None:
+        """:meth:`fitted_job` for many rows of ``file`` if all are new jobs; else nothing is done."""
+        ids, inputs, metas, digests, marks = zip(*rows, strict=True)
+        leaves_out = 0 < self._next_left_out <= self._number + len(rows)
+        if leaves_out or not _can_name_files("".join(ids)):
+            return None
+        if self._compares or scope.setting.per_row:
+            number = self._file_number(file)
+            places = [number << _LINE_BITS | line for line in lines]
+            if not self._ids.claim_all(Claims(ids, digests, places, marks)):
+                return None
+        self._number += len(rows)
+        sources = map(Source, repeat(file), lines)
+        return [*map(Job, ids, repeat(scope.model or ""), inputs, metas, sources, digests)]
 
     def _is_left_out(self) -> bool:
         """Count one more draft; whether an earlier pass has rejected it."""
@@ -247,7 +268,7 @@ class Checker:
 
     def _is_new(self, job: Job, explicit: str | None) -> bool:
         """Claim the job's id. Raises Rejects if another job has it."""
-        mark = _mark(job)
+        (mark,) = marks_of([job.input], [job.meta])
         claim, first, first_mark = self._claim(job, explicit, mark)
         if claim is Claim.TAKEN:
             raise Rejects([("id", self._taken(job, explicit, first))])
@@ -270,12 +291,12 @@ class Checker:
             job = msgspec.structs.replace(job, id=f"{base}-{count}")
 
     def _claim(self, job: Job, explicit: str | None, mark: int) -> tuple[Claim, int, int]:
-        source, numbers = job.source, self._file_numbers
-        if source.file not in numbers:
-            numbers[source.file] = len(numbers)
-        place = numbers[source.file] << _LINE_BITS | source.line
+        place = self._file_number(job.source.file) << _LINE_BITS | job.source.line
         meaning = job.digest if explicit != job.id else ("own", job.digest)
         return self._ids.claim(job.id, meaning, place, mark)
+
+    def _file_number(self, file: str) -> int:
+        return self._file_numbers.setdefault(file, len(self._file_numbers))
 
     def _taken(self, job: Job, explicit: str | None, first: int) -> str:
         where = self._place(first)
@@ -291,26 +312,38 @@ def _is_url(value: Any) -> bool:
     return isinstance(value, str) and is_public_url(value)
 
 
-def _mark(job: Job) -> int:
-    """A hash of what may differ between two rows of one job: inputs as sent, and metadata."""
-    meta = _hash_of(job.meta) if job.meta else 0
-    return (_hash_of(job.input) & _HALF_MASK) << _HALF_BITS | meta & _HALF_MASK
+def marks_of(inputs: Sequence[dict[str, Any]], metas: Sequence[dict[str, Any]]) -> list[int]:
+    """For each job, a hash of what may differ between two rows of it: inputs as sent, and metadata.
+
+    All ``inputs`` have the same names, and all ``metas``.
+    """
+    pairs = zip(_hashes_of(inputs), _hashes_of(metas), strict=True)
+    return [(sent & _HALF_MASK) << _HALF_BITS | meta & _HALF_MASK for sent, meta in pairs]
 
 
-def _hash_of(values: dict[str, Any]) -> int:
+def _hashes_of(rows: Sequence[dict[str, Any]]) -> list[int]:
+    if not rows or not rows[0]:
+        return [0] * len(rows)
+    names = (*sorted(rows[0]),)
     try:
-        return hash(frozenset(values.items()))
+        return [*map(hash, zip(repeat(names, len(rows)), map(itemgetter(*names), rows), strict=True))]
     except TypeError:  # lists and mappings
-        return hash(_encode_sorted(values))
+        return [hash(_encode_sorted(values)) for values in rows]
 
 
 def _check_file_name(job_id: str) -> None:
     """Raises Rejects if the file system's encoding can't represent the outputs' names."""
-    try:
-        os.fsencode(job_id)
-    except UnicodeEncodeError:
+    if not _can_name_files(job_id):
         what = f"{job_id!a} can't name a file under this locale; set PYTHONUTF8=1, or give the job an id"
-        raise Rejects([("id", what)]) from None
+        raise Rejects([("id", what)])
+
+
+def _can_name_files(ids: str) -> bool:
+    try:
+        os.fsencode(ids)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _perhaps_media(inputs: dict[str, Any], spec: ModelSpec | None) -> list[str]:

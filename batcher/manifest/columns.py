@@ -7,13 +7,14 @@ row, such as templates, is searched for once in all of them. All other rows are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import chain, repeat
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
-from batcher.manifest.check import Checker
+from batcher.jobs.identity import generated_ids
+from batcher.manifest.check import Checker, FittedRow, marks_of
 from batcher.manifest.csv_files import Table
-from batcher.manifest.pattern import FittedRow
+from batcher.manifest.pattern import rows_of
 from batcher.manifest.rows import Row, needs_look
 from batcher.manifest.walk import Block
 
@@ -22,16 +23,28 @@ Shape = tuple[bool, ...]
 
 
 def fitted_rows(block: Block, checker: Checker) -> list[FittedRow | None]:
-    """For each record of ``block``, its checked inputs and metadata; None if it isn't surely right."""
+    """For each record of ``block``, its job without a source; None if it isn't surely right."""
     fitted: list[FittedRow | None] = [None] * len(block.records)
-    by_shape: dict[Shape, list[int]] = {}
-    for number, (_, cells) in enumerate(block.records):
-        by_shape.setdefault((*map(bool, cells),), []).append(number)
-    for shape, numbers in by_shape.items():
-        if len(shape) == len(block.table.names):
-            for number, row in _of_shape(block, shape, numbers, checker):
-                fitted[number] = row
+    for shape, numbers in _by_shape(block):
+        for number, row in _of_shape(block, shape, numbers, checker):
+            fitted[number] = row
     return fitted
+
+
+def _by_shape(block: Block) -> Iterable[tuple[Shape, list[int]]]:
+    """The numbers of the records of each shape. Most blocks have one."""
+    width = len(block.table.names)
+    rows = [cells for _, cells in block.records]
+    if {*map(len, rows)} == {width}:
+        columns = [*zip(*rows, strict=True)]
+        shape = (*map(any, columns),)
+        if not any("" in column for column, filled in zip(columns, shape, strict=True) if filled):
+            return [(shape, [*range(len(rows))])]
+    by_shape: dict[Shape, list[int]] = {}
+    for number, cells in enumerate(rows):
+        if len(cells) == width:
+            by_shape.setdefault((*map(bool, cells),), []).append(number)
+    return by_shape.items()
 
 
 def _of_shape(
@@ -48,12 +61,19 @@ def _of_shape(
     if not _are_plain(rows, table, places):
         numbers = [number for number in numbers if _are_plain([block.records[number][1]], table, places)]
         rows = [block.records[number][1] for number in numbers]
-    columns = [*zip(*rows, strict=True)] or [()] * len(shape)
+    if not rows:
+        return ()
+    columns = [*zip(*rows, strict=True)]
     inputs = scope.inputs_of(Row(0, {table.names[at]: columns[at] for at in places}))
-    values = [cells if type(cells) is tuple else (cells,) * len(rows) for cells in inputs.values()]
+    found = pattern.fitted_rows(inputs.values(), len(rows))
     metas = _metas(block, shape, columns)
-    fits = zip(pattern.fitted_rows(values), metas)  # noqa: B905 (metadata may have no end)
-    return zip(numbers, ((*fit, meta) if fit else None for fit, meta in fits), strict=True)
+    ids, marks = generated_ids(found.inputs, found.digests), marks_of(found.inputs, metas)
+    fitted = zip(ids, found.inputs, metas, found.digests, marks, strict=True)
+    return zip(numbers, _only(fitted, found.certain), strict=True)
+
+
+def _only(rows: Iterable[FittedRow], certain: Iterable[bool]) -> Iterable[FittedRow | None]:
+    return (row if is_certain else None for row, is_certain in zip(rows, certain, strict=True))
 
 
 def _are_plain(rows: list[list[str]], table: Table, places: list[int]) -> bool:
@@ -64,11 +84,10 @@ def _are_plain(rows: list[list[str]], table: Table, places: list[int]) -> bool:
     return not needs_look([*chain.from_iterable(columns[at] for at in places)])
 
 
-def _metas(block: Block, shape: Shape, columns: list[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
-    """The metadata of each row; without end if all have the same."""
-    own = [(at, name) for at, name in block.table.meta if shape[at]]
+def _metas(block: Block, shape: Shape, columns: list[tuple[str, ...]]) -> list[dict[str, Any]]:
+    """The metadata of each row; one dict for all of them if they have none of their own."""
+    own = {name: columns[at] for at, name in block.table.meta if shape[at]}
+    count = len(columns[0])
     if not own:
-        return repeat(block.scope.meta_of(None))
-    names = [name for _, name in own]
-    cells = zip(*(columns[at] for at, _ in own), strict=True)
-    return (block.scope.meta_of(dict(zip(names, row, strict=True))) for row in cells)
+        return [block.scope.meta_of(None)] * count
+    return [block.scope.meta_of(row) for row in rows_of(own, count)]

@@ -12,9 +12,10 @@ Python's own (SipHash, keyed per process): the tables never leave the process.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from batcher.jobs.job import Job
 
@@ -30,6 +31,15 @@ class Claim(Enum):
     """The same id for the same inputs: the same job once more."""
     TAKEN = "taken"
     """The id belongs to another job, or differs only by case."""
+
+
+class Claims(NamedTuple):
+    """Many claims: id, meaning, place and mark of each."""
+
+    ids: Sequence[str]
+    meanings: Sequence[Hashable]
+    places: Sequence[int]
+    marks: Sequence[int]
 
 
 class IdTable:
@@ -70,6 +80,37 @@ class IdTable:
         if 2 * len(keys) > mask:
             self._grow()
         return Claim.NEW, place, mark
+
+    def claim_all(self, claims: Claims) -> bool:
+        """Make all ``claims`` at once if all are new; else none, and return False."""
+        first = len(self._keys)
+        while 2 * (first + len(claims.ids)) > len(self._slots) - 1:
+            self._grow()
+        self._keys.extend([*map(hash, map(str.casefold, claims.ids))])
+        if not self._fill_slots(first):
+            del self._keys[first:]
+            return False
+        self._values.extend([*map(hash, zip(claims.ids, claims.meanings, strict=True))])
+        self._places.extend(claims.places)
+        self._marks.extend(claims.marks)
+        return True
+
+    def _fill_slots(self, first: int) -> bool:
+        """Give the keys from number ``first`` on their slots; none of them if any is there already."""
+        slots, keys = self._slots, self._keys
+        mask = len(slots) - 1
+        filled: list[int] = []
+        for number, key in enumerate(keys[first:], first):
+            slot = key & mask
+            while other := slots[slot]:
+                if keys[other] == key:
+                    for again_empty in filled:
+                        slots[again_empty] = 0
+                    return False
+                slot = slot + 1 & mask
+            slots[slot] = number
+            filled.append(slot)
+        return True
 
     def _grow(self) -> None:
         slots = self._slots = _empty_slots(2 * len(self._slots))

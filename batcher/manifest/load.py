@@ -13,7 +13,7 @@ from batcher.errors import ManifestError
 from batcher.jobs.column_rules import ColumnRules
 from batcher.jobs.identity import RULE
 from batcher.jobs.job import Job, Source
-from batcher.manifest.check import Checker, Rejects
+from batcher.manifest.check import Checker, FittedRow, Rejects
 from batcher.manifest.columns import fitted_rows
 from batcher.manifest.expand import ExpandError, FieldProblem, Setting, expanded
 from batcher.manifest.media import LocalFiles
@@ -182,12 +182,33 @@ class Manifest:
 
 def _jobs_in(block: Block, checker: Checker, tally: ManifestTally) -> Iterator[Job]:
     """The valid jobs of a block: of most rows by column, of the others row by row, in their order."""
-    for record, fitted in zip(block.records, fitted_rows(block, checker), strict=True):
-        if fitted is None:
+    records = iter(block.records)
+    for fits, group in itertools.groupby(fitted_rows(block, checker), bool):
+        rows = [*group]
+        run = block._replace(records=[*itertools.islice(records, len(rows))])
+        if fits:
+            yield from _fitted_jobs(run, rows, checker, tally)
+            continue
+        for record in run.records:
             if (found := block.found(record, tally)) is not None:
                 yield from _jobs_of(found, checker, tally)
-            continue
-        tally.rows += 1
+
+
+def _fitted_jobs(
+    block: Block, rows: Sequence[FittedRow | None], checker: Checker, tally: ManifestTally
+) -> Iterable[Job]:
+    """The jobs of a block, all of whose rows fit: at once, if all are new jobs."""
+    fitted = [row for row in rows if row is not None]
+    lines = [line for line, _ in block.records]
+    tally.rows += len(lines)
+    jobs = checker.fitted_jobs(fitted, lines, block.document.file.shown, block.scope)
+    return _jobs_one_by_one(block, fitted, checker, tally) if jobs is None else jobs
+
+
+def _jobs_one_by_one(
+    block: Block, rows: Sequence[FittedRow], checker: Checker, tally: ManifestTally
+) -> Iterator[Job]:
+    for record, fitted in zip(block.records, rows, strict=True):
         source = Source(block.document.file.shown, record[0])
         try:
             job = checker.fitted_job(fitted, source, block.scope)

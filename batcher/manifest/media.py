@@ -7,7 +7,7 @@ import ipaddress
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -285,6 +285,17 @@ def is_public_url(text: str) -> bool:
             return True
     match = _URL.fullmatch(text)
     return match is not None and _host_problem(match[1]) is None
+
+
+def are_public_urls(texts: Sequence[str]) -> bool:
+    """Whether each text is surely what :func:`is_public_url` says, and contains no other URL."""
+    joined = " ".join(texts)
+    count = len(texts)
+    if joined.count(" ") >= count or joined.count("://") != count or not joined.isprintable():
+        return False
+    addresses = f" {joined}".split(" https://")[1:]
+    hosts = {address.partition("/")[0] for address in addresses}
+    return len(addresses) == count and all(map(_is_public_name, hosts))
 
 
 def may_be_file(text: str) -> bool:

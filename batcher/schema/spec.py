@@ -160,6 +160,8 @@ class ModelSpec:
     validator: Validator = field(init=False, repr=False, compare=False)
     _values: Validator = field(init=False, repr=False, compare=False)
     """The same schema, except that it allows unknown fields and requires none."""
+    _rows: Validator = field(init=False, repr=False, compare=False)
+    """The schema of a list of inputs."""
     _items: Mapping[str, Callable[[str], Any]] = field(init=False, repr=False, compare=False)
     _by_names: dict[frozenset[str], tuple[Problem, ...]] = field(init=False, repr=False, compare=False)
 
@@ -188,6 +190,7 @@ class ModelSpec:
             "price": Price(self.base_price_usd, self.price_unit, fields),
             "validator": Validator(self.model_id, self.schema),
             "_values": Validator(self.model_id, _without_names(self.schema)),
+            "_rows": Validator(self.model_id, _of_rows(self.schema)),
             "_items": {n: reader_of(schema.get("items")) for n, schema in fields.items()},
             "_by_names": {},
         }
@@ -243,6 +246,13 @@ class ModelSpec:
                     found.setdefault(name, what)
         return list(found.items())
 
+    def are_valid(self, rows: list[dict[str, Any]]) -> bool:
+        """Whether no inputs in ``rows`` have a problem, in one call. If not, see :meth:`problems`."""
+        try:
+            return self._rows.is_valid(rows)
+        except (ValueError, SchemaError):
+            return False
+
     def _problems_of_names(self, names: frozenset[str]) -> tuple[Problem, ...]:
         """Unknown and missing fields. Cached, because most rows of a table have the same fields."""
         found = self._by_names.get(names)
@@ -287,6 +297,11 @@ def _without_names(schema: Mapping[str, Any]) -> dict[str, Any]:
     if kept.get("additionalProperties") is False:
         del kept["additionalProperties"]
     return kept
+
+
+def _of_rows(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a list of what ``schema`` is of, which still can refer to its own parts."""
+    return {"type": "array", "items": {"$id": "urn:batcher:inputs", **schema}}
 
 
 def texts_in(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Texts:

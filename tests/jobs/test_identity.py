@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher.jobs.identity import Spellings, canonical, generated_id, input_digest, matrix_digest, slug
+from batcher.jobs.identity import (
+    Spellings,
+    canonical,
+    digest_of,
+    digests_of,
+    generated_id,
+    generated_ids,
+    input_digest,
+    matrix_digest,
+    slug,
+    slugs,
+    spelled_each,
+)
 from batcher.jobs.job import LocalMedia, recorded
 from batcher.jobs.signatures import mask_url, without_signature
 from batcher.schema.spec import ModelSpec
@@ -265,3 +277,46 @@ def test_order_and_json_spelling_make_no_other_job(inputs, rng):
     rng.shuffle(shuffled)
     again = json.loads(json.dumps(dict(shuffled)))
     assert input_digest("m", again, Spellings()) == input_digest("m", inputs, Spellings())
+
+
+SIGNED_URL = "https://a.example/a?X-Amz-Credential=a&X-Amz-Date=b&X-Amz-Expires=60&X-Amz-Signature=c"
+ODD_TEXTS = st.one_of(
+    st.sampled_from(
+        ['a","b', '"', "\\", '\\"', ",", "", "a--b", " - a", "\0", "é", "\u2028", "x" * 200]
+    ),
+    st.sampled_from(["data:,a", "a\rb", SIGNED_URL, f"see {SIGNED_URL}"]),
+    st.text(max_size=60),
+)
+COLUMNS = st.integers(1, 5).flatmap(
+    lambda count: st.tuples(
+        st.dictionaries(
+            st.text(max_size=4),
+            st.lists(ODD_TEXTS, min_size=count, max_size=count)
+            | st.lists(ODD_TEXTS | st.lists(ODD_TEXTS, max_size=2), min_size=count, max_size=count)
+            | st.tuples(ODD_TEXTS),
+            max_size=4,
+        ),
+        st.just(count),
+    )
+)
+
+
+@given(st.sampled_from(["m", "a/b", 'o"dd', "é"]), COLUMNS)
+@settings(max_examples=150)
+def test_digests_of_many_rows_are_those_of_each(model, found):
+    columns, count = found
+    rows = [
+        {name: values[row if len(values) > 1 else 0] for name, values in columns.items()}
+        for row in range(count)
+    ]
+    assert digests_of(model, columns, count) == [digest_of(model, row) for row in rows]
+
+
+@given(st.lists(ODD_TEXTS, max_size=6))
+@settings(max_examples=150)
+def test_slugs_ids_and_spellings_of_many_texts_are_those_of_each(texts):
+    assert slugs(texts) == [slug(text) for text in texts]
+    inputs = [{"prompt": text} for text in texts]
+    assert generated_ids(inputs, texts) == [*map(generated_id, inputs, texts)]
+    for _, spelled in (Spellings({"prompt": True})["prompt"], Spellings()["other"]):
+        assert [*spelled_each(texts, spelled)] == [*map(spelled, texts)]

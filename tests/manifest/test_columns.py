@@ -1,5 +1,6 @@
 """Rows that are checked by column, many at a time, are the jobs that each would be alone."""
 
+import itertools
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from batcher.errors import ManifestError
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest import files
+from batcher.manifest.check import Checker
 from batcher.manifest.csv_files import Table
 from batcher.manifest.expand import Scope
 from batcher.manifest.load import open_manifest
+from batcher.manifest.media import are_public_urls, is_public_url
 from batcher.manifest.rows import ManifestChanged
 from batcher.manifest.tally import ManifestTally
 from batcher.options.facts import Overrides, Policy, Selection
@@ -269,3 +272,47 @@ def test_a_change_of_the_file_is_noticed_after_the_rows_that_were_read_before_it
     assert [next(jobs).input["prompt"] for _ in range(2)] == ["a cat"] * 2
     with pytest.raises(ManifestChanged):
         next(jobs)
+
+
+MANY = "prompt,image_url\n" + "".join(f"cat {number},{URL}?a={number}\n" for number in range(600))
+
+
+def test_jobs_of_a_block_are_made_at_once_if_all_are_new(tmp_path):
+    one_job, one_by_one = Checker.fitted_job, []
+
+    def noted(checker, fitted, source, scope):
+        one_by_one.append(source.line)
+        return one_job(checker, fitted, source, scope)
+
+    with patch.object(Checker, "fitted_job", noted):
+        found = read_text(tmp_path, "a.csv", f"{MANY}cat 3,{URL}?a=3\n", SPECS, model="m")
+    assert one_by_one == [*range(513, 603)], "only those of the block with the duplicate"
+    assert [job.source.line for job in found.jobs] == [*range(2, 602)]
+    assert found.tally.repeated[0].first == f"{tmp_path / 'a.csv'}:5"
+
+
+def test_rows_of_one_job_have_their_own_ids_in_each_pass_if_they_are_counted_by_row(tmp_path):
+    write(tmp_path, "a.csv", "prompt\n" + "a cat\na dog\na cat\n" * 200)
+    assert_same(tmp_path, "a.csv", {"model": "m", "per_row": True})
+    manifest = open_manifest(tmp_path / "a.csv", Overrides(model="m", per_row=True))
+    first = one_pass(manifest)
+    again = one_pass(manifest, first[0])
+    assert [job.id for job, *_ in again[1]] == [job.id for job, *_ in first[1]]
+    assert len({job.id for job, *_ in first[1]}) == 600
+
+
+def test_ids_that_can_not_name_files_are_told_row_by_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsencode", lambda text: text.encode("ascii"))
+    lines = [f"кот {number}" if number in (5, 300) else f"cat {number}" for number in range(400)]
+    found = read_text(tmp_path, "a.csv", "\n".join(["prompt", *lines]), SPECS, model="m")
+    assert [job.source.line for job in found.jobs] == [n + 2 for n in range(400) if n not in (5, 300)]
+    assert [problem.split(": ")[1] for problem in found.tally.problems] == ["id", "id"]
+
+
+def test_a_column_of_urls_is_public_exactly_if_each_cell_is():
+    urls = [URL, f"{URL}?a=1", "https://b.example", "https://b.example/https://c", f"{URL} ", f"{URL}\n"]
+    urls += ["http://b.example/a", "HTTPS://b.example/a", "https://10.0.0.1/a", "https://", "", "a://b"]
+    for one, other in itertools.product(urls, repeat=2):
+        each = all(is_public_url(url) and "://" not in url[8:] for url in (one, other))
+        assert are_public_urls([one, other]) <= each
+    assert are_public_urls(urls[:3] * 2)

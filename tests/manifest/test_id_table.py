@@ -5,7 +5,7 @@ import tracemalloc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher.manifest.id_table import Claim, IdTable
+from batcher.manifest.id_table import Claim, Claims, IdTable
 
 IDS = st.sampled_from(["a", "A", "b", "a-2", "ß", "SS", "ss", "x" * 100]) | st.text(max_size=3)
 
@@ -27,6 +27,35 @@ def test_the_table_equals_a_dict(claims):
                 Claim.SAME if (known_id, known_meaning) == (job_id, meaning) else Claim.TAKEN
             )
     assert len(table) == len(model)
+
+
+@given(st.lists(st.dictionaries(IDS, st.integers(0, 1), max_size=6).map(dict.items), max_size=12))
+@settings(max_examples=150)
+def test_many_claims_at_once_are_all_made_or_none(blocks):
+    table, model = IdTable(), {}
+    for place, block in enumerate(blocks):
+        folded = [job_id.casefold() for job_id, _ in block]
+        are_new = len({*folded}) == len(folded) and model.keys().isdisjoint(folded)
+        ids, meanings = [job_id for job_id, _ in block], [meaning for _, meaning in block]
+        claims = Claims(ids, meanings, [place] * len(ids), [7 * place] * len(ids))
+        assert table.claim_all(claims) is are_new
+        if are_new:
+            model.update((job_id.casefold(), (job_id, meaning, place)) for job_id, meaning in block)
+        assert len(table) == len(model)
+        for job_id, meaning, first in model.values():
+            assert table.claim(job_id, meaning, 99) == (Claim.SAME, first, 7 * first)
+
+
+def test_claims_that_are_not_made_leave_no_trace_among_many():
+    table = IdTable()
+    for n in range(0, 20_000, 100):
+        ids = [f"job-{m}" for m in range(n, n + 100)]
+        again = [*ids[:-1], f"JOB-{n // 2}"]
+        numbers = range(n, n + 100)
+        assert table.claim_all(Claims(again, ids, numbers, numbers)) is False
+        assert table.claim_all(Claims(ids, ids, numbers, numbers)) is True
+    assert len(table) == 20_000
+    assert all(table.claim(f"job-{n}", f"job-{n}", 0) == (Claim.SAME, n, n) for n in range(20_000))
 
 
 def test_many_ids_are_all_found_again_at_their_places():

@@ -252,6 +252,19 @@ def test_references_inside_the_schema_are_followed():
         assert length.problems({"duration": 7}) == [("duration", "7 is not one of 5, 10")]
 
 
+@pytest.mark.parametrize(
+    "odd", [{"a": 2}, {"b": 3}, {"a": 3, "b": "x"}, {"a": 3, "c": 1}, {"a": float("nan")}, {"a": PHOTO}]
+)
+def test_many_inputs_are_valid_if_each_is_also_by_references(odd):
+    length = {"type": "integer", "minimum": 3}
+    fields = {"a": {"$ref": "#/$defs/Length"}, "b": {"allOf": [{"$ref": "#/properties/a"}]}}
+    model = spec(fields, schema={"required": ["a"], "$defs": {"Length": length}})
+    good = [{"a": 3}, {"a": 5, "b": 4}]
+    assert model.are_valid(good)
+    assert not model.are_valid([*good, odd])
+    assert all(not model.problems(one) for one in good)
+
+
 # A hostile catalogue
 
 
