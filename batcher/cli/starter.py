@@ -22,7 +22,7 @@ STARTER = """\
 # Try it without an account, at no cost:        batcher run {name} --sandbox
 # Run it for real (needs RUNCOMFY_TOKEN):       batcher run {name}
 
-name: {batch}  # names the run directory: output/{batch}
+name: {batch}  # names the run directory: {run_dir}, beside this file
 model: kling/kling-2-1/master/image-to-video
 
 defaults:                     # inputs of every job below, unless the job has its own
@@ -66,7 +66,8 @@ def write_starter(file: Path, model: str | None, *, sandbox: bool) -> int:
     if file.suffix.lower() == ".csv":
         text = _table(_spec(model or _STARTER_MODEL, sandbox=sandbox or model is None))
     elif model is None:
-        text = STARTER.format(name=quoted(as_path(file)), batch=literal(file.stem))
+        name, run_dir = quoted(as_path(file)), quoted(f"output/{file.stem}")
+        text = STARTER.format(name=name, batch=literal(file.stem), run_dir=run_dir)
     else:
         text = _for_model(model, file, sandbox=sandbox)
     try:

@@ -72,14 +72,15 @@ TABLE: Final[tuple[Option, ...]] = (
             PLACE,
             JOBS,
             "Run directory, or where the outputs go: s3://bucket/prefix, gs://, az://, file://."
-            "  [default: output/<batch name>]",
+            "  [default: output/<batch name>, beside the manifest]",
             short="o",
         ),
         Option(
             "state-dir",
             FOLDER,
             JOBS,
-            "Where the ledger is kept while outputs go to a bucket.  [default: output/<batch name>]",
+            "Where the ledger is kept while outputs go to a bucket."
+            "  [default: output/<batch name>, beside the manifest]",
         ),
         Option(
             "model",

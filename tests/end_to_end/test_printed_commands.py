@@ -305,3 +305,18 @@ def test_the_report_of_a_run_of_some_jobs_offers_commands_that_reach_what_the_pa
     params = cli.commands[verb].make_context(verb, words).params
     assert (params["only"], params["limit"], params["retry_failed"]) == ("@failed.jsonl", None, True)
     assert "--limit" not in offered["redo_poor"]
+
+
+def test_a_manifest_in_a_folder_with_spaces_and_quotes_is_named_as_it_can_be_typed(clips, capsys):
+    folder = Path("it's a dir")
+    folder.mkdir()
+    Path(clips[0]).rename(folder / "x.csv")
+    _, out = said(capsys, "run", f"{folder}/x.csv", *clips[1:], "--limit", "1")
+    run_dir = f"{folder}/output/x-sandbox"
+    assert f"outputs: {run_dir}/media" in out
+    _, status = said(capsys, "status", run_dir)
+    told = [out.partition("To run them all: ")[2], *re.findall(r"resume .* with: (.*)", status)]
+    for _, verb, *words in words_of([line.strip() for line in told]):
+        plan = json.loads(said(capsys, verb, *words, "--dry-run", "--json")[1])
+        assert (plan["done"], plan["run_dir"]) == (1, run_dir)
+    assert len(told) == 3
