@@ -12,7 +12,13 @@ from batcher.app.check_urls import UrlReport, check_urls
 from batcher.app.connect import Site, check_same_api, connect
 from batcher.app.model_names import check_known
 from batcher.app.prepare import Prepared, balance_warning, odd_schemas, prepare, question_before
-from batcher.app.run_dir_checks import check_existing, check_outputs, moved_since, run_dir_of
+from batcher.app.run_dir_checks import (
+    check_existing,
+    check_is_manifest,
+    check_outputs,
+    moved_since,
+    run_dir_of,
+)
 from batcher.app.show_bodies import ShownJob, shown_jobs
 from batcher.clock import in_steps
 from batcher.engine.host import Host
@@ -33,6 +39,7 @@ from batcher.store.lost_ledger import check_nothing_lost
 
 async def plan(options: Options, host: Host) -> Planned:
     """All of ``run`` except spending: needs neither token nor network, and writes nothing."""
+    check_is_manifest(options, host.disk)
     manifest = open_manifest(options.manifest, options.overrides, options.also)
     run_dir = run_dir_of(options, manifest, host.disk)
     models = await in_steps(manifest.models(), host.clock)

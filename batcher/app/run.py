@@ -25,7 +25,13 @@ from batcher.app.prepare import (
     prepare,
     unchecked_models,
 )
-from batcher.app.run_dir_checks import check_existing, check_outputs, moved_since, run_dir_of
+from batcher.app.run_dir_checks import (
+    check_existing,
+    check_is_manifest,
+    check_outputs,
+    moved_since,
+    run_dir_of,
+)
 from batcher.app.tracing import trace_first
 from batcher.clock import in_steps, iso
 from batcher.dataset.acceptance import MediaInspector
@@ -63,6 +69,7 @@ async def run(options: Options, host: Host) -> Summary:
     The summary's ``exit_code`` is 0, 1, or that of the error that stopped the run early. Raises a
     BatcherError if nothing ran.
     """
+    check_is_manifest(options, host.disk)
     if options.dask is None:
         return await run_here(options, host)
     from batcher.app.run_on_cluster import run_on_cluster

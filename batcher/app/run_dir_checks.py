@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from batcher.app.prepare import Prepared
 from batcher.clock import Clock
 from batcher.disk import Disk
-from batcher.errors import LockedError, RunDirError
+from batcher.errors import BatcherError, InputError, LockedError, RunDirError
+from batcher.jobs.column_rules import Mapped
+from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.load import Manifest
 from batcher.manifest.sources import is_stream
+from batcher.options.command import as_path, command
+from batcher.options.record import given_of
 from batcher.options.run import Options
+from batcher.store.bucket_outputs import bucket_url_of
 from batcher.store.local import RunDir
 from batcher.store.lost_ledger import check_buys_nothing_twice, unexplained
 from batcher.terminal import visible
@@ -39,6 +46,37 @@ def run_dir_of(options: Options, manifest: Manifest, disk: Disk) -> Path:
     beside = Path() if is_stream(options.manifest) else options.manifest.parent
     places = [folder / one for folder in (beside, Path()) for one in names]
     return next((place for place in places if segments_in(place, disk)), places[0])
+
+
+def check_is_manifest(options: Options, disk: Disk) -> None:
+    """Raises InputError for a run directory instead of a manifest, with what can be done with it.
+
+    Its outputs may be meant as inputs: then options say what to do with the columns of their metadata.
+    """
+    for path in (options.manifest, *options.also):
+        if options.overrides.columns == Mapped() and _is_run_dir(path, disk):
+            what = f"{path}: is a run directory, not a manifest"
+            raise InputError("\n  ".join([what, *_uses(path, disk)]))
+
+
+def _is_run_dir(path: Path, disk: Disk) -> bool:
+    with suppress(RunDirError):
+        return os.path.isdir(path) and bool(segments_in(path, disk))  # noqa: PTH112 (false for no path)
+    return False
+
+
+def _uses(run_dir: Path, disk: Disk) -> Iterator[str]:
+    named = as_path(run_dir)
+    yield f"to see its jobs: {command('status', named)}"
+    with suppress(BatcherError):
+        last = read_snapshot(run_dir, disk).last_run
+        given = given_of(last.asked if last is not None else None, run_dir, bucket_url_of(run_dir))
+        if given is not None:
+            yield f"to run its manifest again: {given.resume_command()}"
+    best = command("promote", named, "--marks", "star", "-o", "next.yaml")
+    yield f"to make a manifest of its best outputs: {best}"
+    inputs = command("plan", named, "--model", "MODEL", "--ignore", "input.prompt,*")
+    yield f"to use its outputs as inputs: {inputs}"
 
 
 def check_existing(options: Options, run_dir: Path, disk: Disk) -> None:

@@ -50,8 +50,17 @@ def read_snapshot(run_dir: Path, disk: Disk) -> Snapshot:
 def read_ledger(snapshot: AnySnapshot, run_dir: Path, lines: LineReader, disk: Disk) -> AnySnapshot:
     """``snapshot`` with the ledger in ``run_dir`` folded into it, as ``read_snapshot`` does."""
     if not read_into(snapshot, run_dir, lines, disk):
-        raise LedgerError(f"{run_dir}: no {LEDGER_NAME} here: not a run directory")
+        raise LedgerError(f"{run_dir}: {_what_it_is(run_dir, disk)}")
     return snapshot
+
+
+def _what_it_is(run_dir: Path, disk: Disk) -> str:
+    """Why there is no ledger in ``run_dir``."""
+    if disk.device_and_inode(run_dir) is None:
+        return "no such directory; `batcher ls` lists run directories"
+    if run_dir.is_file():
+        return "not a run directory but a file; `batcher ls` lists run directories"
+    return f"no {LEDGER_NAME} here: not a run directory"
 
 
 class Ledger:
