@@ -192,12 +192,12 @@ def _is_to_ask(record: Record) -> bool:
 
 
 def _has_asked(snapshot: Snapshot, vendor: str) -> bool:
-    """Whether the ledger may know requests to ``vendor``. Packed jobs don't tell whose they are."""
-    records = snapshot.records
-    return len(records) > len(records.open) or any(
+    """Whether the ledger may know requests to ``vendor``. Packed jobs have one each."""
+    packed = (model or "" for model in snapshot.records.packed_models())
+    return vendor in map(vendor_of, packed) or any(
         vendor_of(record.model or "") == vendor
         and (record.request_id is not None or record.state is State.UNKNOWN)
-        for record in records.open.values()
+        for record in snapshot.records.open.values()
     )
 
 

@@ -61,6 +61,10 @@ class Records(Mapping[str, JobRecord]):
         """The packed done jobs."""
         return self.finished.all() if self.finished is not None else iter(())
 
+    def packed_models(self) -> list[str | None]:
+        """The models of the packed jobs, each once."""
+        return self.finished.models if self.finished is not None else []
+
     def unfinished(self) -> Iterator[tuple[str, Record]]:
         """The jobs that are not done."""
         return ((job, record) for job, record in self.open.items() if record.state is not State.DONE)
