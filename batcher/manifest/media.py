@@ -78,7 +78,7 @@ class LocalFiles:
         """About files that would be sent, but perhaps not as intended."""
         if self._torn:
             more = f" (and {len(self._torn) - 1} more)" if len(self._torn) > 1 else ""
-            yield f"{legible(next(iter(self._torn)))}{more}: the end of the picture is missing"
+            yield f"{legible(next(iter(self._torn)))}{more}: the end of the file is missing"
 
     def resolved(self, value: Any, kind: str | None, directory: Path) -> Any:
         """``value`` of a media field as it is sent: URLs unchanged, local files as LocalMedia.

@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 from batcher.media.finding import BrokenFile, Finding
 
 _CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl"})
-_TOP_LEVEL = frozenset(
+TOP_LEVEL = frozenset(
     b"ftyp moov mdat free skip wide moof mfra sidx ssix styp uuid pdin meta udta emsg pnot prft".split()
 )
 _MAX_HEADER_BYTES = 64 << 20
@@ -18,7 +18,7 @@ _FIXED_POINT = 1 << 16
 _LONG_SIZE, _TO_THE_END = 1, 0
 
 
-class _Box(NamedTuple):
+class Box(NamedTuple):
     kind: bytes
     start: int
     end: int
@@ -50,8 +50,8 @@ def read_movie(file: BinaryIO, media_type: str) -> Finding:
     """Facts about the first video track. Raises BrokenFile for a file that is cut off or has none."""
     size = file.seek(0, os.SEEK_END)
     movie = None
-    for box in _boxes(file, 0, size):
-        if box.end > size and movie is not None and box.kind not in _TOP_LEVEL:
+    for box in boxes(file, 0, size):
+        if box.end > size and movie is not None and box.kind not in TOP_LEVEL:
             break  # bytes after the end, which players ignore
         if box.end > size:
             raise BrokenFile("truncated")
@@ -69,7 +69,7 @@ def read_movie(file: BinaryIO, media_type: str) -> Finding:
     )
 
 
-def _movie(file: BinaryIO, movie: _Box) -> tuple[float, list[_Track]]:
+def _movie(file: BinaryIO, movie: Box) -> tuple[float, list[_Track]]:
     """Duration in seconds, and the tracks."""
     duration_s, tracks = 0.0, []
     for kind, body in _walk(file, movie):
@@ -82,9 +82,9 @@ def _movie(file: BinaryIO, movie: _Box) -> tuple[float, list[_Track]]:
     return duration_s, tracks
 
 
-def _walk(file: BinaryIO, parent: _Box) -> Iterator[tuple[bytes, bytes]]:
+def _walk(file: BinaryIO, parent: Box) -> Iterator[tuple[bytes, bytes]]:
     """The boxes under ``parent``, in order: a container without its body, others with it."""
-    for box in _boxes(file, parent.start, parent.end):
+    for box in boxes(file, parent.start, parent.end):
         if box.end > parent.end:
             raise BrokenFile("broken headers")
         if box.kind in _CONTAINERS:
@@ -95,7 +95,8 @@ def _walk(file: BinaryIO, parent: _Box) -> Iterator[tuple[bytes, bytes]]:
             yield box.kind, file.read(box.end - box.start)
 
 
-def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[_Box]:
+def boxes(file: BinaryIO, start: int, end: int) -> Iterator[Box]:
+    """The boxes from ``start``; the last one may end after ``end``. Raises BrokenFile."""
     while start + 8 <= end:
         file.seek(start)
         size, kind = struct.unpack(">I4s", file.read(8))
@@ -107,7 +108,7 @@ def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[_Box]:
             size = end - start
         if size < header:
             raise BrokenFile("broken headers")
-        yield _Box(kind, start + header, start + size)
+        yield Box(kind, start + header, start + size)
         start += size
 
 

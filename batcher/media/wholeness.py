@@ -1,7 +1,8 @@
-"""Whether a file is complete by the rules of its format, for downloads without a Content-Length.
+"""Whether a file is complete by the rules of its format, and whether its end is surely missing.
 
-A body without a length ends with its connection, even if that broke. Only a format that marks its own
-end can show that nothing is missing; for all others the answer is no.
+The first is for downloads without a Content-Length, the second for files of the user's. A body without
+a length ends with its connection, even if that broke. Only a format that marks its own end can show that
+nothing is missing; for all others the answer is no.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from batcher.media.finding import BrokenFile
+from batcher.media.mp4 import TOP_LEVEL, boxes
 
 PIECE_BYTES: Final = 1 << 20
 TAIL_BYTES: Final = 1 << 16
@@ -39,14 +44,44 @@ def is_whole(path: Path, extension: str) -> bool:
 
 
 def is_torn(path: Path, media_type: str) -> bool:
-    """Whether a picture's end is missing; False for formats that can't tell. Raises OSError."""
-    if (known := _PICTURES.get(media_type)) is None:
+    """Whether the end of a picture or video is missing; False if that is not certain. Raises OSError."""
+    check = _TORN.get(media_type)
+    if check is None:
         return False
-    extension, ends = known
     with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-        tail = file.read().rstrip(b"\0\r\n")
-    return not tail.endswith(ends) and not is_whole(path, extension)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        try:
+            return check(file, size)
+        except (struct.error, ValueError, IndexError, BrokenFile):
+            return False
+
+
+def _picture_is_torn(file: BinaryIO, size: int, extension: str, endings: tuple[bytes, ...]) -> bool:
+    file.seek(max(0, size - TAIL_BYTES))
+    if endings and file.read().rstrip(b"\0\r\n").endswith(endings):
+        return False
+    file.seek(0)
+    try:
+        return not _CHECKS[extension](file, size)
+    except (struct.error, ValueError, IndexError):
+        return True
+
+
+def _movie_is_torn(file: BinaryIO, size: int) -> bool:
+    """A box ends behind the end of the file, or there is no description, or nothing is described."""
+    kinds = set()
+    for box in boxes(file, 0, size):
+        if box.end > size:
+            return b"moov" not in kinds or box.kind in TOP_LEVEL  # else bytes that players ignore
+        kinds.add(box.kind)
+    return b"moov" not in kinds or not kinds & {b"mdat", b"moof"}
+
+
+def _segment_is_torn(file: BinaryIO, size: int) -> bool:
+    """The segment's size is known, and not reached."""
+    end = _segment_end(file)
+    return end is not None and end > size
 
 
 def png_is_whole(file: BinaryIO, size: int) -> bool:
@@ -229,6 +264,12 @@ def _pages(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
 
 def _matroska(file: BinaryIO, size: int) -> bool:
     """The segment's size is known and reached (RFC 9559)."""
+    end = _segment_end(file)
+    return end is not None and end <= size
+
+
+def _segment_end(file: BinaryIO) -> int | None:
+    """The offset at which the segment ends; None if its size is unknown, or it isn't found."""
     at, head = 0, file.read(1 << 12)
     while at < len(head):
         length_at = at + _vint_bytes(head[at])
@@ -236,9 +277,9 @@ def _matroska(file: BinaryIO, size: int) -> bool:
         value = int.from_bytes(head[length_at : length_at + width]) & ((1 << 7 * width) - 1)
         body = length_at + width
         if head[at:length_at] == b"\x18\x53\x80\x67":
-            return value != (1 << 7 * width) - 1 and body + value <= size
+            return None if value == (1 << 7 * width) - 1 else body + value
         at = body + value
-    return False
+    return None
 
 
 def _vint_bytes(first: int) -> int:
@@ -285,10 +326,12 @@ _CHECKS: Final[dict[str, Callable[[BinaryIO, int], bool]]] = {
     ".parquet": _ends_with(b"par1"),
     ".qoi": lambda file, size: file.seek(max(0, size - 8)) >= 0 and file.read() == b"\0" * 7 + b"\1",
 }
-_PICTURES: Final[dict[str, tuple[str, tuple[bytes, ...]]]] = {
-    "image/png": (".png", (b"IEND\xaeB`\x82",)),
-    "image/jpeg": (".jpg", (b"\xff\xd9",)),
-    "image/gif": (".gif", (b"\0;",)),
-    "image/webp": (".webp", ()),
+_TORN: Final[dict[str, Callable[[BinaryIO, int], bool]]] = {
+    # With the usual last bytes: a file that has them needs no look at the rest.
+    "image/png": partial(_picture_is_torn, extension=".png", endings=(b"IEND\xaeB`\x82",)),
+    "image/jpeg": partial(_picture_is_torn, extension=".jpg", endings=(b"\xff\xd9",)),
+    "image/gif": partial(_picture_is_torn, extension=".gif", endings=(b"\0;",)),
+    "image/webp": partial(_picture_is_torn, extension=".webp", endings=()),
+    **dict.fromkeys(("video/mp4", "video/quicktime", "audio/mp4"), _movie_is_torn),
+    "video/webm": _segment_is_torn,
 }
-"""Extension, and the usual last bytes: files with these need no look at the rest."""

@@ -16,7 +16,7 @@ from PIL import Image
 
 from batcher.download.patience import DownloadLimits
 from batcher.errors import DownloadRefused
-from batcher.media.wholeness import is_whole
+from batcher.media.wholeness import is_torn, is_whole
 from tests.download.test_download import Bench, Refresh
 from tests.support.dataset import clip, picture
 from tests.support.media_server import MediaServer, RangedFile, Reply
@@ -41,12 +41,16 @@ def safetensors() -> bytes:
     return struct.pack("<Q", len(head)) + head + bytes(8)
 
 
-def webm() -> bytes:
+def webm(**how: str) -> bytes:
+    return encoded("webm", "vp8", **how)
+
+
+def encoded(kind: str, codec: str, **how: str) -> bytes:
     import av
 
     file = io.BytesIO()
-    with av.open(file, "w", format="webm") as container:
-        stream = container.add_stream("vp8", rate=5)
+    with av.open(file, "w", format=kind, options=how) as container:
+        stream = container.add_stream(codec, rate=5)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for _ in range(3):
             container.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (64, 48), "navy"))))
@@ -204,3 +208,41 @@ async def test_a_fragment_is_no_part_of_a_files_name(tmp_path: Path) -> None:
     reply = Reply(body=WHOLE[".gltf"], headers={"Content-Type": "application/json"})
     _, got = await fetched(tmp_path, "a.gltf#scene.html", reply)
     assert got.extension == ".gltf"
+
+
+FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
+
+
+@pytest.mark.parametrize(
+    ("media_type", "whole"),
+    [
+        ("video/mp4", clip("x")),
+        ("video/mp4", encoded("mp4", "mpeg4")),
+        ("video/quicktime", encoded("mov", "mpeg4")),
+        ("video/webm", webm()),
+    ],
+)
+def test_a_video_that_was_cut_off_is_torn_wherever_it_was_cut(tmp_path, media_type, whole):
+    path = tmp_path / "clip"
+    for more in (b"", b"\n", bytes(100), b"what a camera adds"):
+        path.write_bytes(whole + more)
+        assert not is_torn(path, media_type)
+    for kept in (64, len(whole) // 2, len(whole) - 200, len(whole) - 1):
+        path.write_bytes(whole[:kept])
+        assert is_torn(path, media_type), kept
+
+
+@pytest.mark.parametrize(
+    ("media_type", "content"),
+    [
+        ("video/mp4", encoded("mp4", "mpeg4", **FRAGMENTED)),
+        ("video/webm", webm(live="1")),
+        ("video/webm", webm(live="1")[:-200]),
+        ("video/mp4", encoded("mp4", "mpeg4") + struct.pack(">I4s", 3, b"abcd")),
+        ("video/x-msvideo", b"RIFF"),
+    ],
+)
+def test_a_video_that_can_not_tell_its_end_is_not_called_torn(tmp_path, media_type, content):
+    path = tmp_path / "clip"
+    path.write_bytes(content)
+    assert not is_torn(path, media_type)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from batcher.jobs.job import LocalMedia
 from batcher.manifest.media import LocalFiles, MediaError, check_body_size, is_public_url, media_type_of
 from batcher.schema.spec import ModelSpec
+from tests.support.dataset import clip
 from tests.support.manifest_files import MP4, PNG, URL, read_text, write
 
 
@@ -369,13 +370,22 @@ def test_a_picture_that_was_cut_off_is_told(tmp_path):
         path.write_bytes(content[: len(content) // 2])
         files.resolved(path.name, "image", tmp_path)
     (told,) = files.warnings()
-    assert told == f"{pictures[0]} (and 7 more): the end of the picture is missing"
+    assert told == f"{pictures[0]} (and 7 more): the end of the file is missing"
 
 
 def test_the_plan_has_the_warning_of_a_picture_that_was_cut_off(tmp_path):
     write(tmp_path, "cat.png", PNG[:40])
     found = read_text(tmp_path, "m.csv", "prompt,image_url\na,cat.png\n")
-    assert found.tally.warnings == [f"{tmp_path}/cat.png: the end of the picture is missing"]
+    assert found.tally.warnings == [f"{tmp_path}/cat.png: the end of the file is missing"]
+
+
+def test_the_plan_has_the_warning_of_a_video_that_was_cut_off(tmp_path):
+    whole = clip("x")
+    write(tmp_path, "whole.mp4", whole)
+    write(tmp_path, "cut.mp4", whole[: len(whole) // 2])
+    jobs = "jobs: [{video_url: whole.mp4}, {video_url: cut.mp4}]"
+    found = read_text(tmp_path, "m.yaml", jobs, model="some/model")
+    assert found.tally.warnings == [f"{tmp_path}/cut.mp4: the end of the file is missing"]
 
 
 @pytest.mark.parametrize(
