@@ -132,8 +132,9 @@ async def run(
     ``exit_code`` (0 or 1) and :func:`raise_if_incomplete`. Also returns it if the run stopped early on
     purpose (budget, ``max_failures``, canary, balance): then ``exit_code`` is 3 and ``stopped`` gives
     the reason. Raises a BatcherError if nothing ran, TypeError for an unknown option. Cancelling the
-    awaiting task (in a notebook: interrupting the cell) stops at once and unlocks the run directory;
-    everything paid for is in the ledger, and running again resumes it.
+    awaiting task (in a notebook: interrupting the cell) is what Ctrl-C is on the command line: the run
+    waits for answers to submissions in flight, up to ``grace`` seconds, and unlocks the run directory;
+    after a second cancel it doesn't wait. What was paid for is in the ledger: running again resumes it.
     """
     with _asked(manifest, jobs, options) as (chosen, host):
         return await when_free(lambda: app.run(chosen, host), chosen.lock_wait_s, host.clock)
@@ -156,7 +157,7 @@ async def stream(
     """Like :func:`run`, but yields each job when its end is durably recorded: see its ``state``.
 
     ``done`` jobs have ``files``, relative to the run directory. Jobs that an earlier run finished are
-    not repeated. Leaving the loop stops the run at once, as cancelling does. Raises like :func:`run`,
+    not repeated. Leaving the loop stops the run, as cancelling does. Raises like :func:`run`,
     and at the end what :func:`raise_if_incomplete` would if the run stopped early.
     """
     with _asked(manifest, jobs, options) as (chosen, host):

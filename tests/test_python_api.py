@@ -17,6 +17,8 @@ from batcher.ledger.summary import Summary
 from batcher.ports import listens
 from batcher.schema.dialect import json_value
 from batcher.schema.spec import KLING
+from tests.support.api_server import environment
+from tests.support.faults import SlowServer
 
 MODEL = KLING.model_id
 QUICK = {"sandbox": True, "sandbox_speed": 200, "poll": 0.02, "model": MODEL}
@@ -116,6 +118,34 @@ async def test_results_come_as_jobs_end_and_are_durable_by_then():
         seen.append((job.job, job.state, len(job.files), job.input["prompt"]))
     assert sorted(seen) == [(f"j{n}", "done", 1, f"cat {n}") for n in range(3)]
     assert [job async for job in batcher.stream(jobs=ROWS, output="x", **QUICK)] == []
+
+
+@pytest.mark.parametrize(("cancels", "states"), [(1, {"submitted": 4}), (2, {"unknown": 4})])
+async def test_a_cancelled_run_awaits_the_answers_to_its_posts_unless_it_is_cancelled_again(
+    here, monkeypatch, cancels, states
+):
+    server = SlowServer(post_delay_s=0.5 if cancels == 1 else 60.0, generate_s=60.0).start()
+    for name, value in environment(server, here).items():
+        monkeypatch.setenv(name, value)
+    try:
+        run = batcher.run(
+            jobs=ROWS * 2, per_row=True, output="x", model=MODEL, assume_price=1, max_cost=4
+        )
+        task = asyncio.create_task(run)
+        while len(server.posts) < 4:
+            await asyncio.sleep(0.01)
+        for _ in range(cancels):
+            task.cancel()
+            await asyncio.sleep(0.01)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        status = batcher.status("x")
+        assert not status.live
+        assert {state: getattr(status, state) for state in ("submitted", "unknown")} == {
+            "submitted": 0, "unknown": 0
+        } | states  # fmt: skip
+    finally:
+        server.stop()
 
 
 async def test_leaving_a_stream_stops_the_run_and_frees_its_directory():

@@ -14,6 +14,7 @@ from batcher.download.patience import DownloadLimits
 from batcher.download.trust import TrustPolicy
 from batcher.download.way import Way
 from batcher.engine.host import Host
+from batcher.engine.interrupt import surely_closed
 from batcher.errors import BatcherError, CredentialsError, LedgerError, UsageError
 from batcher.http.network import Network
 from batcher.jobs.lifecycle import SANDBOX_API, Record, Stage, State
@@ -146,7 +147,7 @@ async def connect(
     around = Surroundings(
         host.env, host.home, host.clock, host.disk, Network(host.env), spending, warn=host.observer.warn
     )
-    async with AsyncExitStack() as stack:
+    async with surely_closed(AsyncExitStack()) as stack:
         api = base_url(host.env) if sandbox is None else SANDBOX_API
         if sandbox is not None:
             kept_in = run_dir if spending else None

@@ -41,6 +41,7 @@ from batcher.engine.account import Account
 from batcher.engine.budget import Budget, Caps
 from batcher.engine.canary import Canary
 from batcher.engine.host import Host
+from batcher.engine.interrupt import even_if_cancelled, surely_closed, unless_cancelled
 from batcher.engine.lanes import Deps, lanes_of
 from batcher.engine.runner import Runner
 from batcher.engine.stop import Breaker
@@ -215,7 +216,7 @@ async def _ledger_if_any(
     try:
         yield held
     finally:
-        await held.close()
+        await even_if_cancelled(held.close())
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +285,8 @@ async def _drive(
     caps = Caps(options.money.max_cost_usd, options.money.assume_price_usd)
     budget = Budget(ledger, price_usd, caps, shard)
     breaker = Breaker(options.money.max_failures, options.money.max_failures_percent)
-    async with site.downloader(host, options.trust, options.pace.downloads) as downloader:
+    opened = site.downloader(host, options.trust, options.pace.downloads)
+    async with surely_closed(opened) as downloader:
         providers, fetcher = timed(site.provider, downloader, host.observer, host.clock)
         deps = Deps(
             providers=providers,
@@ -307,7 +309,8 @@ async def _drive(
         runner.view.run = ledger.run_id
         runner.view.money = spending_of(prepared, ledger, budget)
         with host.signals(runner.control):
-            await runner.run(prepared.plan, prepared.work(ledger.snapshot))
+            work = runner.run(prepared.plan, prepared.work(ledger.snapshot))
+            await unless_cancelled(work, runner.control)
     return runner
 
 

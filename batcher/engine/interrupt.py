@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
 
 from batcher.clock import Clock
 from batcher.engine.cancel import cancel_request
 from batcher.engine.gateway import Lines
 from batcher.engine.poll import handle_of
 from batcher.engine.stop import Control
-from batcher.errors import BatcherError
+from batcher.errors import BatcherError, InterruptedRunError
 from batcher.jobs.lifecycle import EventName, State
 from batcher.ledger.ledger import Ledger
 from batcher.ports import CancelOutcome, RunView
 
+T = TypeVar("T")
 CANCELLED_ON_INTERRUPT = "cancelled at the API on interrupt"
 
 
@@ -60,6 +62,52 @@ async def until_halted(control: Control, begin: Callable[[], Coroutine[Any, Any,
         ends = await asyncio.gather(working, halted, return_exceptions=True)
     if isinstance(ends[0], Exception):
         raise ends[0]
+
+
+async def unless_cancelled(work: Coroutine[Any, Any, None], control: Control) -> None:
+    """Run ``work``, which obeys ``control``, to its end. Raises what it raises.
+
+    Cancelling the caller is a first signal to the run, which then waits for the answers to POSTs in
+    flight; cancelling it again is a second signal. CancelledError is raised after the run has ended.
+    """
+    await _to_the_end(work, [control.halt, control.abort])
+
+
+async def even_if_cancelled(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work``, which frees what others wait for, to its end. Raises what it raises.
+
+    If the caller is cancelled meanwhile, CancelledError is raised afterwards.
+    """
+    await _to_the_end(work, [lambda _: None])
+
+
+@asynccontextmanager
+async def surely_closed(opened: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+    """``opened``, which is closed to the end even if the caller is cancelled meanwhile."""
+    async with AsyncExitStack() as stack:
+        value = await stack.enter_async_context(opened)
+        held = stack.pop_all()
+    try:
+        yield value
+    finally:
+        await even_if_cancelled(held.aclose())
+
+
+async def _to_the_end(
+    work: Coroutine[Any, Any, None], heed: Sequence[Callable[[BatcherError], None]]
+) -> None:
+    """``heed`` has what the first cancel calls, and the next ones; the last one is for all further."""
+    working = asyncio.create_task(work)
+    cancelled: list[asyncio.CancelledError] = []
+    while not working.done():
+        try:
+            await asyncio.wait([working])
+        except asyncio.CancelledError as error:
+            heed[min(len(cancelled), len(heed) - 1)](InterruptedRunError("the run was cancelled"))
+            cancelled.append(error)
+    if cancelled:
+        raise cancelled[0] from (None if working.cancelled() else working.exception())
+    working.result()
 
 
 class Cancels:
