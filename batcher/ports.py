@@ -224,8 +224,10 @@ class RunView:
     downloading: int = 0
     submitted_now: int = 0
     cancelled_now: int = 0
+    cancelled_running: int = 0
+    """Those of ``cancelled_now`` that ran already: they may be charged."""
     not_cancellable: int = 0
-    """Requests that ``--on-interrupt cancel`` could not cancel because they already run."""
+    """Requests that ``--on-interrupt cancel`` did not cancel: they run, or have ended."""
     timed_out: list[str] = field(default_factory=list)
     stopped: str | None = None
     """Why the run ended early, once it has."""

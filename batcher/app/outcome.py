@@ -42,6 +42,7 @@ def summarise(
         submitted_now=view.submitted_now,
         invalid=made.invalid,
         cancelled_now=view.cancelled_now,
+        cancelled_running=view.cancelled_running,
         not_cancellable=view.not_cancellable,
         not_redone=_not_redone(prepared),
         stopped=str(error) if error is not None else None,

@@ -1,4 +1,4 @@
-"""Manual commands: ``cancel`` queued requests, ``resolve`` unknown jobs."""
+"""Manual commands: ``cancel`` requests, ``resolve`` unknown jobs."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ class Cancelled:
     """The outcome of each request that ``cancel`` asked the API to cancel: job ids."""
 
     cancelled: list[str]
+    may_cost: list[str]
+    """Those of ``cancelled`` that ran already: they may be charged."""
     requested: list[str]
     """Accepted, but not ended yet: the next run polls the outcome."""
     not_cancellable: list[str]
@@ -48,12 +50,12 @@ class Cancelled:
 
 
 async def cancel(run_dir: Path, host: Host) -> Cancelled:
-    """Cancel requests that are still queued at the API; stops if it can't be reached.
+    """Cancel what can be cancelled at the APIs; stops if one can't be reached.
 
     Raises LedgerError, LockedError, CredentialsError, UnreachableError.
     """
     async with _held(run_dir, host) as (site, ledger):
-        told = Cancelled([], [], [], [])
+        told = Cancelled([], [], [], [], [])
         for job_id, record in list(ledger.snapshot.unfinished()):
             if record.state is State.SUBMITTED and record.request_id is not None:
                 request = handle_of(record)
@@ -77,6 +79,7 @@ async def _note_cancel(
     if outcome is CancelOutcome.CANCELLED:
         await ledger.record(EventName.CANCELLED, job_id, may_cost=may_cost)
         told.cancelled.append(job_id)
+        told.may_cost += [job_id] if may_cost else []
     elif outcome is CancelOutcome.REQUESTED:
         told.requested.append(job_id)
     else:

@@ -262,7 +262,10 @@ def promote(run_dir: Path, marks: str, model: str | None, sets: tuple[str, ...],
 @click.argument("run_dir", type=RUN_DIR)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def cancel(run_dir: Path, as_json: bool) -> int:
-    """Cancel what is still queued remotely. What already runs can't be cancelled."""
+    """Cancel what is still queued at the API, and what runs if its vendor cancels that.
+
+    RunComfy's Model API can't cancel what runs. Cancelled while running may be charged.
+    """
     from batcher.cli.remote_commands import cancel_queued
 
     return cancel_queued(run_dir, as_json=as_json)

@@ -18,14 +18,14 @@ from batcher.engine.host import Host
 from batcher.errors import UsageError
 from batcher.layout import HIDDEN_NAME, SANDBOX_NAME
 from batcher.options.command import command
-from batcher.terminal import visible, visible_json
+from batcher.terminal import counted, visible, visible_json
 
 if TYPE_CHECKING:
     from batcher.sandbox.faults import Fault
 
 
 def cancel_queued(run_dir: Path, *, as_json: bool) -> int:
-    """Cancel every queued request; returns 1 if some calls failed."""
+    """Cancel every request that can be cancelled; returns 1 if some calls failed."""
     told = run_loop(resolve.cancel(run_dir, _host()))
     if as_json:
         click.echo(visible_json(told))
@@ -34,11 +34,11 @@ def cancel_queued(run_dir: Path, *, as_json: bool) -> int:
             f"{len(told.cancelled)} cancelled, {len(told.not_cancellable)} running or finished: "
             "those can't be cancelled"
         )
+        if told.may_cost:
+            click.echo(f"{len(told.may_cost)} of the cancelled ran already, and may be charged")
         if told.requested:
-            click.echo(
-                f"{len(told.requested)} cancellations were accepted but are not final yet: the next "
-                "run will see their outcome"
-            )
+            requested = counted(len(told.requested), "cancellation was", "cancellations were")
+            click.echo(f"{requested} accepted, but not final yet: the next run sees the outcome")
         for job_id, message in told.unanswered:
             click.echo(visible(f"{job_id}: {message}"), err=True)
     return int(bool(told.unanswered))

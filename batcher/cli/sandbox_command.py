@@ -38,7 +38,7 @@ from batcher.cli.params import RunDirType
 @click.option("--balance", type=float, help="Balance in USD, which can run out.")
 @click.option("--rate", type=float, help="Calls per second above which it answers 429.")
 @click.option(
-    "--state", type=click.Path(path_type=Path, dir_okay=False), help="Directory to keep requests in."
+    "--state", type=click.Path(path_type=Path, dir_okay=False), help="File to keep requests in."
 )
 @click.pass_context
 def sandbox(context: click.Context, /, **given: Any) -> int:

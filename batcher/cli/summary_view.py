@@ -94,9 +94,7 @@ def needs_a_human(summary: Summary) -> str:
 
 def _remedies(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[str]:
     if summary.cancelled_now or summary.not_cancellable:
-        cancelled = counted(summary.cancelled_now, "queued request was", "queued requests were")
-        late = counted(summary.not_cancellable, "runs", "run")
-        yield f"{cancelled} cancelled and cost nothing, {late} already and can't be cancelled"
+        yield _cancelled(summary)
     if summary.not_redone:
         spared = counted(summary.not_redone, "job was", "jobs were")
         yield f"{spared} not bought again: all attempts are used (--max-attempts)"
@@ -113,6 +111,17 @@ def _remedies(summary: Summary, snapshot: Snapshot, given: Given) -> Iterator[st
         yield from _pending(summary, given)
     yield from _failures(ended)
     yield from _unknowns(ended)
+
+
+def _cancelled(summary: Summary) -> str:
+    told = counted(summary.cancelled_now, "request was", "requests were") + " cancelled"
+    if summary.cancelled_running:
+        told += f", {summary.cancelled_running} of them while running: they may be charged"
+    elif summary.cancelled_now:
+        told += " and cost nothing"
+    if summary.not_cancellable:
+        told += f"; {counted(summary.not_cancellable, 'was', 'were')} not: running, or ended already"
+    return told
 
 
 Found = list[tuple[str, JobRecord]]
@@ -254,7 +263,7 @@ def _unknowns(ended: _End) -> Iterator[str]:
     unknown, run_dir = ended.jobs(State.UNKNOWN), ended.summary.run_dir
     if not unknown:
         return
-    yield f"{len(unknown)} unknown: the POST left, no answer came, so each may have been charged:"
+    yield f"{len(unknown)} unknown: the POST left, no clear answer came, so each may have been charged:"
     for job_id, record in unknown[:PROBLEMS_SHOWN]:
         why = record.message or "this program ended before the answer"
         yield f"  {job_id}: sent {record.submitting_at}; {why}"

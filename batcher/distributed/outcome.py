@@ -54,6 +54,7 @@ def _summed(fleet: Fleet, ended: list[Ended]) -> RunView:
     for each in map(view_of, last.values()):
         view.done += each.done
         view.cancelled_now += each.cancelled_now
+        view.cancelled_running += each.cancelled_running
         view.not_cancellable += each.not_cancellable
     return view
 

@@ -1,4 +1,4 @@
-"""What a halt does: it ends tasks and, with ``--on-interrupt cancel``, queued requests at the API."""
+"""What a halt does: it ends tasks and, with ``--on-interrupt cancel``, requests at the API."""
 
 from __future__ import annotations
 
@@ -167,3 +167,4 @@ class Cancels:
             return
         await self._defer(job_id, may_cost=ended.may_cost)
         self._view.cancelled_now += 1
+        self._view.cancelled_running += ended.may_cost

@@ -68,8 +68,10 @@ class Summary(Status, kw_only=True):
     exit_code: int
     invalid: int = 0
     cancelled_now: int = 0
+    cancelled_running: int = 0
     not_cancellable: int = 0
-    """Results of ``--on-interrupt cancel``: cancelled and pending again; already running."""
+    """Results of ``--on-interrupt cancel``: cancelled and pending again, those of them that ran already
+    and may be charged; not cancelled."""
     not_redone: int = 0
     """Jobs that ``--redo`` was to buy again, and that had no attempt left."""
     failed_now: int = 0

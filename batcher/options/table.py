@@ -319,7 +319,7 @@ TABLE: Final[tuple[Option, ...]] = (
             "on-interrupt",
             choice("detach", "cancel"),
             TALK,
-            "On Ctrl-C, leave remote work running, or cancel what is still queued.",
+            "On Ctrl-C, leave remote work running, or cancel it if the vendor can.",
             on=RUN,
             default="detach",
         ),

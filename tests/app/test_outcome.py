@@ -12,7 +12,7 @@ from batcher.disk import LocalDisk
 from batcher.errors import OutOfTimeError, RunDirError, StoppedError
 from batcher.jobs.lifecycle import EventName, Stage, State
 from batcher.ledger.ledger import Ledger
-from batcher.ports import Silence, listens
+from batcher.ports import RunView, Silence, listens
 
 
 class Heard(Silence):
@@ -77,7 +77,7 @@ async def test_a_summary_counts_no_more_jobs_done_than_there_are(tmp_path, plann
     )
     options = SimpleNamespace(ignore_old_failures=False, policy=SimpleNamespace(redo=False))
     prepared = SimpleNamespace(run_dir=tmp_path, plan=plan, options=options)
-    view = SimpleNamespace(done=0, submitted_now=0, cancelled_now=0, not_cancellable=0)
+    view = RunView()
     summary = summarise(prepared, ledger.snapshot, view, None, 1.0)
     assert (summary.total, summary.failed, summary.pending) == (max(planned, 3), 3, max(planned - 3, 0))
     await ledger.close()

@@ -260,7 +260,7 @@ async def end_of(path, *events, **values):
     present = status_of(path, snapshot)
     fields = {name: getattr(present, name) for name in present.__struct_fields__}
     made = {"selected": 1, "elapsed_s": 1.0, "submitted_now": 1, "exit_code": 1, "pending": 0}
-    own = {name: values.pop(name) for name in ("newly", "stopped", "pending", "total") if name in values}
+    own = {name: values.pop(name) for name in Summary.__struct_fields__ if name in values}
     done = Summary(**{**fields, **made, "run_dir": "out", **own})
     return list(summary_lines(done, snapshot, Given(("m.csv",), values)))
 
@@ -361,6 +361,23 @@ async def test_so_do_those_for_what_is_running_refused_unknown_or_to_be_download
     assert f"    {LISTED.format(*['refused'] * 3, ' --retry-refused')}" in told
     assert f"    {LISTED.format(*['unknown'] * 3, ' --retry-unknown')}" in told
     assert f"at no cost, by: {LISTED.format(*['failed'] * 3, '')}" in told
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        ((2, 0, 1), "2 requests were cancelled and cost nothing; 1 was not: running, or ended already"),
+        ((1, 0, 0), "1 request was cancelled and cost nothing"),
+        ((3, 2, 0), "3 requests were cancelled, 2 of them while running: they may be charged"),
+        ((0, 0, 2), "0 requests were cancelled; 2 were not: running, or ended already"),
+    ],
+)
+async def test_what_became_of_requests_to_be_cancelled_is_told_with_what_it_may_cost(
+    tmp_path, counts, told
+):
+    names = ("cancelled_now", "cancelled_running", "not_cancellable")
+    lines = await end_of(tmp_path, *failures("a"), **dict(zip(names, counts, strict=True)))
+    assert lines[1] == told
 
 
 async def test_a_shard_tells_its_own_failures(tmp_path):

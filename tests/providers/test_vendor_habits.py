@@ -54,6 +54,8 @@ async def test_an_interrupt_that_cancels_what_runs_leaves_its_cost(batch, may_co
     first = await batch.run([cat], cancel_on_interrupt=True, meanwhile=halt)
     assert first.records["cat"].state is State.PENDING
     assert first.spent_usd == spent_usd - 1.0
+    view = first.runner.view
+    assert (view.cancelled_now, view.cancelled_running) == (1, int(may_cost))
     batch.api.results.clear()
     again = await batch.run([cat])
     record = again.records["cat"]

@@ -222,7 +222,7 @@ function unloadable(file) {
   return h("div", { class: "none" }, h("b", {}, "Can't be loaded"), file.away || `${nameOf(file)}: moved, deleted, or nothing that this browser can show`);
 }
 
-const waiting = (state) => ({ submitted: "Running at the API", completed: "Generated, not yet downloaded", unknown: "The POST left and no answer came", pending: "Not accepted yet" })[state] || "";
+const waiting = (state) => ({ submitted: "Running at the API", completed: "Generated, not yet downloaded", unknown: "The POST left and no clear answer came", pending: "Not accepted yet" })[state] || "";
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 function playsOn(element, thumb) {
