@@ -29,8 +29,8 @@ async def _no_such_model(model: str, specs: Specs, catalog: Catalog) -> str:
     named = model if model.strip() else repr(model)
     said = specs.sources[model].problem
     near = await _near(model, catalog)
-    meant = f"; did you mean {', '.join(near)}?" if near else ""
-    return f"{named}: the API knows no such model ({said}){meant}; `batcher models` lists them"
+    meant = f"; did you mean {', '.join(near)}?" if near else ";"
+    return f"{named}: the API knows no such model ({said}){meant} `batcher models` lists them"
 
 
 async def _near(model: str, catalog: Catalog) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -62,7 +64,14 @@ def _cells(row: Overview) -> tuple[str, ...]:
         money(row.cost_usd),
         money(row.cost_today_usd),
         size(row.bytes),
-        (row.last_run_at or "-")[:MINUTES].replace("T", " "),
+        _local_minute(row.last_run_at),
         "-" if row.exit_code is None else str(row.exit_code),
         row.run_dir,
     )
+
+
+def _local_minute(at: str | None) -> str:
+    """A moment in the machine's time zone; as it stands if it can't be read."""
+    with suppress(ValueError):
+        at = datetime.fromisoformat(at or "").astimezone().isoformat()
+    return (at or "-")[:MINUTES].replace("T", " ")

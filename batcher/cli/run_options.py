@@ -9,7 +9,7 @@ import click
 
 from batcher.cli.commands import JsonErrors
 from batcher.options.option import Group, Many, Option
-from batcher.options.table import BY_KEY
+from batcher.options.table import BY_KEY, TABLE
 
 HELP_COLUMN = 34
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,6 +59,17 @@ class TableOption(click.Option):
 class TableCommand(JsonErrors):
     """A command whose help shows its options under the headings of the table."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, as click does; an option of the other command of the table is told as such."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if (row := _row_of(error.option_name)) is None:
+                raise
+            (other,) = row.on.value
+            what = f"{error.option_name} is an option of `{other}`: leave it out here"
+            raise click.UsageError(what, ctx) from None
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, group by group; those that are not in the table come last."""
         for group in Group:
@@ -77,6 +88,12 @@ class TableCommand(JsonErrors):
         if found:
             with formatter.section(title):
                 formatter.write_dl(found, col_max=HELP_COLUMN)
+
+
+def _row_of(name: str) -> Option | None:
+    """The row of an option as it is typed: ``--rate``, ``--no-existing``, ``-y``."""
+    key = name.removeprefix("--").removeprefix("no-").replace("-", "_")
+    return BY_KEY.get(key) or next((row for row in TABLE if f"-{row.short}" == name), None)
 
 
 def table_options(rows: Iterable[Option], *, manifest_required: bool = True) -> Callable[[F], F]:

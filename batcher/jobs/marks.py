@@ -26,7 +26,7 @@ def marks_named(text: str, option: str) -> frozenset[str] | None:
     """The marks that ``@marks:MARK[,MARK]`` names; None for other text. Raises UsageError."""
     if not text.startswith(MARKS_PREFIX):
         return None
-    return marks_in(text.removeprefix(MARKS_PREFIX), f"{option} {MARKS_PREFIX}")
+    return marks_in(text.removeprefix(MARKS_PREFIX), f"{option} {text}")
 
 
 def marks_in(text: str, option: str) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -125,6 +126,17 @@ def test_ls_shows_a_line_each_and_fails_for_a_ledger_that_can_not_be_read(tmp_pa
     assert (code, [line.split()[0] for line in shown.splitlines()]) == (65, ["state", "open", "damaged"])
     assert "output/b" in problems
     assert called("ls", tmp_path / "none")[:2] == (0, f"{tmp_path / 'none'}: no run directories\n")
+
+
+def test_ls_shows_the_last_run_in_the_time_zone_of_the_machine(tmp_path, called, monkeypatch):
+    monkeypatch.setenv("TZ", "XST-3")
+    time.tzset()
+    write_ledger(tmp_path / "output/a")
+    at = json.loads(called("ls", "--json")[1])["last_run_at"]
+    there = datetime.fromisoformat(at) + timedelta(hours=3)
+    assert f"  {there:%Y-%m-%d %H:%M}  " in called("ls")[1]
+    monkeypatch.undo()
+    time.tzset()
 
 
 def test_status_takes_several_directories_and_manifests(tmp_path, called):

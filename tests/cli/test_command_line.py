@@ -86,6 +86,22 @@ def test_a_command_that_there_is_not_gets_a_useful_hint(name, hint):
     assert hint in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("plan", "m.csv", "--rate", "3/s"), "--rate is an option of `run`: leave it out here"),
+        (("plan", "m.csv", "-y"), "-y is an option of `run`: leave it out here"),
+        (("plan", "m.csv", "--no-existing"), "--no-existing is an option of `run`: leave it out here"),
+        (("run", "m.csv", "--show=2"), "--show is an option of `plan`: leave it out here"),
+        (("plan", "m.csv", "--max-cst", "3"), "No such option '--max-cst'"),
+    ],
+)
+def test_an_option_of_the_other_command_is_told_as_such(words, told):
+    with pytest.raises(click.UsageError) as refused:
+        cli.main(list(words), prog_name="batcher", standalone_mode=False)
+    assert refused.value.format_message().startswith(told)
+
+
 def test_the_version_tells_python_and_the_libraries(capsys):
     _, text = said(capsys, "--version")
     assert text.startswith("batcher 0.")

@@ -146,6 +146,12 @@ def test_a_filter_that_makes_no_sense_is_refused_before_anything_is_written(run_
     assert not target.exists()
 
 
+def test_a_filter_that_is_no_expression_is_told_without_places_in_our_code(run_dir, target):
+    with pytest.raises(UsageError) as refused:
+        put(run_dir, target, choice=Choice("1 +"))
+    assert str(refused.value) == "--filter '1 +': not an expression: invalid syntax"
+
+
 def test_rejected_jobs_stay_out(run_dir, target):
     assert put(run_dir, target, choice=Choice(but=frozenset({"lake", "short"}))).rows == 2
 

@@ -54,7 +54,8 @@ def test_lines_that_can_not_be_read_are_passed_over(tmp_path, content):
 def test_a_word_that_is_no_mark_is_named():
     assert marks_named("@marks:star,keep", "--only") == {"star", "keep"}
     assert marks_named("@./marks:star", "--only") is None
-    with pytest.raises(UsageError, match="'loved' is not a mark; the marks are keep, reject, star"):
+    said = "--only @marks:loved: 'loved' is not a mark; the marks are keep, reject, star"
+    with pytest.raises(UsageError, match=said):
         marks_named("@marks:loved", "--only")
 
 

@@ -107,6 +107,8 @@ def _evaluator(where: str) -> Any:
     evaluator = EvalWithCompoundTypes(functions={"len": len, "lower": str.lower})
     try:
         evaluator.parsed = evaluator.parse(where)
-    except (InvalidExpression, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except SyntaxError as error:
+        raise UsageError(f"--filter {where!r}: not an expression: {error.msg}") from error
+    except (InvalidExpression, ValueError, RecursionError, MemoryError) as error:
         raise UsageError(f"--filter {where!r}: {error}") from error
     return evaluator
