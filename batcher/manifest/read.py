@@ -187,9 +187,29 @@ Told = tuple[Any, tuple[str, ...]]
 
 def _json_top(source: ManifestSource) -> Told:
     try:
-        return shaped(json_document(source.file), source.inside)
+        top = json_document(source.file)
+        if not source.inside and _is_workflow(top):
+            raise ShapeError(WORKFLOW)
+        return shaped(top, source.inside)
     except ShapeError as error:
         raise ManifestError([f"{source.file.shown}:1: {error}"]) from None
+
+
+WORKFLOW = (
+    "this is a ComfyUI workflow, not a list of jobs; deploy it at RunComfy, and name it in a manifest: "
+    "`model: deployment/ID` with `overrides` of its nodes (docs/providers.md)"
+)
+
+
+def _is_workflow(top: Any) -> bool:
+    """Whether this is a workflow of ComfyUI, as saved by its editor or as sent to its API."""
+    if not isinstance(top, dict) or not top:
+        return False
+    if isinstance(top.get("nodes"), list) and isinstance(top.get("links"), list):
+        return True
+    return all(
+        isinstance(node, dict) and {"class_type", "inputs"} <= node.keys() for node in top.values()
+    )
 
 
 def _yaml_top(source: ManifestSource) -> Told:

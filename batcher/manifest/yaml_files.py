@@ -74,11 +74,34 @@ def yaml_document(file: ManifestFile, cut: list[str] | None = None) -> Any:
         mark = error.problem_mark or error.context_mark
         place = f"{file.shown}:{mark.line + 1}" if mark else file.shown
         what = str(error.problem or error.context)
-        hint = "; text with ': ' in it needs quotes" if "mapping values" in what else ""
-        raise ManifestError([f"{place}: not YAML: {what}{hint}"]) from None
+        raise ManifestError([f"{place}: not YAML: {what}{_remedy(what, mark, text)}"]) from None
     if cut is not None:
         cut += composer.cut
     return value
+
+
+_REMEDIES: Mapping[str, str] = {
+    "mapping values": "text with ': ' in it needs quotes; keys of one job begin in the same column",
+    "expected '-' indicator": "keys of one job begin in the same column",
+    "unknown escape": "between double quotes \\ begins an escape: use single quotes",
+    "start any token": "text that begins with this character needs quotes",
+    "alphabetic or numeric": "text that begins with * or & needs quotes",
+    "did not find expected key": "text that begins with {, [ or a quote needs quotes around all of it",
+}
+"""By a part of the parser's words."""
+
+
+def _remedy(problem: str, mark: yaml.Mark | None, text: str) -> str:
+    """What to do about a problem of the parser, to be appended to it; empty if that isn't known."""
+    lines = text.split("\n")
+    line = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
+    indentation = line[: len(line) - len(line.lstrip())]
+    if line.startswith("```"):
+        return "; take the lines that begin with ``` away"
+    if indentation.strip(" "):
+        return "; indent with plain spaces, no tabs or other blanks"
+    remedy = next((remedy for part, remedy in _REMEDIES.items() if part in problem), None)
+    return f"; {remedy}" if remedy else ""
 
 
 class _Composer:
@@ -201,7 +224,9 @@ class _Composer:
                 return _MERGE
             self._value(event, 0)
             return event.value
-        raise _NotYaml(_line(event), "a key has to be plain text")
+        raise _NotYaml(
+            _line(event), "a key has to be plain text; text that begins with { or [ needs quotes"
+        )
 
 
 def _line(event: Any) -> int:

@@ -233,8 +233,17 @@ def json_value(text: str | bytes) -> Any:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except msgspec.MsgspecError as error:
-        raise ValueError(str(error).removeprefix("JSON is malformed: ")) from None
+        what = str(error).removeprefix("JSON is malformed: ")
+        raise ValueError(_not_finite_at(what, text) or what) from None
     return value
+
+
+def _not_finite_at(problem: str, text: str | bytes) -> str | None:
+    """The problem in words if it is a number that only Python's ``json`` writes."""
+    place = re.search(r"\(byte ([0-9]+)\)$", problem)
+    content = text if isinstance(text, bytes) else text.encode(errors="replace")
+    found = re.match(rb"NaN|-?Infinity", content[int(place[1]) :]) if place else None
+    return f"{found[0].decode()} is not a JSON value; write null" if found else None
 
 
 def check_json(value: Any, depth: int = 0) -> None:

@@ -19,7 +19,7 @@ NEAR_ENOUGH = 0.7
 """The minimum similarity of a suggested name: "aspect" doesn't suggest "caption"."""
 
 _NO_VALUE = frozenset({"n/a", "na", "none", "null", "nan", "nil", "-", "--", "–", "—", "?", "tbd"})
-_WITH_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:[a-zA-Z]{1,8}\.?|%)\s*")
+_WITH_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:[a-zA-Z]{1,8}\.?|(%))\s*")
 
 Problem = tuple[str, str]
 """A field (``image_urls[1]``) and its problem."""
@@ -105,6 +105,10 @@ def _not_of_type(value: Any, details: Mapping[str, Any]) -> str:
     if not isinstance(value, str):
         return what
     if not {"integer", "number"}.isdisjoint(types) and (match := _WITH_UNIT.fullmatch(value)):
+        if match[2] and "number" in types:
+            return (
+                f"{what}; write {float(match[1]) / 100:g}, or {match[1]} if the model counts in percent"
+            )
         return f"{what}; write {match[1]}"
     return f"{what}{_nothing_meant(value)}"
 

@@ -453,8 +453,14 @@ def test_a_key_may_be_an_alias_of_text(tmp_path):
         ("jobs:\n  - x: *a\n", "a.yaml:2: *a is not defined"),
         ("jobs:\n  - <<: 5\n", "a.yaml:2: << needs a mapping, or a list of mappings"),
         ("jobs:\n  - <<: [5]\n", "a.yaml:2: << needs a mapping, or a list of mappings"),
-        ("jobs:\n  - [a]: 5\n", "a.yaml:2: a key has to be plain text"),
-        ("jobs:\n  - {a: &l [1], *l : 5}\n", "a.yaml:2: a key has to be plain text"),
+        (
+            "jobs:\n  - [a]: 5\n",
+            "a.yaml:2: a key has to be plain text; text that begins with { or [ needs quotes",
+        ),
+        (
+            "jobs:\n  - {a: &l [1], *l : 5}\n",
+            "a.yaml:2: a key has to be plain text; text that begins with { or [ needs quotes",
+        ),
         ("jobs:\n  - x: .inf\n", "a.yaml:2: .inf is not a finite number; text needs quotes"),
         ("jobs:\n  - x: -.NaN\n  - x: .nan", "a.yaml:3: .nan is not a finite number; text needs quotes"),
         ("jobs:\n  - x: 1.0e+999\n", "a.yaml:2: 1.0e+999 is not a finite number; text needs quotes"),
@@ -467,7 +473,10 @@ def test_a_key_may_be_an_alias_of_text(tmp_path):
             f"a.yaml:2: {'9' * 24} has more than 64 bits; text needs quotes",
         ),
         ("jobs:\n  - x: [1\n", "a.yaml:3: not YAML: did not find expected ',' or ']'"),
-        ("jobs:\n\t- x: 1\n", "a.yaml:2: not YAML: found character that cannot start any token"),
+        (
+            "jobs:\n\t- x: 1\n",
+            "a.yaml:2: not YAML: found character that cannot start any token; indent with plain spaces, no tabs or other blanks",
+        ),
         ("jobs:\n  - x: a\x01\n", "a.yaml:2: not YAML: control characters are not allowed"),
         (b"jobs:\n  - x: \xff\n", "a.yaml:2: byte 0xff is not UTF-8"),
         ("[" * 200 + "]" * 200, "a.yaml:1: nested deeper than 100 levels"),
@@ -483,6 +492,37 @@ def test_yaml_that_can_t_be_read_is_refused_with_its_line(tmp_path, content, pro
         refusal(tmp_path, "a.yaml", content).partition("; it looks like")[0].partition(" (--ig")[0]
         == problem
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        ("jobs:\n  - prompt: @cat\n", "text that begins with this character needs quotes"),
+        ("jobs:\n  - prompt: %off\n", "text that begins with this character needs quotes"),
+        ("jobs:\n  - prompt: *best* cat\n", "text that begins with * or & needs quotes"),
+        ("jobs:\n  - prompt: {{ x }} cat\n", "text that begins with { or [ needs quotes"),
+        ("jobs:\n  - prompt: {a} cat\n", "begins with {, [ or a quote needs quotes around all of it"),
+        ('jobs:\n  - prompt: "a \\d cat"\n', "use single quotes"),
+        ("jobs:\n  - prompt: a\n   seed: 1\n", "keys of one job begin in the same column"),
+        ("jobs:\n  - prompt: a\n    seed: 1: 2\n", "keys of one job begin in the same column"),
+        ("jobs:\n  - prompt: a\n\u00a0\u00a0seed: 1: 2\n", "indent with plain spaces"),
+        ("```yaml\njobs: []\n```\n", "take the lines that begin with ``` away"),
+    ],
+)
+def test_what_yaml_refuses_is_told_with_a_remedy(tmp_path, content, remedy):
+    assert remedy in refusal(tmp_path, "a.yaml", content)
+
+
+@pytest.mark.parametrize(
+    "workflow",
+    [
+        {"3": {"class_type": "KSampler", "inputs": {"seed": 1}}},
+        {"last_node_id": 9, "nodes": [{"id": 7, "type": "KSampler"}], "links": [], "version": 0.4},
+    ],
+)
+def test_a_workflow_of_comfyui_is_told_to_be_one(tmp_path, workflow):
+    said = refusal(tmp_path, "a.json", json.dumps(workflow))
+    assert said.startswith("a.json:1: this is a ComfyUI workflow, not a list of jobs; deploy it")
 
 
 def test_a_bomb_of_aliases_is_refused_before_it_unfolds(tmp_path):

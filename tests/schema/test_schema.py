@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from batcher.errors import BatcherError
 from batcher.jobs.job import LocalMedia
 from batcher.manifest.fit import give_types
-from batcher.schema.dialect import SchemaError, media_kind
+from batcher.schema.dialect import SchemaError, json_value, media_kind
 from batcher.schema.spec import BUILT_IN, KLING, ModelSpec
 
 GOOD = {"prompt": "a cat", "image_url": "https://example.com/cat.png"}
@@ -566,6 +566,27 @@ def test_a_number_does_not_become_a_choice_by_its_spelling():
 def test_what_is_no_number_is_told_with_what_may_be_meant(value, told):
     made = spec({"n": {"type": "integer"}})
     assert made.problems({"n": made.type_text("n", value)}) == [("n", told)]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("50%", "'50%' is not a number; write 0.5, or 50 if the model counts in percent"),
+        ("7.5 %", "'7.5 %' is not a number; write 0.075, or 7.5 if the model counts in percent"),
+        ("0.5x", "'0.5x' is not a number; write 0.5"),
+    ],
+)
+def test_of_a_percentage_both_readings_are_told(value, told):
+    made = spec({"n": {"type": "number"}})
+    assert made.problems({"n": made.type_text("n", value)}) == [("n", told)]
+
+
+@pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_only_python_writes_into_json_is_told_by_its_name(name):
+    with pytest.raises(ValueError, match=f"^{name.removeprefix('-')} is not a JSON value; write null$"):
+        json_value(f'{{"é": {name}}}')
+    with pytest.raises(ValueError, match="invalid character"):
+        json_value('{"NaN": none}')
 
 
 @pytest.mark.parametrize(
