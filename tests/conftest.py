@@ -1,9 +1,11 @@
 """What holds for every test."""
 
+import itertools
 import os
 import shutil
 import signal
 
+import pytest
 from hypothesis import settings
 
 # Without a deadline, which a loaded machine would miss; with the same examples in each run, so that what failed
@@ -30,3 +32,20 @@ if os.path.isdir(IN_MEMORY) and shutil.disk_usage(IN_MEMORY).free >= NEEDED_BYTE
 def pytest_xdist_auto_num_workers() -> int:
     """Two per core: half of the time of a test that starts processes is waiting for them."""
     return min(2 * (os.cpu_count() or 1), MOST_WORKERS)
+
+
+@pytest.fixture(scope="session")
+def _homes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("homes")
+    return (root / str(number) for number in itertools.count())
+
+
+@pytest.fixture(autouse=True)
+def _home(monkeypatch, _homes):
+    """A home directory for each test: another test's server may have had the same port, and its catalogue
+    would be found in the cache."""
+    home = next(_homes)
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
