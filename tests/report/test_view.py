@@ -176,6 +176,23 @@ async def test_marks_are_checked_and_saved_at_once(tmp_path):
 
 
 @in_browser
+async def test_a_clip_goes_on_playing_when_its_comparison_is_drawn_anew(tmp_path):
+    run_dir = await mixed_run(tmp_path / "run")
+    async with view(run_dir).serving() as address, browser() as page:
+        await page.call("Page.navigate", url=f"{address}#tab=compare")
+        await page.until("document.documentElement?.dataset.ready")
+        await page.js("window.clip = document.querySelector('.matrix video'); clip.play()")
+        await page.js("window.tile = clip.closest('.tilelet')")
+        await page.until("clip.currentTime > 0.1")
+        made = RunMaker(run_dir)
+        await made.done(job("later", prompt="a later one"), picture("l"), extension=".png")
+        await made.end()
+        await page.until("document.querySelector('.tilelet') && !tile.isConnected")
+        await page.js("new Promise((ok) => setTimeout(ok, 50))")
+        assert await page.js("document.querySelector('.matrix video') === clip && !clip.paused")
+
+
+@in_browser
 async def test_the_page_follows_a_run_and_marks_survive_a_reload_and_a_kill(tmp_path):
     """A run and a view as processes; the view is killed, and started again."""
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}

@@ -237,9 +237,19 @@ function playsOn(element, thumb) {
   element.addEventListener("blur", stop);
 }
 
+// Clips of a view that is being drawn anew, by what they show: one that plays goes on.
+let keptThumbs = new Map();
+
+function keepThumbs(draw) {
+  keptThumbs = new Map([...document.querySelectorAll(".tilelet .thumb:has(video)")].map((thumb) => [thumb.shows, thumb]));
+  draw();
+  keptThumbs = new Map();
+}
+
 function thumbOf(entry) {
-  const { job, file } = entry;
-  const thumb = h("div", { class: "thumb" }, mediaOf(entry));
+  const { job, file } = entry, shows = JSON.stringify([entry.key, file, job.state, job.media, job.quality, job.orphaned]);
+  if (keptThumbs.has(shows)) return keptThumbs.get(shows);
+  const thumb = Object.assign(h("div", { class: "thumb" }, mediaOf(entry)), { shows });
   const local = (job.media || []).find((m) => m.path && /\.(png|jpe?g|webp|gif|avif)$/i.test(m.path));
   if (file && local) thumb.append(h("img", { class: "inset", src: local.path, alt: `input ${local.field}`, title: "the input image", loading: "lazy" }));
   if (job.quality) thumb.append(h("span", { class: "badge bad", title: job.quality }, job.quality));

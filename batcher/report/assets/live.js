@@ -43,10 +43,10 @@ async function lookNow() {
   } else if (!sheet.open && !["INPUT", "SELECT"].includes(document.activeElement?.tagName)) redraw();
 }
 
-// The view anew, with everything where it was: the window, a wide table, the keyboard's focus.
+// The view anew, with everything where it was: the window, a wide table, the keyboard's focus, a clip that plays.
 function redraw() {
   const left = document.querySelector(".matrix")?.scrollLeft || 0, top = scrollY, at = document.activeElement?.dataset.key;
-  TABS[view.tab][1](byId("panel"));
+  keepThumbs(() => TABS[view.tab][1](byId("panel")));
   const box = document.querySelector(".matrix");
   if (box) box.scrollLeft = left;
   scrollTo(0, top);
