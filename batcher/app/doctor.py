@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -161,7 +162,7 @@ async def _clock(site: Site, host: Host) -> Check:
     """Compare to the API's ``Date``, which is exact to a second."""
     theirs = await server_time(site.vendors[RUNCOMFY].endpoint, site.network)
     if theirs is None:
-        return Check("clock", "the API names no time to compare to", is_warning=True)
+        return Check("clock", "can't be compared: the API gave no time", is_warning=True)
     skew_s = (host.clock.now() - theirs).total_seconds()
     far = abs(skew_s) > SKEW_MAX_S
     ahead = "ahead of" if skew_s > 0 else "behind"
@@ -222,7 +223,8 @@ def _cron(host: Host) -> Check:
     """The settings of this environment that cron's would lack."""
     lacks = []
     if shutil.which("batcher", path=CRON_PATH) is None:
-        here = shutil.which("batcher", path=host.env.get("PATH", ""))
+        folders = (host.env.get("PATH", ""), str(Path(sys.executable).parent))
+        here = next(filter(None, (shutil.which("batcher", path=folder) for folder in folders)), None)
         where = str(Path(here).parent) if here is not None else "the folder of batcher"
         lacks.append(f"PATH={where}:{CRON_PATH}")
     named = (*_NAMED, *_PROXIES, *CA_VARIABLES)

@@ -29,4 +29,7 @@ def show_spending(root: Path | None, by: str, *, anew: bool, as_json: bool) -> i
     for label, usd in sorted(sums.items()):
         click.echo(visible(f"{money(usd):>12}  {label}"))
     click.echo(f"{money(total_usd):>12}  total")
+    if not sums:
+        where = "in the account's book" if root is None else f"below {root}"
+        click.echo(visible(f"no attempts {where} (those of the sandbox don't count)"), err=True)
     return 0

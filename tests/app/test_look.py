@@ -2,8 +2,10 @@
 
 import json
 import os
+import sys
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -18,6 +20,7 @@ from batcher.sandbox.settings import SandboxSettings
 from tests.support.api_server import TOKEN, served
 from tests.support.engine import FakeClock
 
+BATCHER = Path(sys.executable).with_name("batcher")
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 
 
@@ -194,6 +197,12 @@ def test_the_doctor_exits_as_a_run_would(tmp_path, called, server, monkeypatch):
     assert look(called, run_dir)[0] == 65
 
 
+def test_the_doctor_finds_the_program_beside_python_if_it_is_not_in_the_path(called, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("sys.executable", str(BATCHER.with_name("python")))
+    assert f"PATH={BATCHER.parent}:/usr/bin:/bin" in look(called)[1]["cron"][1]
+
+
 def test_the_doctor_names_every_variable_that_a_crontab_lacks(called, monkeypatch):
     ours = ["BATCHER_MAX_COST", "FAL_KEY", "REPLICATE_API_TOKEN", "RUNCOMFY_TOKEN_FILE", "HTTPS_PROXY"]
     for name in ours:
@@ -237,3 +246,10 @@ def test_the_doctor_looks_at_other_vendors_too(called, server, monkeypatch):
     code, found = look(called)
     assert (code, found["replicate"][0]) == (0, "careful")
     assert "r8_token" not in str(found)
+
+
+def test_spend_says_why_there_is_nothing_to_add_up(tmp_path, called):
+    assert called("spend") == (
+        0, "       $0.00  total\n", "no attempts in the account's book (those of the sandbox don't count)\n"
+    )  # fmt: skip
+    assert called("spend", tmp_path)[2].startswith(f"no attempts below {tmp_path} (")
