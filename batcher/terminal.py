@@ -1,4 +1,4 @@
-"""Text for people: safe to print on a terminal, with counts in words.
+"""Text for people: safe to print on a terminal, with counts and money in words.
 
 Messages come from servers, ids and paths from manifests and from ledgers that anyone may have edited. An
 escape sequence in them could move the cursor, overwrite printed text, or set a title; a bidirectional
@@ -32,6 +32,14 @@ def visible_lines(text: str) -> str:
 def counted(count: int, one: str, many: str) -> str:
     """A count and what is counted: ``1 job is``, ``2 jobs are``."""
     return f"{count} {one if count == 1 else many}"
+
+
+def money(usd: float | None) -> str:
+    """An amount for people: ``$12.60``, with hundredths of a cent if there are any."""
+    if usd is None:
+        return "unknown"
+    whole, _, fraction = f"{round(usd, 4) + 0.0:,.4f}".partition(".")
+    return f"${whole}.{fraction[:2]}{fraction[2:].rstrip('0')}"
 
 
 def legible(path: Path | str) -> str:

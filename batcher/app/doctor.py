@@ -37,7 +37,7 @@ from batcher.ports import Handle
 from batcher.providers.registry import RUNCOMFY, vendors_of
 from batcher.providers.runcomfy.credentials import LAST_RESORT_VARIABLE, XDG_CONFIG_VARIABLE, find_token
 from batcher.providers.runcomfy.server_time import server_time
-from batcher.terminal import counted, visible
+from batcher.terminal import counted, money, visible
 
 CRON_PATH = "/usr/bin:/bin"
 NO_SUCH_REQUEST = "00000000-0000-0000-0000-000000000000"
@@ -129,7 +129,7 @@ async def _vendor(name: str, site: Site, *, is_needed: bool) -> Check:
         code = cause.exit_code if is_needed else 0
         return Check(name, f"{vendor.api}: {error}", code, is_warning=True)
     usd = await vendor.balance_usd() if not vendor.wallet else None
-    balance = "" if usd is None else f", balance ${usd:,.2f}"
+    balance = "" if usd is None else f", balance {money(usd)}"
     is_empty = is_needed and usd is not None and usd <= 0
     return Check(
         name, f"{vendor.api} took the token{balance}", StoppedError.exit_code if is_empty else 0
@@ -155,7 +155,7 @@ async def _balance(site: Site, host: Host) -> Check:
     usd = await site.balance_usd([""])
     if usd is None:
         return Check("balance", "can't be asked", is_warning=True)
-    return Check("balance", f"${usd:,.2f}", StoppedError.exit_code if usd <= 0 else 0)
+    return Check("balance", money(usd), StoppedError.exit_code if usd <= 0 else 0)
 
 
 async def _clock(site: Site, host: Host) -> Check:

@@ -31,7 +31,7 @@ from batcher.planning.media_urls import MediaUrl, UrlWatch, media_urls
 from batcher.planning.plan import Decision, Plan, decide, make_plan
 from batcher.planning.survey import CanaryChoice, Estimate, Survey
 from batcher.providers.catalog import Specs
-from batcher.terminal import counted
+from batcher.terminal import counted, money
 
 ASK_FROM_JOBS = 20
 
@@ -299,7 +299,7 @@ def balance_warning(prepared: Prepared, balance_usd: float | None) -> str | None
         return None
     jobs = max(int(balance_usd / (cost_usd / made.to_buy)), 0)
     where = f"after about {counted(jobs, 'job', 'jobs')}" if jobs else "before the first job"
-    return f"needs ${needs_usd:.2f}, balance ${balance_usd:.2f}: stops {where}"
+    return f"needs {money(needs_usd)}, balance {money(balance_usd)}: stops {where}"
 
 
 def odd_schemas(prepared: Prepared) -> Iterator[str]:

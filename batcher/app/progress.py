@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from batcher.app.log_records import LogRecords
 from batcher.clock import Clock
 from batcher.ports import Silence
-from batcher.terminal import visible, visible_json
+from batcher.terminal import money, visible, visible_json
 
 if TYPE_CHECKING:
     from batcher.ports import EndedCall, JobEvent, RunView
@@ -82,11 +82,11 @@ def _shape(stream: TextIO) -> dict[str, Any]:
 def money_in_words(view: RunView) -> str:
     """The amount spent, and the cap or the plan's total: ``$4.20 of at most $5.00``."""
     spent_usd, cap_usd, estimate_usd = view.money()
-    spent = f"${spent_usd:,.2f}"
+    spent = money(spent_usd)
     if cap_usd is not None:
-        return f"{spent} of at most ${cap_usd:,.2f}"
+        return f"{spent} of at most {money(cap_usd)}"
     if estimate_usd:
-        return f"{spent} of about ${max(estimate_usd, spent_usd):,.2f}"
+        return f"{spent} of about {money(max(estimate_usd, spent_usd))}"
     return spent if spent_usd else ""
 
 

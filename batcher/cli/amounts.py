@@ -1,14 +1,6 @@
-"""Amounts as people read them: money, bytes, durations."""
+"""Amounts as people read them: bytes, durations."""
 
 from __future__ import annotations
-
-
-def money(usd: float | None) -> str:
-    """An amount for people: ``$12.60``, with hundredths of a cent if there are any."""
-    if usd is None:
-        return "unknown"
-    whole, _, fraction = f"{round(usd, 4) + 0.0:,.4f}".partition(".")
-    return f"${whole}.{fraction[:2]}{fraction[2:].rstrip('0')}"
 
 
 def size(count: float) -> str:

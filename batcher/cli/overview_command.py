@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 
 from batcher.app.overview import Overview, overviews
-from batcher.cli.amounts import money, size
+from batcher.cli.amounts import size
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.errors import InputError
-from batcher.terminal import visible, visible_json
+from batcher.terminal import money, visible, visible_json
 
 COLUMNS = (
     "state",

@@ -13,7 +13,7 @@ from batcher.app.check_urls import UrlReport
 from batcher.app.plan import Planned
 from batcher.app.prepare import Prepared
 from batcher.app.show_bodies import ShownJob
-from batcher.cli.amounts import duration, money
+from batcher.cli.amounts import duration
 from batcher.ledger.book import PeriodRoom
 from batcher.ledger.costs import DUST_USD
 from batcher.options.run import Options
@@ -21,6 +21,7 @@ from batcher.planning.plan import NOT_SUBMITTED, BucketTotal, Plan, PlanGroup
 from batcher.planning.survey import PriceLine
 from batcher.providers.catalog import SpecOrigin, SpecSource
 from batcher.schema.spec import Quote
+from batcher.terminal import money
 
 WORDS: Mapping[PlanGroup, tuple[str, str]] = {
     PlanGroup.NEW: ("+", "new: to be submitted"),

@@ -23,7 +23,6 @@ from batcher.app.plan import plan as app_plan
 from batcher.app.progress import Bar, Held, json_records
 from batcher.app.run_dir_checks import when_free
 from batcher.cli import process
-from batcher.cli.amounts import money
 from batcher.cli.event_loop import fast_loop, run_loop
 from batcher.cli.observers import observer_for, records_of, watched_by
 from batcher.cli.plan_view import brief_lines, plan_json, plan_page
@@ -41,7 +40,7 @@ from batcher.ledger.summary import Summary
 from batcher.options.run import Options
 from batcher.planning.plan import Plan
 from batcher.ports import Observer, Silence
-from batcher.terminal import counted, visible, visible_json, visible_lines
+from batcher.terminal import counted, money, visible, visible_json, visible_lines
 
 INTERNAL_ERROR = 70
 GC_THRESHOLDS = (10_000, 20, 100)

@@ -7,9 +7,8 @@ from pathlib import Path
 import click
 
 from batcher.app.spend import By, entries_of, rebuild, totals
-from batcher.cli.amounts import money
 from batcher.engine.host import Host
-from batcher.terminal import counted, visible, visible_json
+from batcher.terminal import counted, money, visible, visible_json
 
 
 def show_spending(root: Path | None, by: str, *, anew: bool, as_json: bool) -> int:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batcher.cli.amounts import duration, money, size
+from batcher.cli.amounts import duration, size
 from batcher.jobs.lifecycle import EXPIRED, NO_OUTPUT, SANDBOX_API, Stage, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
@@ -18,7 +18,7 @@ from batcher.options.command import as_path, command
 from batcher.options.given import Given
 from batcher.providers.registry import DEPLOYMENTS, RUNCOMFY, vendors_of
 from batcher.store.bucket import outputs_place
-from batcher.terminal import counted
+from batcher.terminal import counted, money
 
 PROBLEMS_SHOWN = 10
 GENERATIONS_PAGE = "the Generations page of your RunComfy account"

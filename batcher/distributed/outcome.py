@@ -16,6 +16,7 @@ from batcher.ledger.lines import lines_of
 from batcher.ledger.segments import segments_in
 from batcher.options.run import Options
 from batcher.ports import RunView
+from batcher.terminal import money
 
 _SEVEREST_FIRST = (70, 65, 73, 77, 75, 64, 69, 3, 1)
 
@@ -68,7 +69,7 @@ def _reason(fleet: Fleet, troubles: list[Trouble], options: Options) -> BatcherE
     if any(one.left_out for one in fleet.ended.values()):
         return StoppedError(
             "some jobs did not fit into their shard's part of --max-cost "
-            f"${options.money.max_cost_usd:.2f}: they stay pending; a run without --dask can use what "
+            f"{money(options.money.max_cost_usd)}: they stay pending; a run without --dask can use what "
             "other shards left unspent"
         )
     return None

@@ -12,7 +12,7 @@ from batcher.jobs.shard import Shard
 from batcher.ledger.costs import DUST_USD
 from batcher.ledger.ledger import Ledger
 from batcher.planning.plan import PriceOf
-from batcher.terminal import counted
+from batcher.terminal import counted, money
 
 NEARLY_SPENT = 0.8
 
@@ -72,7 +72,7 @@ class Budget:
             return None
         return StoppedError(
             f"{counted(self.left_out, 'job', 'jobs')} did not fit into --max-cost "
-            f"${self.max_cost_usd:.2f}: left for a later run"
+            f"{money(self.max_cost_usd)}: pending until that is higher"
         )
 
     def spent_usd(self) -> float:
@@ -90,7 +90,7 @@ class Budget:
             return None
         self._warned = True
         share = 100.0 * spent_usd / self.max_cost_usd
-        return f"${spent_usd:.2f} of --max-cost ${self.max_cost_usd:.2f} is spent ({share:.0f} %)"
+        return f"{money(spent_usd)} of --max-cost {money(self.max_cost_usd)} is spent ({share:.0f} %)"
 
     def _spent_by_shard_usd(self) -> list[float]:
         snapshot = self._snapshot

@@ -13,6 +13,7 @@ from batcher.jobs.lifecycle import Stage, State
 from batcher.ledger.finished import JobRecord
 from batcher.ledger.snapshot import Snapshot
 from batcher.options.facts import DEFAULT_CANARY_FAILURES, JobShare
+from batcher.terminal import money
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class CanaryReport:
     took_s: float
 
     def __str__(self) -> str:
-        cost = "at an unknown price" if self.cost_usd is None else f"for ${self.cost_usd:.2f}"
+        cost = "at an unknown price" if self.cost_usd is None else f"for {money(self.cost_usd)}"
         well = f"{self.jobs - self.failed - self.unjudged} of {self.jobs} jobs went well"
         if self.unjudged:
             well += f", {self.unjudged} have not ended"

@@ -32,6 +32,7 @@ from batcher.ledger.book_file import FOLD, RESERVE, SETTLE, UNTIL, WAIT, BookFil
 from batcher.ledger.book_fold import paid_number
 from batcher.ledger.costs import DUST_USD
 from batcher.ledger.packed import PackedMap
+from batcher.terminal import money
 
 UNFINISHED_AT_MOST = timedelta(days=1)
 """No request counts as unfinished for longer."""
@@ -119,8 +120,8 @@ class PeriodRoom(NamedTuple):
         return self.ends.isoformat(" ", "minutes")
 
     def __str__(self) -> str:
-        typed = shlex.quote(f"{self.name}={self.cap_usd:g}")
-        spent = f"--max-cost-per {typed}: ${self.spent_usd:.2f} of this {self.period} is spent"
+        typed = shlex.quote(f"{self.name}={self.cap_usd:.10g}")
+        spent = f"--max-cost-per {typed}: {money(self.spent_usd)} of this {self.period} is spent"
         return spent if self.models is None else f"{spent} on these models"
 
 
@@ -339,7 +340,7 @@ class Book:
         if not full:
             return None
         room = next((room for room in full if room.models is None), full[0])
-        reason = f"{room}, and the next job may cost ${entry.usd:.2f}; the rest stays pending until "
+        reason = f"{room}, and the next job may cost {money(entry.usd)}; the rest stays pending until "
         kind = StoppedError if room.models is None else ModelCapReached
         return kind(reason + room.opens)
 

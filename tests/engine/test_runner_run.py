@@ -23,7 +23,17 @@ from batcher.errors import (
 from batcher.jobs.lifecycle import EventName, Stage, State
 from batcher.options.facts import Outage, Policy, Selection
 from batcher.ports import CancelOutcome, Phase
-from tests.support.engine import Batch, after, answer, bought, for_ever, in_virtual_time, job, some_jobs
+from tests.support.engine import (
+    Batch,
+    after,
+    answer,
+    bought,
+    for_ever,
+    in_virtual_time,
+    job,
+    observer_that,
+    some_jobs,
+)
 
 SIGNAL = InterruptedRunError("signal 2")
 STOP = StoppedError("enough")
@@ -412,7 +422,17 @@ async def test_what_does_not_fit_into_the_budget_stays_pending(batch):
     ended = await batch.run(some_jobs(10))
     assert ended.states == {"done": 3}
     assert ended.error.exit_code == 3
-    assert str(ended.error) == "7 jobs did not fit into --max-cost $3.00: left for a later run"
+    assert str(ended.error) == "7 jobs did not fit into --max-cost $3.00: pending until that is higher"
+
+
+@in_virtual_time
+async def test_a_cap_of_fractions_of_a_cent_is_told_as_it_is(batch):
+    batch.max_cost_usd, told = 0.0035, []
+    batch.price_of = lambda job: 0.0015
+    batch.observer = observer_that(warn=told.append)
+    ended = await batch.run(some_jobs(3))
+    assert str(ended.error) == "1 job did not fit into --max-cost $0.0035: pending until that is higher"
+    assert told == ["$0.003 of --max-cost $0.0035 is spent (86 %)"]
 
 
 @in_virtual_time

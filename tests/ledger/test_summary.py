@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from batcher.cli.amounts import money
 from batcher.cli.summary_view import status_lines, summary_lines
 from batcher.clock import SystemClock
 from batcher.jobs.job import Artifact
@@ -16,6 +15,7 @@ from batcher.jobs.shard import Shard
 from batcher.ledger.ledger import Ledger, read_snapshot
 from batcher.ledger.summary import Summary, listed_jobs, status_of
 from batcher.options.given import Given
+from batcher.terminal import money
 from tests.support.engine import QuickDisk, bought, job
 
 FILES = (Artifact("media/x.mp4", 100, "aa"), Artifact("media/y.mp4", 23, "bb"))
