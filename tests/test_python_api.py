@@ -120,6 +120,35 @@ async def test_results_come_as_jobs_end_and_are_durable_by_then():
     assert [job async for job in batcher.stream(jobs=ROWS, output="x", **QUICK)] == []
 
 
+SELVES = {
+    "a folder": ("shots", {}),
+    "the working directory": (".", {}),
+    "any depth": ("**/*.png", {}),
+    "a pattern": ("*/[!q]*/*.png", {"output": "out"}),
+    "an input": ("m.yaml", {}),
+    "an include": ("all.yaml", {}),
+}
+
+
+@pytest.mark.parametrize("kind", SELVES)
+async def test_results_of_a_run_are_no_inputs_of_the_next_one_whatever_lists_them(kind, here):
+    """Else the same command would buy more with each run."""
+    manifest, options = SELVES[kind]
+    for name in ("shots/a.png", "shots/in/b.png"):
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).write_bytes(b"\x89PNG\r\n\x1a\n" + name.encode() + bytes(64))
+    job = {"images": {"glob": "**/*.png"}}
+    (here / "m.yaml").write_text(json.dumps({"jobs": [job]}))
+    (here / "all.yaml").write_text(json.dumps({"jobs": [{"from": "."}]}))
+    output = {"output": "shots/out", **options}
+    quick = QUICK | output | {"model": "bytedance/seedream-4-5/edit", "set": {"prompt": "a cat"}}
+    first = await batcher.run(manifest, **quick)
+    assert first.done == first.submitted_now > 0
+    assert list((here / output["output"] / "media").glob("*.png"))
+    again = await batcher.run(manifest, **quick)
+    assert (again.total, again.submitted_now, again.orphaned) == (first.total, 0, 0)
+
+
 @pytest.mark.parametrize(("cancels", "states"), [(1, {"submitted": 4}), (2, {"unknown": 4})])
 async def test_a_cancelled_run_awaits_the_answers_to_its_posts_unless_it_is_cancelled_again(
     here, monkeypatch, cancels, states

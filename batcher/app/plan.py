@@ -42,6 +42,7 @@ async def plan(options: Options, host: Host) -> Planned:
     check_is_manifest(options, host.disk)
     manifest = open_manifest(options.manifest, options.overrides, options.also)
     run_dir = run_dir_of(options, manifest, host.disk)
+    manifest.leave_out(run_dir)
     models = await in_steps(manifest.models(), host.clock)
     async with connect(options.sandbox, host, None, models=models, spending=False) as site:
         specs = await specs_of(site, models, run_dir, host)

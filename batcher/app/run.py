@@ -83,6 +83,7 @@ async def run_here(options: Options, host: Host) -> Summary:
     options = _on_the_clock(options, host)
     manifest = open_manifest(options.manifest, options.overrides, options.also)
     run_dir, shard = run_dir_of(options, manifest, host.disk), options.selection.shard
+    manifest.leave_out(run_dir)
     store = open_run_dir(run_dir, host.disk, shard, options.bucket_url)
     check_existing(options, run_dir, host.disk)
     models = await in_steps(manifest.models(), host.clock)

@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from batcher.errors import ManifestError
+from batcher.layout import HIDDEN_NAME, LEDGER_NAME
 from batcher.manifest.rows import LocalPath, Row
 from batcher.terminal import legible
 
@@ -35,11 +36,24 @@ def index_in(folder: Path) -> Path | None:
     return next((folder / name for name in _INDEXES if (folder / name).is_file()), None)
 
 
+def is_run_dir(folder: Path) -> bool:
+    """Whether ``folder`` is a run directory: its files are the results of jobs.
+
+    A search for inputs at any depth leaves them out. Else each run would buy more jobs, made from the
+    results of the run before.
+    """
+    return (folder / HIDDEN_NAME).is_dir() or (folder / LEDGER_NAME).is_file()
+
+
 def media_in(folder: Path) -> list[LocalPath]:
-    """The media files at any depth, each real file once, relative to ``folder``, sorted."""
+    """The media files at any depth, each real file once, relative to ``folder``, sorted.
+
+    Those in run directories below it are left out.
+    """
     found = []
     for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        below = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in below if not is_run_dir(Path(place, name))]
         paths = (Path(place, name) for name in names if not name.startswith("."))
         found += [path for path in paths if media_of(path) and path.is_file()]
     by_file: dict[str, Path] = {}

@@ -9,15 +9,20 @@ from glob import has_magic
 from pathlib import Path
 
 from batcher.jobs.identity import FIRST_RULE, RULE
+from batcher.manifest.folders import is_run_dir
 from batcher.manifest.rows import LocalPath
 
 ANY_DEPTH = "**"
 
 
 class Globs:
-    """Caches the files of each pattern, so that each pass over a manifest sees the same ones."""
+    """Caches the files of each pattern, so that each pass over a manifest sees the same ones.
 
-    def __init__(self) -> None:
+    Files below ``left_out``, a real path, match none.
+    """
+
+    def __init__(self, left_out: str | None = None) -> None:
+        self._left_out = left_out
         self._found: dict[tuple[Path, str, int], list[LocalPath]] = {}
 
     def files(self, directory: Path, pattern: str, rule: int = RULE) -> list[LocalPath]:
@@ -28,12 +33,22 @@ class Globs:
         key = (directory, pattern, rule)
         if key not in self._found:
             try:
-                self._found[key] = _files(directory, pattern, rule)
+                found = _files(directory, pattern, rule)
+                self._found[key] = [path for path in found if not self._is_left_out(directory / path)]
             except (ValueError, OSError, RecursionError) as error:
                 raise ValueError(f"glob {pattern!r:.60}: {error}") from None
         if not self._found[key]:
-            raise ValueError(f"glob {pattern!r:.60} matches no file in {directory}")
+            outside = " outside of run directories" if ANY_DEPTH in pattern or self._left_out else ""
+            raise ValueError(f"glob {pattern!r:.60} matches no file in {directory}{outside}")
         return self._found[key]
+
+    def _is_left_out(self, path: Path) -> bool:
+        return self._left_out is not None and is_below(path, self._left_out)
+
+
+def is_below(path: Path, folder: str) -> bool:
+    """Whether the real file of ``path`` is in ``folder``, a real path, at any depth."""
+    return os.path.realpath(path).startswith(os.path.join(folder, ""))
 
 
 def _files(directory: Path, pattern: str, rule: int) -> list[LocalPath]:
@@ -69,14 +84,18 @@ def _matches(directory: Path, base: str, parts: list[str]) -> Iterator[str]:
 
 
 def _folders(directory: Path, base: str, seen: set[str]) -> Iterator[str]:
-    """``base`` and all folders below it, each real folder once, because links may form cycles."""
+    """``base`` and all folders below it, each real folder once, because links may form cycles.
+
+    Run directories below it are left out.
+    """
     real = os.path.realpath(directory / base)
     if real in seen or not Path(real).is_dir():
         return
     seen.add(real)
     yield base
     for name in _names(directory / base, "*"):
-        if (directory / base / name).is_dir():
+        folder = directory / base / name
+        if folder.is_dir() and not is_run_dir(folder):
             yield from _folders(directory, _below(base, name), seen)
 
 

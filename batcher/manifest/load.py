@@ -125,6 +125,13 @@ class Manifest:
         self.rule = RULE
         self._media = LocalFiles()
 
+    def leave_out(self, run_dir: Path) -> None:
+        """Take no file of ``run_dir`` for an input because a pattern or a folder lists it.
+
+        Else each run would buy jobs made from the results of the run before.
+        """
+        self._tree.leave_out(run_dir)
+
     def keep_rule(self, rule: int) -> None:
         """Make ids by ``rule``: that of the ledger of this run directory."""
         self.rule = rule

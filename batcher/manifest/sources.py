@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import re
 import sys
@@ -15,7 +16,8 @@ from typing import BinaryIO
 from batcher.errors import ManifestError
 from batcher.jobs.column_rules import ColumnRules
 from batcher.manifest.files import ManifestFile
-from batcher.manifest.folders import FILE_NAME, index_in, media_in, media_of, media_rows
+from batcher.manifest.folders import FILE_NAME, index_in, is_run_dir, media_in, media_of, media_rows
+from batcher.manifest.globs import ANY_DEPTH
 from batcher.manifest.read import FORMATS, Document, open_document, read_document
 from batcher.manifest.reading import Include
 from batcher.manifest.rows import Head, LocalPath, Row
@@ -112,11 +114,19 @@ def _listed(rows: list[Row], shown_as: str, directory: Path) -> Document:
 def _matching(pattern: Path, shown_as: str) -> list[Path]:
     found: dict[Path, Path] = {}
     for name in sorted(glob.iglob(str(pattern), recursive=True)):  # noqa: PTH207 (a pattern may be absolute)
-        if Path(name).is_file():
+        if Path(name).is_file() and not _is_result(Path(name), pattern):
             found.setdefault(Path(name).resolve(), Path(name))
     if not found:
         raise ManifestError([f"{shown_as}: no file matches"])
     return list(found.values())
+
+
+def _is_result(path: Path, pattern: Path) -> bool:
+    """Whether ``**`` in ``pattern`` went into a run directory to find ``path``."""
+    if ANY_DEPTH not in pattern.parts:
+        return False
+    fixed = len(Path(*itertools.takewhile(lambda part: part != ANY_DEPTH, pattern.parts)).parts)
+    return any(is_run_dir(Path(*path.parts[:end])) for end in range(fixed + 1, len(path.parts)))
 
 
 def _manifests_in(folder: Path) -> str:

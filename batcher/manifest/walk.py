@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from batcher.jobs.column_rules import ColumnRules
 from batcher.manifest.csv_files import Table
 from batcher.manifest.delimited import Record
 from batcher.manifest.expand import RowLayer, Scope, Setting
-from batcher.manifest.globs import Globs
+from batcher.manifest.folders import FILE_NAME
+from batcher.manifest.globs import Globs, is_below
 from batcher.manifest.read import HELD_ROWS_HINT, Document
 from batcher.manifest.reading import Include
 from batcher.manifest.rows import ManifestChanged, Row, judge
@@ -50,7 +52,13 @@ class Tree:
         self._columns = columns
         self._setting = setting
         self._globs = Globs()
+        self._left_out: str | None = None
         self._included: dict[tuple[Path, Include], Document | ManifestError] = {}
+
+    def leave_out(self, folder: Path) -> None:
+        """Let no pattern and no listing find a file in ``folder``. Call it before the first pass."""
+        self._left_out = os.path.realpath(folder)
+        self._globs = Globs(self._left_out)
 
     def keep_rule(self, rule: int) -> None:
         """Make ids by ``rule``."""
@@ -102,6 +110,8 @@ class Tree:
                 yield Block(scope, records, table, document)
         else:
             for row in document.rows():
+                if document.is_listing and self._is_left_out(row, document):
+                    continue
                 if not _is_valid(row, document, tally):
                     continue
                 if row.include is None:
@@ -109,6 +119,10 @@ class Tree:
                 else:
                     yield from self._rows_inside(row, trail, scope.layers, tally)
         tally.warnings += document.remarks.lines(document.file.shown)
+
+    def _is_left_out(self, row: Row, listing: Document) -> bool:
+        name = row.include.file if row.include is not None else row.inputs[FILE_NAME]
+        return self._left_out is not None and is_below(listing.directory / name, self._left_out)
 
     def _rows_inside(
         self, entry: Row, trail: tuple[Document, ...], around: tuple[RowLayer, ...], tally: ManifestTally

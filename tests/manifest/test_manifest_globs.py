@@ -45,6 +45,27 @@ def test_an_old_run_directory_keeps_the_paths_that_its_ids_are_made_of(photos):
     assert found(photos, "./photos/*.png", rule=1) == ["./photos/a.png", "./photos/b.png"]
 
 
+def test_a_search_at_any_depth_does_not_enter_run_directories(photos):
+    for number, mark in enumerate(("ledger.jsonl", ".batcher/lock")):
+        write(photos / f"photos/out{number}", mark, "")
+        write(photos / f"photos/out{number}/media", "x.png", PNG)
+    assert [name for name in found(photos, "**/*.png") if "out" in name] == []
+    assert found(photos, "photos/*/media/*.png") == [
+        "photos/out0/media/x.png",
+        "photos/out1/media/x.png",
+    ]
+    assert found(photos, "photos/out1/**/*.png") == ["photos/out1/media/x.png"]
+
+
+def test_what_is_left_out_matches_no_pattern(photos):
+    os.symlink("photos/more", photos / "linked")
+    globs = Globs(os.path.realpath(photos / "photos/more"))
+    assert globs.files(photos, "photos/**/*.png") == ["photos/a.png", "photos/b.png"]
+    for pattern in ("photos/more/*.png", "linked/deep/*"):
+        with pytest.raises(ValueError, match=r"matches no file .* outside of run directories"):
+            globs.files(photos, pattern)
+
+
 def test_links_in_circles_make_no_more_files(photos):
     for name in ("latest", "more/up", "more/deep/top"):
         os.symlink(photos / "photos", photos / "photos" / name)
