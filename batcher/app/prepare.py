@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -101,8 +101,8 @@ class Prepared:
         selection = self.options.selection
         if selection.limit is None and selection.only is None:
             return None
-        jobs = self.manifest.jobs(self.specs.by_model, ManifestTally(), self.tally)
-        return frozenset(job.id for job, chosen in selection.select(jobs) if chosen)
+        blocks = self.manifest.blocks(self.specs.by_model, ManifestTally(), self.tally)
+        return frozenset(job.id for _, chosen in selection.select(blocks) for job in chosen)
 
     def _canaries_first(self) -> Iterator[Job]:
         """The selected jobs: the canary's in one pass over the manifest, the others in the next."""
@@ -119,9 +119,9 @@ class Prepared:
                 yield job
 
     def _selected(self) -> Iterator[Job]:
-        jobs = self.roll.keep(self.manifest.jobs(self.specs.by_model, ManifestTally(), self.tally))
-        chosen = (job for job, selected in self.options.selection.select(jobs) if selected)
-        return (job for job in chosen if job.id not in self.plan.edited)
+        blocks = self.manifest.blocks(self.specs.by_model, ManifestTally(), self.tally)
+        chosen = self.options.selection.select(self.roll.keep(blocks))
+        return (job for _, block in chosen for job in block if job.id not in self.plan.edited)
 
 
 def prepare(
@@ -137,8 +137,8 @@ def prepare(
     survey = _survey(specs, options.money, snapshot.costs)
     only = options.selection.only
     unmet = set(only) if isinstance(only, frozenset) else set()
-    jobs = _meeting(unmet, columns.watch(roll.note(manifest.jobs(specs.by_model, tally))))
-    made = yield from make_plan(jobs, snapshot, options.selection, options.policy, survey.price_usd)
+    blocks = _meeting(unmet, columns.watch(roll.note(manifest.blocks(specs.by_model, tally))))
+    made = yield from make_plan(blocks, snapshot, options.selection, options.policy, survey.prices_usd)
     for row in made.edited.values():
         tally.reject(row.source.file, [(row.source.line, "id", row.problem)])
     if not options.skip_invalid:
@@ -183,17 +183,12 @@ def _raise_if_invalid(tally: ManifestTally, specs: Specs, options: Options) -> N
     raise tally.error(f"These columns fit so, if that is what they are{others}: {command}")
 
 
-def _meeting(unmet: set[str], jobs: Iterator[Job]) -> Iterator[Job]:
-    """Pass ``jobs`` through; ids that remain in ``unmet`` belong to none of them."""
-    if not unmet:
-        return jobs
-    return _discarding(unmet, jobs)
-
-
-def _discarding(unmet: set[str], jobs: Iterator[Job]) -> Iterator[Job]:
-    for job in jobs:
-        unmet.discard(job.id)
-        yield job
+def _meeting(unmet: set[str], blocks: Iterable[Sequence[Job]]) -> Iterator[Sequence[Job]]:
+    """Pass blocks of jobs through; ids that remain in ``unmet`` belong to none of them."""
+    for block in blocks:
+        if unmet:
+            unmet.difference_update(job.id for job in block)
+        yield block
 
 
 def _survey(specs: Specs, money: Money, costs: Costs) -> Survey:

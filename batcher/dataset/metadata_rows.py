@@ -5,7 +5,7 @@ Every row has the same keys and each key has one type, over all models, so that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -62,24 +62,34 @@ class ColumnTypes:
         self._last_meta: dict[str, type] = {}
         self._last_vars: dict[str, type] = {}
 
-    def watch(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """Yield ``jobs`` unchanged, and add their columns."""
-        for job in jobs:
-            self.add(job.input, job.meta, job.vars)
-            yield job
+    def watch(self, blocks: Iterable[Sequence[Job]]) -> Iterator[Sequence[Job]]:
+        """Yield blocks of jobs unchanged, and add their columns."""
+        for block in blocks:
+            rows = [job.input for job in block]
+            if {(*row, *map(type, row.values())) for row in rows} != {self._last_kinds}:
+                for row in rows:
+                    self._add_inputs(row)
+            for meta in {id(job.meta): job.meta for job in block if job.meta}.values():
+                self._take("meta", meta, self._last_meta)
+            for job in block:
+                if job.vars:
+                    self._take("var", job.vars, self._last_vars)
+            yield block
 
     def add(
         self, inputs: dict[str, Any], meta: dict[str, Any], variables: Mapping[str, Any] = NONE
     ) -> None:
-        """Add one job's values. Most have the types of the job before."""
+        """Add one job's values."""
+        self._add_inputs(inputs)
+        self._take("meta", meta, self._last_meta)
+        self._take("var", variables, self._last_vars)
+
+    def _add_inputs(self, inputs: dict[str, Any]) -> None:
+        """Most have the types of the job before."""
         kinds = (*inputs, *map(type, inputs.values()))
         if kinds != self._last_kinds:
             self._take("input", inputs, self._last_inputs)
             self._last_kinds = kinds if list not in kinds else ()
-        if meta:
-            self._take("meta", meta, self._last_meta)
-        if variables:
-            self._take("var", variables, self._last_vars)
 
     def _take(self, prefix: str, values: Mapping[str, Any], last: dict[str, type]) -> None:
         for name, value in values.items():

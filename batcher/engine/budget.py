@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from batcher.errors import StoppedError
@@ -11,10 +11,10 @@ from batcher.jobs.job import Job
 from batcher.jobs.shard import Shard
 from batcher.ledger.costs import DUST_USD
 from batcher.ledger.ledger import Ledger
-from batcher.planning.plan import PriceOf
 from batcher.terminal import counted, money
 
 NEARLY_SPENT = 0.8
+PriceOf = Callable[[Job], float | None]
 
 
 class Caps(NamedTuple):

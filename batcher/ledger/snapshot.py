@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec import UNSET
@@ -92,6 +92,13 @@ class Snapshot:
     def get(self, job_id: str) -> JobRecord | None:
         """The job's record, or None if the ledger doesn't mention it."""
         return self.records.find(job_id)
+
+    def known(self, job_ids: Iterable[str]) -> dict[str, JobRecord]:
+        """The records of those of many jobs that the ledger mentions."""
+        if not len(self.records):
+            return {}
+        found = ((job_id, self.records.find(job_id)) for job_id in job_ids)
+        return {job_id: record for job_id, record in found if record is not None}
 
     def is_given(self, request_id: str) -> bool:
         """Whether any attempt has this request id."""

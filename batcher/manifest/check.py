@@ -268,7 +268,7 @@ class Checker:
 
     def _is_new(self, job: Job, explicit: str | None) -> bool:
         """Claim the job's id. Raises Rejects if another job has it."""
-        (mark,) = marks_of([job.input], [job.meta])
+        mark = _mark(job)
         claim, first, first_mark = self._claim(job, explicit, mark)
         if claim is Claim.TAKEN:
             raise Rejects([("id", self._taken(job, explicit, first))])
@@ -312,23 +312,35 @@ def _is_url(value: Any) -> bool:
     return isinstance(value, str) and is_public_url(value)
 
 
-def marks_of(inputs: Sequence[dict[str, Any]], metas: Sequence[dict[str, Any]]) -> list[int]:
-    """For each job, a hash of what may differ between two rows of it: inputs as sent, and metadata.
+def _mark(job: Job) -> int:
+    """A hash of what may differ between two rows of one job: inputs as sent, and metadata."""
+    return (_hash_of(job.input) & _HALF_MASK) << _HALF_BITS | _hash_of(job.meta) & _HALF_MASK
 
-    All ``inputs`` have the same names, and all ``metas``.
-    """
+
+def marks_of(inputs: Sequence[dict[str, Any]], metas: Sequence[dict[str, Any]]) -> list[int]:
+    """The mark of each of many jobs. All ``inputs`` have the same names, and all ``metas``."""
     pairs = zip(_hashes_of(inputs), _hashes_of(metas), strict=True)
     return [(sent & _HALF_MASK) << _HALF_BITS | meta & _HALF_MASK for sent, meta in pairs]
 
 
-def _hashes_of(rows: Sequence[dict[str, Any]]) -> list[int]:
-    if not rows or not rows[0]:
-        return [0] * len(rows)
-    names = (*sorted(rows[0]),)
+def _hash_of(values: dict[str, Any]) -> int:
+    names = sorted(values)
     try:
-        return [*map(hash, zip(repeat(names, len(rows)), map(itemgetter(*names), rows), strict=True))]
+        return hash((*names, *map(values.get, names)))
     except TypeError:  # lists and mappings
-        return [hash(_encode_sorted(values)) for values in rows]
+        return hash(_encode_sorted(values))
+
+
+def _hashes_of(rows: Sequence[dict[str, Any]]) -> list[int]:
+    """:func:`_hash_of` for dicts with the same names."""
+    names = sorted(rows[0])
+    if not names:
+        return [_hash_of({})] * len(rows)
+    columns = (map(itemgetter(name), rows) for name in names)
+    try:
+        return [*map(hash, zip(*map(repeat, names), *columns))]  # noqa: B905 (names have no end)
+    except TypeError:
+        return [*map(_hash_of, rows)]
 
 
 def _check_file_name(job_id: str) -> None:

@@ -137,29 +137,31 @@ class Roll:
     added: int = 0
     _keys: array[int] = field(default_factory=lambda: array("Q"))
 
-    def note(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """The first pass: ``jobs``, all of which count."""
-        for job in jobs:
-            self._keys.append(_key(job))
-            yield job
+    def note(self, blocks: Iterable[Sequence[Job]]) -> Iterator[Sequence[Job]]:
+        """The first pass: blocks of jobs, all of which count."""
+        for block in blocks:
+            self._keys.extend([_key(job) for job in block])
+            yield block
 
-    def keep(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """A later pass: those of ``jobs`` that were counted, each once."""
+    def keep(self, blocks: Iterable[Sequence[Job]]) -> Iterator[Sequence[Job]]:
+        """A later pass: those of the blocks' jobs that were counted, each once."""
         self.added = position = 0
         left: set[int] | None = None
-        for job in jobs:
-            key = _key(job)
+        for block in blocks:
+            keys = array("Q", [_key(job) for job in block])
             if left is None:
-                if position < len(self._keys) and self._keys[position] == key:
-                    position += 1
-                    yield job
+                if self._keys[position : position + len(keys)] == keys:
+                    position += len(keys)
+                    yield block
                     continue
                 left = set(self._keys[position:])  # the manifest has changed
-            if key in left:
-                left.discard(key)
-                yield job
-            else:
-                self.added += 1
+            kept = []
+            for job, key in zip(block, keys, strict=True):
+                if key in left:
+                    left.discard(key)
+                    kept.append(job)
+            self.added += len(block) - len(kept)
+            yield kept
 
 
 def _key(job: Job) -> int:

@@ -29,6 +29,9 @@ from batcher.terminal import legible
 
 NAME_MAX_BYTES = 200
 ROWS_PER_STEP = 128
+JOBS_PER_BLOCK = 64
+SHORT_CHARS = 4096
+_NUMBERS = frozenset({int, float, bool})
 
 _SAFE_NAME = re.compile(r'(?![.~ -])[^/\\<>:"|?*\x00-\x1f\x7f\ud800-\udfff]{1,100}(?<![. ])')
 
@@ -161,18 +164,29 @@ class Manifest:
     def jobs(
         self, specs: Mapping[str, ModelSpec], tally: ManifestTally, earlier: ManifestTally | None = None
     ) -> Iterator[Job]:
-        """Each valid job in manifest order, once; ``tally`` collects everything else during the pass.
+        """Each valid job in manifest order, once: see :meth:`blocks`."""
+        return itertools.chain.from_iterable(self.blocks(specs, tally, earlier))
+
+    def blocks(
+        self, specs: Mapping[str, ModelSpec], tally: ManifestTally, earlier: ManifestTally | None = None
+    ) -> Iterator[Sequence[Job]]:
+        """The same, many at a time; ``tally`` collects everything else during the pass.
 
         The inputs of a model without a spec are sent unchanged, except media. ``earlier`` is the tally
         of an earlier complete pass: then the ids need not be kept, and the pass takes less memory.
         Raises ManifestError, with all problems so far, if a file can't be read any further.
         """
+        return _gathered(self._parts(specs, tally, earlier))
+
+    def _parts(
+        self, specs: Mapping[str, ModelSpec], tally: ManifestTally, earlier: ManifestTally | None
+    ) -> Iterator[Job | list[Job]]:
         seen = earlier.dropped if earlier is not None else None
         checker = Checker(specs, self._media, tally, seen)
         try:
             for part in self._tree.parts(tally):
                 if isinstance(part, Block):
-                    yield from _jobs_in(part, checker, tally)
+                    yield from _blocks_in(part, checker, tally)
                 else:
                     yield from _jobs_of(part, checker, tally)
             if tally.rows:
@@ -187,14 +201,50 @@ class Manifest:
             raise tally.error() from None
 
 
-def _jobs_in(block: Block, checker: Checker, tally: ManifestTally) -> Iterator[Job]:
+def _gathered(parts: Iterable[Job | list[Job]]) -> Iterator[list[Job]]:
+    """Blocks of jobs, and single jobs put together unless they are large.
+
+    A ManifestError is raised after the jobs before it.
+    """
+    single: list[Job] = []
+    try:
+        for part in parts:
+            if isinstance(part, Job):
+                single.append(part)
+                if len(single) < JOBS_PER_BLOCK and _is_small(part):
+                    continue
+            if single:
+                yield single
+                single = []
+            if isinstance(part, list):
+                yield part
+    except ManifestError:
+        if single:
+            yield single
+        raise
+    if single:
+        yield single
+
+
+def _is_small(job: Job) -> bool:
+    """Whether all its inputs and metadata are numbers and short texts."""
+    for value in itertools.chain(job.input.values(), job.meta.values()):
+        if type(value) is str:
+            if len(value) > SHORT_CHARS:
+                return False
+        elif type(value) not in _NUMBERS:
+            return False
+    return True
+
+
+def _blocks_in(block: Block, checker: Checker, tally: ManifestTally) -> Iterator[Job | list[Job]]:
     """The valid jobs of a block: of most rows by column, of the others row by row, in their order."""
     records = iter(block.records)
     for fits, group in itertools.groupby(fitted_rows(block, checker), bool):
         rows = [*group]
         run = block._replace(records=[*itertools.islice(records, len(rows))])
         if fits:
-            yield from _fitted_jobs(run, rows, checker, tally)
+            yield _fitted_jobs(run, rows, checker, tally)
             continue
         for record in run.records:
             if (found := block.found(record, tally)) is not None:
@@ -203,13 +253,13 @@ def _jobs_in(block: Block, checker: Checker, tally: ManifestTally) -> Iterator[J
 
 def _fitted_jobs(
     block: Block, rows: Sequence[FittedRow | None], checker: Checker, tally: ManifestTally
-) -> Iterable[Job]:
-    """The jobs of a block, all of whose rows fit: at once, if all are new jobs."""
+) -> list[Job]:
+    """The jobs of a block, all of whose rows fit: made at once, if all are new."""
     fitted = [row for row in rows if row is not None]
     lines = [line for line, _ in block.records]
     tally.rows += len(lines)
     jobs = checker.fitted_jobs(fitted, lines, block.document.file.shown, block.scope)
-    return _jobs_one_by_one(block, fitted, checker, tally) if jobs is None else jobs
+    return [*_jobs_one_by_one(block, fitted, checker, tally)] if jobs is None else jobs
 
 
 def _jobs_one_by_one(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -96,18 +96,17 @@ class Selection:
             return False
         return self.shard is None or self.shard.has(job_id)
 
-    def select(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, bool]]:
-        """Every job, and whether it is selected."""
+    def select(self, blocks: Iterable[Sequence[Job]]) -> Iterator[tuple[Sequence[Job], Sequence[Job]]]:
+        """Every block of jobs, and those of them that are selected."""
         left = self.limit
-        if left is None and self.only is None and self.shard is None:
-            for job in jobs:
-                yield job, True
-            return
-        for job in jobs:
-            chosen = (left is None or left > 0) and self.matches(job.id)
-            if chosen and left is not None:
-                left -= 1
-            yield job, chosen
+        for block in blocks:
+            chosen = block if left is None or left > 0 else ()
+            if self.only is not None or self.shard is not None:
+                chosen = [job for job in chosen if self.matches(job.id)]
+            if left is not None:
+                chosen = chosen[:left]
+                left -= len(chosen)
+            yield block, chosen
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import re
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -136,12 +136,22 @@ def looks_like_page(url: str) -> bool:
     return address.partition("/")[0].lower() in _PAGE_HOSTS and not _FILE_ON_SUCH_A_HOST.match(address)
 
 
-def _needs_look(value: Any) -> bool:
-    """Whether an input may hold the URL of media that can't be fetched, or not for long."""
-    if isinstance(value, str):
-        host = value.partition("://")[2].partition("/")[0]
-        return "?" in value or _is_private_name(host) or host.lower() in _PAGE_HOSTS
-    return value is not None
+def _may_need_look(name: str, jobs: Sequence[Job]) -> bool:
+    """Whether :func:`_needs_look` may be true for the input ``name`` of any of ``jobs``."""
+    urls = [url for job in jobs if (url := job.input.get(name)) is not None]
+    if not {str}.issuperset(map(type, urls)):
+        return True
+    hosts = {url.partition("://")[2].partition("/")[0] for url in urls}
+    return any("?" in url for url in urls) or any(map(_is_odd_host, hosts))
+
+
+def _needs_look(url: str) -> bool:
+    """Whether it may be the URL of media that can't be fetched, or not for long."""
+    return "?" in url or _is_odd_host(url.partition("://")[2].partition("/")[0])
+
+
+def _is_odd_host(authority: str) -> bool:
+    return _is_private_name(authority) or authority.lower() in _PAGE_HOSTS
 
 
 @lru_cache(maxsize=1024)
@@ -161,13 +171,14 @@ class UrlWatch:
     _expiries_s: array[float] = field(default_factory=lambda: array("d"))
     _soonest: list[tuple[float, int, MediaUrl]] = field(default_factory=list)
 
-    def look_at(self, job: Job, spec: ModelSpec | None) -> None:
-        """Check the URLs of one job. Most are neither signed nor on a host that looks private."""
-        if spec is not None and not any(map(_needs_look, map(job.input.get, spec.media))):
+    def look_at(self, jobs: Sequence[Job], spec: ModelSpec | None) -> None:
+        """Check the URLs of jobs of one model: most are neither signed nor on a private host."""
+        if spec is not None and not any(_may_need_look(name, jobs) for name in spec.media):
             return
-        for url, kind, name in _urls_of(job, spec):
-            if _needs_look(url):
-                self.add(MediaUrl(url, kind, name, job.source))
+        for job in jobs:
+            for url, kind, name in _urls_of(job, spec):
+                if _needs_look(url):
+                    self.add(MediaUrl(url, kind, name, job.source))
 
     def add(self, media: MediaUrl) -> None:
         """Check one URL, without any request."""

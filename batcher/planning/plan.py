@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 from batcher.jobs.job import Job, Source
@@ -18,7 +20,7 @@ from batcher.terminal import counted
 EXAMPLES_SHOWN = 3
 JOBS_PER_STEP = 64
 NOT_SUBMITTED = "not submitted yet"
-PriceOf = Callable[[Job], float | None]
+PricesOf = Callable[[Sequence[Job]], Sequence[float | None]]
 
 
 class Action(StrEnum):
@@ -215,6 +217,16 @@ class BucketTotal:
             self.buys += 1
             self._price(price_usd)
 
+    def add_new(self, jobs: Sequence[Job], prices_usd: Sequence[float | None]) -> None:
+        """Count jobs that are not in the ledger."""
+        room = max(EXAMPLES_SHOWN - len(self.examples), 0)
+        self.examples += [(job.id, _NEW.reason) for job in jobs[:room]]
+        self.count += len(jobs)
+        self.buys += len(jobs)
+        known_usd = [usd for usd in prices_usd if usd is not None]
+        self.unpriced += len(jobs) - len(known_usd)
+        self.price_usd = reduce(add, known_usd, self.price_usd)
+
     def add_gone(self, job_id: str, record: JobRecord) -> None:
         """Count a job that is no longer in the manifest, at the possible cost of its last attempt."""
         self._count(job_id, f"was {record.state}")
@@ -277,6 +289,13 @@ class Plan:
             return None
         return sum(b.price_usd for b in self.buckets.values())
 
+    def bucket(self, group: PlanGroup) -> BucketTotal:
+        """The total of the jobs in ``group``."""
+        total = self.buckets.get(group)
+        if total is None:
+            total = self.buckets[group] = BucketTotal()
+        return total
+
     def count(self, bucket: PlanGroup) -> int:
         """The number of jobs in ``bucket``."""
         total = self.buckets.get(bucket)
@@ -284,45 +303,49 @@ class Plan:
 
 
 def make_plan(
-    jobs: Iterable[Job],
+    blocks: Iterable[Sequence[Job]],
     snapshot: Snapshot,
     selection: Selection,
     policy: Policy,
-    price_of: PriceOf,
+    prices_of: PricesOf,
 ) -> Generator[None, None, Plan]:
-    """One pass over the manifest: count, decide, price; marks in ``snapshot`` which jobs are listed.
+    """One pass over the manifest, given as blocks of jobs: count, decide, price; marks in ``snapshot``
+    which jobs are listed.
 
-    Stops after each 64 jobs, so that an event loop can do other work.
+    Stops at the end of a block after 64 jobs or more, so that an event loop can do other work.
     """
     plan = Plan()
-    for job, selected in selection.select(jobs):
-        record = snapshot.get(job.id)
-        if record is not None:
+    stop_at = JOBS_PER_STEP
+    for block, selected in selection.select(blocks):
+        records = snapshot.known(job.id for job in block)
+        for record in records.values():
             record.listed = True
-        plan.total += 1
-        if plan.total % JOBS_PER_STEP == 0:
+        plan.total += len(block)
+        plan.selected += len(selected)
+        if records:
+            for job in selected:
+                _take(plan, job, records.get(job.id), policy, prices_of)
+        elif selected:
+            plan.bucket(PlanGroup.NEW).add_new(selected, prices_of(selected))
+        if plan.total >= stop_at:
+            stop_at = plan.total + JOBS_PER_STEP
             yield
-        if selected:
-            plan.selected += 1
-            decision = decide(job, record, policy)
-            if decision.problem and record is not None:
-                plan.edited[job.id] = EditedRow(job.source, decision.reason)
-                _finish(plan, job.id, record)
-            else:
-                _take(plan, job, decision, price_of)
     _leavers(plan, snapshot, selection)
     return plan
 
 
-def _take(plan: Plan, job: Job, decision: Decision, price_of: PriceOf) -> None:
+def _take(plan: Plan, job: Job, record: JobRecord | None, policy: Policy, prices_of: PricesOf) -> None:
+    decision = decide(job, record, policy)
+    if decision.problem and record is not None:
+        plan.edited[job.id] = EditedRow(job.source, decision.reason)
+        _finish(plan, job.id, record)
+        return
     if decision.action is Action.WATCH:
         plan.resumed.append(job.id)
     elif decision.action is Action.COLLECT:
         plan.collected.append(job.id)
-    total = plan.buckets.get(decision.bucket)
-    if total is None:
-        total = plan.buckets[decision.bucket] = BucketTotal()
-    total.add(job.id, decision, price_of(job) if decision.buys else None)
+    (price_usd,) = prices_of((job,)) if decision.buys else (None,)
+    plan.bucket(decision.bucket).add(job.id, decision, price_usd)
 
 
 def _leavers(plan: Plan, snapshot: Snapshot, selection: Selection) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from batcher.jobs.identity import settings_of
@@ -58,19 +60,23 @@ class Estimate:
     specs: Mapping[str, ModelSpec]
     assume_price_usd: float | None = None
     expected_usd: Callable[[Job, float], float] | None = None
-    _alike: dict[tuple[str, str], _Alike] = field(init=False, default_factory=dict)
+    _alike: dict[tuple[str, Hashable], _Alike] = field(init=False, default_factory=dict)
 
     def price_usd(self, job: Job) -> float | None:
         """The price of one attempt of ``job`` in USD, if it is known."""
-        return self._of(job).usd
-
-    def add(self, job: Job) -> float | None:
-        """The same, and count the job."""
-        alike = self._of(job)
-        alike.jobs += 1
-        if self.expected_usd is not None and alike.usd is not None:
-            alike.surplus_usd += self.expected_usd(job, alike.usd) - alike.usd
+        (alike,) = self._alike_to([job])
         return alike.usd
+
+    def add(self, jobs: Sequence[Job]) -> list[float | None]:
+        """The same for each of ``jobs``, which are of one model; and count them."""
+        found = self._alike_to(jobs)
+        for alike in found:
+            alike.jobs += 1
+        if self.expected_usd is not None:
+            for job, alike in zip(jobs, found, strict=True):
+                if alike.usd is not None:
+                    alike.surplus_usd += self.expected_usd(job, alike.usd) - alike.usd
+        return [alike.usd for alike in found]
 
     @property
     def lines(self) -> Counter[PriceLine]:
@@ -99,14 +105,19 @@ class Estimate:
             counts[line.model] += count
         return counts
 
-    def _of(self, job: Job) -> _Alike:
-        spec = self.specs.get(job.model)
-        key = (job.model, "" if spec is None else spec.price.values_in(job.input))
-        alike = self._alike.get(key)
-        if alike is None:
-            line = self._line(job, spec)
-            alike = self._alike[key] = _Alike(line, line.usd)
-        return alike
+    def _alike_to(self, jobs: Sequence[Job]) -> list[_Alike]:
+        """For each of ``jobs``, all of one model: the jobs with the same price."""
+        model = jobs[0].model
+        spec = self.specs.get(model)
+        values = [()] * len(jobs) if spec is None else spec.price.values_in([job.input for job in jobs])
+        found = []
+        for job, own in zip(jobs, values, strict=True):
+            alike = self._alike.get((model, own))
+            if alike is None:
+                line = self._line(job, spec)
+                alike = self._alike[model, own] = _Alike(line, line.usd)
+            found.append(alike)
+        return found
 
     def _line(self, job: Job, spec: ModelSpec | None) -> PriceLine:
         quote = spec.quote(job.input) if spec is not None else None
@@ -171,9 +182,14 @@ class Survey:
     urls: UrlWatch
     canary: CanaryChoice | None = None
 
-    def price_usd(self, job: Job) -> float | None:
-        """Add a job that would be submitted; returns its price in USD, None if unknown."""
-        self.urls.look_at(job, self.estimate.specs.get(job.model))
-        if self.canary is not None:
-            self.canary.add(job)
-        return self.estimate.add(job)
+    def prices_usd(self, jobs: Sequence[Job]) -> list[float | None]:
+        """Add jobs that would be submitted; returns their prices in USD, None for unknown ones."""
+        prices_usd: list[float | None] = []
+        for model, group in groupby(jobs, attrgetter("model")):
+            of_model = [*group]
+            self.urls.look_at(of_model, self.estimate.specs.get(model))
+            if self.canary is not None:
+                for job in of_model:
+                    self.canary.add(job)
+            prices_usd += self.estimate.add(of_model)
+        return prices_usd

@@ -5,7 +5,7 @@ The price of one generation is the price per unit, times the units that its inpu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ COUNTED_UNITS = frozenset(
     for plural in ("", "s")
 )
 NAME_SETS_KEPT = 1024
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 PRICE_DRIVERS = frozenset(
@@ -81,9 +82,13 @@ class Price:
         numbers = (self._duration if self._timed else None, self._count)
         self._names = tuple(number.name for number in numbers if number is not None)
 
-    def values_in(self, inputs: Mapping[str, Any]) -> str:
-        """The values that a quote depends on, as text: equal texts have equal quotes."""
-        return str([*map(inputs.get, self._names)]) if self._names else ""
+    def values_in(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Hashable]:
+        """The values that each row's quote depends on: rows with equal ones have equal quotes."""
+        columns = [[row.get(name) for row in rows] for name in self._names]
+        kinds = [[*map(type, column)] for column in columns]
+        if not all(_SCALARS.issuperset(kind) for kind in kinds):
+            return [*map(repr, zip(*columns, strict=True))]
+        return [*zip(*columns, *kinds, strict=True)] if columns else [()] * len(rows)
 
     def quote(self, inputs: Mapping[str, Any]) -> Quote | None:
         """The quote for a job with these ``inputs``; None if price, unit or duration is unknown."""

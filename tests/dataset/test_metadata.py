@@ -40,7 +40,7 @@ class Table:
 
     def resume(self, *jobs):
         columns = ColumnTypes()
-        assert list(columns.watch(jobs)) == list(jobs)
+        assert list(columns.watch([jobs])) == [jobs]
         self.metadata.open(columns)
 
     async def finish(self, one, *files, attempt=1, cost_usd=None, note=True):

@@ -137,11 +137,11 @@ def plan(folder, name, content):
     tally = ManifestTally()
     made = result_of(
         make_plan(
-            manifest.jobs(BUILT_IN, tally),
+            manifest.blocks(BUILT_IN, tally),
             Snapshot(),
             options.selection,
             options.policy,
-            lambda job: None,
+            lambda block: [None] * len(block),
         )
     )
     tally.raise_if_invalid()

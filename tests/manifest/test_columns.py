@@ -6,17 +6,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batcher.dataset.metadata_rows import ColumnTypes
 from batcher.errors import ManifestError
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest import files
 from batcher.manifest.check import Checker
 from batcher.manifest.csv_files import Table
 from batcher.manifest.expand import Scope
-from batcher.manifest.load import open_manifest
+from batcher.manifest.load import SHORT_CHARS, open_manifest
 from batcher.manifest.media import are_public_urls, is_public_url
 from batcher.manifest.rows import ManifestChanged
 from batcher.manifest.tally import ManifestTally
@@ -165,15 +167,17 @@ def quoted(cell):
 
 def one_pass(manifest, earlier=None):
     tally = ManifestTally()
-    survey = Survey(Estimate(SPECS), UrlWatch())
+    survey, columns = Survey(Estimate(SPECS), UrlWatch()), ColumnTypes()
     jobs, problem = [], None
 
     def seen():
-        for job in manifest.jobs(SPECS, tally, earlier):
-            jobs.append((job, [(name, type(value)) for name, value in job.input.items()], [*job.meta]))
-            yield job
+        for block in manifest.blocks(SPECS, tally, earlier):
+            for job in block:
+                types = [(name, type(value)) for name, value in job.input.items()]
+                jobs.append((job, types, [*job.meta]))
+            yield block
 
-    steps = make_plan(seen(), Snapshot(), Selection(), Policy(), survey.price_usd)
+    steps = make_plan(columns.watch(seen()), Snapshot(), Selection(), Policy(), survey.prices_usd)
     plan = None
     try:
         while True:
@@ -182,7 +186,7 @@ def one_pass(manifest, earlier=None):
         plan = ended.value
     except ManifestError as error:
         problem = error.problems, error.total
-    return tally, jobs, problem, plan, survey.estimate.lines, survey.urls
+    return tally, jobs, problem, plan, survey.estimate.lines, survey.urls, columns.types
 
 
 def everything(path, overrides):
@@ -307,6 +311,25 @@ def test_ids_that_can_not_name_files_are_told_row_by_row(tmp_path, monkeypatch):
     found = read_text(tmp_path, "a.csv", "\n".join(["prompt", *lines]), SPECS, model="m")
     assert [job.source.line for job in found.jobs] == [n + 2 for n in range(400) if n not in (5, 300)]
     assert [problem.split(": ")[1] for problem in found.tally.problems] == ["id", "id"]
+
+
+def test_single_jobs_come_together_unless_they_are_large(tmp_path):
+    long = "a" * (SHORT_CHARS + 1)
+    rows = [{"prompt": f"cat {n}", "duration": 5} for n in range(150)]
+    rows[10]["prompt"] = rows[90]["negative_prompt"] = long
+    rows[12]["meta"] = {"tags": ["a"]}
+    lines = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+    write(tmp_path, "a.jsonl", lines)
+    ids = b"".join(b"%d,a%99d\n" % (n, n) for n in range(300))
+    write(tmp_path, "b.csv", b"id,prompt\n" + ids + b"300,\0\n")
+    path = write(tmp_path, "a.yaml", "model: x\njobs: [from: a.jsonl, from: b.csv]")
+    blocks = []
+    with pytest.raises(ManifestError):
+        for block in open_manifest(path).blocks({}, ManifestTally()):
+            blocks.append([job.source.line for job in block])
+    lines = [*range(1, 151), *range(2, 302)]
+    assert [*itertools.chain(*blocks)] == lines, "an error comes after the jobs before it"
+    assert [len(block) for block in blocks] == [11, 2, 64, 14, *[64] * 5, 39]
 
 
 def test_a_column_of_urls_is_public_exactly_if_each_cell_is():

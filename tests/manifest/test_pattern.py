@@ -79,7 +79,7 @@ def without_patterns():
 def everything(found):
     estimate = Estimate({"m": SPEC})
     jobs = [
-        (job, [type(value) for value in job.input.values()], estimate.add(job)) for job in found.jobs
+        (job, [type(value) for value in job.input.values()], estimate.add([job])) for job in found.jobs
     ]
     return jobs, found.tally, estimate.lines, [list(job.input) for job in found.jobs]
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batcher.app.check_urls import check_urls, problem_of
@@ -42,7 +42,7 @@ def priced(unit, base_usd=0.28, **fields):
 def told(spec, *inputs, assume=None):
     estimate = Estimate({"m": spec} if spec else {}, assume)
     for one in inputs:
-        estimate.add(job("x", model="m", **one))
+        estimate.add([job("x", model="m", **one)])
     return [formula(line, count) for line, count in estimate.lines.items()]
 
 
@@ -83,16 +83,18 @@ class TestEstimate:
         quote = spec.quote({"duration": seconds, "num_videos": outputs})
         assert quote.usd == pytest.approx(base_usd * seconds * outputs, abs=1e-8)
 
-    @given(st.lists(st.tuples(UNITS, UNITS), max_size=20))
+    @given(st.lists(st.tuples(UNITS, UNITS), min_size=1, max_size=20))
+    @example([(1, 5), (True, 5), (1.0, 5), ("1", 5)])
+    @example([([1], 5), (1, 5)])
     def test_jobs_priced_together_cost_what_each_costs_alone(self, jobs):
         spec = priced("second", 0.5, duration={"type": "integer"}, num_images={"type": "integer"})
         one_by_one = Counter()
         for duration, count in jobs:
             alone = Estimate({"m": spec})
-            alone.add(job("x", model="m", duration=duration, num_images=count))
+            alone.add([job("x", model="m", duration=duration, num_images=count)])
             one_by_one += alone.lines
         together = Estimate({"m": spec})
-        prices = [together.add(job("x", model="m", duration=d, num_images=n)) for d, n in jobs]
+        prices = together.add([job("x", model="m", duration=d, num_images=n) for d, n in jobs])
         assert together.lines == one_by_one
         assert prices == [spec.price_usd({"duration": d, "num_images": n}) for d, n in jobs]
 
@@ -183,7 +185,7 @@ class TestMediaUrls:
             "https://a.com/4.png?size=2",
         ]
         watch = UrlWatch()
-        watch.look_at(job("x", image_urls=urls, prompt="https://files.corp/5.png"), None)
+        watch.look_at([job("x", image_urls=urls, prompt="https://files.corp/5.png")], None)
         private, expiring = watch.warnings(NOW, 60.0)
         assert private.startswith("1 media URL is on hosts")
         assert "image_urls: https://nas.lan.acme.com/2.png" in private
@@ -214,10 +216,36 @@ class TestMediaUrls:
     )
     def test_a_link_to_a_page_that_shows_a_file_is_told_from_one_to_the_file(self, url, is_page):
         watch = UrlWatch()
-        watch.look_at(job("x", image_url=f"https://{url}"), None)
+        watch.look_at([job("x", image_url=f"https://{url}")], None)
         told = [line for line in watch.warnings(NOW, 60.0) if "use its direct link" in line]
         assert len(told) == is_page
         assert not told or told[0].startswith("1 media URL is probably of a page that shows a file")
+
+    @pytest.mark.parametrize(
+        "odd",
+        [
+            "https://nas.lan.acme.com/2.png",
+            "https://files.corp",
+            "https://imgur.com/a/AbC",
+            "https://a.com/3.png?Expires=1",
+            ["https://files.corp/a.png"],
+            LocalMedia("/x.png", "x.png", "0" * 64, 3, "image/png"),
+            None,
+        ],
+    )
+    def test_urls_of_many_jobs_are_looked_at_like_those_of_each(self, odd):
+        fields = {"image_url": {"type": "string"}, "images": {"type": "array"}}
+        spec = priced("image", **fields)
+        name = "images" if isinstance(odd, list) else "image_url"
+        inputs = [{"image_url": f"https://a.com/{n}.png"} for n in range(9)]
+        inputs[4] = {name: odd} if odd is not None else {}
+        jobs = [job(f"x-{n}", **one) for n, one in enumerate(inputs)]
+        together, alone = UrlWatch(), UrlWatch()
+        together.look_at(jobs, spec)
+        for one in jobs:
+            alone.look_at([one], None)
+        assert together == alone
+        assert [*together.warnings(NOW, 60.0)] or not isinstance(odd, str | list)
 
     def test_warnings_count_and_name_the_soonest_without_its_signature(self):
         watch = UrlWatch()

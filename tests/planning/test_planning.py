@@ -1,9 +1,12 @@
 """The plan: the resume table row by row, which jobs are selected, who left, and what it costs."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batcher.dataset.metadata_rows import ColumnTypes
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import Event, EventName, Record, Stage, State
 from batcher.jobs.shard import Shard, shard_number
@@ -38,9 +41,11 @@ def fold(*events):
 
 
 def plan_of(jobs, snapshot=None, *, selection=None, policy=None, price_of=lambda one: 2.0):
-    return result_of(
-        make_plan(jobs, snapshot or Snapshot(), selection or Selection(), policy or Policy(), price_of)
-    )
+    def prices_of(block):
+        return [*map(price_of, block)]
+
+    snapshot, selection = snapshot or Snapshot(), selection or Selection()
+    return result_of(make_plan([jobs], snapshot, selection, policy or Policy(), prices_of))
 
 
 DOWNLOAD, GENERATE = Stage.DOWNLOAD, Stage.GENERATE
@@ -296,7 +301,7 @@ def test_a_conflict_outside_the_selection_stops_nobody():
 
 
 def chosen(selection, jobs):
-    return [one.id for one, selected in selection.select(jobs) if selected]
+    return [one.id for _, block in selection.select([jobs[:2], jobs[2:]]) for one in block]
 
 
 IDS = st.lists(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,12}", fullmatch=True), unique=True, max_size=60)
@@ -365,6 +370,48 @@ def test_what_left_the_manifest_belongs_to_the_shard_that_its_id_says(job_id, co
 
 
 # Totals and money
+
+
+PRICES = st.sampled_from([0.1, 0.2, 0.7, None])
+
+
+@given(
+    st.lists(st.tuples(PRICES, st.booleans(), st.integers(5, 6)), min_size=1, max_size=12),
+    st.integers(1, 12),
+    st.sampled_from([Selection(), Selection(limit=0), Selection(limit=4), Selection(only="*[0-5]")]),
+)
+def test_a_plan_does_not_depend_on_the_size_of_its_blocks(found, size, selection):
+    jobs = [job(f"job-{n}", duration=duration) for n, (_, _, duration) in enumerate(found)]
+    bought_before = [one for one, (_, is_known, _) in zip(jobs, found, strict=True) if is_known]
+    prices_usd = {one.id: usd for one, (usd, _, _) in zip(jobs, found, strict=True)}
+
+    def planned(blocks):
+        snapshot, types, watch = fold(*itertools.chain(*map(bought, bought_before))), ColumnTypes(), []
+
+        def prices_of(block):
+            watch.extend(one.id for one in block)
+            return [prices_usd[one.id] for one in block]
+
+        policy = Policy(retry_failed=True)
+        plan = result_of(make_plan(types.watch(blocks), snapshot, selection, policy, prices_of))
+        return plan, types.types, watch, [record.listed for _, record in snapshot.items()]
+
+    one_by_one = planned([[one] for one in jobs])
+    assert planned([jobs[at : at + size] for at in range(0, len(jobs), size)]) == one_by_one
+
+
+def test_prices_are_added_in_the_order_of_the_jobs():
+    jobs, usd = some_jobs(30), 0.0
+    for _ in jobs:
+        usd += 0.1
+
+    def tenths(block):
+        return [0.1] * len(block)
+
+    for size in (1, 7, 30):
+        blocks = [jobs[at : at + size] for at in range(0, 30, size)]
+        plan = result_of(make_plan(blocks, Snapshot(), Selection(), Policy(), tenths))
+        assert plan.estimated_cost_usd == usd
 
 
 def test_a_plan_holds_examples_and_counts_but_never_all_the_jobs():
@@ -472,6 +519,8 @@ def test_who_left_after_a_confirmed_cancel_was_not_paid_for():
 
 
 def test_an_event_loop_can_do_other_work_while_a_large_plan_is_made():
-    jobs = (job(f"job-{number}") for number in range(640))
-    stops = list(make_plan(jobs, Snapshot(), Selection(), Policy(), lambda one: 2.0))
-    assert len(stops) == 10
+    jobs = [job(f"job-{number}") for number in range(640)]
+    for size, stops in ((1, 10), (64, 10), (100, 6), (640, 1)):
+        blocks = [jobs[at : at + size] for at in range(0, 640, size)]
+        steps = make_plan(blocks, Snapshot(), Selection(), Policy(), lambda block: [2.0] * len(block))
+        assert len(list(steps)) == stops

@@ -20,7 +20,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -363,9 +363,9 @@ class Batch:
     ) -> Ended:
         run_dir, columns = RunDir(self.path, self.disk), ColumnTypes()
         metadata = Metadata(run_dir, ledger, self.disk)
-        plan = result_of(
-            make_plan(columns.watch(jobs), ledger.snapshot, self.selection, self.policy, self.price_of)
-        )
+        blocks = columns.watch([[job] for job in jobs])
+        steps = make_plan(blocks, ledger.snapshot, self.selection, self.policy, self._prices_of)
+        plan = result_of(steps)
         run_dir.prepare()
         ledger.announce(RunEvent(run="x", at=iso(self.clock.now()), manifest="m.yaml", total=plan.total))
         for job_id in plan.orphans:
@@ -390,9 +390,12 @@ class Batch:
         return Ended(runner, plan, dict(ledger.snapshot.items()), ledger.snapshot.spent_usd)
 
     def _work(self, jobs: list[Job], ledger: Ledger) -> Iterator[Any]:
-        for one, selected in self.selection.select(jobs):
-            if selected:
+        for _, selected in self.selection.select([jobs]):
+            for one in selected:
                 yield one, decide(one, ledger.snapshot.get(one.id), self.policy)
+
+    def _prices_of(self, jobs: Sequence[Job]) -> list[float | None]:
+        return [*map(self.price_of, jobs)]
 
     def _canary(self, ledger: Ledger) -> Canary:
         return Canary(self.canary, DEFAULT_CANARY_FAILURES, ledger.snapshot, self.clock)
