@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -135,7 +136,7 @@ def _rows(file: ManifestFile, name: str) -> Iterator[tuple[int, list[str]]]:
         sheets = book[name], formulas[name]
         for sheet in sheets:
             sheet.reset_dimensions()  # the size in the file may be wrong
-        rows = zip(*(sheet.iter_rows() for sheet in sheets), strict=True)
+        rows = zip(*(_silently(sheet.iter_rows()) for sheet in sheets), strict=True)
         for number, (values, written) in enumerate(rows, 1):
             yield number, [_text(file, *pair) for pair in zip(values, written, strict=True)]
 
@@ -165,7 +166,7 @@ class _Spread:
 
 def _has_values(sheet: Any) -> bool:
     sheet.reset_dimensions()
-    rows = sheet.iter_rows(max_row=EMPTY_ROWS_MAX, values_only=True)
+    rows = _silently(sheet.iter_rows(max_row=EMPTY_ROWS_MAX, values_only=True))
     return any(value is not None for row in rows for value in row)
 
 
@@ -198,6 +199,24 @@ _WRITERS: dict[type, Callable[[Any], str]] = {
 
 
 @contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Ignores what openpyxl warns of: parts of a workbook that have no values, such as a style."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _silently(rows: Iterator[Any]) -> Iterator[Any]:
+    """``rows``, without warnings while one is read; between them, other code may run."""
+    while True:
+        with _without_warnings():
+            row = next(rows, None)
+        if row is None:
+            return
+        yield row
+
+
+@contextmanager
 def _workbook(file: ManifestFile, *, values: bool) -> Iterator[Any]:
     """The workbook, with the values of its formulas or the formulas themselves.
 
@@ -209,7 +228,8 @@ def _workbook(file: ManifestFile, *, values: bool) -> Iterator[Any]:
         raise ManifestError([f"{file.shown}: {MISSING}"]) from None
     with file.open() as stream:
         try:
-            book = openpyxl.load_workbook(stream, read_only=True, data_only=values, keep_links=False)
+            with _without_warnings():
+                book = openpyxl.load_workbook(stream, read_only=True, data_only=values, keep_links=False)
             with closing(book):
                 yield book
         except ManifestError:

@@ -128,13 +128,13 @@ def test_what_is_no_workbook_is_refused(tmp_path):
     assert "--format xlsx" in refusal(tmp_path, "a.csv", workbook(["prompt"], ["a"]))
 
 
-def edited(content, *edits, sheet="xl/worksheets/sheet1.xml"):
+def edited(content, *edits):
     """The workbook with replacements in the XML of its first sheet."""
     changed = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(changed, "w") as new:
         for part in old.namelist():
             xml = old.read(part)
-            for before, after in edits if part == sheet else ():
+            for before, after in edits if part == "xl/worksheets/sheet1.xml" else ():
                 assert before in xml
                 xml = xml.replace(before, after)
             new.writestr(part, xml)
@@ -148,6 +148,14 @@ def test_a_formula_whose_value_is_an_empty_text_is_an_empty_cell(tmp_path):
         content = edited(workbook(["prompt", "duration"], ["a", 5]), (cell, formula))
         (row,) = rows(tmp_path, "a.xlsx", content)
         assert row.inputs == {"prompt": "a"}
+
+
+def test_parts_of_a_workbook_that_have_no_values_are_no_warnings(tmp_path, recwarn):
+    """What a run prints with ``--quiet`` must be worth reading."""
+    lists = b'<extLst><ext uri="{CCE6A557-97BC-4b89-ADB6-D9C93CAAB3DF}"/></extLst>'
+    content = edited(workbook(["prompt"], ["a"]), (b"</sheetData>", b"</sheetData>" + lists))
+    assert [row.inputs for row in rows(tmp_path, "a.xlsx", content)] == [{"prompt": "a"}]
+    assert [str(each.message) for each in recwarn] == []
 
 
 def merged(*ranges):
