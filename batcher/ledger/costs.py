@@ -40,10 +40,16 @@ class Costs:
     def reported(self, job: str, record: Record, usd: float) -> None:
         """The API said that the current attempt of ``job`` cost ``usd``."""
         self.under_way.pop(job, None)
-        if record.priced_as is not None:
-            _raise(self._highest_usd, record.priced_as, usd)
-        if record.price_usd and usd > record.price_usd + DUST_USD:
-            _raise(self._factors, record.model or "", usd / record.price_usd)
+        self.learn(record.priced_as, record.model, record.price_usd, usd)
+
+    def learn(
+        self, priced_as: str | None, model: str | None, price_usd: float | None, usd: float
+    ) -> None:
+        """An attempt priced at ``price_usd`` cost ``usd``."""
+        if priced_as is not None:
+            _raise(self._highest_usd, priced_as, usd)
+        if price_usd and usd > price_usd + DUST_USD:
+            _raise(self._factors, model or "", usd / price_usd)
 
     def expected_usd(self, key: str, model: str, price_usd: float | None) -> float | None:
         """What an attempt priced at ``price_usd`` is expected to cost at most.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -242,38 +242,54 @@ class FinishedJobs:
         listed = {flags: n for flags, n in counts.items() if not flags & (_GONE | _ORPHANED)}
         return DoneCount(sum(listed.values()), sum(n for flags, n in listed.items() if flags & _POOR))
 
+    def has(self, key: int) -> bool:
+        """Whether a job is packed, by the hash of its id."""
+        return self._rows.has(key)
+
     def take(self, job_id: str, record: Record) -> bool:
         """Pack a done job; False if its record is not like others."""
-        number = self._model_numbers.get(record.model)
-        if number is None:
-            number = self._model_numbers[record.model] = len(self.models)
-            self.models.append(record.model)
-        try:
-            digest = bytes.fromhex(record.digest or "")
-            cells = _CELLS.pack(
-                record.done_offset,
-                record.done_offset - record.submitting_offset,
-                record.done_offset - record.answer_offset,
-                digest,
-                record.charge_usd or 0.0,
-                record.attempt,
-                number,
-            )
-        except (struct.error, ValueError):
-            return False
         if min(record.input_offset, record.submitting_offset, record.answer_offset) < 0:
             return False
-        if len(digest) != _DIGEST_BYTES or digest.hex() != record.digest:
+        digest = digest_bytes(record.digest)
+        if digest is None or record.reported_usd not in (None, record.charge_usd):
             return False
-        if record.reported_usd not in (None, record.charge_usd):
+        cells = Cells(
+            record.done_offset,
+            record.done_offset - record.submitting_offset,
+            record.done_offset - record.answer_offset,
+            digest,
+            record.charge_usd or 0.0,
+            record.attempt,
+            self.model_number(record.model),
+        )
+        flags = flags_of(record.charge_usd, record.reported_usd, record.quality)
+        if record.orphaned:
+            flags |= _ORPHANED
+        if record.listed:
+            flags |= _LISTED
+        if not self.add(self._rows.key(job_id), cells, flags):
             return False
-        row = len(self.flags)
         if record.input_offset != record.submitting_offset:
-            self.inputs_at[row] = record.input_offset
-        self._cells += cells
-        self.flags.append(_flags(record))
-        self._rows.setdefault(job_id, row)
+            self.inputs_at[len(self.flags) - 1] = record.input_offset
         return True
+
+    def add(self, key: int, cells: tuple[Any, ...], flags: int) -> bool:
+        """Add a row by the hash of its job's id; False if one of its ``cells`` is not as in others."""
+        try:
+            self._cells += _CELLS.pack(*cells)
+        except struct.error:
+            return False
+        self._rows.insert(key, len(self.flags))
+        self.flags.append(flags)
+        return True
+
+    def model_number(self, model: str | None) -> int:
+        """The number that stands for a model in rows."""
+        number = self._model_numbers.get(model)
+        if number is None:
+            number = self._model_numbers[model] = len(self.models)
+            self.models.append(model)
+        return number
 
     def saved(self) -> SavedJobs:
         """Everything as it is now, except the marks of this process; ``release_saved`` when written."""
@@ -311,17 +327,23 @@ class FinishedJobs:
         return record
 
 
-def _flags(record: Record) -> int:
-    flags = 0 if record.reported_usd is None else _REPORTED
-    if record.orphaned:
-        flags |= _ORPHANED
-    if record.listed:
-        flags |= _LISTED
-    if record.charge_usd is None:
+def flags_of(charge_usd: float | None, reported_usd: float | None, quality: str | None) -> int:
+    """The flags of a row whose job is not marked."""
+    flags = 0 if reported_usd is None else _REPORTED
+    if charge_usd is None:
         flags |= _UNPRICED
-    if record.quality is not None:
+    if quality is not None:
         flags |= _POOR
     return flags
+
+
+def digest_bytes(digest: str | None) -> bytes | None:
+    """A digest as rows hold it; None if it is not as we write them."""
+    try:
+        packed = bytes.fromhex(digest or "")
+    except ValueError:
+        return None
+    return packed if len(packed) == _DIGEST_BYTES and packed.hex() == digest else None
 
 
 def _unpacked(packed: Finished) -> Record:

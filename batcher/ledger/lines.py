@@ -19,6 +19,7 @@ from batcher.ledger.usual_lines import Anything
 from batcher.pacing.timings import Lengths
 
 BLOCK_BYTES = 1 << 20
+PIECE_BYTES = 1 << 14
 RECENT_MAX = 4096
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 FOLLOWS = "follows"
@@ -117,6 +118,15 @@ def blocks_of(file: BinaryIO, offset: int = 0, end: int | None = None) -> Iterat
             offset, data = offset + cut, data[cut:]
         yield offset, data
         offset += len(data)
+
+
+def pieces_of(data: bytes) -> Iterator[bytes]:
+    """Whole lines, some dozens at a time."""
+    begin = 0
+    while begin < len(data):
+        end = data.find(b"\n", begin + PIECE_BYTES) + 1 or len(data)
+        yield data[begin:end]
+        begin = end
 
 
 def lines_of(file: BinaryIO, offset: int = 0) -> Iterator[tuple[int, bytes]]:

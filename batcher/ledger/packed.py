@@ -63,7 +63,7 @@ class _Shards:
     words_each = 1
 
     def __init__(self, recent: int = 0) -> None:
-        self._key = lru_cache(recent)(_key) if recent else _key
+        self.key = lru_cache(recent)(hash_of) if recent else hash_of
         self._shards = [_EMPTY] * SHARDS
         self._before: dict[int, array[int]] | None = None
         """While it is saved: the shards that have changed since, as they were."""
@@ -114,14 +114,14 @@ class PackedSet(_Shards):
     """Texts. Two with equal 64-bit hashes count as one: for a million texts, the chance is 3e-8."""
 
     def __contains__(self, text: str) -> bool:
-        key = self._key(text)
+        key = self.key(text)
         keys = self._shards[key % SHARDS]
         at = bisect_left(keys, key)
         return at < len(keys) and keys[at] == key
 
     def add(self, text: str) -> None:
         """Add ``text``, if it isn't there."""
-        key = self._key(text)
+        key = self.key(text)
         keys = self._shards[key % SHARDS]
         at = bisect_left(keys, key)
         if at == len(keys) or keys[at] != key:
@@ -136,9 +136,16 @@ class PackedMap(_Shards):
 
     words_each = 2
 
+    def has(self, key: int) -> bool:
+        """Whether a text is there, by its hash."""
+        shard = self._shards[key % SHARDS]
+        size = len(shard) >> 1
+        at = bisect_left(shard, key, 0, size)
+        return at < size and shard[at] == key
+
     def get(self, text: str) -> int | None:
         """The number of ``text``; None if it isn't there."""
-        key = self._key(text)
+        key = self.key(text)
         shard = self._shards[key % SHARDS]
         size = len(shard) >> 1
         at = bisect_left(shard, key, 0, size)
@@ -146,13 +153,17 @@ class PackedMap(_Shards):
 
     def setdefault(self, text: str, value: int) -> int:
         """The number of ``text``; set to ``value`` first if it isn't there."""
-        key = self._key(text)
+        return self.insert(self.key(text), value)
+
+    def insert(self, key: int, value: int) -> int:
+        """The same for a text's hash."""
         shard = self._shards[key % SHARDS]
         size = len(shard) >> 1
         at = bisect_left(shard, key, 0, size)
         if at < size and shard[at] == key:
             return shard[size + at]
-        shard = self._to_change(key)
+        if shard is _EMPTY or self._before is not None:
+            shard = self._to_change(key)
         shard.insert(size + at, value)
         shard.insert(at, key)
         return value
@@ -164,7 +175,7 @@ class PackedMap(_Shards):
 
     def drop(self, text: str) -> None:
         """Remove ``text``, if it is there."""
-        key = self._key(text)
+        key = self.key(text)
         shard = self._shards[key % SHARDS]
         size = len(shard) >> 1
         at = bisect_left(shard, key, 0, size)
@@ -183,13 +194,13 @@ class PackedPairs(_Shards):
 
     def get(self, text: str) -> tuple[int, int] | None:
         """The numbers of ``text``; None if it isn't there."""
-        shard, size, at = self._place(key := self._key(text))
+        shard, size, at = self._place(key := self.key(text))
         is_there = at < size and shard[at] == key
         return (shard[size + at], shard[2 * size + at]) if is_there else None
 
     def put(self, text: str, first: int, second: int) -> None:
         """Set the numbers of ``text``."""
-        shard, size, at = self._place(key := self._key(text))
+        shard, size, at = self._place(key := self.key(text))
         is_there = at < size and shard[at] == key
         shard = self._to_change(key)
         if is_there:
@@ -201,7 +212,7 @@ class PackedPairs(_Shards):
 
     def drop(self, text: str) -> bool:
         """Remove ``text``; returns whether it was there."""
-        shard, size, at = self._place(key := self._key(text))
+        shard, size, at = self._place(key := self.key(text))
         is_there = at < size and shard[at] == key
         if is_there:
             shard = self._to_change(key)
@@ -220,7 +231,8 @@ _EMPTY = array("Q")
 _number = int.from_bytes
 
 
-def _key(text: str) -> int:
+def hash_of(text: str) -> int:
+    """A text's hash: 64 bits, the same on every machine."""
     digest = _new_hash()
     digest.update(text.encode())
     return _number(digest.digest(), "little")

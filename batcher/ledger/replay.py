@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -21,12 +21,14 @@ from batcher.ledger.lines import (
     foreign_group,
     is_clean,
     is_text,
+    pieces_of,
     read_line,
 )
 from batcher.ledger.segments import SEGMENT_SHIFT, is_strangers
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.torn_tail import Damaged, Spoilt, Tail, torn_tail
-from batcher.ledger.usual_lines import UsualLine, decode_usual
+from batcher.ledger.usual_jobs import usual_jobs
+from batcher.ledger.usual_lines import UsualLine, decode_usual, usual_lines
 
 _RUN = EventName.RUN  # a constant, because enum member lookup is slow
 
@@ -66,10 +68,11 @@ def fold(stretch: Stretch, sink: Sink, disk: Disk) -> Tail:
             for offset, data in blocks_of(file, stretch.start, stretch.end):
                 spoilt = folding.take_in(data, offset)
                 if spoilt is not None:
+                    folding.finish()
                     return torn_tail(spoilt, folding.group, file)
                 end = offset + len(data)
                 tail = Tail(end, end, data.endswith(b"\n"))
-                sink.pack()
+                folding.pack()
     except Damaged as found:
         line_number = stretch.line_number(found.offset, disk)
         raise damage(stretch.path, line_number, found.problem, disk) from found
@@ -77,6 +80,7 @@ def fold(stretch: Stretch, sink: Sink, disk: Disk) -> Tail:
         raise _contradiction(stretch, found, disk) from found.error
     except OSError as error:
         raise LedgerError(f"{stretch.path}: can't read: {error.strerror}") from error
+    folding.finish()
     return tail
 
 
@@ -90,24 +94,45 @@ class _Illegal(Exception):
 class _Folding:
     """Folds the lines of one stretch. ``group`` is that of the last line that names its group."""
 
-    __slots__ = ("_base", "_name", "_plain", "_sink", "_take", "group")
+    __slots__ = ("_base", "_name", "_sink", "_take", "_takers", "_usual", "group")
 
     def __init__(self, sink: Sink, stretch: Stretch) -> None:
-        self._sink = sink
-        plain = sink if isinstance(sink, Snapshot) and sink.may_restore else None
-        self._plain = plain is not None
-        self._take: Callable[[Any, int], object] = plain.take if plain is not None else sink.apply
+        self._usual = usual_jobs(sink)
+        self._sink = self._usual or sink
+        self._take: Callable[[Any, int], object] = self._sink.apply
+        self._takers = self._usual.takers if self._usual is not None else {}
         self._base = stretch.number << SEGMENT_SHIFT
         self._name = stretch.path.name
         self.group = -1
 
     def take_in(self, data: bytes, offset: int) -> Spoilt | None:
-        """Fold whole lines up to the first unreadable one. Fast: there may be millions of jobs.
+        """Fold whole lines up to the first unreadable one. Fast: there may be millions of jobs."""
+        if self._usual is None:
+            return self._take_lines(data, offset, decode_line if is_clean(data) else read_line)
+        if not is_text(data):
+            return self._take_lines(data, offset, read_line)
+        for piece in pieces_of(data):
+            lines = usual_lines(piece, self._base + offset)
+            if lines is not None:
+                self._take_usual(lines)
+            elif (spoilt := self._take_lines(piece, offset, decode_usual)) is not None:
+                return spoilt
+            offset += len(piece)
+        return None
 
-        A line begins its group or continues that of the line before. If it does neither, another
-        program added, removed or rewrote lines before it.
-        """
-        read = self._reader(data)
+    def _take_usual(self, lines: Iterator[tuple[UsualLine, int]]) -> None:
+        group, base, takers = self.group, self._base, self._takers
+        for line, place in lines:
+            if line.group != group:
+                group = self._begin_group(line.group, place - base)
+            take = takers.get(type(line))
+            if take is None or not take(line, place):
+                self._apply(line, b"", place - base)
+
+    def _take_lines(
+        self, data: bytes, offset: int, read: Callable[[bytes], Line | UsualLine | None]
+    ) -> Spoilt | None:
+        base, takers = self._base, self._takers
         for whole in BytesIO(data):
             try:
                 line = read(whole)
@@ -118,20 +143,32 @@ class _Folding:
                 except UNREADABLE as error:
                     return Spoilt(offset, error)
             group = line.group if line is not None else foreign_group(whole)
-            if group != self.group and group >= 0:
-                if group != offset:
-                    raise Damaged(offset, _moved(group, offset))
-                self.group = group
-            if line is not None:
+            if group != self.group:
+                self._begin_group(group, offset)
+            take = takers.get(type(line))
+            if line is not None and (take is None or not take(line, base + offset)):
                 self._apply(line, whole, offset)
             offset += len(whole)
         return None
 
-    def _reader(self, data: bytes) -> Callable[[bytes], Line | UsualLine | None]:
-        """The fastest function that reads the lines in ``data``, or raises."""
-        if self._plain:
-            return decode_usual if is_text(data) else read_line
-        return decode_line if is_clean(data) else read_line
+    def _begin_group(self, group: int, offset: int) -> int:
+        """A line begins its group or continues that of the line before. If it does neither, another
+        program added, removed or rewrote lines before it."""
+        if group < 0:
+            return self.group
+        if group != offset:
+            raise Damaged(offset, _moved(group, offset))
+        self.group = group
+        return group
+
+    def pack(self) -> None:
+        """Pack done jobs."""
+        self._sink.pack()
+
+    def finish(self) -> None:
+        """Make what was folded visible in the snapshot."""
+        if self._usual is not None:
+            self._usual.finish()
 
     def _apply(self, line: Line | UsualLine, raw: bytes, offset: int) -> None:
         try:

@@ -174,8 +174,7 @@ class Snapshot:
         take_in(self, record, event, place)
         record.state = after
         if after is _DONE:
-            self._ripe.append(job)
-            self.dataset_changes += 1
+            self.note_done(job)
         elif before is _DONE:
             self.dataset_changes += 1
         return record
@@ -190,6 +189,11 @@ class Snapshot:
             if record is not None and not _is_before(record.done_offset, durable):
                 return
             self.records.pack(self._ripe.popleft())
+
+    def ripe(self) -> Iterator[str]:
+        """The jobs to be packed, if all lines can be read back; each is given once."""
+        for _ in range(len(self._ripe) - KEPT_OPEN):
+            yield self._ripe.popleft()
 
     def saved(self) -> Saved:
         """Everything as it is now, except the marks of this process; ``release_saved`` when written."""
@@ -237,24 +241,27 @@ class Snapshot:
             self.dataset_changes += record.state is State.DONE
         return record
 
-    def _run_number(self, place: int) -> int:
+    def run_number(self, place: int) -> int:
         """The number of the run that wrote the line at ``place``."""
         run = self.runs.get(place >> SEGMENT_SHIFT)
         return run.number if run is not None else 0
 
     def _charge(self, job: str, record: Record, usd: float | None) -> None:
         """Replace the amount that the current attempt of ``job`` counts with ``usd``."""
-        before_usd = record.charge_usd
-        if usd == before_usd:
-            return
+        if usd != record.charge_usd:
+            self.charge(job, record.charge_usd, usd)
+            record.charge_usd = usd
+
+    def charge(self, job: str, before_usd: float | None, usd: float | None) -> None:
+        """Count ``usd`` for an attempt of ``job`` instead of ``before_usd``."""
         more_usd = (usd or 0.0) - (before_usd or 0.0)
         self.spent_usd += more_usd
+        unpriced = (usd is None) - (before_usd is None)
+        self.unpriced_attempts += unpriced
         if self.spent_by_shard_usd:
             index = shard_number(job, len(self.spent_by_shard_usd)) - 1
             self.spent_by_shard_usd[index] += more_usd
-            self.unpriced_by_shard[index] += (usd is None) - (before_usd is None)
-        self.unpriced_attempts += (usd is None) - (before_usd is None)
-        record.charge_usd = usd
+            self.unpriced_by_shard[index] += unpriced
 
     def _report(self, job: str, record: Record, usd: float | None) -> None:
         """Record the current attempt's reported cost, if there is one, and its price."""
@@ -266,6 +273,17 @@ class Snapshot:
         self.reported_usd += usd - (record.reported_usd or 0.0)
         record.reported_usd = usd
         self.costs.reported(job, record, usd)
+
+    def note_done(self, job: str) -> None:
+        """Count a job that became done, and pack it later."""
+        self._ripe.append(job)
+        self.dataset_changes += 1
+
+    def own(self, files: tuple[Artifact, ...], place: int) -> None:
+        """Note which job has an output, by the place of its intent."""
+        if self.owners is not None:
+            for file in files:
+                self.owners.setdefault(file.sha256, place)
 
     def _set_files(self, record: Record, files: tuple[Artifact, ...]) -> None:
         for file in record.files:
@@ -316,7 +334,7 @@ class Snapshot:
         record.retry_due = False
         if record.charge_usd == 0.0:
             self._charge(event.job, record, record.price_usd)
-        self.timings.accepted(event.job, event.at, self._run_number(place))
+        self.timings.accepted(event.job, event.at, self.run_number(place))
 
     def _cancelling(self, record: Record, event: Event, place: int) -> None:
         record.cancelling = True
@@ -325,7 +343,7 @@ class Snapshot:
         record.stage = record.code = record.message = None
         record.retry_due = record.cancelling = False
         self._report(event.job, record, event.cost_usd)
-        self.timings.completed(event.job, event.at, event.unfinished_s, self._run_number(place))
+        self.timings.completed(event.job, event.at, event.unfinished_s, self.run_number(place))
 
     def _done(self, record: Record, event: Event | DoneLine, place: int) -> None:
         self.costs.ended(event.job)
@@ -333,9 +351,7 @@ class Snapshot:
         record.retry = 0  # packed records have none
         self._set_files(record, event.files or ())
         record.replaced = None
-        if self.owners is not None:
-            for file in record.files:
-                self.owners.setdefault(file.sha256, record.submitting_offset)
+        self.own(record.files, record.submitting_offset)
 
     def _failed(self, record: Record, event: Event, place: int) -> None:
         if event.files is not None:  # the complete ones

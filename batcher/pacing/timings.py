@@ -18,6 +18,9 @@ KEYS_MAX = 256
 UNTOLD_STEP = 1.3
 """Assumed ratio of the ages of the last two polls, if the ledger does not record the earlier one."""
 TimingKey = tuple[str | None, str | float | None]
+Lasted = tuple[str, str, float | None]
+"""When a request was accepted, when it was seen finished (both ISO 8601), and at which age in seconds it
+was last seen unfinished."""
 
 
 class Span(NamedTuple):
@@ -25,6 +28,9 @@ class Span(NamedTuple):
 
     after_s: float
     by_s: float
+
+
+_LENGTHS = (str, int, float)
 
 
 class Lengths(msgspec.Struct, gc=False):
@@ -40,16 +46,17 @@ def timing_key(model: str | None, inputs: Mapping[str, Any] | Lengths) -> Timing
     """What a generation's time depends on most: its model and the requested length of its output."""
     if not isinstance(inputs, Lengths):
         inputs = Lengths(*map(inputs.get, Lengths.__struct_fields__))
-    for value in (inputs.duration, inputs.seconds, inputs.num_frames, inputs.video_length):
-        if value is not None:
-            return model, value if isinstance(value, str | int | float) else None
-    return model, None
+    length = inputs.duration
+    if length is None:
+        others = (inputs.seconds, inputs.num_frames, inputs.video_length)
+        length = next((value for value in others if value is not None), None)
+    return model, length if isinstance(length, _LENGTHS) else None
 
 
 class SavedTimings(msgspec.Struct, array_like=True):
     """Timings as saved in a file: observations by key, and requests under way by job."""
 
-    seen: list[tuple[str | None, str | int | float | None, list[tuple[str, str, float | None]]]]
+    seen: list[tuple[str | None, str | int | float | None, list[Lasted]]]
     under_way: dict[str, tuple[str | None, str | int | float | None, str | None, int]]
 
 
@@ -58,7 +65,7 @@ class Timings:
 
     def __init__(self) -> None:
         # As in the ledger: only the few that are needed are parsed.
-        self._seen: dict[TimingKey, deque[tuple[str, str, float | None]]] = {}
+        self._seen: dict[TimingKey, deque[Lasted]] = {}
         self._under_way: dict[str, tuple[TimingKey, str | None, int]] = {}
 
     def spans(self, key: TimingKey) -> list[Span]:
@@ -105,14 +112,17 @@ class Timings:
         A request that outlived its run shows when it was polled again, not how long it took.
         """
         key, accepted_at, accepted_in = self._under_way.pop(job_id, (None, None, run))
-        if key is None or accepted_at is None or accepted_in != run:
-            return
+        if key is not None and accepted_at is not None and accepted_in == run:
+            self.learn(key, (accepted_at, at, unfinished_s))
+
+    def learn(self, key: TimingKey, lasted: Lasted) -> None:
+        """One run saw a request of ``key`` from its acceptance to its end."""
         seen = self._seen.get(key)
         if seen is None:
             if len(self._seen) >= KEYS_MAX:
                 del self._seen[next(iter(self._seen))]
             seen = self._seen[key] = deque(maxlen=SPANS_PER_KEY)
-        seen.append((accepted_at, at, unfinished_s))
+        seen.append(lasted)
 
     def saved(self) -> SavedTimings:
         """All of it."""

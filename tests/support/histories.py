@@ -27,6 +27,14 @@ MOVES = {
     )
     for state in State
 }
+USUAL_NEXT = {
+    State.PENDING: EventName.SUBMITTING,
+    State.UNKNOWN: EventName.SUBMITTED,
+    State.SUBMITTED: EventName.COMPLETED,
+    State.COMPLETED: EventName.DONE,
+}
+USUAL = -1
+"""Picks the event of :data:`USUAL_NEXT`."""
 PICKS = st.tuples(st.integers(0, len(JOBS) - 1), st.integers(0, 11), st.integers(0, 5))
 """Which job, which of the events that it may see next, and what that event carries."""
 
@@ -51,6 +59,8 @@ def steps(picks: Iterable[tuple[int, int, int]]) -> list[Event]:
         if record is not None:
             names.append(EventName.RELISTED if record.orphaned else EventName.ORPHANED)
         name = names[pick % len(names)]
+        if pick == USUAL and record is not None:
+            name = USUAL_NEXT.get(record.state, name)
         attempt = record.attempt if record is not None else 0
         if name is EventName.SUBMITTING and (record is None or record.state is not State.PENDING):
             attempt += 1
@@ -97,6 +107,14 @@ def _fields(name: EventName, job: str, number: int, flavour: int) -> dict[str, A
 
 
 HISTORIES = st.lists(PICKS, max_size=60).map(steps)
+USUAL_HISTORIES = st.lists(
+    st.tuples(
+        st.integers(0, 2), st.integers(-8, 5).map(lambda pick: max(pick, USUAL)), st.integers(0, 5)
+    ),
+    min_size=12,
+    max_size=60,
+).map(steps)
+"""Most jobs of these have the usual four lines, or begin with them."""
 
 
 class Days(FakeClock):
