@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from batcher.cli.process import EndedBySignal
 from batcher.errors import BatcherError
 from batcher.options.command import as_path, command
 from batcher.terminal import visible, visible_json
@@ -57,11 +58,19 @@ class JsonErrors(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Errors are printed as JSON, then raised again."""
         try:
-            return super().invoke(ctx)
+            return self._invoke(ctx)
         except BatcherError as error:
             if ctx.params.get("as_json") or ctx.params.get("json"):
                 click.echo(visible_json({"error": str(error), "exit_code": error.exit_code}))
             raise
+
+    def _invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EndedBySignal as end:  # click would take every signal for a Ctrl-C
+            from batcher.engine.host import interrupted
+
+            raise interrupted(end.number) from None
 
 
 class Commands(click.Group):

@@ -365,29 +365,34 @@ def _nobody_reads() -> int:
 def main() -> None:
     """The console script: exit codes are those of the README's table, and no traceback ever shows."""
     process.prepare()
+    process.leave(_exit_code())
+
+
+def _exit_code() -> int:
+    """Run the command, and print what ends it early."""
     try:
-        process.check_working_directory()
-        process.allow_open_files()
-        code = cli(standalone_mode=False)
+        with process.interruptible():
+            process.check_working_directory()
+            process.allow_open_files()
+            return cli(standalone_mode=False) or 0
     except click.exceptions.Exit as stop:
-        code = stop.exit_code
+        return stop.exit_code
     except click.exceptions.Abort:
-        code = SIGINT_EXIT
+        return SIGINT_EXIT
     except click.ClickException as error:
         _show(error)
-        code = EX_USAGE
+        return EX_USAGE
     except BatcherError as error:
         click.echo(visible_lines(f"batcher: {error}"), err=True)
-        code = error.exit_code
+        return error.exit_code
     except process.EndedBySignal as end:
-        code = end.exit_code
+        return end.exit_code
     except BrokenPipeError:
-        code = _nobody_reads()
+        return _nobody_reads()
     except SystemExit:  # click makes one of a closed pipe, and of nothing else if it isn't standalone
-        code = _nobody_reads()
+        return _nobody_reads()
     except Exception as error:  # noqa: BLE001 - the last line of defence
         limit = process.at_a_limit(error)
         told = str(limit) if limit else f"internal error: {type(error).__name__}: {error}"
         click.echo(visible(f"batcher: {told}"), err=True)
-        code = limit.exit_code if limit else EX_SOFTWARE
-    process.leave(code or 0)
+        return limit.exit_code if limit else EX_SOFTWARE

@@ -9,15 +9,17 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from batcher.cli import streams
 from batcher.errors import MachineError, OutputError, UsageError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+READ_BYTES = 4096
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 NEEDED_FILES = 128
 """Connections, outputs being written, and what Python itself opens."""
 USEFUL_FILES = 4096
@@ -46,9 +48,7 @@ class EndedBySignal(KeyboardInterrupt):
 
 def prepare() -> None:
     """Handle signals, and suppress what the interpreter and libraries would print."""
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a shell's background job
-            signal.signal(number, _received)
+    _handle_with(_end_here)
     logging.getLogger().addHandler(logging.NullHandler())
     sys.unraisablehook = lambda _: None
     streams.take_over()
@@ -81,6 +81,50 @@ def allow_open_files() -> None:
 
 
 @contextmanager
+def interruptible() -> Iterator[None]:
+    """The first signal inside raises EndedBySignal; all others end the process at once."""
+    _handle_with(_raise)
+    try:
+        yield
+    finally:
+        _handle_with(_end_here)
+
+
+@contextmanager
+def signals_to(receive: Callable[[int], None]) -> Iterator[None]:
+    """Call ``receive`` with the number of each signal inside, in the running event loop.
+
+    After a signal was received, one that comes later than this block ends the process at once. Main
+    thread only. The loop's ``add_signal_handler`` is not used: when its handlers are removed, there is a
+    moment in which a signal kills the process or raises KeyboardInterrupt.
+    """
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    reader, writer = os.pipe()
+    for end in (reader, writer):
+        os.set_blocking(end, False)
+    received: list[int] = []
+
+    def read() -> None:
+        for number in os.read(reader, READ_BYTES):
+            received.append(number)
+            receive(number)
+
+    loop.add_reader(reader, read)
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    before = _handle_with(lambda number, frame: None)
+    try:
+        yield
+    finally:
+        _handle_with(_end_here if received else before)
+        signal.set_wakeup_fd(wakeup)
+        loop.remove_reader(reader)
+        os.close(writer)
+        os.close(reader)
+
+
+@contextmanager
 def ignoring_closed_pipe(exit_code: int) -> Iterator[None]:
     """For the output at the end: a closed pipe doesn't change the exit code.
 
@@ -101,8 +145,7 @@ def leave(code: int) -> NoReturn:
     _flush()
     if code not in {128 + number for number in SIGNALS}:
         sys.exit(code)
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    _handle_with(signal.SIG_IGN)
     atexit._run_exitfuncs()
     os._exit(code)
 
@@ -116,5 +159,23 @@ def _flush() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _received(number: int, frame: FrameType | None) -> NoReturn:
+def _handle_with(handler: Handler) -> Handler:
+    """Handle all signals in this way, but those that nohup, or a shell for its background jobs, ignores.
+
+    Returns how they were handled before.
+    """
+    before: Handler = None
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before = signal.signal(number, handler)
+    return before
+
+
+def _raise(number: int, frame: FrameType | None) -> NoReturn:
+    _handle_with(_end_here)
     raise EndedBySignal(number)
+
+
+def _end_here(number: int, frame: FrameType | None) -> NoReturn:
+    """An exception would show where it can't be caught: in the interpreter's last steps, for example."""
+    os._exit(128 + number)

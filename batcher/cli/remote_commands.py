@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 from batcher.app import resolve
 from batcher.cli.event_loop import run_loop
 from batcher.cli.observers import only_warnings
+from batcher.cli.process import signals_to
 from batcher.engine.host import Host
 from batcher.errors import UsageError
 from batcher.layout import HIDDEN_NAME, SANDBOX_NAME
@@ -22,6 +22,7 @@ from batcher.terminal import counted, visible, visible_json
 
 if TYPE_CHECKING:
     from batcher.sandbox.faults import Fault
+    from batcher.sandbox.server import Sandbox
 
 
 def cancel_queued(run_dir: Path, *, as_json: bool) -> int:
@@ -112,10 +113,12 @@ async def _serve(settings: Any, port: int) -> None:
     from batcher.sandbox.server import Sandbox
 
     stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
     sandbox = Sandbox(settings)
+    with signals_to(lambda _: stopping.set()):
+        await _serve_until(stopping, sandbox, port)
+
+
+async def _serve_until(stopping: asyncio.Event, sandbox: Sandbox, port: int) -> None:
     base = await sandbox.start("127.0.0.1", port)
     try:
         deployments = f"{base.removesuffix('/v1')}/prod/v2"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -230,9 +228,6 @@ def _go_on(observer: Observer, asks: bool, report: CanaryReport) -> bool:
 @contextmanager
 def _signals(control: Control) -> Iterator[None]:
     """The first SIGINT, SIGTERM or SIGHUP stops the run gracefully, the second at once."""
-    loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in process.SIGNALS}
-    ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
 
     def received(number: int) -> None:
         if control.halted:
@@ -240,14 +235,8 @@ def _signals(control: Control) -> Iterator[None]:
         else:
             control.halt(interrupted(number))
 
-    for number in ours:
-        loop.add_signal_handler(number, received, number)
-    try:
+    with process.signals_to(received):
         yield
-    finally:
-        for number in ours:
-            loop.remove_signal_handler(number)
-            signal.signal(number, before[number])
 
 
 def _print_json(value: Any) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from pathlib import Path
 
 import click
 
+from batcher.cli.process import signals_to
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.terminal import visible
@@ -22,16 +22,20 @@ async def _serve(run_dir: Path, port: int, *, browser: bool) -> int:
     from batcher.report.serve import View
 
     ended = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    async with View(run_dir, LocalDisk(), SystemClock(), _complain).serving(port) as address:
-        click.echo(address)
-        said = f"batcher: {run_dir} is at this address until Ctrl-C; nothing is bought"
-        click.echo(visible(said), err=True)
-        if browser:
-            await asyncio.to_thread(_open, address)
-        await ended.wait()
+    view = View(run_dir, LocalDisk(), SystemClock(), _complain)
+    with signals_to(lambda _: ended.set()):
+        async with view.serving(port) as address:
+            await _show(run_dir, address, browser=browser)
+            await ended.wait()
     return 0
+
+
+async def _show(run_dir: Path, address: str, *, browser: bool) -> None:
+    click.echo(address)
+    said = f"batcher: {run_dir} is at this address until Ctrl-C; nothing is bought"
+    click.echo(visible(said), err=True)
+    if browser:
+        await asyncio.to_thread(_open, address)
 
 
 def _complain(what: str) -> None:
