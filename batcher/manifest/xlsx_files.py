@@ -182,6 +182,8 @@ def _text(file: ManifestFile, cell: Any, written: Any) -> str:
 
 
 def _number(value: float) -> str:
+    """With the 15 digits that a spreadsheet shows: ``=0.1*3`` is 0.3, as after an export to CSV."""
+    value = float(f"{value:.15g}")
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 

@@ -94,6 +94,12 @@ def test_cells_are_read_as_they_were_typed(tmp_path):
     }  # fmt: skip
 
 
+def test_numbers_have_the_digits_that_a_spreadsheet_shows(tmp_path):
+    content = workbook(["a", "b", "c", "d"], [0.1 * 3, 4.999999999999999, 9007199254740991, 1 - 0.9])
+    (row,) = rows(tmp_path, "a.xlsx", content)
+    assert row.inputs == {"a": "0.3", "b": "5", "c": "9007199254740991", "d": "0.1"}
+
+
 def test_a_formula_without_a_value_is_refused_by_its_cell(tmp_path):
     content = workbook(["prompt", "x"], ["a", "=A2&B1"])
     said = refusal(tmp_path, "a.xlsx", content)
