@@ -38,6 +38,7 @@ HOST_MAX_CHARS = 253
 _URL = re.compile(
     r"https://([^/?#\s\\@:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:[/?#]\S*)?", re.IGNORECASE
 )
+_URL_INSIDE = re.compile(r"https?://[^\s()<>\[\]\"']+", re.IGNORECASE)
 _NEXT_URL = re.compile(r"[,;|\s]\s*[\"']?https?://", re.IGNORECASE)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?://|(?=\S*@))")
 _NAME_MARKS = str.maketrans("", "", ".-")
@@ -145,7 +146,7 @@ class LocalFiles:
         except (OSError, ValueError):
             raise MediaError(
                 f"{shown(text)} is {'not' if kind == WORKFLOW_KIND else NO_URL_NOR} a file that exists"
-                f"{_other_spelling(text, directory)}"
+                f"{_url_inside(text) or _other_spelling(text, directory)}"
             ) from None
         if not stat.S_ISREG(status.st_mode):
             raise MediaError(f"{shown(text)} is not a file")
@@ -167,6 +168,18 @@ class LocalFiles:
             if _is_torn(path, self._known[key][1]):
                 self._torn[str(path)] = None
         return self._known[key]
+
+
+def _url_inside(text: str) -> str:
+    """The remedy for a cell with more than a URL, such as ``cat.png (https://...)`` of Airtable."""
+    urls = _URL_INSIDE.findall(text)
+    if not urls:
+        return ""
+    return (
+        f"; write only the URL in it: {shown(urls[0])}"
+        if len(urls) == 1
+        else f"; it has {len(urls)} URLs"
+    )
 
 
 def _other_spelling(text: str, directory: Path) -> str:

@@ -235,6 +235,25 @@ def test_what_is_no_media_file_is_refused(tmp_path):
         assert "neither a public HTTPS URL nor a file" in problem_of(name, None, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("cell", "remedy"),
+    [
+        (
+            "cat.png (https://host.example/v3/abc)",
+            "write only the URL in it: 'https://host.example/v3/abc'",
+        ),
+        (
+            "[cat](https://host.example/cat.png)",
+            "write only the URL in it: 'https://host.example/cat.png'",
+        ),
+        ("<https://host.example/cat.png>", "write only the URL in it: 'https://host.example/cat.png'"),
+        ("a (https://host.example/a),b (https://host.example/b)", "it has 2 URLs"),
+    ],
+)
+def test_a_url_with_other_text_around_it_is_told_apart(tmp_path, cell, remedy):
+    assert problem_of(cell, None, tmp_path).endswith(f"a file that exists; {remedy}")
+
+
 def test_a_file_that_can_t_be_read_is_refused(tmp_path, monkeypatch):
     write(tmp_path, "cat.png", PNG)
 
