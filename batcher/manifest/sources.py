@@ -92,7 +92,22 @@ def _open_folder(path: Path, shown_as: str, columns: ColumnRules, reading: Readi
     found = media_in(path)
     if not found:
         raise ManifestError([f"{shown_as}: a folder without media{_manifests_in(path)}"])
-    return _listed(list(media_rows(found, path)), shown_as, path)
+    listed = _listed(list(media_rows(found, path)), shown_as, path)
+    return replace(listed, warnings=tuple(_unread_indexes(path)))
+
+
+def _unread_indexes(folder: Path) -> Iterator[str]:
+    """A warning for each split of a dataset whose files are listed without its index."""
+    for split in _folders_in(folder):
+        if (index := index_in(split)) is not None:
+            name = legible(split)
+            yield f"{name}/{index.name}: not read, only the files beside it; to read it, name {name}"
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """Its subfolders, sorted, without hidden ones and run directories."""
+    below = (each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    return sorted(each for each in below if not is_run_dir(each))
 
 
 def _with_media(document: Document) -> Iterator[Row]:
@@ -131,5 +146,8 @@ def _is_result(path: Path, pattern: Path) -> bool:
 
 def _manifests_in(folder: Path) -> str:
     suffixes = tuple(suffix for kind in FORMATS.values() for suffix in kind.suffixes)
-    found = sorted(path for path in folder.iterdir() if path.name.lower().endswith(suffixes))
-    return f"; it holds manifests: {legible(folder)}/*{found[0].suffix}" if found else ""
+    for place in (folder, *_folders_in(folder)):
+        found = sorted(path for path in place.iterdir() if path.name.lower().endswith(suffixes))
+        if found:
+            return f"; it holds manifests: {legible(place)}/*{found[0].suffix}"
+    return ""

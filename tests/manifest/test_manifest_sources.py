@@ -151,6 +151,19 @@ def test_the_index_of_a_dataset_folder_is_read(folder, name, content):
     assert (job.meta, job.source.file) == ({"split": "train"}, f"data/{name}")
 
 
+def test_an_index_below_a_folder_of_media_is_said_to_be_unread(folder):
+    for split in ("train", "test", "out"):
+        write(folder, f"data/{split}/a.png", PNG)
+        write(folder, f"data/{split}/metadata.jsonl", '{"file_name": "a.png", "prompt": "a cat"}')
+    write(folder, "data/out/ledger.jsonl", "")
+    found, tally = jobs("data", set={"prompt": "a dog"})
+    assert {job.input["prompt"] for job in found} == {"a dog"}
+    assert tally.warnings[:2] == [
+        f"data/{split}/metadata.jsonl: not read, only the files beside it; to read it, name data/{split}"
+        for split in ("test", "train")
+    ]
+
+
 def test_a_file_that_no_single_input_takes_is_a_problem(folder):
     write(folder, "clips/a.mp4", b"\x00\x00\x00\x18ftypmp42" + bytes(64))
     found, tally = jobs("clips", set={"prompt": "a"})
@@ -188,6 +201,9 @@ def test_from_takes_folders_and_patterns(folder):
 def test_a_folder_without_media_is_refused_with_what_it_holds(folder):
     write(folder, "lists/a.csv", "prompt\na\n")
     assert refusal("lists") == "lists: a folder without media; it holds manifests: lists/*.csv"
+    write(folder, "set/README.md", "")
+    write(folder, "set/data/train-0.parquet", "")
+    assert refusal("set") == "set: a folder without media; it holds manifests: set/data/*.parquet"
     (folder / "empty").mkdir()
     assert refusal("empty") == "empty: a folder without media"
 
