@@ -33,11 +33,12 @@ from batcher.ledger.book_file import XDG_STATE_VARIABLE
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.run_dir_lock import check_free
 from batcher.ledger.segments import segments_in
+from batcher.ledger.summary import status_of
 from batcher.ports import Handle
 from batcher.providers.registry import RUNCOMFY, vendors_of
 from batcher.providers.runcomfy.credentials import LAST_RESORT_VARIABLE, XDG_CONFIG_VARIABLE, find_token
 from batcher.providers.runcomfy.server_time import server_time
-from batcher.terminal import counted, money, visible
+from batcher.terminal import money, visible
 
 CRON_PATH = "/usr/bin:/bin"
 NO_SUCH_REQUEST = "00000000-0000-0000-0000-000000000000"
@@ -174,13 +175,10 @@ def _ledger(run_dir: Path, host: Host) -> Check:
     if not segments_in(run_dir, host.disk):
         return Check("ledger", f"{run_dir}: none yet")
     try:
-        unknown = sum(1 for _ in read_snapshot(run_dir, host.disk).unfinished())
+        status = status_of(run_dir, read_snapshot(run_dir, host.disk))
     except BatcherError as error:
         return Check("ledger", str(error), error.exit_code)
-    return Check(
-        "ledger",
-        f"{run_dir}: can be read, {counted(unknown, 'job in it is', 'jobs in it are')} not done",
-    )
+    return Check("ledger", f"{run_dir}: can be read, {status.done} of {status.total} jobs done")
 
 
 def _lock(run_dir: Path, host: Host) -> Check:

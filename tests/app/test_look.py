@@ -197,6 +197,11 @@ def test_the_doctor_exits_as_a_run_would(tmp_path, called, server, monkeypatch):
     assert look(called, run_dir)[0] == 65
 
 
+def test_the_doctor_counts_the_jobs_that_no_run_has_begun_as_not_done(tmp_path, called):
+    write_ledger(tmp_path / "a", *job_events("old", 26, 1.0, "media/old.mp4"))
+    assert look(called, tmp_path / "a")[1]["ledger"][1].endswith("can be read, 1 of 2 jobs done")
+
+
 def test_the_doctor_finds_the_program_beside_python_if_it_is_not_in_the_path(called, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr("sys.executable", str(BATCHER.with_name("python")))
