@@ -206,12 +206,20 @@ def _failures(ended: _End) -> Iterator[str]:
     yield from _refusals([pair for pair in bad if pair[1].is_refused], ended)
     if not failed:
         return
-    yield f"{len(failed)} failed or {'was' if len(failed) == 1 else 'were'} cancelled:"
+    yield f"{len(failed)} {_ended_badly(failed)}:"
     yield from _listed(failed, ended.summary, "failed,cancelled")
     downloads = [pair for pair in failed if pair[1].stage is Stage.DOWNLOAD]
     if downloads:
         yield f"  downloads are tried again, at no cost, by: {ended.again(downloads, 'failed')}"
     yield from _retries(failed, ended)
+
+
+def _ended_badly(failed: Found) -> str:
+    were_cancelled = "was cancelled" if len(failed) == 1 else "were cancelled"
+    states = {record.state for _, record in failed}
+    if State.CANCELLED not in states:
+        return "failed"
+    return were_cancelled if State.FAILED not in states else f"failed or {were_cancelled}"
 
 
 def _retries(failed: Found, ended: _End) -> Iterator[str]:

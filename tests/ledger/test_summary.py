@@ -322,6 +322,17 @@ async def test_how_many_of_the_failed_a_command_tries_is_said(tmp_path):
     ]
 
 
+async def test_failed_and_cancelled_jobs_are_told_apart(tmp_path):
+    lines = await end_of(tmp_path / "1", *failures("a"))
+    assert "1 failed:" in lines
+    cancelled = [
+        *life_of("b", (EventName.SUBMITTED, {"request_id": "r"})),
+        (EventName.CANCELLED, "b", {}),
+    ]
+    assert "1 was cancelled:" in await end_of(tmp_path / "2", *cancelled)
+    assert "2 failed or were cancelled:" in await end_of(tmp_path / "3", *failures("a"), *cancelled)
+
+
 LISTED = "batcher status out --list {} > {}.jsonl && batcher run m.csv --only @{}.jsonl{}"
 FAILED = LISTED.format("failed,cancelled", "failed", "failed", " --retry-failed")
 
@@ -385,7 +396,7 @@ async def test_a_shard_tells_its_own_failures(tmp_path):
     shard = Shard(2, 1)
     own = [name for name in names if shard.has(name)]
     lines = await end_of(tmp_path, *failures(*names), shard=shard)
-    assert f"{len(own)} failed or were cancelled:" in lines
+    assert f"{len(own)} failed:" in lines
     assert lines[-1].endswith("batcher run m.csv --shard 1/2 --retry-failed")
 
 
