@@ -353,7 +353,7 @@ cli.add_command(sandbox)
 def _show(error: click.ClickException) -> None:
     shown = StringIO()
     error.show(shown)
-    click.echo(visible_lines(shown.getvalue().rstrip("\n")), err=True)
+    click.echo(visible_lines(shown.getvalue().expandtabs(2).rstrip("\n")), err=True)
 
 
 def _nobody_reads() -> int:

@@ -15,12 +15,14 @@ from batcher.cli.event_loop import run_loop
 from batcher.cli.summary_view import status_lines
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
-from batcher.errors import UsageError
+from batcher.errors import LedgerError, UsageError
 from batcher.jobs.job import Artifact
 from batcher.jobs.lifecycle import State
 from batcher.ledger import summary as summaries
 from batcher.ledger.ledger import read_snapshot
+from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
+from batcher.options.command import as_path, command
 from batcher.options.given import Given
 from batcher.options.record import given_of
 from batcher.store.bucket import open_run_dir
@@ -58,7 +60,8 @@ def show_statuses(
 
 
 def run_dir_named(place: Path) -> Path:
-    """``place``; for a manifest the directory that a run of it would use. Raises like a run."""
+    """``place``; for a manifest the directory that its runs use. Raises LedgerError if there was none,
+    and what a run raises."""
     if not place.is_file():
         return place
     from batcher.app.asked import asked_of, options_from
@@ -67,7 +70,13 @@ def run_dir_named(place: Path) -> Path:
 
     options = options_from(asked_of([str(place)], {}, os.environ))
     manifest = open_manifest(options.manifest, options.overrides, options.also)
-    return run_dir_of(options, manifest, LocalDisk())
+    run_dir = run_dir_of(options, manifest, LocalDisk())
+    if not segments_in(run_dir, LocalDisk()):
+        rehearsed = run_dir.with_name(f"{run_dir.name}-sandbox")
+        has_any = segments_in(rehearsed, LocalDisk())
+        hint = f"; the sandbox's: {command('status', as_path(rehearsed))}" if has_any else ""
+        raise LedgerError(f"{place}: no run yet, its run directory would be {run_dir}{hint}")
+    return run_dir
 
 
 def show_status(run_dir: Path, *, as_json: bool, listing: JobFilter | None, follow: bool) -> int:

@@ -31,10 +31,7 @@ def cancel_queued(run_dir: Path, *, as_json: bool) -> int:
     if as_json:
         click.echo(visible_json(told))
     else:
-        click.echo(
-            f"{len(told.cancelled)} cancelled, {len(told.not_cancellable)} running or finished: "
-            "those can't be cancelled"
-        )
+        click.echo(_cancelled(told))
         if told.may_cost:
             click.echo(f"{len(told.may_cost)} of the cancelled ran already, and may be charged")
         if told.requested:
@@ -43,6 +40,13 @@ def cancel_queued(run_dir: Path, *, as_json: bool) -> int:
         for job_id, message in told.unanswered:
             click.echo(visible(f"{job_id}: {message}"), err=True)
     return int(bool(told.unanswered))
+
+
+def _cancelled(told: resolve.Cancelled) -> str:
+    if not (told.cancelled or told.not_cancellable or told.requested or told.unanswered):
+        return "nothing to cancel: no job of this run directory is at the API"
+    late = f", {len(told.not_cancellable)} running or finished: those can't be cancelled"
+    return f"{len(told.cancelled)} cancelled{late if told.not_cancellable else ''}"
 
 
 def resolve_unknown(run_dir: Path, job: str, request_id: str | None) -> int:

@@ -60,9 +60,11 @@ model: {model}
 def write_starter(file: Path, model: str | None, *, sandbox: bool) -> int:
     """Write a starter manifest to ``file``: an example, or one with the fields of ``model``.
 
-    Raises UsageError if the file exists already, InputError for an unknown model, UnreachableError if
-    its schema is not available.
+    Raises UsageError if the file exists already or has another suffix, InputError for an unknown
+    model, UnreachableError if its schema is not available.
     """
+    if file.suffix.lower() not in (".csv", ".yaml", ".yml"):
+        raise UsageError(f"{file}: a manifest is read by its suffix: name it {file.stem}.yaml or .csv")
     if file.suffix.lower() == ".csv":
         text = _table(_spec(model or _STARTER_MODEL, sandbox=sandbox or model is None))
     elif model is None:

@@ -15,6 +15,7 @@ from batcher.app.overview import overviews, run_dirs
 from batcher.cli.entry import cli
 from batcher.disk import LocalDisk
 from batcher.engine.host import Host
+from batcher.errors import LedgerError
 from batcher.sandbox.server import Sandbox
 from batcher.sandbox.settings import SandboxSettings
 from tests.support.api_server import TOKEN, served
@@ -152,6 +153,24 @@ def test_status_takes_several_directories_and_manifests(tmp_path, called):
     )  # fmt: skip
     _, lines, _ = called("status", "clips.yaml", "other", "--json")
     assert [json.loads(line)["run_dir"] for line in lines.splitlines()] == ["output/clips", "other"]
+
+
+def test_status_of_a_manifest_without_a_run_says_so_and_names_that_of_the_sandbox(tmp_path, called):
+    (tmp_path / "my clips.yaml").write_text("model: m\njobs: [{prompt: a cat}]\n")
+    none = "my clips.yaml: no run yet, its run directory would be output/my clips"
+    with pytest.raises(LedgerError) as refused:
+        cli.main(["status", "my clips.yaml"], standalone_mode=False)
+    assert str(refused.value) == none
+    write_ledger(tmp_path / "output/my clips-sandbox")
+    with pytest.raises(LedgerError) as refused:
+        cli.main(["status", "my clips.yaml"], standalone_mode=False)
+    assert str(refused.value) == f"{none}; the sandbox's: batcher status 'output/my clips-sandbox'"
+
+
+def test_cancel_says_that_there_is_nothing_to_cancel(tmp_path, called):
+    write_ledger(tmp_path / "a", *job_events("old", 26, 1.0, "media/old.mp4"))
+    told = "nothing to cancel: no job of this run directory is at the API\n"
+    assert called("cancel", tmp_path / "a")[:2] == (0, told)
 
 
 def look(called, *arguments):

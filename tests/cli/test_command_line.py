@@ -226,3 +226,12 @@ def test_a_terminal_that_can_only_print_gets_lines(monkeypatch, term, kind):
     monkeypatch.setenv("TERM", term)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert type(observer_for(quiet=False, log_format="text")).__name__ == kind
+
+
+def test_what_the_parser_says_is_shown_without_escapes(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["batcher", "completion"])
+    monkeypatch.setattr(process, "prepare", lambda: None)
+    monkeypatch.setattr(process, "leave", print)
+    main()
+    shown = capsys.readouterr()
+    assert (shown.out, "\n  bash,\n" in shown.err) == ("64\n", True)

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from batcher.cli.entry import cli
+from batcher.errors import UsageError
 
 
 def typed(*words):
@@ -22,6 +23,14 @@ def test_what_is_written_plans_by_the_command_that_is_told(tmp_path, monkeypatch
     planned = typed(command, *words)
     assert planned.return_value == 0, planned.output
     assert planned.output.startswith(f"{name.rpartition('.')[0]}: ")
+
+
+@pytest.mark.parametrize("name", ["shots.txt", "shots", "shots.jsonl"])
+def test_what_a_plan_would_read_as_another_format_is_not_written(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"name it shots\.yaml or \.csv"):
+        cli.main(["init", name], standalone_mode=False)
+    assert not (tmp_path / name).exists()
 
 
 def test_the_run_directory_is_named_as_it_will_be(tmp_path, monkeypatch):
