@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import batcher
@@ -94,6 +95,12 @@ async def test_local_media_of_jobs_are_found_from_the_working_directory(here):
         (3, "jobs: a list, a data frame"),
         ([3], "jobs, row 1: int is no row"),
         ([ROWS[0], {"image_url": object()}], "jobs, row 2: object can't be sent"),
+        ([{"prompt": b"a cat"}], "jobs, row 1: prompt: b'a cat' are bytes; give text"),
+        ([{"meta": {"a": [1, bytearray(b"x")]}}], "jobs, row 1: meta.a: b'x' are bytes"),
+        ([ROWS[0], {"prompt": "a", "cfg_scale": float("inf")}], "jobs, row 2: cfg_scale: inf is not a"),
+        ([{"images": {"a.png", "b.png"}}], "jobs, row 1: images: a set has no order; give a list"),
+        ([{"a": np.float32("-inf")}], "jobs, row 1: a: -inf is not a finite number"),
+        ([{"a": np.array([[1, np.inf]])}], "jobs, row 1: a: inf is not a finite number"),
     ],
 )
 async def test_what_are_no_jobs_is_told_with_the_row(jobs, said):

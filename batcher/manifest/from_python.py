@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from batcher.errors import UsageError
+from batcher.schema.problems import shown
 
 TOP_NAME = "jobs.json"
 ROWS_NAME = "rows.jsonl"
@@ -50,12 +51,40 @@ def _rows(jobs: Any) -> Iterator[Any]:
 
 
 def _present(row: Any) -> dict[str, Any]:
-    """A row without empty cells: None, NaN and the like. Raises TypeError."""
+    """A row without empty cells: None, NaN and the like. Raises TypeError, ValueError."""
     if isinstance(row, str):
         return {"prompt": row}
     if not isinstance(row, Mapping):
         raise TypeError(f"{type(row).__name__} is no row: a dictionary of inputs, or a prompt, is one")
+    for name, value in row.items():
+        _check(name, value)
     return {str(name): value for name, value in row.items() if not _is_missing(value)}
+
+
+def _check(name: Any, value: Any) -> None:
+    """Raises TypeError or ValueError for a value that would not be sent as it is.
+
+    JSON makes bytes base64, and infinity null; the order of a set differs from one process to the next,
+    and so would the job's id.
+    """
+    if isinstance(value, str | int | PurePath) or value is None:
+        return
+    if isinstance(value, bytes | bytearray | memoryview):
+        what = "are bytes; give text, the path of a file, or a data: URI"
+        raise TypeError(f"{name}: {shown(bytes(value[:20]))} {what}")
+    if isinstance(value, float):
+        if math.isinf(value):
+            raise ValueError(f"{name}: {value} is not a finite number")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _check(f"{name}.{key}", item)
+    elif isinstance(value, set | frozenset):
+        raise TypeError(f"{name}: a set has no order; give a list")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check(name, item)
+    elif hasattr(value, "tolist"):
+        _check(name, value.tolist())
 
 
 def _is_missing(value: Any) -> bool:
