@@ -109,6 +109,14 @@ async def test_what_are_no_jobs_is_told_with_the_row(jobs, said):
     assert not Path("x").exists()
 
 
+async def test_a_job_of_lists_alone_is_one_job(here):
+    for name in "abcd":
+        (here / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + name.encode() * 64)
+    job = {"image_urls": ["a.png", "b.png"], "images": ["c.png", "d.png"]}
+    model = {"model": "bytedance/seedream-4-5/edit", "set": {"prompt": "a cat"}, "extra": "image_urls"}
+    assert (await batcher.plan(jobs=[job], output="x", sandbox=True, **model)).total == 1
+
+
 async def test_jobs_need_a_run_directory_and_either_jobs_or_a_manifest_is_given():
     with pytest.raises(UsageError, match="jobs need output="):
         await batcher.run(jobs=ROWS, **QUICK)

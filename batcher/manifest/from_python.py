@@ -58,7 +58,10 @@ def _present(row: Any) -> dict[str, Any]:
         raise TypeError(f"{type(row).__name__} is no row: a dictionary of inputs, or a prompt, is one")
     for name, value in row.items():
         _check(name, value)
-    return {str(name): value for name, value in row.items() if not _is_missing(value)}
+    filled = {str(name): value for name, value in row.items() if not _is_missing(value)}
+    if not any(isinstance(value, str | int | float) for value in filled.values()):
+        filled.setdefault("meta", {})  # else lists alone would be taken for the columns of a table
+    return filled
 
 
 def _check(name: Any, value: Any) -> None:
@@ -72,19 +75,22 @@ def _check(name: Any, value: Any) -> None:
     if isinstance(value, bytes | bytearray | memoryview):
         what = "are bytes; give text, the path of a file, or a data: URI"
         raise TypeError(f"{name}: {shown(bytes(value[:20]))} {what}")
-    if isinstance(value, float):
-        if math.isinf(value):
-            raise ValueError(f"{name}: {value} is not a finite number")
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            _check(f"{name}.{key}", item)
-    elif isinstance(value, set | frozenset):
+    if isinstance(value, set | frozenset):
         raise TypeError(f"{name}: a set has no order; give a list")
+    if isinstance(value, float) and math.isinf(value):
+        raise ValueError(f"{name}: {value} is not a finite number")
+    for within, item in _inside(name, value):
+        _check(within, item)
+
+
+def _inside(name: Any, value: Any) -> Iterator[tuple[Any, Any]]:
+    """What is inside a value, each with its name: the items of a collection, or of numpy's."""
+    if isinstance(value, Mapping):
+        yield from ((f"{name}.{key}", item) for key, item in value.items())
     elif isinstance(value, list | tuple):
-        for item in value:
-            _check(name, item)
-    elif hasattr(value, "tolist"):
-        _check(name, value.tolist())
+        yield from ((name, item) for item in value)
+    elif not isinstance(value, float) and hasattr(value, "tolist"):
+        yield name, value.tolist()
 
 
 def _is_missing(value: Any) -> bool:
