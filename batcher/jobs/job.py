@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ _SPLIT_WORD = re.compile(
 )
 """Where a word begins that `datasets` reads as a split: SPLIT_KEYWORDS in its ``data_files.py``."""
 _EXPLICIT_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{EXPLICIT_ID_MAX_CHARS - 1}}}")
+_EXPLICIT_IDS = re.compile(rf"(?:{_EXPLICIT_ID.pattern}\0)*")
 _DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[^,;\s]+)*,", re.ASCII)
 
 
@@ -104,6 +106,12 @@ def explicit_id_problem(text: str) -> str | None:
         f"{EXPLICIT_ID_MAX_CHARS} characters, beginning with a letter or digit); "
         f"try {suggestion or 'job-1'!r}"
     )
+
+
+def are_explicit_ids(texts: Sequence[str]) -> bool:
+    """Whether all ``texts`` are usable explicit ids."""
+    joined = "\0".join([*texts, ""])
+    return joined.count("\0") == len(texts) and _EXPLICIT_IDS.fullmatch(joined) is not None
 
 
 def output_name(job_id: str, index: int, count: int, extension: str) -> str:

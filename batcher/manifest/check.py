@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from operator import itemgetter
 from pathlib import Path, PurePath
@@ -39,8 +39,8 @@ _LINE_MASK = (1 << _LINE_BITS) - 1
 _HALF_BITS = 32
 _HALF_MASK = (1 << _HALF_BITS) - 1
 """A mark in the id table: a hash of the inputs as sent, then of the metadata."""
-FittedRow = tuple[str, dict[str, Any], dict[str, Any], str, int]
-"""A row that fits a pattern: the job's id, inputs, metadata, digest and mark."""
+FittedRow = tuple[str, dict[str, Any], dict[str, Any], str, int, bool]
+"""A row that fits a pattern: the job's id, inputs, metadata, digest, mark; whether it gave the id."""
 
 _encode_sorted = msgspec.json.Encoder(order="sorted", enc_hook=lambda media: media.sha256).encode
 
@@ -97,26 +97,27 @@ class Checker:
         """:meth:`job` for a row whose inputs fit a :meth:`pattern`. Raises Rejects."""
         if self._is_left_out():
             return None
-        job_id, inputs, meta, digest, _ = fitted
-        job = Job(job_id, scope.model or "", inputs, meta, source, digest)
-        return self._admitted(job, None, scope)
+        job_id, inputs, meta, digest, _, explicit = fitted
+        job = Job(job_id, scope.model or "", inputs, meta, source, digest, explicit)
+        return self._admitted(job, job_id if explicit else None, scope)
 
     def fitted_jobs(
         self, rows: Sequence[FittedRow], lines: Sequence[int], file: str, scope: Scope
     ) -> list[Job] | None:
         """:meth:`fitted_job` for many rows of ``file`` if all are new jobs; else nothing is done."""
-        ids, inputs, metas, digests, marks = zip(*rows, strict=True)
+        ids, inputs, metas, digests, marks, explicit = zip(*rows, strict=True)
         leaves_out = 0 < self._next_left_out <= self._number + len(rows)
         if leaves_out or not _can_name_files("".join(ids)):
             return None
         if self._compares or scope.setting.per_row:
             number = self._file_number(file)
             places = [number << _LINE_BITS | line for line in lines]
-            if not self._ids.claim_all(Claims(ids, digests, places, marks)):
+            meanings = [*map(_meaning, digests, explicit)]
+            if not self._ids.claim_all(Claims(ids, meanings, places, marks)):
                 return None
         self._number += len(rows)
         sources = map(Source, repeat(file), lines)
-        return [*map(Job, ids, repeat(scope.model or ""), inputs, metas, sources, digests)]
+        return [*map(Job, ids, repeat(scope.model or ""), inputs, metas, sources, digests, explicit)]
 
     def _is_left_out(self) -> bool:
         """Count one more draft; whether an earlier pass has rejected it."""
@@ -292,8 +293,7 @@ class Checker:
 
     def _claim(self, job: Job, explicit: str | None, mark: int) -> tuple[Claim, int, int]:
         place = self._file_number(job.source.file) << _LINE_BITS | job.source.line
-        meaning = job.digest if explicit != job.id else ("own", job.digest)
-        return self._ids.claim(job.id, meaning, place, mark)
+        return self._ids.claim(job.id, _meaning(job.digest, explicit == job.id), place, mark)
 
     def _file_number(self, file: str) -> int:
         return self._file_numbers.setdefault(file, len(self._file_numbers))
@@ -306,6 +306,11 @@ class Checker:
 
     def _place(self, place: int) -> str:
         return f"{[*self._file_numbers][place >> _LINE_BITS]}:{place & _LINE_MASK}"
+
+
+def _meaning(digest: str, is_own: bool) -> Hashable:
+    """What an id means: an id that a row gave is not the one that is made for a job."""
+    return ("own", digest) if is_own else digest
 
 
 def _is_url(value: Any) -> bool:

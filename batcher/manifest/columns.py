@@ -7,14 +7,16 @@ row, such as templates, is searched for once in all of them. All other rows are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
+from operator import and_
 from typing import Any
 
 from batcher.jobs.identity import generated_ids
+from batcher.jobs.job import are_explicit_ids, explicit_id_problem
 from batcher.manifest.check import Checker, FittedRow, marks_of
 from batcher.manifest.csv_files import Table
-from batcher.manifest.pattern import rows_of
+from batcher.manifest.pattern import FittedRows, rows_of
 from batcher.manifest.rows import Row, needs_look
 from batcher.manifest.walk import Block
 
@@ -66,14 +68,25 @@ def _of_shape(
     columns = [*zip(*rows, strict=True)]
     inputs = scope.inputs_of(Row(0, {table.names[at]: columns[at] for at in places}))
     found = pattern.fitted_rows(inputs.values(), len(rows))
+    own_ids = columns[table.id_at] if table.id_at is not None and shape[table.id_at] else None
     metas = _metas(block, shape, columns)
-    ids, marks = generated_ids(found.inputs, found.digests), marks_of(found.inputs, metas)
-    fitted = zip(ids, found.inputs, metas, found.digests, marks, strict=True)
-    return zip(numbers, _only(fitted, found.certain), strict=True)
+    return zip(numbers, _jobs_without_source(found, own_ids, metas), strict=True)
 
 
-def _only(rows: Iterable[FittedRow], certain: Iterable[bool]) -> Iterable[FittedRow | None]:
-    return (row if is_certain else None for row, is_certain in zip(rows, certain, strict=True))
+def _jobs_without_source(
+    found: FittedRows, own_ids: Sequence[str] | None, metas: list[dict[str, Any]]
+) -> Iterator[FittedRow | None]:
+    """The jobs of rows; ``own_ids`` are those in the table, if it has any."""
+    ids, certain = own_ids, found.certain
+    if ids is None:
+        ids = generated_ids(found.inputs, found.digests)
+    elif not are_explicit_ids(ids):
+        usable = (explicit_id_problem(job_id) is None for job_id in ids)
+        certain = [*map(and_, certain, usable)]
+    marks = marks_of(found.inputs, metas)
+    has_own = repeat(own_ids is not None, len(ids))
+    jobs = zip(ids, found.inputs, metas, found.digests, marks, has_own, strict=True)
+    return (job if is_certain else None for job, is_certain in zip(jobs, certain, strict=True))
 
 
 def _are_plain(rows: list[list[str]], table: Table, places: list[int]) -> bool:
@@ -85,9 +98,9 @@ def _are_plain(rows: list[list[str]], table: Table, places: list[int]) -> bool:
 
 
 def _metas(block: Block, shape: Shape, columns: list[tuple[str, ...]]) -> list[dict[str, Any]]:
-    """The metadata of each row; one dict for all of them if they have none of their own."""
+    """The metadata of each row; one dict for all of them if they have the same."""
     own = {name: columns[at] for at, name in block.table.meta if shape[at]}
     count = len(columns[0])
-    if not own:
-        return [block.scope.meta_of(None)] * count
+    if all(len({*values}) == 1 for values in own.values()):
+        return [block.scope.meta_of({name: values[0] for name, values in own.items()})] * count
     return [block.scope.meta_of(row) for row in rows_of(own, count)]

@@ -72,6 +72,11 @@ class _Column:
         """Whether its cells are metadata without conversion."""
         return self.place.role == META and self.place.type is None
 
+    @property
+    def is_id(self) -> bool:
+        """Whether its cells are the ids of jobs."""
+        return self.place.role == KEY and self.place.name == "id"
+
     def put(self, row: Row, cell: str, joined: dict[str, list[Any]]) -> None:
         """Store a cell in its place in ``row``, or record the problem with it."""
         place = self.place
@@ -102,9 +107,10 @@ class _Column:
 class Table:
     """A table whose header has been read, on line ``header_line``.
 
-    ``names`` has, for each column, its name if it is a plain input, else "". ``meta`` are index and name
-    of the columns that are metadata without conversion, up to the first of the ``others``. ``told`` are
-    warnings about lines above the header.
+    ``names`` has, for each column, its name if it is a plain input, else "". ``id_at`` is the index of
+    the column of ids, if there is one. ``meta`` are index and name of the columns that are metadata
+    without conversion, up to the first of the ``others``. ``told`` are warnings about lines above the
+    header.
     """
 
     records: Records
@@ -113,6 +119,7 @@ class Table:
     meta: tuple[tuple[int, str], ...]
     others: tuple[_Column, ...]
     header: list[str]
+    id_at: int | None = None
     told: tuple[str, ...] = ()
 
     @property
@@ -122,7 +129,7 @@ class Table:
 
     @property
     def is_plain(self) -> bool:
-        """Whether rows have only inputs and metadata, none of which needs a conversion."""
+        """Whether rows have only ids, inputs and metadata, none of which needs a conversion."""
         return not self.others
 
     def rows(self) -> Iterator[Row]:
@@ -153,6 +160,8 @@ class Table:
         inputs = {name: cell for name, cell in zip(self.names, cells) if cell}  # noqa: B905 (twice as fast)
         inputs.pop("", None)
         row = Row(line, inputs, meta={name: cells[at] for at, name in self.meta if cells[at]} or None)
+        if self.id_at is not None:
+            row.id = cells[self.id_at].strip() or None
         if self.others or len(cells) > len(self.names):
             self._put_others(row, cells)
         else:
@@ -219,9 +228,11 @@ def _compiled(
         for index, place in enumerate(places)
         if index not in plain and place.role != IGNORED
     ]
+    id_at = next((column.index for column in others if column.is_id), None)
+    others = [column for column in others if not column.is_id]
     meta = tuple((c.index, c.place.name) for c in itertools.takewhile(lambda c: c.is_plain_meta, others))
     names = tuple(plain.get(index, "") for index in range(len(cells)))
-    return Table(records, line, names, meta, tuple(others[len(meta) :]), cells)
+    return Table(records, line, names, meta, tuple(others[len(meta) :]), cells, id_at)
 
 
 def _repeated(places: Iterable[Place]) -> Iterator[str]:

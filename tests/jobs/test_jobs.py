@@ -10,6 +10,7 @@ from batcher.jobs.identity import slug
 from batcher.jobs.job import (
     LocalMedia,
     Source,
+    are_explicit_ids,
     explicit_id_problem,
     next_name,
     output_name,
@@ -100,3 +101,10 @@ def test_what_is_recorded_has_no_megabytes_and_no_signatures():
 
 def test_a_source_reads_as_file_and_line():
     assert str(Source("a.csv", 3)) == "a.csv:3"
+
+
+@given(
+    st.lists(st.sampled_from(["a", "A.b_c-1", "x" * 100, "x" * 101, "", "-a", " a", "a\0b", "é", "a\n"]))
+)
+def test_many_ids_are_usable_if_each_is(ids):
+    assert are_explicit_ids(ids) is all(explicit_id_problem(one) is None for one in ids)

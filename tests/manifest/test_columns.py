@@ -54,7 +54,7 @@ HEADERS = [
     *("prompt", "image_url", "mask", "duration", "cfg", "loop", "numsteps", "Num Steps", "images"),
     *("id", "model", "meta.split", "meta.n:int", "vars.x", "promt", "", "repeat", "duration:int"),
 ]
-PLAIN = ["prompt", "image_url", "duration", "cfg", "meta.split", "loop", "numsteps"]
+PLAIN = ["prompt", "image_url", "duration", "cfg", "meta.split", "loop", "numsteps", "id"]
 CELLS = [
     *(
         "",
@@ -276,6 +276,26 @@ def test_a_change_of_the_file_is_noticed_after_the_rows_that_were_read_before_it
     assert [next(jobs).input["prompt"] for _ in range(2)] == ["a cat"] * 2
     with pytest.raises(ManifestChanged):
         next(jobs)
+
+
+def test_ids_in_a_table_are_checked_by_column_too(tmp_path):
+    lines = [f"cat {number},job-{number},{number % 10 + 1}" for number in range(300)]
+    lines[7], lines[8], lines[9] = "cat 7,,1", "cat 8, job-8 ,1", "cat 9,job 9,1"
+    lines[299] = "cat 299,JOB-5,1"
+    one_row, read = Table.row, []
+
+    def noted(table, line, cells):
+        read.append(line)
+        return one_row(table, line, cells)
+
+    with patch.object(Table, "row", noted):
+        found = read_text(tmp_path, "a.csv", "\n".join(["prompt,id,duration", *lines]), SPECS, model="m")
+    assert read == [10, 11, 301], "a blank, a bad id, and a problem"
+    assert [problem.split(": ")[1] for problem in found.tally.problems] == ["id", "id"]
+    ids = [job.id for job in found.jobs]
+    assert ids[:9] == [f"job-{n}" for n in range(7)] + [found.jobs[7].id, "job-8"]
+    assert [job.explicit for job in found.jobs[6:10]] == [True, False, True, True]
+    assert (ids[7][:6], len(ids)) == ("cat-7-", 298)
 
 
 MANY = "prompt,image_url\n" + "".join(f"cat {number},{URL}?a={number}\n" for number in range(600))
