@@ -6,7 +6,6 @@ import os
 from array import array
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
-from operator import itemgetter
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -24,6 +23,7 @@ from batcher.manifest.folders import FILE_NAME, media_of
 from batcher.manifest.id_table import Claim, Claims, IdTable
 from batcher.manifest.media import LocalFiles, MediaError, check_body_size, is_public_url, several_urls
 from batcher.manifest.pattern import Pattern
+from batcher.manifest.row_marks import differences, mark_of
 from batcher.manifest.rows import LocalPath
 from batcher.manifest.tally import ManifestTally, Repeated
 from batcher.schema.dialect import may_name_media, media_kind
@@ -36,13 +36,8 @@ PATTERNS_KEPT = 1024
 _LINE_BITS = 40
 _LINE_MASK = (1 << _LINE_BITS) - 1
 """A place in the id table: the number of the file, then the line."""
-_HALF_BITS = 32
-_HALF_MASK = (1 << _HALF_BITS) - 1
-"""A mark in the id table: a hash of the inputs as sent, then of the metadata."""
 FittedRow = tuple[str, dict[str, Any], dict[str, Any], str, int, bool]
 """A row that fits a pattern: the job's id, inputs, metadata, digest, mark; whether it gave the id."""
-
-_encode_sorted = msgspec.json.Encoder(order="sorted", enc_hook=lambda media: media.sha256).encode
 
 
 class Rejects(Exception):
@@ -269,13 +264,12 @@ class Checker:
 
     def _is_new(self, job: Job, explicit: str | None) -> bool:
         """Claim the job's id. Raises Rejects if another job has it."""
-        mark = _mark(job)
+        mark = mark_of(job)
         claim, first, first_mark = self._claim(job, explicit, mark)
         if claim is Claim.TAKEN:
             raise Rejects([("id", self._taken(job, explicit, first))])
         if claim is Claim.SAME:
-            meta_differs = (mark ^ first_mark) & _HALF_MASK != 0
-            inputs_differ = (mark ^ first_mark) >> _HALF_BITS != 0
+            inputs_differ, meta_differs = differences(mark, first_mark)
             self._tally.repeat(Repeated(job.source, self._place(first), meta_differs, inputs_differ))
         return claim is Claim.NEW
 
@@ -315,37 +309,6 @@ def _meaning(digest: str, is_own: bool) -> Hashable:
 
 def _is_url(value: Any) -> bool:
     return isinstance(value, str) and is_public_url(value)
-
-
-def _mark(job: Job) -> int:
-    """A hash of what may differ between two rows of one job: inputs as sent, and metadata."""
-    return (_hash_of(job.input) & _HALF_MASK) << _HALF_BITS | _hash_of(job.meta) & _HALF_MASK
-
-
-def marks_of(inputs: Sequence[dict[str, Any]], metas: Sequence[dict[str, Any]]) -> list[int]:
-    """The mark of each of many jobs. All ``inputs`` have the same names, and all ``metas``."""
-    pairs = zip(_hashes_of(inputs), _hashes_of(metas), strict=True)
-    return [(sent & _HALF_MASK) << _HALF_BITS | meta & _HALF_MASK for sent, meta in pairs]
-
-
-def _hash_of(values: dict[str, Any]) -> int:
-    names = sorted(values)
-    try:
-        return hash((*names, *map(values.get, names)))
-    except TypeError:  # lists and mappings
-        return hash(_encode_sorted(values))
-
-
-def _hashes_of(rows: Sequence[dict[str, Any]]) -> list[int]:
-    """:func:`_hash_of` for dicts with the same names."""
-    names = sorted(rows[0])
-    if not names:
-        return [_hash_of({})] * len(rows)
-    columns = (map(itemgetter(name), rows) for name in names)
-    try:
-        return [*map(hash, zip(*map(repeat, names), *columns))]  # noqa: B905 (names have no end)
-    except TypeError:
-        return [*map(_hash_of, rows)]
 
 
 def _check_file_name(job_id: str) -> None:

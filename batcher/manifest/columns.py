@@ -14,9 +14,10 @@ from typing import Any
 
 from batcher.jobs.identity import generated_ids
 from batcher.jobs.job import are_explicit_ids, explicit_id_problem
-from batcher.manifest.check import Checker, FittedRow, marks_of
+from batcher.manifest.check import Checker, FittedRow
 from batcher.manifest.csv_files import Table
 from batcher.manifest.pattern import FittedRows, rows_of
+from batcher.manifest.row_marks import marks_of
 from batcher.manifest.rows import Row, needs_look
 from batcher.manifest.walk import Block
 
@@ -91,9 +92,9 @@ def _jobs_without_source(
 
 def _are_plain(rows: list[list[str]], table: Table, places: list[int]) -> bool:
     """Whether no row needs a look at its texts, of which the inputs' are in ``places``."""
-    if table.header in rows or "{{" in "".join(chain.from_iterable(rows)):
+    columns = [column if len({*column}) > 1 else column[:1] for column in zip(*rows, strict=True)]
+    if table.header in rows or "{{" in "".join(chain.from_iterable(columns)):
         return False
-    columns = [*zip(*rows, strict=True)]
     return not needs_look([*chain.from_iterable(columns[at] for at in places)])
 
 
