@@ -18,7 +18,8 @@ from batcher.ledger.segments import SEGMENT_SHIFT
 from batcher.ledger.usual_lines import Anything
 from batcher.pacing.timings import Lengths
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 17
+"""Larger ones are memory that is mapped anew each time."""
 PIECE_BYTES = 1 << 14
 RECENT_MAX = 4096
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -104,7 +105,7 @@ def foreign_group(raw: bytes) -> int:
 
 
 def blocks_of(file: BinaryIO, offset: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """Whole lines, a megabyte at a time, each block with its byte offset; from ``file``'s position.
+    """Whole lines, some hundreds at a time, each block with its byte offset; from ``file``'s position.
 
     A last line without its newline is a separate block.
     """

@@ -27,7 +27,7 @@ from batcher.ledger.lines import (
 from batcher.ledger.segments import SEGMENT_SHIFT, is_strangers
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.torn_tail import Damaged, Spoilt, Tail, torn_tail
-from batcher.ledger.usual_jobs import usual_jobs
+from batcher.ledger.usual_jobs import no_takers, usual_jobs
 from batcher.ledger.usual_lines import UsualLine, decode_usual, usual_lines
 
 _RUN = EventName.RUN  # a constant, because enum member lookup is slow
@@ -100,7 +100,7 @@ class _Folding:
         self._usual = usual_jobs(sink)
         self._sink = self._usual or sink
         self._take: Callable[[Any, int], object] = self._sink.apply
-        self._takers = self._usual.takers if self._usual is not None else {}
+        self._takers = self._usual.takers if self._usual is not None else no_takers()
         self._base = stretch.number << SEGMENT_SHIFT
         self._name = stretch.path.name
         self.group = -1
@@ -125,8 +125,7 @@ class _Folding:
         for line, place in lines:
             if line.group != group:
                 group = self._begin_group(line.group, place - base)
-            take = takers.get(type(line))
-            if take is None or not take(line, place):
+            if not takers[type(line)](line, place):
                 self._apply(line, b"", place - base)
 
     def _take_lines(
@@ -145,8 +144,7 @@ class _Folding:
             group = line.group if line is not None else foreign_group(whole)
             if group != self.group:
                 self._begin_group(group, offset)
-            take = takers.get(type(line))
-            if line is not None and (take is None or not take(line, base + offset)):
+            if line is not None and not takers[type(line)](line, base + offset):
                 self._apply(line, whole, offset)
             offset += len(whole)
         return None

@@ -7,12 +7,13 @@ but a job gets a record only if it has another line, or if the stretch ends befo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from msgspec import UNSET
 
 from batcher.jobs.lifecycle import Event, Record, RunEvent, State
 from batcher.ledger.finished import FinishedJobs, digest_bytes, flags_of
+from batcher.ledger.lines import Line
 from batcher.ledger.packed import hash_of
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.usual_lines import CompletedLine, DoneLine, SubmittedLine, SubmittingLine, UsualLine
@@ -77,8 +78,8 @@ class _UsualJob:
 class UsualJobs:
     """A sink that folds into ``snapshot``, which is whole again only after ``finish``.
 
-    ``takers`` fold usual lines, by their types. They return False, and change nothing, if a line is not
-    the next one of a job with only usual lines: then it is for ``apply``, as all other lines are.
+    ``takers`` fold lines, by their types. They return False, and change nothing, if a line is not the
+    next one of a job with only usual lines: then it is for ``apply``.
     """
 
     def __init__(self, snapshot: Snapshot, finished: FinishedJobs) -> None:
@@ -86,12 +87,11 @@ class UsualJobs:
         self._finished = finished
         self._open = snapshot.records.open
         self._jobs: dict[str, _UsualJob] = {}
-        self.takers: Takers = {
-            SubmittingLine: self._submitting,
-            SubmittedLine: self._submitted,
-            CompletedLine: self._completed,
-            DoneLine: self._done,
-        }
+        self.takers = no_takers()
+        self.takers[SubmittingLine] = self._submitting
+        self.takers[SubmittedLine] = self._submitted
+        self.takers[CompletedLine] = self._completed
+        self.takers[DoneLine] = self._done
 
     def _submitting(self, line: SubmittingLine, place: int) -> bool:
         job_id = line.job
@@ -207,6 +207,15 @@ class UsualJobs:
             snapshot.timings.submitting(job_id, record.model, job.intent.input)
         if state is _SUBMITTED:
             snapshot.timings.accepted(job_id, job.answer.at, snapshot.run_number(job.answer_at))
+
+
+def no_takers() -> Takers:
+    """Takes no line of any type."""
+    return dict.fromkeys((Line, *get_args(UsualLine)), _not_taken)
+
+
+def _not_taken(line: object, place: int) -> bool:
+    return False
 
 
 def usual_jobs(sink: object) -> UsualJobs | None:
