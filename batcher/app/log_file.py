@@ -71,7 +71,8 @@ class LogFile(Reporter):
             stream.flush()
         except (OSError, ValueError) as error:
             if self._warn_once is not None:
-                self._warn_once(f"--log-file {self._path}: can't be written: {error}")
+                why = getattr(error, "strerror", None) or error
+                self._warn_once(f"--log-file {self._path}: can't be written: {why}")
             self._warn_once = None
 
     def _follow_rename(self) -> None:

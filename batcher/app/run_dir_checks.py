@@ -80,7 +80,9 @@ def _uses(run_dir: Path, disk: Disk) -> Iterator[str]:
 
 
 def check_existing(options: Options, run_dir: Path, disk: Disk) -> None:
-    """Raises RunDirError if ``--existing`` finds no run directory."""
+    """Raises RunDirError for a file, and if ``--existing`` finds no run directory."""
+    if run_dir.is_file():
+        raise RunDirError(f"{run_dir}: is a file, and -o names the directory of a run")
     if options.money.existing and not segments_in(run_dir, disk):
         raise RunDirError(f"{run_dir}: no run directory is there, and --existing begins none")
 

@@ -235,7 +235,7 @@ async def open_fal(around: Surroundings) -> AsyncIterator[Vendor]:
     if key is None and around.needs_token:
         raise CredentialsError(
             f"no key for fal: set {KEY_VARIABLE}, or {KEY_VARIABLE}_ID and {KEY_VARIABLE}_SECRET; "
-            "`--sandbox` needs none"
+            "`batcher plan` and `--sandbox` need none"
         )
     async with AsyncExitStack() as stack:
 

@@ -201,7 +201,8 @@ def _real(around: Surroundings) -> Endpoint:
     text = around.env.get(TOKEN_VARIABLE, "").strip()
     if not text and around.needs_token:
         raise CredentialsError(
-            f"no token for Replicate: set {TOKEN_VARIABLE} to one of replicate.com/account/api-tokens"
+            f"no token for Replicate: set {TOKEN_VARIABLE} to one of "
+            "replicate.com/account/api-tokens; `batcher plan` and `--sandbox` need none"
         )
     try:
         token = Token(text) if text else None

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from batcher.app.asked import asked_of, options_from
-from batcher.app.run_dir_checks import check_is_manifest, run_dir_of
+from batcher.app.run_dir_checks import check_existing, check_is_manifest, run_dir_of
 from batcher.disk import LocalDisk
-from batcher.errors import InputError, LedgerError
+from batcher.errors import InputError, LedgerError, RunDirError
 from batcher.jobs.lifecycle import Asked, RunEvent
 from batcher.ledger.ledger import Ledger, read_snapshot
 from tests.support.engine import FakeClock, QuickDisk, bought, job
@@ -67,6 +67,14 @@ async def test_a_run_directory_is_no_manifest_and_it_is_told_what_it_is_for(tmp_
     again = "to run its manifest again: batcher run m.csv -o 'output/my clips' --max-cost 5"
     with pytest.raises(InputError, match=again):
         check("m.csv", "output/my clips")
+
+
+def test_a_file_is_no_place_for_a_run(tmp_path):
+    (tmp_path / "out.csv").touch()
+    options = options_from(asked_of(["m.csv"], {"output": str(tmp_path / "out.csv")}, {}))
+    with pytest.raises(RunDirError, match="is a file, and -o names the directory of a run"):
+        check_existing(options, tmp_path / "out.csv", LocalDisk())
+    check_existing(options, tmp_path / "out", LocalDisk())
 
 
 def test_what_is_no_run_directory_is_told(tmp_path):

@@ -6,7 +6,7 @@ const again = (name, added = "") => offered[name] || { added };
 
 const KINDS = [
   { state: "unknown", of: (job) => job.state === "unknown", title: "Unknown: the POST left and no clear answer came",
-    why: "Each may have been created and charged. Look it up on the Generations page of your account, then settle it; or buy it once more, whatever became of the first.",
+    why: "Each may have been created and charged. Look it up in the vendor's list of requests (RunComfy: the Generations page of your account), then settle it; or buy it once more, whatever became of the first.",
     commands: (found) => [`${offered.resolve} ${found[0].job} --request-id ID`, `${offered.resolve} ${found[0].job} --not-created`, again("retry_unknown", "--retry-unknown")] },
   { state: "failed", of: (job) => job.state === "failed" && job.stage === "generate" && !job.refused, title: "Failed while generating",
     why: "The API took the request and gave no output. Trying again asks for the old result once more, and buys a new one only after a final no.",
