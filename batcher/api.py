@@ -25,6 +25,7 @@ from batcher.errors import (
     IncompleteError,
     InputError,
     LedgerError,
+    ManifestError,
     RunDirError,
     StoppedError,
     UnreachableError,
@@ -32,7 +33,7 @@ from batcher.errors import (
 )
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.summary import ListedJob, Status, Summary, status_of
-from batcher.manifest.from_python import write_manifest
+from batcher.manifest.from_python import ROWS_NAME, write_manifest
 from batcher.options.run import Options
 from batcher.options.sources import nearest
 from batcher.options.table import BY_KEY
@@ -231,7 +232,16 @@ def _asked(
     with TemporaryDirectory(prefix="batcher-") as folder:
         name = Path(asked.values["output"].rstrip("/")).name
         path = write_manifest(jobs, Path(folder), name)
-        yield options_from(replace(asked, manifests=(str(path),))), host
+        try:
+            yield options_from(replace(asked, manifests=(str(path),), is_passing=True)), host
+        except ManifestError as error:
+            raise _of_jobs(error, path.with_name(ROWS_NAME)) from None
+
+
+def _of_jobs(error: ManifestError, rows: Path) -> ManifestError:
+    """``error``, with the numbers of jobs for the lines of the file that they were written to."""
+    problems = [problem.replace(f"{rows}:", "jobs, row ") for problem in error.problems]
+    return ManifestError(problems, error.total)
 
 
 def _paths(manifest: Manifests) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 import batcher
 from batcher import CredentialsError, IncompleteError, StoppedError, UsageError
 from batcher.app.observers import Guarded
+from batcher.errors import ManifestError
 from batcher.ledger.summary import Summary
 from batcher.ports import listens
 from batcher.schema.dialect import json_value
@@ -107,6 +108,16 @@ async def test_what_are_no_jobs_is_told_with_the_row(jobs, said):
     with pytest.raises(UsageError, match=said):
         await batcher.run(jobs=jobs, output="x", **QUICK)
     assert not Path("x").exists()
+
+
+async def test_of_jobs_of_a_program_no_file_is_named_that_does_not_outlast_it():
+    with pytest.raises(ManifestError) as caught:
+        await batcher.run(jobs=[ROWS[0], ROWS[1] | {"sed": 1}], output="x", **QUICK)
+    assert str(caught.value).startswith("jobs, row 2: sed: unknown field")
+    assert "rows.jsonl" not in str(caught.value)
+    await batcher.run(jobs=ROWS, output="x", max_cost=1.5, **QUICK)
+    opening = json_value(Path("x/ledger.jsonl").read_bytes().splitlines()[0])
+    assert opening.get("asked") is None
 
 
 async def test_a_job_of_lists_alone_is_one_job(here):

@@ -17,8 +17,8 @@ from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.segments import segments_in
 from batcher.ledger.snapshot import Snapshot
 from batcher.manifest.load import Manifest
-from batcher.manifest.sources import is_stream
 from batcher.options.command import as_path, command
+from batcher.options.given import is_stream
 from batcher.options.record import given_of
 from batcher.options.run import Options
 from batcher.store.bucket_outputs import bucket_url_of
@@ -43,7 +43,7 @@ def run_dir_of(options: Options, manifest: Manifest, disk: Disk) -> Path:
         return options.output
     name = f"{manifest.name}{'-sandbox' if options.sandbox is not None else ''}"
     names = (OUTPUT_ROOT / name.translate(_NO_PATTERNS), OUTPUT_ROOT / name)
-    beside = Path() if is_stream(options.manifest) else options.manifest.parent
+    beside = Path() if is_stream(str(options.manifest)) else options.manifest.parent
     places = [folder / one for folder in (beside, Path()) for one in names]
     return next((place for place in places if segments_in(place, disk)), places[0])
 

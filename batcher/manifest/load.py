@@ -18,11 +18,12 @@ from batcher.manifest.columns import fitted_rows
 from batcher.manifest.expand import ExpandError, FieldProblem, Setting, expanded
 from batcher.manifest.media import LocalFiles
 from batcher.manifest.rows import Head, ManifestChanged, Row
-from batcher.manifest.sources import is_stream, listing, open_source
+from batcher.manifest.sources import listing, open_source
 from batcher.manifest.tally import ManifestTally, problem_line
 from batcher.manifest.templates import TemplateError, filled, names_in
 from batcher.manifest.walk import Block, Found, Tree
 from batcher.options.facts import Overrides
+from batcher.options.given import is_stream
 from batcher.schema.problems import shown
 from batcher.schema.spec import ModelSpec
 from batcher.terminal import legible
@@ -94,7 +95,7 @@ def batch_name(*paths: Path) -> str:
     ``pairs`` of ``pairs.csv.gz``, ``photos`` of ``photos/*.jpg``, ``stdin`` of ``-`` and ``<(command)``.
     """
     path = paths[0]
-    if is_stream(path):
+    if is_stream(str(path)):
         return "stdin"
     if len(paths) > 1 or glob.has_magic(path.name) or path.name in ("", ".."):
         return Path(os.path.commonpath([_folder_of(each) for each in paths])).name

@@ -22,10 +22,9 @@ from batcher.manifest.read import FORMATS, Document, open_document, read_documen
 from batcher.manifest.reading import Include
 from batcher.manifest.rows import Head, LocalPath, Row
 from batcher.options.facts import Reading
+from batcher.options.given import STDIN, is_stream
 from batcher.terminal import legible
 
-STDIN = "-"
-_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/[0-9]+")
 _URL = re.compile(r"(https?|s3|gs|hf):/+(.+)", re.IGNORECASE)
 
 
@@ -35,7 +34,7 @@ def open_source(path: Path, shown_as: str, columns: ColumnRules, reading: Readin
     if text in (STDIN, "/dev/stdin"):
         file = ManifestFile.spooled(sys.stdin.buffer, "stdin", reading.encoding)
         return read_document(file, columns, reading)
-    if _DESCRIPTOR.fullmatch(text) and (stream := _piped(path)) is not None:
+    if is_stream(text) and (stream := _piped(path)) is not None:
         with stream:
             return read_document(
                 ManifestFile.spooled(stream, shown_as, reading.encoding), columns, reading
@@ -50,12 +49,6 @@ def open_source(path: Path, shown_as: str, columns: ColumnRules, reading: Readin
     if media_of(path) is not None and reading.format is None:
         return media_listing([path], shown_as)
     return open_document(path, shown_as, columns, reading)
-
-
-def is_stream(path: Path) -> bool:
-    """Whether ``path`` is standard input, or what a shell passes for ``<(command)``."""
-    text = str(path)
-    return text in (STDIN, "/dev/stdin") or _DESCRIPTOR.fullmatch(text) is not None
 
 
 def _piped(path: Path) -> BinaryIO | None:

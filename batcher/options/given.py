@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,13 @@ from batcher.options.option import Shapes
 from batcher.options.table import BY_KEY, defaults
 
 COMMAND_LINE = "the command line"
+STDIN = "-"
+_STREAM = re.compile(r"-|/dev/stdin|/(?:dev|proc/self)/fd/[0-9]+")
+
+
+def is_stream(manifest: str) -> bool:
+    """Whether it is standard input, or what a shell passes for ``<(command)``."""
+    return _STREAM.fullmatch(manifest) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,8 @@ class Given:
     """The folder that relative paths are relative to."""
     shared: frozenset[tuple[str, str]] = frozenset()
     """Entries of mappings, by key and name, that files and variables give for any manifest."""
+    is_passing: bool = False
+    """Whether the manifest exists only during this call: jobs of a Python program."""
 
     def complete(self) -> dict[str, Any]:
         """A value for each option. A mapping's defaults are merged with what was given."""
@@ -42,7 +52,8 @@ class Given:
         ``more`` are additional options by key; None removes an option.
         """
         values = {key: value for key, value in {**self.values, **more}.items() if value is not None}
-        return with_options(verb, self.manifests, values, leave_out=(Shapes.TALK,))
+        manifests = [STDIN if is_stream(manifest) else manifest for manifest in self.manifests]
+        return with_options(verb, manifests, values, leave_out=(Shapes.TALK,))
 
     def resume_command(self, **more: Any) -> str:
         """The command that resumes the batch: without permissions for one run only.

@@ -14,7 +14,7 @@ from pathlib import Path
 from batcher.jobs.lifecycle import Asked
 from batcher.jobs.marks import MARKS_PREFIX
 from batcher.jobs.signatures import mask_url
-from batcher.options.given import Given
+from batcher.options.given import Given, is_stream
 from batcher.options.kinds import IDS
 from batcher.options.option import Many, Option, Shapes
 from batcher.options.table import BY_KEY
@@ -26,6 +26,8 @@ _PLACES = ("output", "state_dir")
 
 def record_of(given: Given, run_dir: Path) -> Asked | None:
     """The record for a ledger in ``run_dir``; None if the command could not be typed again from it."""
+    if given.is_passing:
+        return None
     options = {}
     for key, value in given.values.items():
         option = BY_KEY[key]
@@ -43,7 +45,7 @@ def _can_be_kept(text: str) -> bool:
         text.encode()
     except UnicodeEncodeError:
         return False
-    if text == "-" or len(text) > _TEXT_MAX_CHARS:
+    if is_stream(text) or len(text) > _TEXT_MAX_CHARS:
         return False
     return all(part == mask_url(part) for part in (text, text.partition("=")[2]))
 

@@ -268,11 +268,19 @@ def test_what_a_ledger_keeps_of_a_command_makes_the_same_command_from_elsewhere(
         Given(("m.csv",), {"only": frozenset({"a"})}),
         Given(("caf\udce9.csv",)),
         Given(("-",)),
+        Given(("/dev/fd/63",)),
+        Given(("jobs.json",), is_passing=True),
         Given(()),
     ],
 )
 def test_nothing_is_kept_of_a_command_that_could_not_be_typed_again(asked, tmp_path):
     assert record_of(asked, tmp_path) is None
+
+
+def test_a_manifest_that_a_shell_piped_in_is_standard_input_in_what_is_printed():
+    """The next shell has nothing under the number of this one's pipe."""
+    for name in ("/dev/fd/63", "/proc/self/fd/5", "/dev/stdin", "-"):
+        assert Given((name, "a.csv"), {"format": "csv"}).command() == "batcher run - a.csv --format csv"
 
 
 def test_the_report_and_the_status_offer_the_command_of_the_run(clips, capsys):
