@@ -161,6 +161,13 @@ class InterruptedRunError(BatcherError):
     exit_code = 130
 
 
+def interrupted(signal_number: int) -> InterruptedRunError:
+    """The reason to stop after a signal; its exit code is 128 + the signal's number."""
+    error = InterruptedRunError(f"interrupted by signal {signal_number}")
+    error.exit_code = 128 + signal_number  # type: ignore[misc]
+    return error
+
+
 class CallError(BatcherError):
     """One call to the API failed.
 

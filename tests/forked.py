@@ -190,6 +190,6 @@ if __name__ == "__main__":
     gc.freeze()
     assert len(os.listdir("/proc/self/task")) == 1, "a thread would not survive the fork"
     _serve(socket.socket(fileno=int(sys.argv[1])))
-    from batcher.cli.entry import main
+    from batcher.__main__ import main
 
     main()

@@ -1,5 +1,1 @@
 """The command line: parse, ask, print, map errors to exit codes."""
-
-from batcher.cli.entry import main
-
-__all__ = ["main"]

@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from batcher.cli.process import EndedBySignal
-from batcher.errors import BatcherError
+from batcher.errors import BatcherError, interrupted
 from batcher.options.command import as_path, command
 from batcher.terminal import visible, visible_json
 
@@ -68,8 +68,6 @@ class JsonErrors(click.Command):
         try:
             return super().invoke(ctx)
         except EndedBySignal as end:  # click would take every signal for a Ctrl-C
-            from batcher.engine.host import interrupted
-
             raise interrupted(end.number) from None
 
 

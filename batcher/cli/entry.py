@@ -362,14 +362,8 @@ def _nobody_reads() -> int:
     return 0
 
 
-def main() -> None:
-    """The console script: exit codes are those of the README's table, and no traceback ever shows."""
-    process.prepare()
-    process.leave(_exit_code())
-
-
-def _exit_code() -> int:
-    """Run the command, and print what ends it early."""
+def exit_code() -> int:
+    """Run the command, and print what ends it early: a line for each error, never a traceback."""
     try:
         with process.interruptible():
             process.check_working_directory()

@@ -29,9 +29,9 @@ from batcher.cli.run_options import typed
 from batcher.cli.summary_view import needs_a_human, summary_lines
 from batcher.clock import SystemClock
 from batcher.engine.canary import CanaryReport
-from batcher.engine.host import Host, interrupted
+from batcher.engine.host import Host
 from batcher.engine.stop import Control
-from batcher.errors import BatcherError, LockedError
+from batcher.errors import BatcherError, LockedError, interrupted
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.snapshot import Snapshot
 from batcher.ledger.summary import Summary

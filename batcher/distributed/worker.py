@@ -29,7 +29,7 @@ from batcher.distributed.messages import (
     packed,
     trouble_of,
 )
-from batcher.engine.host import Host, interrupted
+from batcher.engine.host import Host
 from batcher.engine.stop import Control
 from batcher.errors import (
     InputError,
@@ -37,6 +37,7 @@ from batcher.errors import (
     RunDirError,
     StoppedError,
     UsageError,
+    interrupted,
 )
 from batcher.ledger.summary import Summary
 from batcher.options.run import Options

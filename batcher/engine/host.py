@@ -13,7 +13,6 @@ from batcher.clock import Clock, SystemClock
 from batcher.disk import Disk, LocalDisk
 from batcher.engine.canary import GoOn, just_go_on
 from batcher.engine.stop import Control
-from batcher.errors import InterruptedRunError
 from batcher.planning.plan import Plan
 from batcher.ports import Observer, Silence
 
@@ -50,10 +49,3 @@ class Host:
     """Shows the canary's outcome, and asks whether to continue if a user can answer."""
     signals: Callable[[Control], AbstractContextManager[None]] = no_signals
     """Connects signals to a run's control while it runs."""
-
-
-def interrupted(signal_number: int) -> InterruptedRunError:
-    """The reason to stop after a signal; its exit code is 128 + the signal's number."""
-    error = InterruptedRunError(f"interrupted by signal {signal_number}")
-    error.exit_code = 128 + signal_number  # type: ignore[misc]
-    return error

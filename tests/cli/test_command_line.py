@@ -12,9 +12,9 @@ from pathlib import Path
 import click
 import pytest
 
-from batcher.cli import process
+from batcher.__main__ import main, process
 from batcher.cli.commands import HINTS
-from batcher.cli.entry import cli, main
+from batcher.cli.entry import cli
 from batcher.cli.observers import observer_for
 from batcher.errors import BatcherError, UsageError
 from batcher.options.option import Group

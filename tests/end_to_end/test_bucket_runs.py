@@ -168,7 +168,7 @@ elif place == "between ledger and metadata":
 elif place == "after the bucket was let go of":
     after(remote.RemoteBucket, "delete")
 
-from batcher.cli.entry import main
+from batcher.__main__ import main
 main()
 """
 PLACES = [line.split('"')[1] for line in DEADLY.splitlines() if "place == " in line]

@@ -22,9 +22,16 @@ from batcher.distributed.fleet import Fleet
 from batcher.distributed.messages import Ended, Sight, Task, counts_of, packed, trouble_of, view_of
 from batcher.distributed.outcome import accepted_since, sizes_of
 from batcher.distributed.worker import look, manifest_sha256
-from batcher.engine.host import Host, interrupted
+from batcher.engine.host import Host
 from batcher.engine.stop import Control
-from batcher.errors import BatcherError, InputError, ManifestError, UnreachableError, UsageError
+from batcher.errors import (
+    BatcherError,
+    InputError,
+    ManifestError,
+    UnreachableError,
+    UsageError,
+    interrupted,
+)
 from batcher.jobs.shard import Shard
 from batcher.options.facts import Money, Pace, Selection
 from batcher.options.run import Options

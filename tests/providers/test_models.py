@@ -9,8 +9,8 @@ import jsonschema_rs
 import pytest
 import yaml
 
+from batcher.__main__ import main
 from batcher.app.connect import connect
-from batcher.cli.entry import main
 from batcher.clock import SystemClock
 from batcher.disk import LocalDisk
 from batcher.engine.host import Host

@@ -12,9 +12,9 @@ from unittest.mock import patch
 import batcher.app.run as app
 from batcher.app.prepare import Prepared, prepare
 from batcher.dataset.acceptance import Unchecked
-from batcher.engine.host import Host, interrupted
+from batcher.engine.host import Host
 from batcher.engine.stop import Control
-from batcher.errors import BatcherError, ManifestError, StoppedError
+from batcher.errors import BatcherError, ManifestError, StoppedError, interrupted
 from batcher.jobs.identity import RULE
 from batcher.jobs.job import Job
 from batcher.ledger.ledger import Ledger
