@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from batcher.jobs.column_rules import META, normal
@@ -75,15 +75,20 @@ def give_types(inputs: dict[str, Any], spec: ModelSpec) -> None:
         value = inputs.get(name)
         if isinstance(value, str):
             inputs[name] = read(value)
-        elif isinstance(value, float) and value.is_integer():
-            whole = read(repr(value))
-            inputs[name] = value if isinstance(whole, str) else whole
+        elif isinstance(value, float):
+            inputs[name] = typed_float(value, read)
         elif isinstance(value, list) and name in spec.lists:
             inputs[name] = [
                 spec.item_of(name, item) if isinstance(item, str) else item for item in value
             ]
         elif isinstance(value, LocalMedia) and name in spec.lists:
             inputs[name] = [value]
+
+
+def typed_float(value: float, read: Callable[[str], Any]) -> Any:
+    """``value``, or the same integer if the field, whose texts ``read`` reads, requires one."""
+    whole = read(repr(value)) if value.is_integer() else value
+    return value if isinstance(whole, str) else whole
 
 
 def hinted(name: str, what: str) -> str:

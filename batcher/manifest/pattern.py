@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from batcher.jobs.identity import Spelling, digest_of, digests_of, spelled_each
 from batcher.jobs.nodes import DEPLOYMENT, OVERRIDES, WORKFLOW, is_override
+from batcher.manifest.fit import typed_float
 from batcher.manifest.media import are_public_urls, is_public_url, may_be_file
 from batcher.schema.dialect import SCALAR_MAX_CHARS, types_of
 from batcher.schema.spec import ModelSpec
@@ -193,6 +194,9 @@ def _typed_cell(read: Callable[[str], Any], spelled: Spelling) -> Cell:
     def cell(value: Any) -> tuple[Any, Any] | None:
         if type(value) is str:
             sent = read(value)
+            return sent, spelled(sent)
+        if type(value) is float:
+            sent = typed_float(value, read)
             return sent, spelled(sent)
         return (value, spelled(value)) if type(value) in (int, bool) else None
 

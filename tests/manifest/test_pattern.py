@@ -161,6 +161,14 @@ def test_most_rows_of_a_table_are_not_checked_in_full(tmp_path, monkeypatch):
     assert (len(found.jobs), found.tally.invalid) == (50, 2)
 
 
+def test_floats_fit_a_pattern_as_integers_if_those_are_required():
+    fitted, _ = Pattern("m", ["prompt", "cfg", "duration"], SPEC).fitted(["a", 5.0, 5.0])
+    assert [repr(value) for value in fitted.values()] == ["'a'", "5.0", "5"]
+    fitted, _ = Pattern("m", ["prompt", "cfg"], SPEC).fitted(["a", 0.5])
+    assert fitted["cfg"] == 0.5
+    assert Pattern("m", ["prompt", "duration"], SPEC).fitted(["a", 0.5]) is None
+
+
 def test_a_pattern_with_inputs_that_it_does_not_know_fits_nothing():
     assert Pattern("m", ["prompt"], SPEC).fitted(["a"]) is not None
     assert Pattern("m", ["prompt", "unknown"], SPEC).fitted(["a", "b"]) is None
