@@ -271,7 +271,12 @@ def generated_id(inputs: dict[str, Any], digest: str, rule: int = RULE) -> str:
 
 def generated_ids(inputs: Sequence[Mapping[str, Any]], digests: Sequence[str]) -> list[str]:
     """:func:`generated_id` for many jobs, whose inputs have the same names."""
-    starts = slugs([_slugged(prompt_of(one)) for one in inputs])
+    is_plain = bool(inputs) and "prompt" in inputs[0]
+    prompts = [one["prompt"] for one in inputs] if is_plain else [*map(prompt_of, inputs)]
+    if {str}.issuperset(map(type, prompts)):
+        starts = slugs(spelled_each(prompts, _text_or_other))
+    else:
+        starts = slugs([*map(_slugged, prompts)])
     return [f"{start}-{digest}" for start, digest in zip(starts, digests, strict=True)]
 
 

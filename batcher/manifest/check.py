@@ -107,7 +107,7 @@ class Checker:
         if self._compares or scope.setting.per_row:
             number = self._file_number(file)
             places = [number << _LINE_BITS | line for line in lines]
-            meanings = [*map(_meaning, digests, explicit)]
+            meanings = [*map(_meaning, digests, explicit)] if any(explicit) else digests
             if not self._ids.claim_all(Claims(ids, meanings, places, marks)):
                 return None
         self._number += len(rows)
