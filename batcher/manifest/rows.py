@@ -34,7 +34,10 @@ _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 _BLANKS = "".join(char for char in map(chr, range(0x3001)) if char.isspace()) + _INVISIBLE
 _MISSING = "(?i:nan|none|null|nil|n/a|undefined|\\[object Object\\])"
 """What programs write for a value that is missing."""
-_BEGINNING = re.compile(f"\0(?:[\0#= \t\r\n\v\f]|{_MISSING}\0)")
+_TOTALS = "(?i:(?:grand |sub-?)?totals?|sum|summe|gesamt|total g[eé]n[eé]ral|итого|合計|合计|总计):?"
+"""What people write in front of the sums of a table."""
+_WORDS = f"(?=[nuNU\\[tgsTGSиИ合总])(?:{_MISSING}|{_TOTALS})\0"  # few texts begin so: twice as fast
+_BEGINNING = re.compile(f"\0(?:[\0#= \t\r\n\v\f]|{_WORDS})")
 """The beginning of a text that needs a check, between NULs; two of them are an empty text."""
 _ODD = re.compile(f"{_BEGINNING.pattern}|\0[{re.escape(_BLANKS)}]|{_GARBLED.pattern}")
 """The same for texts that are not ASCII, and what garbled text has anywhere."""
@@ -351,6 +354,8 @@ def _look_at(row: Row, name: str, remarks: Remarks, is_table: bool) -> None:
         row.blame(name, what)
     elif name in _PROMPTS and re.fullmatch(_MISSING, value):
         remarks.note(row.line, f"{name}: a value that is missing, as it seems: ", repr(value))
+    elif is_table and name in _PROMPTS and re.fullmatch(_TOTALS, value):
+        remarks.note(row.line, f"{name}: a row of totals, as it seems: ", repr(value))
     elif is_garbled(value):
         what = f"{name}: text that was decoded in a wrong encoding, as it seems: "
         remarks.note(row.line, what, _shortened(value))

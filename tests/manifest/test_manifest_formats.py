@@ -194,6 +194,19 @@ def test_characters_that_were_lost_are_told(tmp_path):
     assert "a.csv:2: prompt: text" in warning
 
 
+@pytest.mark.parametrize(
+    "text", ["Total", "TOTAL:", "Subtotal", "Grand total", "Summe", "Total général", "合计"]
+)
+def test_a_row_of_totals_in_a_table_is_told(tmp_path, text):
+    found = read_text(
+        tmp_path, "a.csv", f"prompt,seed\na total eclipse,1\ntotality,2\n{text},3\n", **ANY
+    )
+    (warning,) = found.tally.warnings
+    assert warning.endswith(f"a.csv:4: prompt: a row of totals, as it seems: {text!r}")
+    assert len(found.jobs) == 3
+    assert read_text(tmp_path, "a.txt", f"{text}\n", **ANY).tally.warnings == []
+
+
 # Places for what is not the manifest's
 
 
