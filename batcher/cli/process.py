@@ -49,6 +49,9 @@ class EndedBySignal(KeyboardInterrupt):
 def prepare() -> None:
     """Handle signals, and suppress what the interpreter and libraries would print."""
     _handle_with(_end_here)
+    atexit.register(
+        _handle_with, signal.SIG_IGN
+    )  # the last to be called: what follows takes milliseconds
     logging.getLogger().addHandler(logging.NullHandler())
     sys.unraisablehook = lambda _: None
     streams.take_over()

@@ -65,6 +65,18 @@ def test_a_signal_while_the_interpreter_ends_shows_nothing(late):
     assert ended(code) == (143, "")
 
 
+def test_a_signal_in_the_very_last_moment_changes_nothing():
+    code = """
+        class Last:
+            def __del__(self, kill=os.kill, pid=os.getpid()):
+                kill(pid, 15)
+                print("reached")
+        last = Last()
+        process.leave(3)
+    """
+    assert ended(code) == (3, "reached\n")
+
+
 async def test_signals_are_received_in_the_loop_and_never_have_the_usual_effect_meanwhile():
     received, handlers, install = [], [], signal.signal
 
