@@ -14,6 +14,7 @@ from typing import IO, Any, NamedTuple
 from batcher.errors import ManifestError
 from batcher.manifest.detect_format import looks_like, mistaken
 from batcher.manifest.files import CHUNK_BYTES, ManifestFile
+from batcher.manifest.rows import sheet_problem
 
 MISSING = "reading XLSX needs openpyxl: pip install openpyxl (or save the sheet as CSV)"
 UNREADABLE = "a workbook that openpyxl can't read; save the sheet as CSV"
@@ -172,7 +173,7 @@ def _has_values(sheet: Any) -> bool:
 
 def _text(file: ManifestFile, cell: Any, written: Any) -> str:
     value = cell.value
-    if cell.data_type == "e":
+    if cell.data_type == "e" and sheet_problem(str(value), is_table=True) is None:
         what = f"{value} is an error value; fix the cell and save the file again"
         raise ManifestError([f"{file.shown}:{cell.row}: {cell.coordinate}: {what}"])
     if value is None and written.value is not None and cell.data_type != "str":  # a computed text, empty

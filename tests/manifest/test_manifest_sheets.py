@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batcher.errors import ManifestError
-from batcher.jobs.column_rules import ColumnRules
+from batcher.jobs.column_rules import ColumnRules, Mapped
 from batcher.manifest import xlsx_files
 from batcher.manifest.files import ManifestFile
 from batcher.manifest.read import open_document
@@ -106,9 +106,20 @@ def test_a_formula_without_a_value_is_refused_by_its_cell(tmp_path):
     assert said.startswith("a.xlsx:2: B2: a formula whose value was never computed")
 
 
-def test_an_error_value_is_refused_by_its_cell(tmp_path):
-    said = refusal(tmp_path, "a.xlsx", workbook(["prompt"], ["a"], ["#REF!"]))
-    assert said == "a.xlsx:3: A3: #REF! is an error value; fix the cell and save the file again"
+def test_an_error_value_is_refused_unless_its_column_is_ignored(tmp_path):
+    content = workbook(["prompt", "found"], ["a", "#N/A"], ["#REF!", "x"], ["c", "#DIV/0!"])
+    found = read_text(tmp_path, "a.xlsx", content, **ANY)
+    what = "is an error value of a spreadsheet; fix the cell there and save again"
+    assert found.problems == [
+        f"a.xlsx:2: found: #N/A {what}",
+        f"a.xlsx:3: prompt: #REF! {what}",
+        f"a.xlsx:4: found: #DIV/0! {what}",
+    ]
+    content = workbook(["prompt", "found"], ["a", "#N/A"])
+    (row,) = open_document(
+        write(tmp_path, "b.xlsx", content), "b.xlsx", ColumnRules(Mapped(ignore=("found",)))
+    ).rows()
+    assert row.inputs == {"prompt": "a"}
 
 
 def test_the_first_sheet_with_anything_on_it_is_read_and_the_others_are_told(tmp_path):
