@@ -34,7 +34,7 @@ class CanaryReport:
         well = f"{self.jobs - self.failed - self.unjudged} of {self.jobs} jobs went well"
         if self.unjudged:
             well += f", {self.unjudged} have not ended"
-        return f"canary: {well}, {cost}, in {self.took_s:.0f} s"
+        return f"canary: {well}, {cost}, in {max(round(self.took_s), 1)} s"
 
 
 GoOn = Callable[[CanaryReport], bool]

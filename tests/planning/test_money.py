@@ -19,6 +19,7 @@ from aiohttp import web
 from batcher import api
 from batcher.app import run as app
 from batcher.app.plan import plan as app_plan
+from batcher.engine.canary import CanaryReport
 from batcher.engine.host import Host
 from batcher.errors import InputError, ManifestError
 from batcher.options.facts import JobShare, Money, Overrides, Pace, Policy, Selection
@@ -443,3 +444,8 @@ def test_the_functions_of_the_package_stay_functions(tmp_path):
         [sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, check=True
     )
     assert told.stdout.split() == [b"1"]
+
+
+def test_a_canary_that_was_quick_is_not_said_to_have_taken_no_time():
+    told = str(CanaryReport(jobs=2, failed=0, unjudged=0, cost_usd=0.005, took_s=0.2))
+    assert told == "canary: 2 of 2 jobs went well, for $0.005, in 1 s"
