@@ -22,7 +22,18 @@ from batcher.layout import LEDGER_NAME
 from batcher.ledger.ledger import read_snapshot
 from batcher.ledger.lines import encode_line
 from batcher.ledger.segments import division, is_segment, segments_in, shard_of_segment
-from tests.support.histories import AT, HISTORIES, JOBS, facts, folded, open_ledger, play, told, written
+from tests.support.histories import (
+    AT,
+    HISTORIES,
+    JOBS,
+    USUAL_HISTORIES,
+    facts,
+    folded,
+    open_ledger,
+    play,
+    told,
+    written,
+)
 
 DIVISIONS = st.sampled_from([0, 2, 3])
 SCARS = st.sampled_from(["", "", "torn", "no newline"])
@@ -86,7 +97,7 @@ def write_split(path, history, epochs):
 
 
 @settings(max_examples=60)
-@given(HISTORIES, EPOCHS)
+@given(HISTORIES | USUAL_HISTORIES, EPOCHS)
 def test_stretches_of_many_divisions_read_as_one_history(history, epochs):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
@@ -94,6 +105,7 @@ def test_stretches_of_many_divisions_read_as_one_history(history, epochs):
         if segments_in(path, LocalDisk()):
             assert facts(folded(path)) == facts(told(history))
             assert facts(folded(path, shards=3)) == facts(told(history, shards=3))
+            assert facts(read_snapshot(path, LocalDisk())) == facts(told(history))
             open_ledger(path, Shard(5, 1)).release()
 
 
