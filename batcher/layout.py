@@ -23,6 +23,8 @@ CARD_NAME = "README.md"
 REPORT_NAME = "report.html"
 MARKS_NAME = "marks.jsonl"
 HIDDEN_NAME = ".batcher"
+EXPORTED_NAME = ".export-folder.json"
+"""Which files an export wrote, in their folder. Hidden, so that loaders of whole folders skip it."""
 
 # In .batcher/
 LOCK_NAME = "lock"

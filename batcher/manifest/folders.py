@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from batcher.errors import ManifestError
-from batcher.layout import HIDDEN_NAME, LEDGER_NAME
+from batcher.layout import EXPORTED_NAME, HIDDEN_NAME, LEDGER_NAME
 from batcher.manifest.rows import LocalPath, Row
 from batcher.terminal import legible
 
@@ -36,13 +36,14 @@ def index_in(folder: Path) -> Path | None:
     return next((folder / name for name in _INDEXES if (folder / name).is_file()), None)
 
 
-def is_run_dir(folder: Path) -> bool:
-    """Whether ``folder`` is a run directory: its files are the results of jobs.
+def holds_results(folder: Path) -> bool:
+    """Whether ``folder`` is a run directory, or an export of one: its files are the results of jobs.
 
     A search for inputs at any depth leaves them out. Else each run would buy more jobs, made from the
     results of the run before.
     """
-    return (folder / HIDDEN_NAME).is_dir() or (folder / LEDGER_NAME).is_file()
+    is_run_dir = (folder / HIDDEN_NAME).is_dir() or (folder / LEDGER_NAME).is_file()
+    return is_run_dir or (folder / EXPORTED_NAME).is_file()
 
 
 def media_in(folder: Path) -> list[LocalPath]:
@@ -53,7 +54,7 @@ def media_in(folder: Path) -> list[LocalPath]:
     found = []
     for place, folders, names in os.walk(folder):
         below = sorted(name for name in folders if not name.startswith("."))
-        folders[:] = [name for name in below if not is_run_dir(Path(place, name))]
+        folders[:] = [name for name in below if not holds_results(Path(place, name))]
         paths = (Path(place, name) for name in names if not name.startswith("."))
         found += [path for path in paths if media_of(path) and path.is_file()]
     by_file: dict[str, Path] = {}

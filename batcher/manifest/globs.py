@@ -9,7 +9,7 @@ from glob import has_magic
 from pathlib import Path
 
 from batcher.jobs.identity import FIRST_RULE, RULE
-from batcher.manifest.folders import is_run_dir
+from batcher.manifest.folders import holds_results
 from batcher.manifest.rows import LocalPath
 
 ANY_DEPTH = "**"
@@ -95,7 +95,7 @@ def _folders(directory: Path, base: str, seen: set[str]) -> Iterator[str]:
     yield base
     for name in _names(directory / base, "*"):
         folder = directory / base / name
-        if folder.is_dir() and not is_run_dir(folder):
+        if folder.is_dir() and not holds_results(folder):
             yield from _folders(directory, _below(base, name), seen)
 
 

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from batcher.errors import ManifestError
 from batcher.jobs.column_rules import ColumnRules
 from batcher.manifest.files import ManifestFile
-from batcher.manifest.folders import FILE_NAME, index_in, is_run_dir, media_in, media_of, media_rows
+from batcher.manifest.folders import FILE_NAME, holds_results, index_in, media_in, media_of, media_rows
 from batcher.manifest.globs import ANY_DEPTH
 from batcher.manifest.read import FORMATS, Document, open_document, read_document
 from batcher.manifest.reading import Include
@@ -100,7 +100,7 @@ def _unread_indexes(folder: Path) -> Iterator[str]:
 def _folders_in(folder: Path) -> list[Path]:
     """Its subfolders, sorted, without hidden ones and run directories."""
     below = (each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
-    return sorted(each for each in below if not is_run_dir(each))
+    return sorted(each for each in below if not holds_results(each))
 
 
 def _with_media(document: Document) -> Iterator[Row]:
@@ -134,7 +134,7 @@ def _is_result(path: Path, pattern: Path) -> bool:
     if ANY_DEPTH not in pattern.parts:
         return False
     fixed = len(Path(*itertools.takewhile(lambda part: part != ANY_DEPTH, pattern.parts)).parts)
-    return any(is_run_dir(Path(*path.parts[:end])) for end in range(fixed + 1, len(path.parts)))
+    return any(holds_results(Path(*path.parts[:end])) for end in range(fixed + 1, len(path.parts)))
 
 
 def _manifests_in(folder: Path) -> str:

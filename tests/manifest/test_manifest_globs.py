@@ -46,13 +46,14 @@ def test_an_old_run_directory_keeps_the_paths_that_its_ids_are_made_of(photos):
 
 
 def test_a_search_at_any_depth_does_not_enter_run_directories(photos):
-    for number, mark in enumerate(("ledger.jsonl", ".batcher/lock")):
+    for number, mark in enumerate(("ledger.jsonl", ".batcher/lock", ".export-folder.json")):
         write(photos / f"photos/out{number}", mark, "")
         write(photos / f"photos/out{number}/media", "x.png", PNG)
     assert [name for name in found(photos, "**/*.png") if "out" in name] == []
     assert found(photos, "photos/*/media/*.png") == [
         "photos/out0/media/x.png",
         "photos/out1/media/x.png",
+        "photos/out2/media/x.png",
     ]
     assert found(photos, "photos/out1/**/*.png") == ["photos/out1/media/x.png"]
 

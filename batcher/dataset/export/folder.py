@@ -18,10 +18,8 @@ from batcher.dataset.export.shards import Row, RowSource, splits
 from batcher.dataset.metadata import TypedHead
 from batcher.disk import Disk
 from batcher.errors import RunDirError, UsageError
-from batcher.layout import METADATA_NAME
+from batcher.layout import EXPORTED_NAME, METADATA_NAME
 
-RECORD_NAME = ".export-folder.json"
-"""Hidden, so that loaders of whole folders skip it."""
 PIECE_BYTES = 1 << 20
 _PENDING = ""
 
@@ -75,13 +73,13 @@ class Folder:
 
     def _read(self) -> _Files:
         try:
-            return msgspec.json.decode((self.target / RECORD_NAME).read_bytes(), type=_Files)
+            return msgspec.json.decode((self.target / EXPORTED_NAME).read_bytes(), type=_Files)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return _Files({})
 
     def _write(self, files: _Files) -> None:
         self.disk.make_dirs(self.target)
-        self.disk.write_whole(self.target / RECORD_NAME, [msgspec.json.encode(files, order="sorted")])
+        self.disk.write_whole(self.target / EXPORTED_NAME, [msgspec.json.encode(files, order="sorted")])
 
 
 def fill(
