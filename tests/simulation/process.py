@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator
+import itertools
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from .world import World, WorldClock
 
 ROOT = Path("/run")
 SIGINT = 2
+BLOCK_JOBS = 3
 FIELDS = {"prompt": {"type": "string"}, "seed": {"type": "integer"}}
 SPEC = ModelSpec(
     MODEL,
@@ -65,9 +67,17 @@ class SimManifest:
         yield
         return {MODEL}
 
+    def leave_out(self, run_dir: Path) -> None:
+        """It reads no files."""
+
     def jobs(self, *_: Any) -> Iterator[Job]:
+        return itertools.chain.from_iterable(self.blocks())
+
+    def blocks(self, *_: Any) -> Iterator[Sequence[Job]]:
         self._passes += 1
-        yield from self._first if self._passes == 1 else self._later
+        jobs = iter(self._first if self._passes == 1 else self._later)
+        while block := [*itertools.islice(jobs, BLOCK_JOBS)]:
+            yield block
 
 
 @dataclass(frozen=True)
