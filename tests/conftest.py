@@ -34,18 +34,21 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(2 * (os.cpu_count() or 1), MOST_WORKERS)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def _homes(tmp_path_factory):
+    """Home directories of the tests' own, and none of this machine's user."""
     root = tmp_path_factory.mktemp("homes")
-    return (root / str(number) for number in itertools.count())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(root))
+        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+            patch.delenv(name, raising=False)
+        yield (root / str(number) for number in itertools.count())
 
 
 @pytest.fixture(autouse=True)
 def _home(monkeypatch, _homes):
-    """A home directory for each test: another test's server may have had the same port, and its catalogue
-    would be found in the cache."""
+    """One for each test: another test's server may have had the same port, and its catalogue would be
+    found in the cache."""
     home = next(_homes)
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
-        monkeypatch.delenv(name, raising=False)
