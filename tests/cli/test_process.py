@@ -36,15 +36,53 @@ def ended(code):
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_signal_ends_what_the_command_does_and_one_after_it_the_process(number):
     code = f"""
-        try:
-            with process.interruptible():
+        with process.interruptible():
+            try:
                 os.kill(os.getpid(), {number})
-        except process.EndedBySignal as end:
-            print("ended", end.exit_code, flush=True)
-            os.kill(os.getpid(), {number})
+            except process.EndedBySignal as end:
+                print("ended", end.exit_code, flush=True)
+                os.kill(os.getpid(), {number})
         print("not reached", flush=True)
     """
     assert ended(code) == (128 + number, f"ended {128 + number}\n")
+
+
+def test_after_what_can_be_interrupted_a_signal_ends_the_process():
+    code = """
+        with process.interruptible():
+            pass
+        os.kill(os.getpid(), 15)
+        print("not reached", flush=True)
+    """
+    assert ended(code) == (143, "")
+
+
+SIGNAL_ON_IMPORT = """
+import os, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None, loading=sys.argv[1]):
+        if name == loading:
+            os.kill(os.getpid(), 15)
+
+sys.meta_path.insert(0, Finder())
+from batcher.__main__ import main
+sys.argv = ["batcher", "plan", "pairs.csv", "--sandbox"]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [("batcher.cli.entry", ""), ("asyncio", "batcher: interrupted by signal 15\n")],
+)
+def test_a_signal_while_the_command_loads_ends_it_in_the_same_way(module, told, tmp_path):
+    write_pairs(tmp_path / "pairs.csv", 1)
+    words = [sys.executable, "-c", SIGNAL_ON_IMPORT, module]
+    loading = subprocess.run(
+        words, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=30
+    )
+    assert (loading.returncode, loading.stdout, loading.stderr) == (143, "", told)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import itertools
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -247,12 +247,9 @@ def test_a_table_has_the_same_jobs_prices_and_problems_by_column_and_by_row(
         assert_same(Path(folder), path.name, overrides)
 
 
-def test_only_odd_rows_are_read_row_by_row_in_their_place(tmp_path):
-    lines = [f'"cat {number}, low",{URL},{number % 10 + 1}' for number in range(600)]
-    lines[100] = f"cat {{{{ x }}}},{URL},1"
-    lines[400] = f"cat,{URL},none"
-    lines[401] = f"{lines[401]},more"
-    lines[402] = '"two\nlines",,'
+@contextmanager
+def rows_read_alone():
+    """The lines of the rows of tables that are read row by row meanwhile."""
     one_row, read = Table.row, []
 
     def noted(table, line, cells):
@@ -260,6 +257,16 @@ def test_only_odd_rows_are_read_row_by_row_in_their_place(tmp_path):
         return one_row(table, line, cells)
 
     with patch.object(Table, "row", noted):
+        yield read
+
+
+def test_only_odd_rows_are_read_row_by_row_in_their_place(tmp_path):
+    lines = [f'"cat {number}, low",{URL},{number % 10 + 1}' for number in range(600)]
+    lines[100] = f"cat {{{{ x }}}},{URL},1"
+    lines[400] = f"cat,{URL},none"
+    lines[401] = f"{lines[401]},more"
+    lines[402] = '"two\nlines",,'
+    with rows_read_alone() as read:
         found = read_text(
             tmp_path, "a.csv", "prompt,image_url,duration\n" + "\n".join(lines), SPECS, model="m"
         )
@@ -282,13 +289,7 @@ def test_ids_in_a_table_are_checked_by_column_too(tmp_path):
     lines = [f"cat {number},job-{number},{number % 10 + 1}" for number in range(300)]
     lines[7], lines[8], lines[9] = "cat 7,,1", "cat 8, job-8 ,1", "cat 9,job 9,1"
     lines[299] = "cat 299,JOB-5,1"
-    one_row, read = Table.row, []
-
-    def noted(table, line, cells):
-        read.append(line)
-        return one_row(table, line, cells)
-
-    with patch.object(Table, "row", noted):
+    with rows_read_alone() as read:
         found = read_text(tmp_path, "a.csv", "\n".join(["prompt,id,duration", *lines]), SPECS, model="m")
     assert read == [10, 11, 301], "a blank, a bad id, and a problem"
     assert [problem.split(": ")[1] for problem in found.tally.problems] == ["id", "id"]
